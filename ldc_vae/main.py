@@ -1,0 +1,300 @@
+"""The command line: flags in, exit code out.
+
+python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from collections.abc import Sequence
+import os
+import pathlib
+import sys
+from typing import NoReturn
+
+from absl import flags
+
+from ldc_vae import config as config_lib
+
+# 0 is success, 1 an error at run time, 2 a mistake on the command line or in
+# a config, 130 an interrupt from the keyboard, as shells count it.
+_RUNTIME_ERROR, _USAGE_ERROR, _INTERRUPTED = 1, 2, 130
+
+_HELP = """\
+LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
+
+  python -m ldc_vae.main --config=FILE[:METHOD][,debug] [flags]
+
+  --config=FILE[:METHOD][,debug]
+                       run file, as configs/digits.py; METHOD is ldc (default)
+                       or vae; debug shrinks the run to seconds
+  --config.GROUP.FIELD=VALUE
+                       overrides a field; configs/default.py explains them all
+  --workdir=DIR        where the run lives and resumes by itself
+                       (default: runs/<config>_<method>)
+  --mode=MODE          train (default): train, evaluate, draw pictures
+                       evaluate: evaluate a trained workdir again
+                       sample: draw images from a trained workdir
+  --num_samples=N      sample: how many images (default: 64)
+  --output=FILE        sample: where to write (default: WORKDIR/generated.npz)
+  --coordinator_address=HOST:PORT --num_processes=N --process_id=I
+                       one run over several processes; give all three
+  --help               this text
+
+evaluate and sample read the config of the workdir where --config is missing.
+Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
+shows where an error was raised.
+"""
+
+
+def run() -> NoReturn:
+  """Runs the command line of this process and exits with its code."""
+  sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one command.
+
+  Args:
+    argv: The arguments, without the program's name.
+
+  Returns:
+    The exit code: 0, or 1 for an error at run time, 2 for a mistake on the
+    command line or in a config, 130 for an interrupt from the keyboard.
+  """
+  if any(argument in ('--help', '-h', '-help') for argument in argv):
+    print(_HELP, end='')
+    return 0
+  try:
+    values, overrides = _parse(argv)
+    job = _JOBS[values.mode]
+    config, workdir = _resolve(values, overrides)
+  except (config_lib.ConfigError, flags.Error) as error:
+    return _fail(error, _USAGE_ERROR)
+  try:
+    _set_up_jax(values)
+    job(config, workdir, values)
+  except KeyboardInterrupt:
+    print(
+        f'interrupted: the same command continues {workdir} from its latest'
+        ' checkpoint' if values.mode == 'train' else 'interrupted',
+        file=sys.stderr,
+    )
+    return _INTERRUPTED
+  except Exception as error:
+    if not _is_told_in_a_sentence(error):
+      raise
+    return _fail(error, _RUNTIME_ERROR)
+  return 0
+
+
+# The modes. Their modules import jax, so that they are loaded only here.
+
+
+def _train(config, workdir, values):
+  """Trains, or continues, and evaluates."""
+  del values
+  from ldc_vae import train
+  train.train_and_evaluate(config, workdir)
+
+
+def _evaluate(config, workdir, values):
+  """Evaluates a trained workdir again."""
+  del values
+  from ldc_vae import evaluate
+  evaluate.evaluate(config, workdir)
+
+
+def _sample(config, workdir, values):
+  """Draws images from a trained workdir."""
+  from ldc_vae import evaluate
+  evaluate.sample(
+      config,
+      workdir,
+      num_samples=values.num_samples or 64,
+      output=values.output or os.path.join(workdir, 'generated.npz'),
+  )
+
+
+_JOBS = {'train': _train, 'evaluate': _evaluate, 'sample': _sample}
+
+
+# From arguments to a config and a workdir.
+
+
+def _define_flags() -> flags.FlagValues:
+  """Returns the flags, apart from absl's own of the process."""
+  values = flags.FlagValues()
+  for name in ('config', 'workdir', 'output', 'coordinator_address'):
+    flags.DEFINE_string(name, None, '', flag_values=values)
+  flags.DEFINE_string('mode', 'train', '', flag_values=values)
+  flags.DEFINE_integer(
+      'num_samples', None, '', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+      'num_processes', None, '', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+      'process_id', None, '', lower_bound=0, flag_values=values
+  )
+  return values
+
+
+def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+  """Returns the checked flags and the '--config.a.b=value' overrides."""
+  plain, overrides = [], []
+  arguments = list(argv)
+  while arguments:
+    argument = arguments.pop(0)
+    if argument.startswith(('--config.', '-config.')):
+      follows = arguments and not arguments[0].startswith('--')
+      if '=' not in argument and follows:  # --config.a.b value
+        argument = f'{argument}={arguments.pop(0)}'
+      overrides.append(argument)
+    else:
+      plain.append(argument)
+  values = _define_flags()
+  rest = values(['ldc_vae', *plain])[1:]
+  if rest:
+    raise config_lib.ConfigError(
+        f'{rest[0]!r} is not a flag; see --help for the flags'
+    )
+  _check_flags(values)
+  return values, overrides
+
+
+def _check_flags(values: flags.FlagValues) -> None:
+  """Raises a `ConfigError` for flags that do not hold, alone or together."""
+  if values.mode not in _JOBS:
+    raise config_lib.ConfigError(
+        f'--mode={values.mode}: unknown mode; known: {", ".join(_JOBS)}'
+    )
+  for name in ('num_samples', 'output'):
+    if values[name].value is not None and values.mode != 'sample':
+      raise config_lib.ConfigError(
+          f'--{name}: read by --mode=sample only; leave it out of'
+          f' --mode={values.mode}'
+      )
+  together = ('coordinator_address', 'num_processes', 'process_id')
+  missing = [name for name in together if values[name].value is None]
+  if len(missing) == len(together):
+    return
+  if missing:
+    raise config_lib.ConfigError(
+        f'--{missing[0]} is missing; give --coordinator_address,'
+        ' --num_processes and --process_id together'
+    )
+  host, _, port = values.coordinator_address.rpartition(':')
+  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise config_lib.ConfigError(
+        f'--coordinator_address={values.coordinator_address}: not HOST:PORT;'
+        ' use the address of process 0, as 10.0.0.1:8476'
+    )
+  if values.process_id >= values.num_processes:
+    raise config_lib.ConfigError(
+        f'--process_id={values.process_id}: out of range; use 0 to'
+        f' {values.num_processes - 1} with --num_processes='
+        f'{values.num_processes}'
+    )
+
+
+def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
+  """Returns the config of the run and its workdir."""
+  if values.mode == 'train' and not values.config:
+    raise config_lib.ConfigError(
+        '--config is missing; give a run file, as --config=configs/digits.py'
+    )
+  if not values.config and not values.workdir:
+    raise config_lib.ConfigError(
+        f'--workdir is missing; --mode={values.mode} needs a trained workdir'
+    )
+  config = values.config and config_lib.load(values.config, overrides)
+  workdir = values.workdir or _default_workdir(values.config, config)
+  if values.mode == 'train':
+    return config, workdir
+  stored = _read_trained(workdir)
+  config = config or config_lib.override(stored, overrides)
+  changed = config_lib.differences(stored, config)
+  if changed:
+    raise config_lib.ConfigError(
+        f'config.{changed[0]} differs from {workdir}/config.json; leave'
+        f' --config out of --mode={values.mode}, or name the workdir that was'
+        ' trained with it'
+    )
+  return config, workdir
+
+
+def _default_workdir(spec: str, config) -> str:
+  stem = pathlib.Path(config_lib.split_spec(spec)[0]).stem
+  return os.path.join('runs', f'{stem}_{config.objective.name}')
+
+
+def _read_trained(workdir: str):
+  """Returns the config of a workdir that holds a checkpoint."""
+  path = pathlib.Path(workdir)
+  if not path.is_dir():
+    raise config_lib.ConfigError(
+        f'--workdir={workdir}: no such folder; train it first'
+    )
+  config = config_lib.read(path)
+  checkpoints = path / 'checkpoints'
+  if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
+    raise config_lib.ConfigError(
+        f'--workdir={workdir}: it holds no checkpoint; train it first'
+    )
+  return config
+
+
+# The process.
+
+
+def _set_up_jax(values: flags.FlagValues) -> None:
+  """Turns the compilation cache on and joins the other processes."""
+  flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
+  import jax
+  from ldc_vae import datasets
+
+  cache = datasets.cache_dir() / 'xla'
+  jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  if values.coordinator_address is not None:
+    jax.distributed.initialize(
+        coordinator_address=values.coordinator_address,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
+    )
+
+
+def _is_told_in_a_sentence(error: Exception) -> bool:
+  """True for errors that a user causes and can mend, not for our bugs."""
+  checkpoint = sys.modules.get('ldc_vae.checkpoint')
+  known = (ValueError, OSError, FloatingPointError, MemoryError)
+  if checkpoint is not None:
+    known += (checkpoint.CheckpointError,)
+  return isinstance(error, known)
+
+
+def _is_raised_by_us(error: Exception) -> bool:
+  """True where this package worded the error itself."""
+  trace = error.__traceback__
+  while trace is not None and trace.tb_next is not None:
+    trace = trace.tb_next
+  if trace is None or isinstance(error, flags.Error):
+    return True
+  package = str(config_lib.ROOT / 'ldc_vae')
+  return trace.tb_frame.f_code.co_filename.startswith(package)
+
+
+def _fail(error: Exception, code: int) -> int:
+  """Prints an error as one sentence and returns the exit code."""
+  if os.environ.get('LDC_VAE_TRACEBACK', '0') not in ('', '0'):
+    sys.excepthook(type(error), error, error.__traceback__)
+  message = ' '.join(str(error).split())
+  if not message or not _is_raised_by_us(error):
+    message = (
+        f'{type(error).__name__}: {message} (LDC_VAE_TRACEBACK=1 shows where)'
+    )
+  print(f'error: {message}', file=sys.stderr)
+  return code
+
+
+if __name__ == '__main__':
+  run()
