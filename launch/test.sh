@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes the environment if it is missing, then runs the tests.
+#
+#   bash launch/test.sh                          # all but the slow ones
+#   bash launch/test.sh tests/test_svgd.py -k kernel
+#   bash launch/test.sh -m slow
+#
+# Arguments are those of pytest; paths in them are relative to the project.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/_environment.sh
+source "$root/launch/_environment.sh"
+
+ensure_environment "$root"
+if (($# == 0)); then
+  # More processes would not be faster: each of them compiles on all cores.
+  set -- -n auto --maxprocesses=4 --dist=loadfile
+fi
+cd "$root"
+exec "$python" -m pytest "$@"
