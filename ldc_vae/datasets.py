@@ -1,0 +1,1051 @@
+"""Data sets as uint8 arrays with fixed splits, and the batches made of them.
+
+Sources: scikit-learn's embedded digits; TFDS sets, read as ArrayRecord (and
+downloaded and prepared where they are missing) without TensorFlow; the user's
+own folder or array file. A set is decoded once into .npy files in the cache;
+arrays too large for memory stay memory-mapped. The splits never depend on the
+seed of a run. Binarisation belongs to the train step.
+"""
+
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import contextlib
+import difflib
+import fcntl
+import gzip
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import struct
+import tarfile
+import threading
+from typing import Any, NamedTuple
+import zipfile
+import zlib
+
+from absl import logging
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+import requests
+import tensorflow_datasets as tfds
+
+_DIGITS_TEST = 360  # of 1,797 images, a fifth
+_DIGITS_VALIDATION = 180
+_SUFFIXES = ('.png', '.jpg', '.jpeg')
+_MAX_CLASSES = 2**16  # beyond it, labels are something else
+_CHUNK = 512  # images decoded at a time
+_MEMMAP_BYTES = 2**30  # arrays above this are memory-mapped, not loaded
+_PROBE_SECONDS = 4.0  # so that a missing network is reported within 5 s
+_FORMAT = 1  # of the array cache; a change makes every cache stale
+
+
+class Dataset(NamedTuple):
+  """Images and, where there are any, labels of the three splits.
+
+  Attributes:
+    name: As in `load`.
+    images: 'train', 'validation', 'test' to uint8, shape [N, H, W, C]. Read
+      only; large ones are memory-mapped.
+    labels: The same keys to int32, shape [N], or None.
+    num_classes: 0 without labels.
+  """
+
+  name: str
+  images: dict[str, np.ndarray]
+  labels: dict[str, np.ndarray] | None
+  num_classes: int
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    return self.images['train'].shape[1:]
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str = '',
+    path: str = '',
+    image_size: int = 0,
+    num_channels: int = 0,
+    num_validation: int = 10_000,
+    num_test: int = 0,
+    seed: int = 0,
+) -> Dataset:
+  """Loads a data set; the first time, downloads and decodes what is missing.
+
+  Args:
+    name: 'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64' or 'images'.
+    data_dir: Folder of prepared TFDS data, absolute or relative to the current
+      directory. '': $TFDS_DATA_DIR, then `cache_dir()`/tfds. What is not
+      prepared there is downloaded into `data_dir` or, if that is '', the cache.
+    path: For 'images': a folder (searched recursively for PNG and JPEG, in the
+      order of their names), an .npz (array 'images' or the only array, and
+      optionally 'labels') or an .npy file; arrays are [N, H, W] or
+      [N, H, W, C], uint8 or float in [0, 1].
+    image_size: For 'images': the shorter side is resized to it (bicubic with
+      antialiasing), then the centre is cropped to a square. 0: as it is.
+    num_channels: For 'images': 1 is grey, 3 is colour. 0: as it is.
+    num_validation: Images held out of the training split; at most 180 for
+      'digits', a tenth for 'images', the official ones for 'celeba64'.
+    num_test: For 'images': held out for test. 0: a tenth. The other data sets
+      have their official test split ('digits': 360 images).
+    seed: Of the split, not of a run: runs that are compared share the split.
+
+  Returns:
+    The data set.
+  """
+  if name not in _LOADERS:
+    near = difflib.get_close_matches(name, _LOADERS, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+        f'dataset.name={name!r} is unknown{hint} (known: {", ".join(_LOADERS)})'
+    )
+  if num_validation < 1:
+    raise ValueError(
+        f'dataset.num_validation={num_validation} must be at least 1: the best'
+        ' checkpoint is chosen on the validation images'
+    )
+  for field, value in (
+      ('image_size', image_size),
+      ('num_channels', num_channels),
+      ('num_test', num_test),
+  ):
+    if value < 0:
+      raise ValueError(f'dataset.{field}={value} must not be negative')
+  own = dict(
+      path=path,
+      image_size=image_size,
+      num_channels=num_channels,
+      num_test=num_test,
+  )
+  for field, value in own.items():
+    if value and name != 'images':
+      raise ValueError(
+          f'dataset.{field}={value!r} applies to dataset.name=images only, not'
+          f' to {name}: leave it at its default'
+      )
+  return _LOADERS[name](
+      _Request(name=name, data_dir=data_dir, seed=seed,
+               num_validation=num_validation, **own)
+  )
+
+
+def train_batches(
+    images: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[np.ndarray]:
+  """Endless batches; the batch of a step depends on (seed, step) only.
+
+  An epoch is floor(N / batch_size) steps over the permutation of
+  default_rng((seed, epoch)).
+
+  Args:
+    images: uint8, shape [N, H, W, C].
+    batch_size: Images per step, over all processes.
+    seed: Of the run, at least 0.
+    start_step: The step of the first batch.
+    process_index: Which contiguous slice of each batch this process gets.
+    process_count: Number of slices.
+
+  Returns:
+    An iterator of uint8 arrays, shape [batch_size / process_count, H, W, C].
+  """
+  num_images = len(images)
+  if not 1 <= batch_size <= num_images:
+    raise ValueError(
+        f'train.batch_size={batch_size} must be between 1 and the number of'
+        f' training images, {num_images}'
+    )
+  if batch_size % process_count:
+    raise ValueError(
+        f'train.batch_size={batch_size} is not divisible by {process_count}'
+        ' processes'
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+        f'process_index={process_index} must be in [0, {process_count})'
+    )
+  if start_step < 0 or seed < 0:
+    raise ValueError(
+        f'start_step={start_step} and seed={seed} must not be negative'
+    )
+  return _train_batches(
+      images, batch_size, seed, start_step, process_index, process_count
+  )
+
+
+def eval_batches(
+    images: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Every image once, in order; the last batch is padded, never dropped.
+
+  Args:
+    images: uint8, shape [N, H, W, C].
+    batch_size: Images per batch.
+
+  Returns:
+    An iterator of (images uint8 [batch_size, H, W, C] padded with zeros, mask
+    bool [batch_size], False on the padding).
+  """
+  if batch_size < 1:
+    raise ValueError(f'evaluate.batch_size={batch_size} must be at least 1')
+  return _eval_batches(images, batch_size)
+
+
+def cache_dir() -> pathlib.Path:
+  """$LDC_VAE_CACHE or ~/.cache/ldc_vae."""
+  given = os.environ.get('LDC_VAE_CACHE')
+  return pathlib.Path(given or '~/.cache/ldc_vae').expanduser().absolute()
+
+
+class _Request(NamedTuple):
+  """The arguments of `load`."""
+
+  name: str
+  data_dir: str
+  path: str
+  image_size: int
+  num_channels: int
+  num_validation: int
+  num_test: int
+  seed: int
+
+
+def _train_batches(
+    images, batch_size, seed, start_step, process_index, process_count
+):
+  """The generator behind `train_batches`, which checks at once."""
+  num_steps = len(images) // batch_size
+  local_size = batch_size // process_count
+  epoch, step = divmod(start_step, num_steps)
+  while True:
+    permutation = np.random.default_rng((seed, epoch)).permutation(len(images))
+    while step < num_steps:
+      start = step * batch_size + process_index * local_size
+      yield np.asarray(images[permutation[start : start + local_size]])
+      step += 1
+    epoch, step = epoch + 1, 0
+
+
+def _eval_batches(images, batch_size):
+  """The generator behind `eval_batches`, which checks at once."""
+  for start in range(0, len(images), batch_size):
+    chunk = np.asarray(images[start : start + batch_size])
+    padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
+    padded[: len(chunk)] = chunk
+    yield padded, np.arange(batch_size) < len(chunk)
+
+
+# Digits.
+
+
+def _load_digits(request: _Request) -> Dataset:
+  """1,797 images of 8x8 pixels with values 0..16, scaled to 0..255."""
+  from sklearn import datasets as sklearn_datasets  # seconds; digits only
+
+  digits = sklearn_datasets.load_digits()
+  order = _permutation(len(digits.images), request.seed)
+  images = np.round(digits.images[order] * (255 / 16)).astype(np.uint8)
+  labels = digits.target[order].astype(np.int32)
+  images.flags.writeable = labels.flags.writeable = False
+  num_validation = min(request.num_validation, _DIGITS_VALIDATION)
+  return _cut(
+      request.name,
+      dict(images=images[..., np.newaxis], labels=labels),
+      num_validation,
+      _DIGITS_TEST,
+      num_classes=10,
+  )
+
+
+def _permutation(num_images: int, seed: int) -> np.ndarray:
+  """The fixed order of the images of a set before it is cut, shape [N]."""
+  return np.random.default_rng(seed).permutation(num_images)
+
+
+def _cut(name, arrays, num_validation, num_test, *, num_classes) -> Dataset:
+  """Cuts permuted arrays into train, validation and test, in this order."""
+  num_images = len(arrays['images'])
+  num_train = num_images - num_validation - num_test
+  slices = {
+      'train': slice(0, num_train),
+      'validation': slice(num_train, num_train + num_validation),
+      'test': slice(num_train + num_validation, num_images),
+  }
+  cut = lambda array: {split: array[rows] for split, rows in slices.items()}
+  labels = cut(arrays['labels']) if num_classes else None
+  return Dataset(name, cut(arrays['images']), labels, num_classes)
+
+
+# TFDS sets: found, else prepared; then decoded into the array cache.
+
+
+class _Recipe(NamedTuple):
+  """How to get one TFDS set.
+
+  Attributes:
+    tfds_name: TFDS's own name of it.
+    files: The names, in TFDS's registered checksums, of the files to download.
+    read_fn: Maps {file name: path} to {split: iterator of (image, label)}.
+    image_shape: (H, W, C) of the images.
+    num_classes: 0: labels are not kept.
+    crop_fn: Maps an image of another shape to `image_shape`, or None.
+  """
+
+  tfds_name: str
+  files: tuple[str, ...]
+  read_fn: Callable[[dict[str, pathlib.Path]], dict[str, Iterator[Any]]]
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  crop_fn: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def _load_tfds(request: _Request) -> Dataset:
+  """A TFDS set; validation is its own, or the end of a permutation of train."""
+  recipe = _RECIPES[request.name]
+  directory = _find_prepared(request, recipe) or _prepare(request, recipe)
+  arrays = _cached_arrays(
+      request.name,
+      [str(directory), request.seed],
+      _fingerprint(directory.iterdir()),
+      lambda folder: _decode_records(directory, recipe, request, folder),
+  )
+  splits = ('train', 'validation', 'test')
+  images = {s: arrays[f'{s}_images'] for s in splits if f'{s}_images' in arrays}
+  labels = {s: arrays[f'{s}_labels'] for s in splits if f'{s}_labels' in arrays}
+  num_validation, num_train = request.num_validation, len(images['train'])
+  if 'validation' not in images and num_validation >= num_train:
+    raise ValueError(
+        f'dataset.num_validation={num_validation} leaves nothing to train on:'
+        f' {request.name} in {directory} has {num_train} training images'
+    )
+  for arrays in filter(None, (images, labels)):
+    if 'validation' in arrays:
+      arrays['validation'] = arrays['validation'][:num_validation]
+    else:
+      arrays['validation'] = arrays['train'][-num_validation:]
+      arrays['train'] = arrays['train'][:-num_validation]
+  return Dataset(request.name, images, labels or None, recipe.num_classes)
+
+
+def _find_prepared(request: _Request, recipe: _Recipe) -> pathlib.Path | None:
+  """The folder of a complete ArrayRecord set, or None."""
+  # Our own build before TFDS's of CelebA, which is yet to be cropped.
+  names = (request.name, _builder_name(request.name), recipe.tfds_name)
+  for root in _roots(request):
+    for name in names:
+      versions = [
+          ([int(part) for part in path.name.split('.')], path)
+          for path in (root / name).glob('*.*.*')
+          if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
+      ]
+      for _, directory in sorted(versions, reverse=True):
+        if _is_prepared(directory):
+          return directory
+  return None
+
+
+def _roots(request: _Request) -> list[pathlib.Path]:
+  """Where prepared sets are looked for; the last is where they are made."""
+  if request.data_dir:
+    roots = [request.data_dir]
+  else:
+    roots = [os.environ.get('TFDS_DATA_DIR'), cache_dir() / 'tfds']
+  return [pathlib.Path(r).expanduser().absolute() for r in roots if r]
+
+
+def _is_prepared(directory: pathlib.Path) -> bool:
+  """Whether all files are there that the set's own description names."""
+  try:
+    info = json.loads((directory / 'dataset_info.json').read_text())
+    json.loads((directory / 'features.json').read_text())
+    num_shards = sum(len(s['shardLengths']) for s in info['splits'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
+  num_files = len(list(directory.glob('*.array_record*')))
+  return 0 < num_shards <= num_files
+
+
+def _builder_name(name: str) -> str:
+  """Our own builds, named apart from TFDS's, whose features differ."""
+  return f'{name}_arrays'
+
+
+def _decode_records(directory, recipe, request, folder) -> None:
+  """Writes <split>_images.npy and <split>_labels.npy into `folder`."""
+  logging.info('decoding %s from %s', request.name, directory)
+  with _readable(request.name, directory):
+    builder = tfds.builder_from_directory(directory)
+    sources = {s: builder.as_data_source(s) for s in builder.info.splits}
+    if not {'train', 'test'} <= set(sources):
+      raise ValueError(f'its splits are {sorted(sources)}')
+  for split, source in sources.items():
+    count = len(source)
+    # rows[i] is where image i goes: the validation images are cut from the
+    # end, and a file sorted by class must not bias them.
+    rows = np.arange(count)
+    if split == 'train' and 'validation' not in sources:
+      rows = np.argsort(_permutation(count, request.seed))
+    shape = (count, *recipe.image_shape)
+    images = _create_array(folder, f'{split}_images', np.uint8, shape)
+    if recipe.num_classes:
+      labels = _create_array(folder, f'{split}_labels', np.int32, (count,))
+    for start in range(0, count, _CHUNK):
+      chunk = rows[start : start + _CHUNK]
+      with _readable(request.name, directory):
+        examples = source.__getitems__(list(range(start, start + len(chunk))))
+        images[chunk] = [_fit(e['image'], recipe) for e in examples]
+        if recipe.num_classes:
+          labels[chunk] = [e['label'] for e in examples]
+
+
+@contextlib.contextmanager
+def _readable(name: str, directory: pathlib.Path):
+  """Turns whatever a damaged prepared set raises into one sentence."""
+  try:
+    yield
+  except Exception as error:  # TFDS, ArrayRecord and Pillow raise many types
+    raise OSError(
+        f'{name} in {directory} cannot be read ({_first_line(error)}): delete'
+        ' that folder to have it prepared anew, or point dataset.data_dir at'
+        ' another'
+    ) from error
+
+
+def _fit(image: np.ndarray, recipe: _Recipe) -> np.ndarray:
+  """The image in the shape of the recipe, cropped where it knows how."""
+  if image.shape != recipe.image_shape and recipe.crop_fn is not None:
+    image = recipe.crop_fn(image)
+  if image.shape != recipe.image_shape:
+    raise ValueError(f'an image is {image.shape}, not {recipe.image_shape}')
+  return image
+
+
+# Preparing without TensorFlow: Tensor features, TFDS's downloads and checksums.
+
+
+def _prepare(request: _Request, recipe: _Recipe) -> pathlib.Path:
+  """Downloads and prepares a set as ArrayRecord; returns its folder."""
+  roots = _roots(request)
+  downloads = roots[-1] / 'downloads'
+  manual = downloads / 'manual'
+  by_hand = f'put {", ".join(recipe.files)} into {manual}'
+  url_infos = _url_infos(recipe)
+  absent = [
+      url
+      for url, url_info in url_infos.items()
+      if not (manual / url_info.filename).exists()
+      and not _is_downloaded(downloads, url, url_info)
+  ]
+  # Before TFDS tries, since it retries for minutes.
+  reason = _unreachable_reason(absent[0]) if absent else ''
+  if reason:
+    raise FileNotFoundError(
+        f'dataset.data_dir: {request.name} is not prepared (as ArrayRecord) in'
+        f' {" or ".join(map(str, roots))} and the network cannot be reached'
+        f' ({reason}); prepare it on a machine with a network and copy that'
+        ' folder, or set TFDS_DATA_DIR or --config.dataset.data_dir to a folder'
+        f' that has it, or {by_hand}'
+    )
+  builder_name = _builder_name(request.name)
+  with _locked(roots[-1] / f'{builder_name}.lock'):
+    found = _find_prepared(request, recipe)  # by another process meanwhile
+    if found is not None:
+      return found
+    for leftover in (roots[-1] / builder_name).glob('*.incomplete*'):
+      shutil.rmtree(leftover, ignore_errors=True)
+    try:
+      builder = _make_builder(builder_name, recipe, roots[-1], url_infos)
+      builder.download_and_prepare(
+          download_dir=downloads,
+          download_config=tfds.download.DownloadConfig(
+              manual_dir=manual,
+              # Replaces a folder without description, which TFDS would reuse.
+              download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
+              force_checksums_validation=True,
+              try_download_gcs=False,
+          ),
+      )
+    except Exception as error:  # downloads and parsers raise many types
+      raise OSError(
+          f'{request.name} could not be prepared in {roots[-1]}'
+          f' ({_first_line(error)}): delete a damaged download and run again,'
+          f' or {by_hand}'
+      ) from error
+  return pathlib.Path(builder.data_dir)
+
+
+def _url_infos(recipe: _Recipe) -> dict[str, Any]:
+  """{url: size, checksum, file name} of the files, as TFDS registers them."""
+  tfds_path = tfds.core.tfds_path()
+  path = tfds_path / 'url_checksums' / f'{recipe.tfds_name}.txt'
+  if not path.exists():
+    path = tfds_path / 'datasets' / recipe.tfds_name / 'checksums.tsv'
+  registered = tfds.core.download.checksums.load_url_infos(path)
+  return {
+      url: url_info
+      for url, url_info in registered.items()
+      if url_info.filename in recipe.files
+  }
+
+
+def _is_downloaded(downloads: pathlib.Path, url: str, url_info: Any) -> bool:
+  """Whether TFDS's download manager has the file already."""
+  file_name = tfds.core.download.resource.get_dl_fname(url, url_info.checksum)
+  return any(downloads.glob(f'**/{file_name}'))
+
+
+def _unreachable_reason(url: str) -> str:
+  """Why `url` cannot be read, or '' if it can; within `_PROBE_SECONDS`."""
+  reasons = []
+
+  def probe():
+    try:
+      # A GET without its body, since not every host answers a HEAD.
+      with requests.get(url, stream=True, timeout=_PROBE_SECONDS / 2) as answer:
+        ok = answer.status_code < 400
+        reasons.append('' if ok else f'HTTP {answer.status_code}')
+    except requests.RequestException as error:
+      reasons.append(type(error).__name__)
+
+  # A thread, because looking up a name has no timeout of its own.
+  thread = threading.Thread(target=probe, daemon=True)
+  thread.start()
+  thread.join(_PROBE_SECONDS)
+  return reasons[0] if reasons else f'no answer in {_PROBE_SECONDS:.0f} s'
+
+
+def _make_builder(builder_name, recipe, root, url_infos):
+  """A TFDS builder whose features need no TensorFlow to be written."""
+  registered_infos = url_infos
+  features = {'image': tfds.features.Tensor(
+      shape=recipe.image_shape, dtype=np.uint8
+  )}
+  if recipe.num_classes:
+    features['label'] = tfds.features.ClassLabel(num_classes=recipe.num_classes)
+
+  class Arrays(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = builder_name
+    VERSION = tfds.core.Version('1.0.0')
+    url_infos = registered_infos
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+          builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, dl_manager):
+      urls = {info.filename: url for url, info in registered_infos.items()}
+      paths = dl_manager.download(urls)
+      return {
+          split: self._generate_examples(examples)
+          for split, examples in recipe.read_fn(paths).items()
+      }
+
+    def _generate_examples(self, examples):
+      for index, (image, label) in enumerate(examples):
+        example = {'image': image}
+        if recipe.num_classes:
+          example['label'] = label
+        yield index, example
+
+  return Arrays(data_dir=os.fspath(root), file_format='array_record')
+
+
+def _read_mnist(paths) -> dict[str, Iterator[Any]]:
+  """MNIST's format: images [N, 28, 28] and labels [N] as IDX files."""
+  examples = {}
+  for split, prefix in (('train', 'train'), ('test', 't10k')):
+    images = _read_idx(paths[f'{prefix}-images-idx3-ubyte.gz'])
+    labels = _read_idx(paths[f'{prefix}-labels-idx1-ubyte.gz'])
+    if len(images) != len(labels):
+      raise ValueError(f'{len(images)} images but {len(labels)} labels')
+    examples[split] = zip(images[..., np.newaxis], labels)
+  return examples
+
+
+def _read_idx(path) -> np.ndarray:
+  """A gzipped IDX file of bytes: 0 0 8 rank, big-endian sizes, values."""
+  with gzip.open(os.fspath(path)) as file:
+    content = file.read()
+  if content[:3] != b'\0\0\x08':
+    raise ValueError(f'{path} is not an IDX file of bytes')
+  rank = content[3]
+  shape = struct.unpack_from(f'>{rank}I', content, 4)
+  return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _read_cifar(paths) -> dict[str, Iterator[Any]]:
+  """CIFAR-10's binary files: rows of a label and a [3, 32, 32] image."""
+  batches = {
+      'train': [f'data_batch_{i}.bin' for i in range(1, 6)],
+      'test': ['test_batch.bin'],
+  }
+  examples = {}
+  with tarfile.open(os.fspath(paths['cifar-10-binary.tar.gz'])) as archive:
+    members = {os.path.basename(m.name): m for m in archive.getmembers()}
+    for split, names in batches.items():
+      content = b''.join(archive.extractfile(members[n]).read() for n in names)
+      rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+      images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+      examples[split] = zip(images, rows[:, 0])
+  return examples
+
+
+def _read_celeba(paths) -> dict[str, Iterator[Any]]:
+  """CelebA's zip of aligned JPEGs, cropped, in the official partition."""
+  partition = {'0': [], '1': [], '2': []}
+  lines = pathlib.Path(paths['list_eval_partition.txt']).read_text().split('\n')
+  for line in filter(None, map(str.strip, lines)):
+    file_name, split = line.split()
+    partition[split].append(file_name)
+
+  def examples(names):
+    with zipfile.ZipFile(os.fspath(paths['img_align_celeba.zip'])) as archive:
+      members = {os.path.basename(name): name for name in archive.namelist()}
+      for name in names:
+        if name not in members:
+          raise ValueError(f'img_align_celeba.zip lacks {name}')
+        with archive.open(members[name]) as file:
+          yield _crop_celeba(np.asarray(Image.open(file).convert('RGB'))), 0
+
+  splits = zip(('train', 'validation', 'test'), partition.values())
+  return {split: examples(names) for split, names in splits}
+
+
+def _crop_celeba(image: np.ndarray) -> np.ndarray:
+  """The centre 140x140 of [218, 178, 3], bicubic with antialiasing to 64x64."""
+  if image.shape != (218, 178, 3):
+    raise ValueError(f'an aligned CelebA image is {image.shape}')
+  face = Image.fromarray(image[39:179, 19:159])
+  return np.asarray(face.resize((64, 64), Image.Resampling.BICUBIC))
+
+
+_MNIST_FILES = (
+    'train-images-idx3-ubyte.gz',
+    'train-labels-idx1-ubyte.gz',
+    't10k-images-idx3-ubyte.gz',
+    't10k-labels-idx1-ubyte.gz',
+)
+_RECIPES = {
+    'mnist': _Recipe('mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10),
+    'fashion_mnist': _Recipe(
+        'fashion_mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10
+    ),
+    'cifar10': _Recipe(
+        'cifar10', ('cifar-10-binary.tar.gz',), _read_cifar, (32, 32, 3), 10
+    ),
+    'celeba64': _Recipe(
+        'celeb_a',
+        ('img_align_celeba.zip', 'list_eval_partition.txt'),
+        _read_celeba,
+        (64, 64, 3),
+        0,
+        _crop_celeba,
+    ),
+}
+
+
+# The user's own images.
+
+
+def _load_images(request: _Request) -> Dataset:
+  """A folder, an .npz or an .npy file, cut along a fixed permutation."""
+  if not request.path:
+    raise ValueError(
+        "dataset.path='' must name a folder of PNG or JPEG files, an .npz or an"
+        ' .npy file when dataset.name=images'
+    )
+  if request.num_channels not in (0, 1, 3):
+    raise ValueError(
+        f'dataset.num_channels={request.num_channels} must be 1 (grey), 3'
+        ' (colour) or 0 (as the files are)'
+    )
+  path = pathlib.Path(request.path).expanduser().absolute()
+  if path.is_dir():
+    files = _list_images(path)
+    write_fn = lambda folder: _decode_files(files, request, folder)
+  elif not path.exists():
+    raise FileNotFoundError(
+        f'dataset.path={request.path!r} does not exist (looked for {path})'
+    )
+  elif path.suffix in ('.npz', '.npy'):
+    files = [path]
+    write_fn = lambda folder: _convert_array_file(path, request, folder)
+  else:
+    raise ValueError(
+        f'dataset.path={request.path!r} must be a folder, an .npz or an .npy'
+        ' file'
+    )
+  source = [str(path), request.image_size, request.num_channels, request.seed]
+  arrays = _cached_arrays(request.name, source, _fingerprint(files), write_fn)
+  num_test, num_validation = _split_sizes(len(arrays['images']), request)
+  labels = arrays.get('labels')
+  num_classes = 0 if labels is None else int(labels.max()) + 1
+  return _cut(
+      request.name, arrays, num_validation, num_test, num_classes=num_classes
+  )
+
+
+def _split_sizes(num_images: int, request: _Request) -> tuple[int, int]:
+  """Number of test and validation images; refuses what leaves none to train."""
+  if num_images < 3:
+    raise ValueError(
+        f'dataset.path={request.path!r} holds {num_images} image'
+        f'{"s" * (num_images != 1)}: train, validation and test need at least 3'
+    )
+  tenth = max(1, num_images // 10)
+  num_test = request.num_test or tenth
+  num_validation = min(request.num_validation, tenth)
+  if num_test + num_validation >= num_images:
+    raise ValueError(
+        f'dataset.num_test={num_test} and {num_validation} validation images'
+        f' leave none of the {num_images} images of {request.path!r} to train'
+        ' on'
+    )
+  return num_test, num_validation
+
+
+def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """All PNG and JPEG files below `folder`, in the order of their names."""
+  files = []
+  for parent, folders, names in os.walk(folder):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    files += [
+        pathlib.Path(parent, name)
+        for name in names
+        if name.lower().endswith(_SUFFIXES) and not name.startswith('.')
+    ]
+  if not files:
+    raise ValueError(
+        f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file'
+    )
+  return sorted(files)
+
+
+def _decode_files(files, request: _Request, folder) -> None:
+  """Writes images.npy, permuted, decoding in parallel into the file itself."""
+  _split_sizes(len(files), request)  # refuse before the work, not after
+  logging.info('decoding %d images', len(files))
+  decode = lambda file: _decode_file(
+      file, request.image_size, request.num_channels
+  )
+  shape = decode(files[0]).shape
+  images = _create_array(folder, 'images', np.uint8, (len(files), *shape))
+  rows = np.argsort(_permutation(len(files), request.seed))
+
+  def decode_chunk(start):
+    for i in range(start, min(start + _CHUNK, len(files))):
+      image = decode(files[i])
+      if image.shape != shape:
+        raise ValueError(_differs(files[0], shape, files[i], image.shape))
+      images[rows[i]] = image
+
+  num_workers = min(8, os.cpu_count() or 1)
+  pool = concurrent.futures.ThreadPoolExecutor(num_workers)
+  try:
+    for _ in pool.map(decode_chunk, range(0, len(files), _CHUNK)):
+      pass
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _differs(first, first_shape, second, second_shape) -> str:
+  """The sentence on two files that do not go into one array."""
+  describe = lambda shape: (
+      f'{shape[1]}x{shape[0]} {"grey" if shape[2] == 1 else "colour"}'
+  )
+  fields = []
+  if first_shape[:2] != second_shape[:2]:
+    fields.append('dataset.image_size')
+  if first_shape[2] != second_shape[2]:
+    fields.append('dataset.num_channels')
+  return (
+      f'dataset.path: {first} is {describe(first_shape)} but {second} is'
+      f' {describe(second_shape)}: set {" and ".join(fields)} to make them'
+      ' alike'
+  )
+
+
+def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
+  """One file as uint8 [H, W, C], upright; an alpha channel is dropped."""
+  try:
+    with Image.open(file) as image:
+      image = ImageOps.exif_transpose(image)
+      if image.mode.startswith('I'):  # 16-bit grey, which Pillow would clip
+        values = np.asarray(image, np.float64) / 257
+        image = Image.fromarray(np.round(values).clip(0, 255).astype(np.uint8))
+      grey = image.mode in ('1', 'L', 'LA')
+      image = image.convert('L' if grey else 'RGB')
+  except Exception as error:  # Pillow's decoders raise many types
+    raise ValueError(
+        f'dataset.path: {file} cannot be decoded ({_first_line(error)}): remove'
+        ' or replace it'
+    ) from error
+  return _conform(image, image_size, num_channels)
+
+
+def _conform(image: Image.Image, image_size, num_channels) -> np.ndarray:
+  """An 'L' or 'RGB' image as uint8 [H, W, C] of the wanted size and colour."""
+  if num_channels:
+    image = image.convert('L' if num_channels == 1 else 'RGB')
+  if image_size:
+    scale = image_size / min(image.size)
+    # The shorter side is exact; the other is never below it.
+    size = [max(image_size, round(side * scale)) for side in image.size]
+    if size != list(image.size):
+      image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = [(side - image_size) // 2 for side in size]
+    image = image.crop((left, top, left + image_size, top + image_size))
+  array = np.asarray(image)
+  return array if array.ndim == 3 else array[..., np.newaxis]
+
+
+def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
+  """The images of an .npz or .npy file as they are, and labels int32 [N]."""
+  labels = None
+  try:
+    # Never allow_pickle: loading a pickle runs whatever its author wrote.
+    if path.suffix == '.npy':
+      images = np.load(path, mmap_mode='r', allow_pickle=False)
+    else:
+      with np.load(path, allow_pickle=False) as archive:
+        names = [name for name in archive.files if name != 'labels']
+        if 'images' not in names and len(names) != 1:
+          raise ValueError(f'arrays {names}, none of them named images')
+        images = archive['images' if 'images' in names else names[0]]
+        labels = archive['labels'] if 'labels' in archive.files else None
+  except Exception as error:  # NumPy and zipfile raise many types
+    raise ValueError(
+        f'dataset.path: {path} cannot be read as an array file'
+        f' ({_first_line(error)})'
+    ) from error
+  if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+    raise ValueError(
+        f'dataset.path: {path} holds {images.dtype} images: convert them to'
+        ' uint8, or to float in [0, 1]'
+    )
+  if images.ndim == 3:
+    images = images[..., np.newaxis]
+  if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+    raise ValueError(
+        f'dataset.path: {path} holds an array of shape {images.shape}: expected'
+        ' [N, H, W], [N, H, W, 1] or [N, H, W, 3]'
+    )
+  if labels is not None:
+    if labels.shape != (len(images),) or not (
+        np.issubdtype(labels.dtype, np.integer)
+        and labels.min() >= 0
+        and labels.max() < _MAX_CLASSES
+    ):
+      raise ValueError(
+          f'dataset.path: the labels of {path} are {labels.dtype} of shape'
+          f' {labels.shape}: expected integers in [0,'
+          f' {_MAX_CLASSES}) of shape ({len(images)},)'
+      )
+    labels = labels.astype(np.int32)
+  return images, labels
+
+
+def _convert_array_file(path, request: _Request, folder) -> None:
+  """Writes images.npy, permuted uint8, and labels.npy where there are any."""
+  images, labels = _read_array_file(path)
+  _split_sizes(len(images), request)  # refuse before the work, not after
+  num_channels = request.num_channels or images.shape[3]
+  shape = (*images.shape[1:3], num_channels)
+  if request.image_size:
+    shape = (request.image_size, request.image_size, num_channels)
+  rows = np.argsort(_permutation(len(images), request.seed))
+  written = _create_array(folder, 'images', np.uint8, (len(images), *shape))
+  for start in range(0, len(images), _CHUNK):
+    chunk = _to_uint8(path, images[start : start + _CHUNK], start)
+    if chunk.shape[1:] != shape:
+      mode_of = lambda image: image[..., 0] if image.shape[2] == 1 else image
+      chunk = np.stack([
+          _conform(
+              Image.fromarray(mode_of(image)), request.image_size, num_channels
+          )
+          for image in chunk
+      ])
+    written[rows[start : start + _CHUNK]] = chunk
+  if labels is not None:
+    order = _permutation(len(images), request.seed)
+    _create_array(folder, 'labels', np.int32, labels.shape)[:] = labels[order]
+
+
+def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
+  """Images [n, H, W, C] from `start` on, float in [0, 1] scaled to 0..255."""
+  if images.dtype == np.uint8:
+    return np.asarray(images)
+  lowest = images.min(axis=(1, 2, 3))
+  highest = images.max(axis=(1, 2, 3))
+  # NaN fails every comparison, and min and max keep it.
+  good = (lowest >= 0) & (highest <= 1)
+  if not good.all():
+    i = int(np.argmin(good))
+    what = 'NaN' if np.isnan(lowest[i]) else f'[{lowest[i]:g}, {highest[i]:g}]'
+    raise ValueError(
+        f'dataset.path: image {start + i} of {path} holds {what}: float images'
+        ' must be in [0, 1], others uint8'
+    )
+  return np.round(images.astype(np.float32) * 255).astype(np.uint8)
+
+
+# The array cache.
+
+
+def _cached_arrays(
+    label: str,
+    source: list[Any],
+    fingerprint: str,
+    write_fn: Callable[[pathlib.Path], None],
+) -> dict[str, np.ndarray]:
+  """The .npy files that `write_fn(folder)` writes, made once.
+
+  Args:
+    label: For people who look into the cache.
+    source: What the arrays are made from and how; one cache entry for each.
+    fingerprint: Of the content of the source; a change makes the entry anew.
+    write_fn: Writes the arrays with `_create_array`.
+
+  Returns:
+    File name (without .npy) to a read-only array.
+  """
+  digest = hashlib.sha256(json.dumps([_FORMAT, *source]).encode()).hexdigest()
+  directory = cache_dir() / 'arrays' / f'{label}-{digest[:16]}'
+  arrays = _read_cache(directory, fingerprint)
+  if arrays is not None:
+    return arrays
+  temporary = directory.with_suffix('.incomplete')
+  with _locked(directory.with_suffix('.lock')):
+    arrays = _read_cache(directory, fingerprint)  # by another process meanwhile
+    if arrays is not None:
+      return arrays
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    temporary.mkdir()
+    try:
+      write_fn(temporary)
+      _write_index(temporary, fingerprint)
+      shutil.rmtree(directory, ignore_errors=True)
+      os.replace(temporary, directory)
+    finally:
+      shutil.rmtree(temporary, ignore_errors=True)
+    arrays = _read_cache(directory, fingerprint)
+  if arrays is None:
+    raise OSError(f'{directory} does not read back: is the disk sound?')
+  return arrays
+
+
+def _create_array(folder, name: str, dtype, shape) -> np.ndarray:
+  """A new .npy file, memory-mapped for writing."""
+  # A full disk would end the process with a bus error at the first write.
+  size, free = math.prod(shape), shutil.disk_usage(folder).free
+  if size * np.dtype(dtype).itemsize > free:
+    raise OSError(
+        f'{folder} has {free:,} bytes free, too few for an array of shape'
+        f' {tuple(shape)}: set LDC_VAE_CACHE to a folder with more room'
+    )
+  return np.lib.format.open_memmap(
+      folder / f'{name}.npy', mode='w+', dtype=dtype, shape=shape
+  )
+
+
+def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
+  """Writes what `_read_cache` verifies."""
+  files = {}
+  for path in sorted(folder.glob('*.npy')):
+    array = np.load(path, mmap_mode='r')
+    files[path.stem] = dict(
+        shape=array.shape,
+        dtype=str(array.dtype),
+        size=path.stat().st_size,
+        crc32=None if _is_large(path) else zlib.crc32(array),
+    )
+  index = dict(fingerprint=fingerprint, files=files)
+  (folder / 'index.json').write_text(json.dumps(index))
+
+
+def _read_cache(
+    directory: pathlib.Path, fingerprint: str
+) -> dict[str, np.ndarray] | None:
+  """The arrays of a cache entry, or None if it is absent, stale or damaged."""
+  arrays = {}
+  try:
+    index = json.loads((directory / 'index.json').read_text())
+    if index['fingerprint'] != fingerprint:
+      return None
+    for name, expected in index['files'].items():
+      path = directory / f'{name}.npy'
+      if path.stat().st_size != expected['size']:
+        raise ValueError(f'{path} has another size')
+      large = _is_large(path)
+      array = np.load(path, mmap_mode='r' if large else None)
+      if [list(array.shape), str(array.dtype)] != [
+          expected['shape'], expected['dtype']
+      ] or (not large and zlib.crc32(array) != expected['crc32']):
+        raise ValueError(f'{path} has another content')
+      array.flags.writeable = False
+      arrays[name] = array
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    logging.warning('making the cache anew: %s', _first_line(error))
+    return None
+  return arrays or None
+
+
+def _is_large(path: pathlib.Path) -> bool:
+  """Whether an array stays on disk."""
+  return path.stat().st_size > _MEMMAP_BYTES
+
+
+def _fingerprint(files) -> str:
+  """A digest of the names, sizes and times of change of files."""
+  digest = hashlib.sha256()
+  for path in sorted(files):
+    stat = path.stat()
+    digest.update(f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
+  return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+  """Holds a file lock, so that processes make one thing once."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, 'w')
+    fcntl.flock(file, fcntl.LOCK_EX)
+  except OSError as error:
+    raise OSError(
+        f'{path.parent} cannot be written ({_first_line(error)}): set'
+        ' LDC_VAE_CACHE (or dataset.data_dir) to a folder that can'
+    ) from error
+  with file:  # closing it releases the lock
+    yield
+
+
+def _first_line(error: BaseException) -> str:
+  """What an exception says, as part of a sentence."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0].rstrip(':. ')
+
+
+_LOADERS = {
+    'digits': _load_digits,
+    'mnist': _load_tfds,
+    'fashion_mnist': _load_tfds,
+    'cifar10': _load_tfds,
+    'celeba64': _load_tfds,
+    'images': _load_images,
+}
