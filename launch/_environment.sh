@@ -24,6 +24,7 @@ ensure_environment() {
     *) fail "LDC_VAE_ACCELERATOR=$wanted is unknown; use cpu, cuda or tpu" ;;
   esac
   [[ $venv == /* ]] || venv=$PWD/$venv
+  # shellcheck disable=SC2034  # the caller runs it
   python=$venv/bin/python
   if [[ $wanted == cpu ]]; then
     export JAX_PLATFORMS=cpu  # an environment with more serves as well
@@ -42,6 +43,7 @@ evidence() {
   local nodes=(/dev/nvidiactl /dev/dxg /dev/accel[0-9]* /dev/vfio/[0-9]*)
   local node
   echo "nvidia-smi $(command -v nvidia-smi || true)"
+  echo "tpu ${TPU_NAME:-}${TPU_ACCELERATOR_TYPE:-}${TPU_WORKER_ID:-}"
   for node in "${nodes[@]}"; do
     if [[ -e $node ]]; then
       echo "device $node"
@@ -60,19 +62,25 @@ is_current() {
   [[ -x $venv/bin/python && -f $venv/$stamp_name ]] || return 1
   stamp=$(< "$venv/$stamp_name")
   [[ $stamp == *"$(requirements_line "$root")"* ]] || return 1
+  [[ $stamp == *"version $(version_of "$venv/bin/python")"* ]] || return 1
   if [[ -n ${LDC_VAE_PYTHON:-} ]]; then
     [[ $stamp == *"python $LDC_VAE_PYTHON"$'\n'* ]] || return 1
   fi
   case $wanted in
     cpu) ;;  # every build of jax runs on a CPU
-    auto) [[ $stamp == *"$(evidence)"* && $stamp == *"wanted auto"* ]] ;;
+    auto) [[ $stamp == *"matches auto"*"$(evidence)" ]] ;;
     *) [[ $stamp == *"accelerator $wanted"* ]] ;;
   esac
 }
 
+# Prints an interpreter's version, as 3.11; an upgrade of the system changes it.
+version_of() {
+  "$1" -ISc 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
 # Runs a command while holding a lock that dies with its holder.
 with_lock() {
-  local lock=$1
+  local lock=$1 holder seconds=0
   shift
   if command -v flock > /dev/null; then
     (
@@ -85,9 +93,9 @@ with_lock() {
     return
   fi
   until mkdir "$lock.d" 2> /dev/null; do
-    local holder
     holder=$(cat "$lock.d/pid" 2> /dev/null || true)
-    if [[ -n $holder ]] && ! kill -0 "$holder" 2> /dev/null; then
+    if [[ -n $holder ]] && ! kill -0 "$holder" 2> /dev/null ||
+      [[ -z $holder && $((seconds += 1)) -gt 10 ]]; then
       rm -rf "$lock.d"  # its holder was killed
     fi
     sleep 1
@@ -130,9 +138,12 @@ make_environment() {
       "run the same command again"
   {
     requirements_line "$root"
+    echo "version $(version_of "$base")"
     echo "python $base"
-    echo "wanted $wanted"
     echo "accelerator ${accelerator%%1[0-9]}"  # cuda12 is cuda
+    if [[ $accelerator == "$(find_accelerator auto)" ]]; then
+      echo "matches auto"
+    fi
     evidence
   } > "$venv/$stamp_name.new"
   mv "$venv/$stamp_name.new" "$venv/$stamp_name"
@@ -158,7 +169,7 @@ find_python() {
   if [[ -n $incapable ]]; then
     fail "$incapable cannot make environments as it lacks ensurepip; install" \
       "it, on Debian and Ubuntu with: sudo apt-get install" \
-      "$("$incapable" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')-venv"
+      "python$(version_of "$incapable")-venv"
   fi
   fail "Python 3.11 or newer is needed and ${candidates[*]} is not; install" \
     "it from https://www.python.org/downloads or set LDC_VAE_PYTHON to it"
