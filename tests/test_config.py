@@ -1,0 +1,515 @@
+"""Tests for config: loading, overriding, checking and comparing."""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+from ml_collections import config_dict
+
+from configs import default
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import latents
+from ldc_vae import networks
+from ldc_vae import svgd
+from ldc_vae.objectives import ldc
+
+_RUN_FILE = """
+from configs import default
+
+def get_config(arg=''):
+  config = default.create(arg)
+  config.model.latent_size = 4
+  return config
+"""
+
+
+class _FileTestCase(parameterized.TestCase):
+  """Gives each test a folder of its own."""
+
+  def setUp(self):
+    super().setUp()
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    self.folder = pathlib.Path(folder).resolve()
+
+  def write(self, name, text):
+    path = self.folder / name
+    path.write_text(text)
+    return str(path)
+
+  def run_file(self, text=_RUN_FILE):
+    return self.write('run.py', text)
+
+  def message_of(self, function, *args):
+    """Returns the sentence of the `ConfigError` that a call raises."""
+    with self.assertRaises(config_lib.ConfigError) as context:
+      function(*args)
+    message = str(context.exception)
+    self.assertNotIn('\n', message)
+    return message
+
+
+class LoadTest(_FileTestCase):
+
+  def test_reads_the_run_file(self):
+    config = config_lib.load(self.run_file())
+    self.assertEqual(config.model.latent_size, 4)
+    self.assertEqual(config.objective.name, 'ldc')
+    self.assertFalse(config.debug)
+
+  @parameterized.parameters(
+      (':vae', 'vae', False),
+      (':vae,debug', 'vae', True),
+      (':debug', 'ldc', True),
+      (',debug', 'ldc', True),
+  )
+  def test_the_word_after_the_colon_chooses(self, suffix, method, debug):
+    config = config_lib.load(self.run_file() + suffix)
+    self.assertEqual(config.objective.name, method)
+    self.assertEqual(config.debug, debug)
+
+  def test_result_is_locked(self):
+    config = config_lib.load(self.run_file())
+    with self.assertRaises((AttributeError, KeyError)):
+      config.model.unheard_of = 1
+
+  def test_a_file_is_found_from_any_folder(self):
+    message = self.message_of(config_lib.load, 'configs/default.py')
+    self.assertIn('does not define get_config', message)  # so it was read
+
+  def test_a_missing_file_is_told(self):
+    message = self.message_of(config_lib.load, 'configs/nothing_like_it.py')
+    self.assertStartsWith(
+        message, '--config=configs/nothing_like_it.py: no such file'
+    )
+    self.assertIn('available: ', message)
+
+  def test_a_folder_is_told(self):
+    message = self.message_of(config_lib.load, str(self.folder))
+    self.assertIn('a folder', message)
+
+  def test_an_unknown_method_is_told(self):
+    message = self.message_of(config_lib.load, self.run_file() + ':vea')
+    self.assertIn("'vea'", message)
+    self.assertIn('ldc, vae', message)
+
+  @parameterized.named_parameters(
+      ('syntax', 'x = (', 'SyntaxError'),
+      ('name', '\n\nfoo.bar = 1', 'line 3, raised NameError'),
+      ('no_function', 'x = 1', 'does not define get_config'),
+      ('wrong_type', 'def get_config(arg):\n  return {}', 'returned dict'),
+      (
+          'unknown_field',
+          _RUN_FILE.replace('latent_size = 4', 'latent_size.x = 4'),
+          'line 6, raised AttributeError',
+      ),
+      ('sentence', 'raise ValueError("too odd")', 'too odd'),
+  )
+  def test_a_broken_file_is_told(self, text, expected):
+    path = self.run_file(text)
+    message = self.message_of(config_lib.load, path)
+    self.assertStartsWith(message, f'--config={path}: ')
+    self.assertIn(expected, message)
+
+
+class SplitSpecTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('a.py', 'a.py', ''),
+      ('a.py:vae', 'a.py', 'vae'),
+      ('dir/a.py:vae,debug', 'dir/a.py', 'vae,debug'),
+      ('a.py,debug', 'a.py', 'debug'),
+      ('a.pyx:vae', 'a.pyx', 'vae'),
+      ('digits', 'digits', ''),
+  )
+  def test_splits_at_the_colon(self, spec, path, arg):
+    self.assertEqual(config_lib.split_spec(spec), (path, arg))
+
+
+class OverrideTest(_FileTestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.config = default.create()
+
+  @parameterized.parameters(
+      ('seed', '7', 7),
+      ('seed', '0x10', 16),
+      ('train.batch_size', '1_024', 1024),
+      ('model.scale', '1', 1.0),
+      ('optimizer.learning_rate', '1e-4', 1e-4),
+      ('dataset.binarize', '0', False),
+      ('objective.off_diagonal', 'False', False),
+      ('objective.sampler_off_diagonal', 'true', True),
+      ('objective.bandwidth', '2.5', '2.5'),
+      ('dataset.data_dir', 'a=b', 'a=b'),
+      ('dataset.data_dir', '', ''),
+      ('model.hidden_sizes', '(64, 32)', (64, 32)),
+      ('model.hidden_sizes', '64', (64,)),
+      ('model.hidden_sizes', '[64,]', (64,)),
+      ('model.hidden_sizes', '()', ()),
+      ('objective.flow_scales', '1,0.5', (1.0, 0.5)),
+      ('evaluate.samplers', 'prior,gmm_3', ('prior', 'gmm_3')),
+      ('evaluate.samplers', "('prior', 'gmm_3')", ('prior', 'gmm_3')),
+  )
+  def test_text_becomes_the_type_of_the_field(self, name, text, expected):
+    for overrides in ([f'--config.{name}={text}'], {name: text}):
+      config = config_lib.override(self.config, overrides)
+      actual = config_lib.flatten(config)[name]
+      self.assertEqual(actual, expected)
+      self.assertIs(type(actual), type(expected))
+      for one, other in zip(
+          actual if isinstance(actual, tuple) else (),
+          expected if isinstance(expected, tuple) else (),
+      ):
+        self.assertIs(type(one), type(other))
+
+  def test_values_keep_their_type(self):
+    config = config_lib.override(
+        self.config, {'model.scale': 2, 'model.hidden_sizes': [8, 4]}
+    )
+    self.assertIs(type(config.model.scale), float)
+    self.assertEqual(config.model.hidden_sizes, (8, 4))
+
+  def test_a_boolean_alone_is_true(self):
+    overrides = ['--config.objective.sampler_off_diagonal']
+    config = config_lib.override(self.config, overrides)
+    self.assertTrue(config.objective.sampler_off_diagonal)
+
+  def test_the_last_of_two_holds(self):
+    config = config_lib.override(
+        self.config, ['--config.seed=1', '--config.seed=2']
+    )
+    self.assertEqual(config.seed, 2)
+
+  def test_leaves_the_given_config_alone(self):
+    config_lib.override(self.config, ['--config.seed=1'])
+    self.assertEqual(self.config.seed, 0)
+
+  @parameterized.parameters(
+      ('seed', '1.5', 'whole number'),
+      ('seed', 'true', 'whole number'),
+      ('model.scale', 'wide', 'a number'),
+      ('dataset.binarize', '2', 'boolean'),
+      ('dataset.binarize', 'yes', 'boolean'),
+      ('model.hidden_sizes', '64,wide', 'each element a whole number'),
+      ('model.hidden_sizes', '64.5', 'each element a whole number'),
+      ('objective.flow_scales', 'a', 'each element a number'),
+  )
+  def test_text_of_another_type_is_refused(self, name, text, kind):
+    overrides = [f'--config.{name}={text}']
+    message = self.message_of(config_lib.override, self.config, overrides)
+    self.assertStartsWith(message, f'--config.{name}={text}: not ')
+    self.assertIn(kind, message)
+
+  @parameterized.parameters(
+      ({'seed': 1.0},),
+      ({'seed': True},),
+      ({'dataset.name': 3},),
+      ({'dataset.binarize': 1},),
+      ({'model.hidden_sizes': (1.5,)},),
+  )
+  def test_a_value_of_another_type_is_refused(self, overrides):
+    message = self.message_of(config_lib.override, self.config, overrides)
+    self.assertIn(': not ', message)
+
+  @parameterized.parameters(
+      ('btea', 'beta'),
+      ('objective.btea', 'objective.beta'),
+      ('beta', 'objective.beta'),
+      ('objectiv.beta', 'objective.beta'),
+      ('train.learning_rate', 'optimizer.learning_rate'),
+      ('evaluation.batch_size', 'evaluate.batch_size'),
+      ('model.batch_size', 'batch_size'),
+      ('sede', 'seed'),
+  )
+  def test_an_unknown_field_suggests_the_nearest(self, name, nearest):
+    config = default.create('vae')
+    message = self.message_of(
+        config_lib.override, config, [f'--config.{name}=1']
+    )
+    self.assertStartsWith(message, f'--config.{name}: no such field; did you')
+    self.assertEndsWith(message, f'{nearest}?')
+
+  def test_a_field_like_no_other_lists_its_group(self):
+    message = self.message_of(
+        config_lib.override, self.config, ['--config.dataset.qqq=1']
+    )
+    self.assertIn('known: dataset.binarize, dataset.data_dir', message)
+
+  def test_a_group_is_refused(self):
+    message = self.message_of(
+        config_lib.override, self.config, ['--config.model=1']
+    )
+    self.assertIn('model.latent_size', message)
+
+  def test_a_missing_value_is_told(self):
+    message = self.message_of(
+        config_lib.override, self.config, ['--config.seed']
+    )
+    self.assertEqual(
+        message, '--config.seed: needs a value, --config.seed=VALUE'
+    )
+
+  @parameterized.parameters('objective.name', 'debug')
+  def test_what_the_colon_chooses_is_refused(self, name):
+    message = self.message_of(config_lib.override, self.config, {name: 'vae'})
+    self.assertIn('after the colon', message)
+
+
+class ValidateTest(_FileTestCase):
+
+  @parameterized.parameters('', 'vae', 'debug', 'vae,debug')
+  def test_the_defaults_hold(self, arg):
+    config_lib.validate(default.create(arg))
+
+  @parameterized.parameters(
+      ('seed', -1),
+      ('seed', 2**32),
+      ('dataset.name', 'minst'),
+      ('dataset.num_channels', 2),
+      ('dataset.image_size', -1),
+      ('dataset.num_validation', 0),
+      ('model.architecture', 'mpl'),
+      ('model.encoder', 'gausian'),
+      ('model.likelihood', 'bernouli'),
+      ('model.dtype', 'float16'),
+      ('model.latent_size', 0),
+      ('model.scale', 0.0),
+      ('model.hidden_sizes', (64, 0)),
+      ('model.channels', ()),
+      ('objective.inverse_temperature', 0.0),
+      ('objective.num_particles', 0),
+      ('objective.kernel', 'rbff'),
+      ('objective.sampler_kernel', ''),
+      ('objective.bandwidth', 'max'),
+      ('objective.bandwidth', '-1'),
+      ('objective.bandwidth', 'nan'),
+      ('objective.latent_target', 'learnt'),
+      ('objective.temperature_start', -0.1),
+      ('objective.temperature_end', -0.1),
+      ('objective.temperature_fraction', 1.5),
+      ('objective.flow_scales', ()),
+      ('objective.flow_scales', (0.1, -0.1)),
+      ('objective.moments_decay', 1.0),
+      ('objective.r1_weight', -1.0),
+      ('optimizer.learning_rate', 0.0),
+      ('optimizer.latent_learning_rate', -1e-3),
+      ('optimizer.learning_rate', float('nan')),
+      ('optimizer.learning_rate', float('inf')),
+      ('optimizer.schedule', 'cosin'),
+      ('optimizer.b1', 1.0),
+      ('optimizer.warmup_steps', -1),
+      ('train.batch_size', 0),
+      ('train.accumulate', 0),
+      ('train.ema_decay', 1.0),
+      ('train.ema_decay', -0.1),
+      ('train.log_every', 0),
+      ('evaluate.num_samples', 1),
+      ('evaluate.samplers', ('prior', 'gmn_10')),
+      ('evaluate.samplers', ('gmm_0',)),
+      ('evaluate.samplers', ('prior', 'prior')),
+      ('evaluate.checkpoint', 'newest'),
+      ('evaluate.classifier_seed', -1),
+  )
+  def test_a_value_out_of_range_names_its_field(self, name, value):
+    config = default.create()
+    group, _, leaf = name.rpartition('.')
+    (config[group] if group else config)[leaf] = value
+    message = self.message_of(config_lib.validate, config)
+    self.assertStartsWith(message, f'config.{name}=')
+
+  @parameterized.named_parameters(
+      ('no_steps', {'train.num_epochs': 0}, 'train.num_steps=0'),
+      ('accumulate', {'train.accumulate': 3}, 'train.batch_size=256'),
+      ('one_particle', {'objective.num_particles': 1}, 'off_diagonal=True'),
+      (
+          'latents',
+          {'objective.latents_per_image': 9},
+          'objective.num_particles=8',
+      ),
+      (
+          'no_energy',
+          {
+              'objective.latent_target': 'smoothed',
+              'objective.latent_energy_weight': 0.5,
+          },
+          'latent_target=smoothed',
+      ),
+      (
+          'no_scale',
+          {'model.learn_scale': True, 'model.likelihood': 'bernoulli'},
+          'likelihood=bernoulli',
+      ),
+      ('binary', {'dataset.binarize': True}, 'likelihood=gaussian'),
+      ('no_path', {'dataset.name': 'images'}, "dataset.path=''"),
+      ('idle_path', {'dataset.path': 'x'}, 'dataset.name=digits'),
+  )
+  def test_fields_that_do_not_go_together_are_told(self, overrides, part):
+    message = self.message_of(
+        config_lib.override, default.create(), overrides
+    )
+    self.assertIn(part, message)
+
+  def test_one_particle_may_follow_all_pairs(self):
+    config_lib.override(
+        default.create(),
+        {'objective.num_particles': 1, 'objective.off_diagonal': False},
+    )
+
+  def test_the_elbo_needs_a_density(self):
+    message = self.message_of(
+        config_lib.override, default.create('vae'), {'model.encoder': 'implicit'}
+    )
+    self.assertIn('no density', message)
+
+  def test_a_near_name_is_suggested(self):
+    message = self.message_of(
+        config_lib.override, default.create(), {'dataset.name': 'minst'}
+    )
+    self.assertIn('did you mean mnist?', message)
+    self.assertIn('fashion_mnist', message)
+
+  def test_a_missing_field_is_told(self):
+    config = default.create()
+    del config.train['ema_decay']
+    message = self.message_of(config_lib.validate, config)
+    self.assertStartsWith(message, 'config.train.ema_decay is missing')
+
+  def test_a_value_that_json_cannot_hold_is_refused(self):
+    config = config_dict.ConfigDict({'model': {'sizes': None}})
+    message = self.message_of(config_lib.validate, config)
+    self.assertIn('config.model.sizes=None is a NoneType', message)
+
+
+class KnownNamesTest(parameterized.TestCase):
+  """The names that `validate` accepts are those that the code knows."""
+
+  def test_agree_with_the_registries(self):
+    self.assertSameElements(config_lib.KERNELS, svgd.KERNELS)
+    self.assertSameElements(config_lib.ARCHITECTURES, networks.ARCHITECTURES)
+    self.assertSameElements(config_lib.ENCODERS, networks.ENCODERS)
+    self.assertSameElements(config_lib.LIKELIHOODS, networks.LIKELIHOODS)
+    self.assertSameElements(config_lib.LATENT_TARGETS, ldc.LATENT_TARGETS)
+    self.assertSameElements(
+        (*config_lib.LATENT_SAMPLERS, 'gmm_K'), latents.SAMPLERS
+    )
+
+  def test_agree_with_the_data_sets(self):
+    with self.assertRaises(ValueError) as context:
+      datasets.load('nothing_like_it')
+    for name in config_lib.DATASETS:
+      self.assertIn(name, str(context.exception))
+
+
+class FlattenTest(parameterized.TestCase):
+
+  def test_names_are_dotted(self):
+    config = config_dict.ConfigDict({'a': 1, 'b': {'c': (2, 3), 'd': {'e': 4}}})
+    self.assertEqual(
+        config_lib.flatten(config), {'a': 1, 'b.c': (2, 3), 'b.d.e': 4}
+    )
+
+
+class DifferencesTest(parameterized.TestCase):
+
+  def test_a_config_continues_itself(self):
+    self.assertEmpty(
+        config_lib.differences(default.create(), default.create())
+    )
+
+  @parameterized.parameters(
+      'evaluate.num_samples', 'train.log_every', 'train.validate_every'
+  )
+  def test_what_leaves_the_parameters_alone_may_change(self, name):
+    other = config_lib.override(default.create(), {name: 77})
+    self.assertEmpty(config_lib.differences(default.create(), other))
+
+  @parameterized.parameters(
+      'seed', 'train.num_epochs', 'train.num_steps', 'model.latent_size',
+  )
+  def test_what_reaches_the_parameters_may_not(self, name):
+    other = config_lib.override(default.create(), {name: 77})
+    self.assertEqual(config_lib.differences(default.create(), other), [name])
+    self.assertEqual(config_lib.differences(other, default.create()), [name])
+
+  def test_another_method_differs(self):
+    names = config_lib.differences(default.create(), default.create('vae'))
+    self.assertContainsSubset(
+        ['objective.name', 'objective.beta', 'objective.kernel'], names
+    )
+
+
+class JsonTest(_FileTestCase):
+
+  @parameterized.parameters('', 'vae', 'debug')
+  def test_a_config_survives(self, arg):
+    config = config_lib.override(default.create(arg), {'model.scale': 1})
+    text = json.dumps(config_lib.to_json(config), allow_nan=False)
+    restored = config_lib.from_json(json.loads(text))
+    self.assertEqual(restored.to_dict(), config.to_dict())
+    self.assertIs(type(restored.model.scale), float)
+    self.assertIs(type(restored.model.hidden_sizes), tuple)
+    self.assertEmpty(config_lib.differences(config, restored))
+
+  def test_holds_versions_and_commit(self):
+    record = config_lib.to_json(default.create())
+    self.assertContainsSubset(
+        ['python', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'],
+        record['versions'],
+    )
+    self.assertRegex(record['git_commit'] or '0' * 40, r'^[0-9a-f]{40}')
+
+  def test_is_read_from_a_workdir(self):
+    record = config_lib.to_json(default.create())
+    self.write('config.json', json.dumps(record))
+    config = config_lib.read(self.folder)
+    self.assertEqual(config.to_dict(), default.create().to_dict())
+
+  @parameterized.parameters('{', '[]', '{}', '{"config": {"seed": 1}}')
+  def test_a_broken_file_is_told(self, text):
+    path = self.write('config.json', text)
+    message = self.message_of(config_lib.read, self.folder)
+    self.assertStartsWith(message, f'{path}: ')
+
+  def test_a_missing_file_is_told(self):
+    message = self.message_of(config_lib.read, self.folder)
+    self.assertIn('no such file', message)
+
+
+class DescribeTest(_FileTestCase):
+
+  def test_names_the_commit_and_its_modification(self):
+    tracked = pathlib.Path(self.write('tracked', 'a'))
+
+    def git(*args):
+      who = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+      return subprocess.run(
+          ('git', '-C', str(self.folder), *who, *args),
+          check=True, capture_output=True, text=True,
+      ).stdout.strip()
+
+    git('init', '-q')
+    git('add', '.')
+    git('commit', '-qm', 'a')
+    with absltest.mock.patch.object(config_lib, 'ROOT', self.folder):
+      self.assertEqual(
+          config_lib.describe()['git_commit'], git('rev-parse', 'HEAD')
+      )
+      tracked.write_text('b')
+      self.assertEqual(
+          config_lib.describe()['git_commit'],
+          git('rev-parse', 'HEAD') + '+dirty',
+      )
+
+  def test_there_is_no_commit_inside_another_repository(self):
+    inside = config_lib.ROOT / 'ldc_vae'
+    with absltest.mock.patch.object(config_lib, 'ROOT', inside):
+      self.assertIsNone(config_lib.describe()['git_commit'])
+
+
+if __name__ == '__main__':
+  absltest.main()
