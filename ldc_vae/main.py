@@ -17,6 +17,9 @@ from ldc_vae import config as config_lib
 # a config, 130 an interrupt from the keyboard, as shells count it.
 _RUNTIME_ERROR, _USAGE_ERROR, _INTERRUPTED = 1, 2, 130
 
+# What a user causes and can mend; anything else is our bug, with a traceback.
+_TOLD_IN_A_SENTENCE = (ValueError, OSError, FloatingPointError, MemoryError)
+
 _HELP = """\
 LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
 
@@ -78,9 +81,7 @@ def main(argv: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return _INTERRUPTED
-  except Exception as error:
-    if not _is_told_in_a_sentence(error):
-      raise
+  except _TOLD_IN_A_SENTENCE as error:
     return _fail(error, _RUNTIME_ERROR)
   return 0
 
@@ -261,15 +262,6 @@ def _set_up_jax(values: flags.FlagValues) -> None:
         num_processes=values.num_processes,
         process_id=values.process_id,
     )
-
-
-def _is_told_in_a_sentence(error: Exception) -> bool:
-  """True for errors that a user causes and can mend, not for our bugs."""
-  checkpoint = sys.modules.get('ldc_vae.checkpoint')
-  known = (ValueError, OSError, FloatingPointError, MemoryError)
-  if checkpoint is not None:
-    known += (checkpoint.CheckpointError,)
-  return isinstance(error, known)
 
 
 def _is_raised_by_us(error: Exception) -> bool:

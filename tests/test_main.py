@@ -1,0 +1,343 @@
+"""Tests for main: flags in, exit code and one sentence out."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import types
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+
+from configs import default
+from ldc_vae import config as config_lib
+from ldc_vae import main
+
+_RUN_FILE = """
+from configs import default
+
+def get_config(arg=''):
+  return default.create(arg)
+"""
+
+
+class _Jobs:
+  """Stands in for ldc_vae.train and ldc_vae.evaluate; records their calls."""
+
+  def __init__(self, error=None):
+    self.calls = []
+    self._error = error
+
+  def __getattr__(self, name):
+    def job(config, workdir, **kwargs):
+      self.calls.append((name, config, workdir, kwargs))
+      if self._error is not None:
+        raise self._error
+    return job
+
+
+class _MainTestCase(parameterized.TestCase):
+  """Runs `main.main` in a folder of the test, with the jobs stubbed."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+        self.enter_context(tempfile.TemporaryDirectory())
+    ).resolve()
+    self.enter_context(contextlib.chdir(self.folder))
+    self.enter_context(
+        mock.patch.dict(os.environ, LDC_VAE_CACHE=str(self.folder / 'cache'))
+    )
+    os.environ.pop('LDC_VAE_TRACEBACK', None)
+    (self.folder / 'toy.py').write_text(_RUN_FILE)
+    self.updates = {}
+    self.enter_context(
+        mock.patch.object(jax.config, 'update', self.updates.__setitem__)
+    )
+
+  def trained(self, arg='', checkpoint=True):
+    """Returns a workdir as training leaves it."""
+    workdir = self.folder / 'trained'
+    (workdir / 'checkpoints').mkdir(parents=True)
+    if checkpoint:
+      (workdir / 'checkpoints' / '10').mkdir()
+    record = config_lib.to_json(default.create(arg))
+    (workdir / 'config.json').write_text(json.dumps(record))
+    return str(workdir)
+
+  def run_main(self, *argv, error=None):
+    """Returns (exit code, calls, stdout, stderr)."""
+    jobs = _Jobs(error)
+    out, err = io.StringIO(), io.StringIO()
+    modules = {'ldc_vae.train': jobs, 'ldc_vae.evaluate': jobs}
+    package = sys.modules['ldc_vae']
+    with (
+        mock.patch.dict(sys.modules, modules),
+        mock.patch.object(package, 'train', jobs, create=True),
+        mock.patch.object(package, 'evaluate', jobs, create=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+      code = main.main(argv)
+    return code, jobs.calls, out.getvalue(), err.getvalue()
+
+  def assert_refused(self, *argv, part):
+    """The command is a mistake, told in one sentence that holds `part`."""
+    code, calls, out, err = self.run_main(*argv)
+    self.assertEqual(code, 2)
+    self.assertEmpty(calls)
+    self.assertEmpty(out)
+    self.assertStartsWith(err, 'error: ')
+    self.assertLen(err.splitlines(), 1)
+    self.assertIn(part, err)
+
+
+class TrainTest(_MainTestCase):
+
+  def test_config_and_workdir_reach_training(self):
+    code, calls, _, err = self.run_main(
+        '--config=toy.py:vae', '--workdir=w', '--config.objective.beta=2',
+        '--config.seed', '3',
+    )
+    self.assertEqual((code, err), (0, ''))
+    (name, config, workdir, _), = calls
+    self.assertEqual((name, workdir), ('train_and_evaluate', 'w'))
+    self.assertEqual(config.objective.beta, 2.0)
+    self.assertEqual(config.seed, 3)
+
+  @parameterized.parameters(
+      ('toy.py', 'runs/toy_ldc'),
+      ('toy.py:vae,debug', 'runs/toy_vae'),
+  )
+  def test_the_workdir_defaults_to_config_and_method(self, spec, expected):
+    _, ((_, _, workdir, _),), _, _ = self.run_main(f'--config={spec}')
+    self.assertEqual(workdir, expected)
+
+  def test_compiled_programs_are_cached(self):
+    self.run_main('--config=toy.py')
+    self.assertEqual(
+        self.updates,
+        {
+            'jax_compilation_cache_dir': str(self.folder / 'cache' / 'xla'),
+            'jax_persistent_cache_min_compile_time_secs': 0,
+            'jax_persistent_cache_min_entry_size_bytes': -1,
+        },
+    )
+
+
+class WorkdirModesTest(_MainTestCase):
+
+  def test_the_config_of_the_workdir_is_read(self):
+    workdir = self.trained('vae')
+    code, ((name, config, where, _),), _, _ = self.run_main(
+        '--mode=evaluate', f'--workdir={workdir}',
+        '--config.evaluate.num_samples=50',
+    )
+    self.assertEqual((code, name, where), (0, 'evaluate', workdir))
+    self.assertEqual(config.objective.name, 'vae')
+    self.assertEqual(config.evaluate.num_samples, 50)
+
+  def test_sample_gets_number_and_output(self):
+    workdir = self.trained()
+    _, ((name, _, _, kwargs),), _, _ = self.run_main(
+        '--mode=sample', f'--workdir={workdir}', '--num_samples=5',
+        '--output=x.npz',
+    )
+    self.assertEqual(name, 'sample')
+    self.assertEqual(kwargs, {'num_samples': 5, 'output': 'x.npz'})
+
+  def test_sample_has_defaults(self):
+    workdir = self.trained()
+    _, ((_, _, _, kwargs),), _, _ = self.run_main(
+        '--mode=sample', f'--workdir={workdir}'
+    )
+    self.assertEqual(
+        kwargs, {'num_samples': 64, 'output': f'{workdir}/generated.npz'}
+    )
+
+  def test_a_config_that_was_trained_is_accepted(self):
+    workdir = self.trained()
+    code, *_ = self.run_main(
+        '--mode=evaluate', '--config=toy.py', f'--workdir={workdir}'
+    )
+    self.assertEqual(code, 0)
+
+  @parameterized.parameters('--config=toy.py', '--config.seed=4')
+  def test_another_config_is_refused(self, argument):
+    workdir = self.trained()
+    extra = ['--config.seed=4'] if argument == '--config=toy.py' else []
+    self.assert_refused(
+        '--mode=evaluate', argument, *extra, f'--workdir={workdir}',
+        part='config.seed differs from',
+    )
+
+  @parameterized.parameters('evaluate', 'sample')
+  def test_a_workdir_is_needed(self, mode):
+    self.assert_refused(f'--mode={mode}', part='--workdir is missing')
+    self.assert_refused(
+        f'--mode={mode}', '--workdir=nowhere', part='no such folder'
+    )
+
+  def test_a_trained_workdir_is_needed(self):
+    os.mkdir('empty')
+    self.assert_refused(
+        '--mode=sample', '--workdir=empty', part='config.json: no such file'
+    )
+    workdir = self.trained(checkpoint=False)
+    self.assert_refused(
+        '--mode=sample', f'--workdir={workdir}', part='holds no checkpoint'
+    )
+
+
+class MistakesTest(_MainTestCase):
+
+  @parameterized.parameters(
+      ([], '--config is missing'),
+      (['--config='], '--config is missing'),
+      (['--config'], 'config'),
+      (['--config=digits.py'], '--config=digits.py: no such file'),
+      (['--config=toy.py:vea'], "unknown method 'vea'"),
+      (['--config=toy.py', 'x'], "'x' is not a flag"),
+      (['--config=toy.py', '--workdr=x'], 'Did you mean: workdir'),
+      (['--config=toy.py', '--config.seed=-1'], 'config.seed=-1'),
+      (['--config=toy.py', '--config.seed', '-1'], 'config.seed=-1'),
+      (['--config=toy.py', '--config.sede=1'], 'did you mean seed?'),
+      (['--config=toy.py', '--mode=tarin'], 'train, evaluate, sample'),
+      (['--config=toy.py', '--num_samples=3'], '--mode=sample only'),
+      (['--config=toy.py', '--output=3'], '--mode=sample only'),
+      (['--mode=sample', '--num_samples=0'], 'num_samples=0'),
+      (['--mode=sample', '--num_samples=many'], 'num_samples=many'),
+      (['--config=toy.py', '--process_id=0'], '--coordinator_address is mis'),
+      (['--config=toy.py', '--num_processes=0'], 'num_processes=0'),
+  )
+  def test_are_told_in_one_sentence(self, argv, part):
+    self.assert_refused(*argv, part=part)
+
+  @parameterized.parameters(
+      ('localhost', 2, 0, 'not HOST:PORT'),
+      ('localhost:http', 2, 0, 'not HOST:PORT'),
+      (':8476', 2, 0, 'not HOST:PORT'),
+      ('localhost:99999', 2, 0, 'not HOST:PORT'),
+      ('localhost:8476', 2, 2, 'use 0 to 1'),
+  )
+  def test_of_several_processes_are_told(self, address, count, index, part):
+    self.assert_refused(
+        '--config=toy.py', f'--coordinator_address={address}',
+        f'--num_processes={count}', f'--process_id={index}', part=part,
+    )
+
+
+class RuntimeErrorsTest(_MainTestCase):
+
+  @parameterized.parameters(
+      (ValueError('train.batch_size=3: odd'), 'error: train.batch_size=3: odd'),
+      (OSError('disk\nfull'), 'error: disk full'),
+      (FloatingPointError('step 7'), 'error: step 7'),
+  )
+  def test_a_mistake_is_one_sentence(self, error, expected):
+    # raised from a file of the package, as the real jobs would
+    code = compile('raise error', main.__file__, 'exec')
+    def fail(*args):
+      exec(code, {'error': error})
+    with mock.patch.dict(main._JOBS, train=fail):
+      code, _, _, err = self.run_main('--config=toy.py')
+    self.assertEqual(code, 1)
+    self.assertEqual(err, expected + '\n')
+
+  def test_an_error_of_a_library_names_its_type(self):
+    code, _, _, err = self.run_main('--config=toy.py', error=ValueError('x'))
+    self.assertEqual(code, 1)
+    self.assertStartsWith(err, 'error: ValueError: x (LDC_VAE_TRACEBACK=1')
+
+  def test_the_traceback_is_shown_on_request(self):
+    with mock.patch.dict(os.environ, LDC_VAE_TRACEBACK='1'):
+      code, _, _, err = self.run_main('--config=toy.py', error=OSError('x'))
+    self.assertEqual(code, 1)
+    self.assertIn('Traceback (most recent call last)', err)
+
+  def test_a_bug_keeps_its_traceback(self):
+    with self.assertRaises(TypeError):
+      self.run_main('--config=toy.py', error=TypeError('x'))
+
+  def test_an_interrupt_says_how_to_continue(self):
+    code, _, _, err = self.run_main(
+        '--config=toy.py', '--workdir=w', error=KeyboardInterrupt()
+    )
+    self.assertEqual(code, 130)
+    self.assertStartsWith(err, 'interrupted: the same command continues w')
+
+
+class ProcessesTest(_MainTestCase):
+
+  def test_are_joined_before_training(self):
+    order = []
+    distributed = types.SimpleNamespace(
+        initialize=lambda **kwargs: order.append(kwargs)
+    )
+    with (
+        mock.patch.object(jax, 'distributed', distributed),
+        mock.patch.dict(main._JOBS, train=lambda *_: order.append('train')),
+    ):
+      code, *_ = self.run_main(
+          '--config=toy.py', '--coordinator_address=localhost:8476',
+          '--num_processes=2', '--process_id=1',
+      )
+    self.assertEqual(code, 0)
+    self.assertEqual(
+        order,
+        [
+            dict(
+                coordinator_address='localhost:8476',
+                num_processes=2,
+                process_id=1,
+            ),
+            'train',
+        ],
+    )
+
+
+class CommandTest(parameterized.TestCase):
+  """The module as a program, in a process of its own."""
+
+  def command(self, *argv):
+    code = 'import sys; from ldc_vae import main\n'
+    code += 'code = main.main(sys.argv[1:])\n'
+    code += 'assert "jax" not in sys.modules\nsys.exit(code)'
+    return subprocess.run(
+        (sys.executable, '-c', code, *argv),
+        capture_output=True, text=True, cwd=config_lib.ROOT, timeout=60,
+    )
+
+  def test_help_is_short_and_loads_no_jax(self):
+    result = self.command('--help')
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertLess(len(result.stdout.splitlines()), 30)
+    self.assertLessEqual(max(map(len, result.stdout.splitlines())), 80)
+    for name in main._define_flags():
+      self.assertIn(f'--{name}', result.stdout)
+
+  def test_a_mistake_loads_no_jax(self):
+    result = self.command('--config=nothing.py')
+    self.assertEqual(result.returncode, 2, result.stderr)
+    self.assertStartsWith(result.stderr, 'error: --config=nothing.py')
+
+  def test_the_module_runs(self):
+    result = subprocess.run(
+        (sys.executable, '-m', 'ldc_vae.main', '--mode=x'),
+        capture_output=True, text=True, cwd=config_lib.ROOT, timeout=60,
+    )
+    self.assertEqual(result.returncode, 2)
+    self.assertEqual(
+        result.stderr,
+        'error: --mode=x: unknown mode; known: train, evaluate, sample\n',
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()
