@@ -42,6 +42,10 @@ _CHUNK = 1 << 26  # bytes of one broadcast between processes
 class CheckpointError(OSError):
   """A checkpoint cannot be written, or cannot be restored as asked."""
 
+  def __init__(self, message: str, number: int | None = None):
+    super().__init__(message)  # no '[Errno 28]' before the sentence
+    self.errno = number
+
 
 class Restored(NamedTuple):
   """What a checkpoint holds.
@@ -398,9 +402,9 @@ def _prepare_directory(directory: pathlib.Path) -> None:
     elif directory.exists() and not directory.is_dir():
       remedy = 'a file has this name: move it away'
     raise CheckpointError(
-        error.errno,
         f'checkpoint directory {directory} cannot be used'
         f' ({error.strerror}); {remedy}',
+        error.errno,
     ) from error
 
 
@@ -503,9 +507,9 @@ def _raise_if_unreadable(path: pathlib.Path) -> None:
       pass  # deleted since it was listed
     except OSError as error:
       raise CheckpointError(
-          error.errno,
           f'checkpoint {path} cannot be read ({error.strerror}: {file}); make'
           ' it readable',
+          error.errno,
       ) from error
 
 
@@ -686,9 +690,9 @@ def _save_error(
       errno.EFBIG: 'raise the file size limit (ulimit -f)',
   }.get(number, 'make the directory writable')
   return CheckpointError(
-      number,
       f'checkpoint {step} could not be saved in {directory} ({cause});'
       f' {remedy} and run again: the checkpoints before it are whole',
+      number,
   )
 
 

@@ -321,7 +321,7 @@ class CorruptionTest(_TestCase):
     (self.directory / '2' / 'manifest' / 'metadata').write_bytes(b'')
     for _ in range(2):  # and does not pass for an empty directory later
       with self.assertRaisesRegex(
-          checkpoint.CheckpointError, r'no checkpoint in .*ckpt verifies.*remove'
+          checkpoint.CheckpointError, 'no checkpoint in .*ckpt verifies.*remove'
       ):
         self.restore()
 
