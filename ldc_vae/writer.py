@@ -1,0 +1,487 @@
+"""The files and the terminal line of a run: metrics, progress, the lock.
+
+With several processes, process 0 alone writes; to the others these objects do
+nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import pathlib
+import socket
+import sys
+import time
+from typing import Any, BinaryIO, TextIO
+import uuid
+
+from absl import logging
+import jax
+import numpy as np
+import tqdm
+
+try:
+  import fcntl
+except ImportError:  # not on Windows
+  fcntl = None
+
+Path = str | os.PathLike[str]
+
+LOCK_NAME = '.lock'
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_SMOOTHING = 0.3  # weight of the newest rate, as in tqdm
+
+
+class FileError(OSError):
+  """A file of the run cannot be read or written."""
+
+  def __init__(self, message: str, number: int | None = None):
+    super().__init__(message)  # no '[Errno 28]' before the sentence
+    self.errno = number
+
+
+class LockedError(OSError):
+  """Another process is using the workdir."""
+
+
+class MetricWriter:
+  """Appends metrics to a file, one JSON object per line.
+
+  Each line goes to the operating system in one piece, so that whoever reads
+  the file while it grows sees whole lines.
+  """
+
+  def __init__(self, path: Path):
+    """Opens `path` for appending and drops a torn last line.
+
+    Args:
+      path: The file; made if it is missing.
+    """
+    self._path = pathlib.Path(path)
+    self._file = None
+    if jax.process_index() == 0:
+      self._open()
+      self._keep_lines(lambda unused_row: True)
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, *unused_exc_info) -> None:
+    self.close()
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Appends `{"step": step, name: value, ...}`.
+
+    Args:
+      step: The step that the metrics belong to.
+      metrics: Scalars by name. One that is not finite, or None, becomes null.
+
+    Raises:
+      ValueError: If a metric is named 'step' or is not a scalar.
+      FileError: If the line cannot be written; the file is as before, then.
+    """
+    row = {'step': int(step)}
+    for name, value in metrics.items():
+      if name == 'step':
+        raise ValueError("metric name 'step' is taken by the step itself")
+      if value is not None and np.size(value) != 1:
+        raise ValueError(
+            f'metric {name} has shape {np.shape(value)}; write scalars: take a'
+            ' mean'
+        )
+      row[name] = None if value is None else float(np.asarray(value).item())
+    if self._file is None:
+      return
+    line = json.dumps(_finite(row)).encode() + b'\n'
+    size = self._file.seek(0, os.SEEK_END)
+    try:
+      # Unbuffered: one write call, or several where the disk is filling up.
+      rest = memoryview(line)
+      while rest:
+        rest = rest[self._file.write(rest):]
+    except OSError as error:
+      with contextlib.suppress(OSError):
+        self._file.truncate(size)
+      raise _file_error(self._path, error) from error
+
+  def truncate_after(self, step: int) -> None:
+    """Drops the lines of later steps, and what is torn.
+
+    A run that resumes from `step` then leaves neither gaps nor doubles.
+
+    Args:
+      step: The last step to keep; -1 drops every line.
+    """
+    if self._file is not None:
+      self._keep_lines(lambda row: row['step'] <= step)
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+
+  def _open(self) -> None:
+    """Opens the file for appending."""
+    try:
+      self._file = open(self._path, 'ab', buffering=0)
+    except OSError as error:
+      raise _file_error(self._path, error) from error
+
+  def _keep_lines(self, predicate) -> None:
+    """Keeps the whole lines whose row satisfies `predicate`."""
+    old = self._path.read_bytes()
+    lines = old.splitlines(keepends=True)
+    rows = [_parse_row(line) for line in lines]
+    new = b''.join(
+        line.rstrip(b'\r\n') + b'\n'
+        for line, row in zip(lines, rows, strict=True)
+        if row is not None and predicate(row)
+    )
+    if new == old:
+      return
+    self._file.close()
+    with open_atomically(self._path) as file:
+      file.write(new)
+    self._open()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+  """Reads what a `MetricWriter` wrote.
+
+  Args:
+    path: The file.
+
+  Returns:
+    One dictionary per line: 'step', an int, and the metrics, NaN where the
+    line has null. A torn last line is left out.
+
+  Raises:
+    FileError: If the file cannot be read.
+  """
+  try:
+    lines = pathlib.Path(path).read_bytes().splitlines()
+  except OSError as error:
+    raise FileError(
+        f'{path} cannot be read ({error.strerror}); give the workdir of a run',
+        error.errno,
+    ) from error
+  rows = [_parse_row(line) for line in lines]
+  return [
+      {name: math.nan if x is None else x for name, x in row.items()}
+      for row in rows
+      if row is not None
+  ]
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+  """Opens a file that takes the place of `path` when the block ends.
+
+  Whoever reads `path` sees what was there before or all of what is there now.
+  If the block raises, nothing has changed.
+
+  Args:
+    path: The file to write.
+
+  Yields:
+    A binary file.
+
+  Raises:
+    FileError: If the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  # Not tempfile: its files are readable by their owner alone.
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+  try:
+    with open(temporary, 'xb') as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    if error.filename not in (None, os.fspath(temporary)):
+      raise  # the block's own business with another file
+    raise _file_error(path, error) from error
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, obj: Any) -> None:
+  """Writes `obj` as JSON, atomically; what is not finite becomes null.
+
+  Args:
+    path: The file.
+    obj: Dictionaries, lists, tuples, numbers, strings, None, paths, and NumPy
+      or jax arrays, which become lists.
+
+  Raises:
+    ValueError: If something in `obj` has no form in JSON.
+    FileError: If the file cannot be written.
+  """
+  try:
+    text = json.dumps(_finite(obj), indent=2, allow_nan=False)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+        f'{path} cannot be written as JSON ({error}); use numbers, strings,'
+        ' lists and dictionaries'
+    ) from error
+  with open_atomically(path) as file:
+    file.write(text.encode() + b'\n')
+
+
+def write_npz(path: Path, /, **arrays: Any) -> None:
+  """Writes arrays to a compressed `.npz` file, atomically.
+
+  Args:
+    path: The file; its name is taken as it is.
+    **arrays: Arrays by name, of numbers or strings.
+
+  Raises:
+    ValueError: If an array is of Python objects.
+    FileError: If the file cannot be written.
+  """
+  arrays = {name: np.asarray(x) for name, x in arrays.items()}
+  for name, array in arrays.items():
+    if array.dtype.hasobject:
+      raise ValueError(
+          f'array {name} of {path} holds Python objects; give it a dtype'
+      )
+  with open_atomically(path) as file:
+    np.savez_compressed(file, **arrays)
+
+
+class ProgressBar:
+  """Shows step, images per second, time left and loss on the terminal.
+
+  On a terminal it is a bar; elsewhere, as in a log file, a line now and then.
+  """
+
+  def __init__(
+      self,
+      total: int,
+      *,
+      batch_size: int,
+      initial: int = 0,
+      interval: float | None = None,
+      file: TextIO | None = None,
+  ):
+    """Starts at step `initial`.
+
+    Args:
+      total: The last step.
+      batch_size: Images per step, over all devices.
+      initial: Steps already done, in an earlier part of the run.
+      interval: Seconds between two lines; by default 0.1 on a terminal and 10
+        elsewhere.
+      file: Where to; by default stderr.
+    """
+    self._file = file or sys.stderr
+    self._shown = jax.process_index() == 0
+    self._is_terminal = self._file.isatty()
+    default = 0.1 if self._is_terminal else 10.0
+    self._interval = default if interval is None else interval
+    self._total, self._batch_size = total, batch_size
+    self._step = self._last_step = self._shown_step = initial
+    self._loss, self._rate = None, None  # rate in steps per second
+    # The first step compiles; the rate is counted from its end.
+    self._last_time = None
+    self._bar = None
+    if self._shown and self._is_terminal:
+      self._bar = tqdm.tqdm(
+          total=total,
+          initial=initial,
+          file=self._file,
+          dynamic_ncols=True,
+          bar_format='{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}',
+          mininterval=math.inf,  # drawn when we say so
+          miniters=math.inf,
+      )
+
+  def __enter__(self) -> 'ProgressBar':
+    return self
+
+  def __exit__(self, *unused_exc_info) -> None:
+    self.close()
+
+  def set_loss(self, loss: float) -> None:
+    """Shows `loss` from the next line on."""
+    self._loss = float(loss)
+
+  def update(self, step: int) -> None:
+    """Says that `step` is done."""
+    if not self._shown:
+      return
+    self._step = step
+    now = time.monotonic()
+    if self._last_time is None:
+      self._last_time, self._last_step = now, step
+    elif now - self._last_time >= self._interval or step == self._total:
+      self._measure(now)
+      self._show()
+
+  def close(self) -> None:
+    """Shows the last step and leaves the terminal on a new line."""
+    if self._shown and self._shown_step != self._step:
+      self._show()
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+    self._shown = False
+
+  def _measure(self, now: float) -> None:
+    """Updates the rate from the steps since it was last measured."""
+    elapsed = max(now - self._last_time, 1e-9)
+    rate = (self._step - self._last_step) / elapsed
+    if self._rate is None:
+      self._rate = rate
+    elif self._step > self._last_step:
+      self._rate += _SMOOTHING * (rate - self._rate)
+    self._last_time, self._last_step = now, self._step
+
+  def _show(self) -> None:
+    """Draws the bar, or prints a line."""
+    self._shown_step = self._step
+    parts = []
+    if self._rate:
+      left = (self._total - self._step) / self._rate
+      parts.append(f'{self._rate * self._batch_size:,.0f} images/s')
+      parts.append(f'{tqdm.tqdm.format_interval(left)} left')
+    if self._loss is not None:
+      parts.append(f'loss {self._loss:.4g}')
+    if self._bar is not None:
+      self._bar.n = self._step
+      self._bar.set_postfix_str('  '.join(parts), refresh=False)
+      self._bar.refresh()
+    else:
+      parts.insert(0, f'step {self._step}/{self._total}')
+      print('  '.join(parts), file=self._file, flush=True)
+
+
+@contextlib.contextmanager
+def lock_workdir(path: Path) -> Iterator[None]:
+  """Keeps other processes out of a workdir while the block runs.
+
+  The lock is held by the operating system and ends with the process, however
+  that ends. It is seen by the processes of this machine.
+
+  Args:
+    path: The workdir; made if it is missing.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    LockedError: If another process holds it.
+    FileError: If the workdir cannot be made or written to.
+  """
+  path = pathlib.Path(path)
+  if jax.process_index() != 0:
+    yield
+    return
+  lock = path / LOCK_NAME
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    file = _open_lock(lock)
+  except OSError as error:
+    if isinstance(error, LockedError):
+      raise
+    raise _file_error(path, error) from error
+  try:
+    yield
+  finally:
+    if file is not None:
+      with contextlib.suppress(OSError):
+        lock.unlink()  # before it is released: the name is still ours
+      file.close()
+
+
+def _open_lock(path: pathlib.Path) -> io.FileIO | None:
+  """Returns the locked file, or None where files cannot be locked."""
+  while True:
+    file = open(path, 'a+b', buffering=0)
+    try:
+      if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      holder = _holder(file)
+      file.close()
+      raise LockedError(
+          f'workdir {path.parent} is in use by {holder}; wait for it or stop'
+          ' it, or use another --workdir'
+      ) from error
+    except OSError as error:
+      file.close()
+      path.unlink(missing_ok=True)
+      if error.errno not in _NO_LOCKS:
+        raise
+      logging.warning(
+          'workdir %s is not protected: its files cannot be locked (%s). Make'
+          ' sure that no other process uses it', path.parent, error.strerror,
+      )
+      return None
+    # The holder before us may have removed the file that we had opened.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        file.truncate(0)
+        who = {'pid': os.getpid(), 'host': socket.gethostname()}
+        file.write(json.dumps(who).encode())
+        return file
+    file.close()
+
+
+def _holder(file: io.FileIO) -> str:
+  """Returns who wrote the lock file, in words."""
+  try:
+    file.seek(0)
+    who = json.loads(file.read())
+    return f'process {who["pid"]} on {who["host"]}'
+  except (OSError, ValueError, TypeError, KeyError):
+    return 'another process'  # which has only just begun
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+  """Returns the row that a line holds; None if the line is torn."""
+  try:
+    row = json.loads(line)
+    return row if isinstance(row['step'], int) else None
+  except (ValueError, TypeError, KeyError):
+    return None
+
+
+def _finite(obj: Any) -> Any:
+  """Returns `obj` as plain Python, None for numbers that are not finite."""
+  if isinstance(obj, Mapping):
+    return {str(key): _finite(value) for key, value in obj.items()}
+  if isinstance(obj, (list, tuple)):
+    return [_finite(value) for value in obj]
+  if isinstance(obj, (np.ndarray, np.generic, jax.Array)):
+    return _finite(np.asarray(obj).tolist())
+  if isinstance(obj, os.PathLike):
+    return os.fspath(obj)
+  if isinstance(obj, float) and not math.isfinite(obj):
+    return None
+  return obj
+
+
+def _file_error(path: pathlib.Path, error: OSError) -> FileError:
+  """Returns the sentence to raise for a file that cannot be written."""
+  if isinstance(error, FileError):
+    return error
+  remedy = {
+      errno.ENOSPC: 'free some disk space',
+      errno.EDQUOT: 'free some of the disk quota',
+      errno.EFBIG: 'raise the file size limit (ulimit -f)',
+      errno.ENOENT: f'create {path.parent} first',
+      errno.ENOTDIR: f'{path.parent} must be a directory',
+      errno.EEXIST: 'a file has this name: move it away',
+      errno.EISDIR: 'a directory has this name: move it away',
+  }.get(error.errno, 'choose a place that can be written to')
+  cause = error.strerror or str(error)
+  message = f'{path} cannot be written ({cause}); {remedy}'
+  return FileError(message, error.errno)
