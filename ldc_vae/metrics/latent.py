@@ -1,0 +1,159 @@
+"""Distances between sets of latents, and how many latents a model uses.
+
+Letters: n, m latents of a set, D latent size, P projections, B rows of a block.
+"""
+
+from collections.abc import Sequence
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+# Of Tolstikhin et al.'s code, https://github.com/tolstikhin/wae
+WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+def mmd(
+    x: Array,
+    y: Array,
+    *,
+    scales: Sequence[float] = WAE_SCALES,
+    block_size: int = 512,
+) -> Array:
+  """Squared maximum mean discrepancy, unbiased, inverse multiquadric kernels.
+
+  Gretton et al. (2012), equation 3,
+  https://jmlr.org/papers/v13/gretton12a.html,
+  with the mean over scales s of k(a, b) = C / (C + ||a - b||^2), C = 2 D s, of
+  Tolstikhin et al. (2018), section 4, https://arxiv.org/abs/1711.01558. At
+  s = 1, C is the mean squared distance of two draws of N(0, I).
+
+  Args:
+    x: Latents, shape [n, D], n at least 2.
+    y: Latents, shape [m, D], m at least 2.
+    scales: The scales s, in squared units of a latent coordinate.
+    block_size: B, rows of the kernel matrix held at once; memory is O(n B).
+
+  Returns:
+    A scalar without unit, at most 2: expected 0 for two sets of one law, and
+    then as often below 0 as above.
+  """
+  x, y = jnp.asarray(x), jnp.asarray(y)
+  chex.assert_rank([x, y], 2)
+  chex.assert_equal(x.shape[1], y.shape[1])
+  if min(len(x), len(y)) < 2:
+    raise ValueError(
+        f'{len(x)} and {len(y)} latents have no unbiased MMD; give at least 2'
+        ' of each'
+    )
+  if not scales or min(scales) <= 0:
+    raise ValueError(f'scales={tuple(scales)} must be positive numbers')
+  # One centre for both: the matmul form of distances loses digits far from 0.
+  center = jnp.mean(jnp.concatenate([x, y]), axis=0, keepdims=True)
+  x, y = x - center, y - center
+  constants = tuple(2.0 * x.shape[1] * scale for scale in scales)
+  return (
+      _mean_kernel(x, x, constants, block_size, same=True)
+      + _mean_kernel(y, y, constants, block_size, same=True)
+      - 2.0 * _mean_kernel(x, y, constants, block_size, same=False)
+  )
+
+
+def sliced_wasserstein(
+    x: Array, y: Array, key: Array, num_projections: int
+) -> Array:
+  """Sliced 2-Wasserstein distance, sqrt(E_theta W_2^2(theta^T x, theta^T y)).
+
+  Bonneel et al. (2015), https://doi.org/10.1007/s10851-014-0506-3. In one
+  dimension W_2 compares quantile functions; these are step functions, so that
+  unequal counts are exact too.
+
+  Args:
+    x: Latents, shape [n, D].
+    y: Latents, shape [m, D].
+    key: Of the directions theta, uniform on the sphere.
+    num_projections: P, directions of the average.
+
+  Returns:
+    A scalar of at least 0, in latent units.
+  """
+  x, y = jnp.asarray(x), jnp.asarray(y)
+  chex.assert_rank([x, y], 2)
+  chex.assert_equal(x.shape[1], y.shape[1])
+  directions = jax.random.normal(key, (num_projections, x.shape[1]), x.dtype)
+  directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
+  x = jnp.sort(directions @ x.T, axis=1)  # [P, n]
+  y = jnp.sort(directions @ y.T, axis=1)  # [P, m]
+  rows_x, rows_y, weights = _common_quantiles(x.shape[1], y.shape[1])
+  squared = jnp.square(x[:, rows_x] - y[:, rows_y])
+  return jnp.sqrt(jnp.mean(squared @ jnp.asarray(weights, x.dtype)))
+
+
+def active_units(means: Array, threshold: float = 0.01) -> Array:
+  """The number of latents that depend on the image, Var_x E[z|x] > threshold.
+
+  Burda et al. (2016), section 5.2, https://arxiv.org/abs/1509.00519, whose
+  threshold is the default.
+
+  Args:
+    means: Posterior means of N images, shape [N, D].
+    threshold: In squared latent units.
+
+  Returns:
+    An integer scalar in [0, D].
+  """
+  means = jnp.asarray(means)
+  chex.assert_rank(means, 2)
+  return jnp.sum(jnp.var(means, axis=0) > threshold)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('constants', 'block_size', 'same')
+)
+def _mean_kernel(
+    a: Array,
+    b: Array,
+    constants: tuple[float, ...],
+    block_size: int,
+    *,
+    same: bool,
+) -> Array:
+  """Mean kernel of all pairs a [n, D], b [m, D]; without i = j if same."""
+  num = len(a)
+  block_size = min(block_size, num)
+  num_blocks = -(-num // block_size)
+  padding = num_blocks * block_size - num
+  rows = jnp.arange(num_blocks * block_size).reshape(num_blocks, block_size)
+  blocks = jnp.pad(a, ((0, padding), (0, 0)))
+  blocks = blocks.reshape(num_blocks, block_size, a.shape[1])
+  squared_b = jnp.sum(jnp.square(b), axis=1)
+  columns = jnp.arange(len(b))
+
+  def block_means(args):
+    rows, block = args
+    squared = (
+        jnp.sum(jnp.square(block), axis=1)[:, None]
+        + squared_b[None]
+        - 2.0 * block @ b.T
+    )
+    squared = jnp.maximum(squared, 0.0)  # [B, m], rounding of equal latents
+    kernel = sum(c / (c + squared) for c in constants) / len(constants)
+    if same:
+      kernel = jnp.where(rows[:, None] == columns[None], 0.0, kernel)
+    return jnp.sum(kernel, axis=1) / (len(b) - same)
+
+  means = jax.lax.map(block_means, (rows, blocks)).reshape(-1)
+  return jnp.mean(means[:num])  # without the padding
+
+
+def _common_quantiles(
+    n: int, m: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Steps on which two quantile functions are constant: rows, rows, lengths."""
+  # In units of 1 / (n m), where every edge is an integer.
+  edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
+  return edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
