@@ -1,0 +1,138 @@
+"""Laws of the latent that are fitted after training: what decodes to images.
+
+Each is a function `(latents, *, seed) -> sample_fn` in `SAMPLERS`; a name that
+ends in a number, as `gmm_10`, gives it that number. A `sample_fn(num, seed)`
+returns float32 [num, D], the same for the same seed.
+
+Letters: N latents, D latent size, K components.
+"""
+
+from collections.abc import Callable
+import re
+import warnings
+
+from absl import logging
+import numpy as np
+from sklearn import exceptions
+from sklearn import mixture
+
+SampleFn = Callable[[int, int], np.ndarray]
+
+
+def fit(name: str, latents: np.ndarray, *, seed: int = 0) -> SampleFn:
+  """Fits the law of a name to latents.
+
+  Args:
+    name: 'prior', 'gaussian' or 'gmm_K' with a number K, as 'gmm_10'.
+    latents: Draws of the aggregate posterior, shape [N, D].
+    seed: Of the fit, where it is random.
+
+  Returns:
+    A function `(num, seed) -> float32 [num, D]`.
+  """
+  family, number = _parse_name(name)
+  latents = np.asarray(latents, np.float64)
+  if latents.ndim != 2 or 0 in latents.shape:
+    raise ValueError(
+        f'latents have shape {latents.shape}; {name!r} is fitted to [N, D]'
+    )
+  num_bad = int(np.sum(~np.isfinite(latents).all(axis=1)))
+  if num_bad:
+    raise ValueError(
+        f'{num_bad} of {len(latents)} latents are not finite, so {name!r}'
+        ' cannot be fitted; check that the training did not diverge'
+    )
+  if number is None:
+    return SAMPLERS[family](latents, seed=seed)
+  return SAMPLERS[family](latents, number, seed=seed)
+
+
+def fit_prior(latents: np.ndarray, *, seed: int) -> SampleFn:
+  """N(0, I), whatever the latents [N, D] are."""
+  del seed
+  dim = latents.shape[1]
+
+  def sample(num: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(num, dim))
+    return noise.astype(np.float32)
+
+  return sample
+
+
+def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
+  """The full-covariance Gaussian of the latents [N, D]."""
+  del seed
+  if len(latents) < 2:
+    raise ValueError("1 latent has no covariance; 'gaussian' needs at least 2")
+  mean = np.mean(latents, axis=0)
+  centered = latents - mean
+  # Eigenvectors rather than Cholesky: an unused latent may be constant.
+  values, vectors = np.linalg.eigh(centered.T @ centered / (len(latents) - 1))
+  root = vectors * np.sqrt(np.maximum(values, 0.0))
+
+  def sample(num: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(num, len(mean)))
+    return (mean + noise @ root.T).astype(np.float32)
+
+  return sample
+
+
+def fit_mixture(
+    latents: np.ndarray, num_components: int, *, seed: int
+) -> SampleFn:
+  """A mixture of K full-covariance Gaussians, by EM from k-means."""
+  if not 1 <= num_components <= len(latents):
+    raise ValueError(
+        f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
+        f' number of components must be between 1 and {len(latents)}'
+    )
+  model = mixture.GaussianMixture(
+      num_components,
+      covariance_type='full',
+      reg_covar=1e-6,
+      max_iter=200,
+      random_state=seed,
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
+    model.fit(latents)
+  if not model.converged_:
+    logging.info(
+        'gmm_%d: EM stopped after %d iterations.', num_components, model.n_iter_
+    )
+  roots = np.linalg.cholesky(model.covariances_)  # [K, D, D]
+  cumulative = np.cumsum(model.weights_)
+
+  # scikit-learn's own `sample` returns the components in order, unshuffled.
+  def sample(num: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    uniform = rng.random(num) * cumulative[-1]
+    components = np.searchsorted(cumulative, uniform, side='right')
+    z = rng.normal(size=(num, latents.shape[1]))
+    for k in range(num_components):
+      rows = components == k
+      z[rows] = model.means_[k] + z[rows] @ roots[k].T
+    return z.astype(np.float32)
+
+  return sample
+
+
+# A trailing K stands for a number.
+SAMPLERS = {
+    'prior': fit_prior,
+    'gaussian': fit_gaussian,
+    'gmm_K': fit_mixture,
+}
+
+
+def _parse_name(name: str) -> tuple[str, int | None]:
+  """The key of SAMPLERS and the number of a name, as ('gmm_K', 10)."""
+  match = re.fullmatch(r'(.+_)(\d+)', name)
+  if name in SAMPLERS and not name.endswith('_K'):
+    return name, None
+  if match and match[1] + 'K' in SAMPLERS:
+    return match[1] + 'K', int(match[2])
+  known = ', '.join(sorted(SAMPLERS))
+  raise ValueError(
+      f'unknown latent sampler {name!r}; known: {known} (K a number, as gmm_10)'
+  )
