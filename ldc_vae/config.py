@@ -674,12 +674,12 @@ _RELATIONS = (
     ),
     _Relation(
         ('objective.num_particles', 'objective.off_diagonal'),
-        lambda num_particles, off_diagonal: num_particles > 1 or not off_diagonal,
+        lambda count, off_diagonal: count > 1 or not off_diagonal,
         'leaves a lone particle no direction; use 2 particles or more',
     ),
     _Relation(
         ('objective.latents_per_image', 'objective.num_particles'),
-        lambda latents, num_particles: latents <= num_particles,
+        lambda latents, count: latents <= count,
         'asks for more latents than there are; use num_particles at most',
     ),
     _Relation(

@@ -362,7 +362,9 @@ class ValidateTest(_FileTestCase):
 
   def test_the_elbo_needs_a_density(self):
     message = self.message_of(
-        config_lib.override, default.create('vae'), {'model.encoder': 'implicit'}
+        config_lib.override,
+        default.create('vae'),
+        {'model.encoder': 'implicit'},
     )
     self.assertIn('no density', message)
 

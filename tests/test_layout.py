@@ -1,0 +1,184 @@
+"""Tests for the layout: who imports whom, and the look of every file."""
+
+import ast
+import pathlib
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# A module imports modules of lower floors, and of its own. A folder's entry
+# holds for all of its files.
+_FLOORS = {
+    'elbo': 0,
+    'energy': 0,
+    'svgd': 0,
+    'metrics': 0,
+    'networks': 1,
+    'latents': 1,
+    'datasets': 1,
+    'classifier': 1,
+    'checkpoint': 1,
+    'writer': 1,
+    'step': 2,
+    'objectives': 2,
+    'experiment': 3,
+    'train': 3,
+    'evaluate': 3,
+    'figures': 3,
+    'report': 3,
+    'config': 3,
+    'main': 4,
+}
+
+_FLOOR_0_IMPORTS = {'jax', 'numpy', 'scipy', 'chex'}
+
+# Config objects stop at this floor.
+_CONFIG_FLOOR = 3
+_CONFIG_IMPORTS = {'ml_collections', 'configs'}
+
+
+def _python_files(*folders):
+  return [
+      path.relative_to(_ROOT).as_posix()
+      for folder in folders
+      for path in sorted((_ROOT / folder).rglob('*.py'))
+  ]
+
+
+def _parse(name):
+  return ast.parse((_ROOT / name).read_text(), name)
+
+
+def _imported(tree):
+  """Returns the dotted names that a file imports, at its top or later.
+
+  `from a import b` counts as `a.b`, for b may be a module.
+  """
+  names = []
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'line {node.lineno}: a relative import'
+      names += [f'{node.module}.{alias.name}' for alias in node.names]
+  return names
+
+
+def _dotted(name):
+  return name.removesuffix('.py').replace('/', '.')
+
+
+def _module(name):
+  """Returns the key of `_FLOORS` for 'ldc_vae.x.y', or None."""
+  parts = name.split('.')
+  return parts[1] if parts[0] == 'ldc_vae' and len(parts) > 1 else None
+
+
+_PACKAGE = [
+    name for name in _python_files('ldc_vae') if name != 'ldc_vae/__init__.py'
+]
+_ALL = _python_files('ldc_vae', 'configs', 'tests', 'benchmarks')
+
+
+class FloorsTest(parameterized.TestCase):
+
+  @parameterized.parameters(_PACKAGE)
+  def test_imports_come_from_lower_floors(self, name):
+    own = _module(_dotted(name))
+    self.assertIn(own, _FLOORS, f'give {name} a floor')
+    for imported in _imported(_parse(name)):
+      module = _module(imported)
+      if module is None:
+        continue
+      self.assertIn(module, _FLOORS, f'{name} imports {imported}')
+      # The files of one floor may share code; of floor 4 nobody may import.
+      self.assertLessEqual(
+          _FLOORS[module], min(_FLOORS[own], 3), f'{name} imports {imported}'
+      )
+
+  @parameterized.parameters(
+      [each for each in _PACKAGE if _FLOORS.get(_module(_dotted(each))) == 0]
+  )
+  def test_pure_functions_import_mathematics_only(self, name):
+    packages = {each.partition('.')[0] for each in _imported(_parse(name))}
+    packages -= {*sys.stdlib_module_names, 'ldc_vae'}
+    self.assertContainsSubset(packages, _FLOOR_0_IMPORTS)
+
+  @parameterized.parameters(_PACKAGE)
+  def test_config_objects_stop_at_their_floor(self, name):
+    floor = _FLOORS[_module(_dotted(name))]
+    packages = {each.partition('.')[0] for each in _imported(_parse(name))}
+    if floor < _CONFIG_FLOOR:
+      self.assertEmpty(packages & _CONFIG_IMPORTS)
+
+  def test_no_circle_inside_a_floor(self):
+    edges = {}
+    for name in _PACKAGE:
+      own = _module(_dotted(name))
+      found = {_module(each) for each in _imported(_parse(name))}
+      edges.setdefault(own, set()).update(found - {own, None})
+    while edges:  # take away modules that import no remaining one
+      free = [name for name, found in edges.items() if not found & set(edges)]
+      self.assertNotEmpty(free, f'a circle among {sorted(edges)}')
+      for name in free:
+        del edges[name]
+
+
+class LookTest(parameterized.TestCase):
+
+  @parameterized.parameters(_ALL)
+  def test_lines_fit(self, name):
+    for number, line in enumerate((_ROOT / name).read_text().splitlines(), 1):
+      where = f'{name}:{number}'
+      self.assertNotIn('\t', line, where)
+      self.assertEqual(line, line.rstrip(), f'{where}: trailing space')
+      if 'http' not in line:  # an address cannot be broken
+        self.assertLessEqual(len(line), 80, where)
+
+  @parameterized.parameters(_ALL)
+  def test_files_have_a_docstring(self, name):
+    self.assertIsNotNone(ast.get_docstring(_parse(name)), name)
+
+  @parameterized.parameters(_python_files('ldc_vae'))
+  def test_what_is_public_has_a_docstring(self, name):
+    for node in _public(_parse(name).body):
+      where = f'{name}:{node.lineno}: {node.name}'
+      self.assertIsNotNone(ast.get_docstring(node), where)
+      for method in _public(getattr(node, 'body', ())):
+        # A property is an attribute, explained by its class.
+        if isinstance(node, ast.ClassDef) and not method.decorator_list:
+          self.assertIsNotNone(
+              ast.get_docstring(method), f'{where}.{method.name}'
+          )
+
+  @parameterized.parameters(_ALL)
+  def test_nothing_is_imported_by_a_star(self, name):
+    for imported in _imported(_parse(name)):
+      self.assertFalse(imported.endswith('.*'), f'{name}: {imported}')
+
+  def test_every_module_has_tests(self):
+    tested = {
+        imported
+        for name in _python_files('tests')
+        for imported in _imported(_parse(name))
+    }
+    modules = {
+        _dotted(name) for name in _PACKAGE if not name.endswith('__init__.py')
+    }
+    self.assertEmpty(modules - tested)
+
+
+def _public(nodes):
+  """Returns the public functions and classes among the nodes of a body."""
+  return [
+      node for node in nodes
+      if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+      and not node.name.startswith('_')
+  ]
+
+
+if __name__ == '__main__':
+  absltest.main()
