@@ -279,7 +279,7 @@ def source_grid(
   _check_positive(columns=columns)
   distances = distances or {}
   rows, labels = [], []
-  for source in sorted(images, key=_source_order):
+  for source in sorted(images, key=source_order):
     if not len(images[source]):
       continue
     row = _checked_images(images[source], f'images[{source!r}]')
@@ -348,8 +348,7 @@ def latent_map(
     for panel in panels[num_panels:]:
       panel.set_visible(False)
     _set_title(fig, title)
-    width = int(fig.get_figwidth() * 15)  # characters of 7.5 point in a line
-    fig.supxlabel(textwrap.fill(note, width), fontsize=7.5, color=_MUTED)
+    fig.supxlabel(_filled(note, fig, 7.5), fontsize=7.5, color=_MUTED)
     return _write_figure(fig, path)
 
 
@@ -438,17 +437,17 @@ def training_curves(
         mpl_lines.Line2D([], [], color=_split_colour(name), lw=1.8)
         for name in names
     ]
-    note = 'bold: running mean, faint: as logged' if 'train' in names else None
+    if any(_is_long(y) for q in quantities.values() for _, y in q.values()):
+      names[0] += ' (bold: running mean, faint: as logged)'
     fig.legend(
         handles,
         names,
         loc='outside upper left',
         ncols=len(names),
-        title=note,
-        title_fontsize=7.5,
+        title=_filled(title, fig, 10) or None,
+        title_fontproperties={'size': 10, 'weight': 'bold'},
         alignment='left',
     )
-    _set_title(fig, title)
     return _write_figure(fig, path)
 
 
@@ -644,7 +643,7 @@ def _needs_stagger(
   return any(font.getlength(text) > pitch - 8 for text in texts)
 
 
-def _source_order(source: str) -> tuple:
+def source_order(source: str) -> tuple:
   """Sorts known sources by `SOURCES`, other mixtures beside theirs."""
   if source in SOURCES:
     return (SOURCES.index(source), source)
@@ -688,7 +687,7 @@ def _checked_points(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _map_order(source: str) -> tuple:
   """The aggregate, then the other sources in their order."""
-  return (source != 'aggregate', _source_order(source))
+  return (source != 'aggregate', source_order(source))
 
 
 def _principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -895,7 +894,7 @@ def _draw_bars(
     panel: mpl_axes.Axes, family: str, bars: Mapping[str, float]
 ) -> None:
   """Draws one horizontal bar per source with its value at the end."""
-  sources = sorted(bars, key=_source_order)
+  sources = sorted(bars, key=source_order)
   values = np.array([bars[source] for source in sources])
   positive = values[values > 0]
   logarithmic = len(positive) > 1 and positive.max() > 20 * positive.min()
@@ -979,6 +978,7 @@ def _draw_curves(
   values = np.concatenate([y for _, y in splits.values()])
   if values.min() > 0 and values.max() > 100 * values.min():
     panel.set_yscale('log')
+    panel.yaxis.set_major_formatter('{x:.4g}')
   else:
     large = 1e4 <= np.abs(values).max() < 1e7
     panel.yaxis.set_major_formatter('{x:,.0f}' if large else '{x:.4g}')
@@ -1010,11 +1010,16 @@ def _quantity_title(quantity: str) -> str:
   return ' '.join(w.upper() if w in _ABBREVIATIONS else w for w in words)
 
 
+def _is_long(values: np.ndarray) -> bool:
+  """Whether a series has enough values for a running mean to help."""
+  return len(values) >= 50
+
+
 def _running_mean(values: np.ndarray) -> np.ndarray | None:
   """Centred mean over a 25th of the series; None for a series too short."""
-  half = len(values) // 50
-  if len(values) < 50:
+  if not _is_long(values):
     return None
+  half = len(values) // 50
   padded = np.concatenate([[0.0], np.cumsum(values - values.mean())])
   index = np.arange(len(values))
   # Symmetric at the start, where a curve is steep; one-sided at the end, where
@@ -1073,9 +1078,8 @@ def _layout() -> layout_engine.ConstrainedLayoutEngine:
 def _set_title(fig: mpl_figure.Figure, title: str) -> None:
   """Writes the title over the figure, wrapped to its width."""
   if title:
-    width = int(fig.get_figwidth() * 11)  # characters of 10 point in a line
     fig.suptitle(
-        textwrap.fill(title, width),
+        _filled(title, fig, 10),
         x=0.01,
         ha='left',
         fontsize=10,
@@ -1083,12 +1087,19 @@ def _set_title(fig: mpl_figure.Figure, title: str) -> None:
     )
 
 
+def _filled(text: str, fig: mpl_figure.Figure, size: float) -> str:
+  """Wraps text of `size` points to the figure; letters are 0.65 em wide."""
+  return textwrap.fill(text, int(fig.get_figwidth() * 72 / (0.65 * size)))
+
+
 def _write_no_data(path: PathLike, title: str, reason: str) -> pathlib.Path:
   """Writes a picture that says that there was nothing to draw."""
   fig = mpl_figure.Figure(figsize=(6.6, 1.4), dpi=_DPI, layout=_layout())
   _set_title(fig, title)
-  fig.text(
-      0.5, 0.4, f'no data: {reason}', ha='center', va='center', color=_MUTED
+  panel = fig.subplots()
+  panel.set_axis_off()
+  panel.text(
+      0.5, 0.5, f'no data: {reason}', ha='center', va='center', color=_MUTED
   )
   return _write_figure(fig, path)
 
