@@ -11,8 +11,9 @@ With several processes, process 0 alone reads and writes; the others receive
 what it restored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import json
@@ -37,6 +38,7 @@ NUM_LATEST = 2  # one more than needed, to fall back to
 
 _FORMAT = 1  # of the manifest
 _CHUNK = 1 << 26  # bytes of one broadcast between processes
+_ORBAX = os.path.dirname(ocp.__file__)
 
 
 class CheckpointError(OSError):
@@ -225,7 +227,8 @@ class Checkpointer:
           return
         path.rename(replaced)
       try:
-        self._write_with_orbax(manifest, values)
+        with _silent_orbax():
+          self._write_with_orbax(manifest, values)
       except BaseException:
         _remove_unfinished(self._directory, step)
         if replaced.exists() and not path.exists():
@@ -688,12 +691,27 @@ def _save_error(
       errno.ENOSPC: 'free some disk space',
       errno.EDQUOT: 'free some of the disk quota',
       errno.EFBIG: 'raise the file size limit (ulimit -f)',
-  }.get(number, 'make the directory writable')
+      errno.EROFS: 'make the directory writable',
+      errno.EACCES: 'make the directory writable',
+      errno.ENOENT: 'put the directory back',
+  }.get(number, 'check the disk')
   return CheckpointError(
       f'checkpoint {step} could not be saved in {directory} ({cause});'
       f' {remedy} and run again: the checkpoints before it are whole',
       number,
   )
+
+
+@contextlib.contextmanager
+def _silent_orbax() -> Iterator[None]:
+  """Drops what Orbax logs: 20 lines a save, tracebacks of what it raises."""
+  logger = logging.get_absl_logger()
+  is_ours = lambda record: not record.pathname.startswith(_ORBAX)
+  logger.addFilter(is_ours)
+  try:
+    yield
+  finally:
+    logger.removeFilter(is_ours)
 
 
 def _remove_unfinished(directory: pathlib.Path, step: int) -> None:

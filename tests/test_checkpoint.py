@@ -462,8 +462,8 @@ class DirectoryTest(_TestCase):
     try:
       resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
       checkpointer.save(2, state, metrics={}, meta={})
-      with self.assertRaisesRegex(
-          OSError, r'checkpoint 2 could not be saved in .*ckpt'
+      with self.assertNoLogs(level='ERROR'), self.assertRaisesRegex(
+          OSError, 'checkpoint 2 could not be saved in .*ckpt'
       ) as caught:
         checkpointer.wait()
     finally:
