@@ -208,7 +208,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
       raise  # the block's own business with another file
     raise _file_error(path, error) from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # gone already, or never made
+      temporary.unlink()
 
 
 def write_json(path: Path, obj: Any) -> None:

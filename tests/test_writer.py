@@ -242,6 +242,12 @@ class AtomicFileTest(_TestCase):
       writer.write_json(self.directory / name, {})
     self.assertEmpty(self.names())
 
+  def test_read_only_place(self):
+    error = OSError(errno.EROFS, 'Read-only file system')
+    with absltest.mock.patch('builtins.open', side_effect=error):
+      with self.assertRaisesRegex(writer.FileError, 'that can be written to'):
+        writer.write_json(self.path, {})
+
   def test_permissions_are_those_of_any_new_file(self):
     writer.write_json(self.path, {})
     plain = self.directory / 'plain'
