@@ -458,6 +458,14 @@ def source_label(source: str) -> str:
   return _SOURCE_LABELS.get(source, source.replace('_', ' '))
 
 
+def source_order(source: str) -> tuple:
+  """Sort key: known sources as in `SOURCES`, other mixtures beside theirs."""
+  if source in SOURCES:
+    return (SOURCES.index(source), source)
+  known = 'gmm_10' if source.startswith('gmm_') else None
+  return (SOURCES.index(known) if known else len(SOURCES), source)
+
+
 def format_number(value: float) -> str:
   """Formats with three significant digits and without needless exponents."""
   magnitude = abs(value)
@@ -643,14 +651,6 @@ def _needs_stagger(
   return any(font.getlength(text) > pitch - 8 for text in texts)
 
 
-def source_order(source: str) -> tuple:
-  """Sorts known sources by `SOURCES`, other mixtures beside theirs."""
-  if source in SOURCES:
-    return (SOURCES.index(source), source)
-  known = 'gmm_10' if source.startswith('gmm_') else None
-  return (SOURCES.index(known) if known else len(SOURCES), source)
-
-
 def _finite(value: object) -> bool:
   """Whether `value` is a finite number."""
   if isinstance(value, (bool, str, bytes)) or value is None:
@@ -734,7 +734,7 @@ def _draw_scatters(
   centre = (low + high) / 2
   low, high = centre - half, centre + half
   contours = _density_contours(projected['aggregate'], low, high)
-  num_left_out = 0
+  num_left_out, any_coloured = 0, False
   for index, (source, x) in enumerate(projected.items()):
     panel = panels[index]
     rng = np.random.default_rng(0)
@@ -743,6 +743,7 @@ def _draw_scatters(
     coloured = classes is not None and len(np.unique(classes)) <= len(
         _CLASS_COLOURS
     )
+    any_coloured |= coloured
     size = np.clip(6_000 / max(len(shown), 1), 1.6, 14.0)
     if coloured:
       names = np.unique(classes)
@@ -782,14 +783,16 @@ def _draw_scatters(
   )
   if contours is not None:
     note += ' Outlines enclose 50 % (solid) and 90 % (dashed) of the aggregate.'
-  if labels:
+  if any_coloured:
     note += ' Numbers: classes, near their medians.'
   if num_left_out:
     note += f' {num_left_out:,} points lie outside the axes.'
   return note
 
 
-def _density_contours(x: np.ndarray, low: np.ndarray, high: np.ndarray):
+def _density_contours(
+    x: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple | None:
   """`contour` arguments for 90 % and 50 % of x [N, 2]; None for few points."""
   if len(x) < 100:
     return None
@@ -814,7 +817,13 @@ def _density_contours(x: np.ndarray, low: np.ndarray, high: np.ndarray):
   return centres_x, centres_y, density.T, levels
 
 
-def _draw_class_numbers(panel, x, classes, names, palette) -> None:
+def _draw_class_numbers(
+    panel: mpl_axes.Axes,
+    x: np.ndarray,
+    classes: np.ndarray,
+    names: np.ndarray,
+    palette: Mapping[int, str],
+) -> None:
   """Writes every class near its median: colour is never the only sign."""
   centres = np.stack([
       np.median(x[classes == name], axis=0) for name in names.tolist()

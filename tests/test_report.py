@@ -234,7 +234,8 @@ class WriteReportTest(parameterized.TestCase):
         'dataset.data_dir': "a folder's name",
         'model.hidden_sizes': (64,),
         'objective.num_particles': 4,
-        'dataset.binarize': True,
+        'objective.off_diagonal': False,
+        'evaluate.samplers': ('prior', 'gmm_50'),
         'seed': 7,
     }
     self._fill(**overrides)
