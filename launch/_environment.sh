@@ -122,9 +122,9 @@ make_environment() {
   accelerator=$(find_accelerator "$wanted") || exit
   echo "making the environment $venv ($("$base" --version)," \
     "$accelerator); the first time takes some minutes" >&2
-  rm -rf "$venv"
-  mkdir -p "$venv"
-  touch "$venv/$marker_name"
+  # Called before `||`, so that bash ignores `set -e` here: each step is asked.
+  { rm -rf "$venv" && mkdir -p "$venv" && touch "$venv/$marker_name"; } ||
+    fail "cannot write to $venv; set LDC_VAE_VENV to another folder"
   "$base" -m venv "$venv" >&2 ||
     fail "$base could not make an environment in $venv; see the lines above"
   if [[ $accelerator != cpu ]]; then
@@ -136,17 +136,24 @@ make_environment() {
     -r "$root/requirements.txt" ${extra[@]+"${extra[@]}"} >&2 ||
     fail "pip could not install requirements.txt; see the lines above, and" \
       "run the same command again"
-  {
-    requirements_line "$root"
-    echo "version $(version_of "$base")"
-    echo "python $base"
-    echo "accelerator ${accelerator%%1[0-9]}"  # cuda12 is cuda
-    if [[ $accelerator == "$(find_accelerator auto)" ]]; then
-      echo "matches auto"
-    fi
-    evidence
-  } > "$venv/$stamp_name.new"
-  mv "$venv/$stamp_name.new" "$venv/$stamp_name"
+  if ! describe_environment "$@" "$base" "$accelerator" \
+    > "$venv/$stamp_name.new" ||
+    ! mv "$venv/$stamp_name.new" "$venv/$stamp_name"; then
+    fail "cannot write to $venv; is the disk full?"
+  fi
+}
+
+# Prints the stamp of an environment.
+describe_environment() {
+  local root=$1 base=$4 accelerator=$5
+  requirements_line "$root"
+  echo "version $(version_of "$base")"
+  echo "python $base"
+  echo "accelerator ${accelerator%%1[0-9]}"  # cuda12 is cuda
+  if [[ $accelerator == "$(find_accelerator auto)" ]]; then
+    echo "matches auto"
+  fi
+  evidence
 }
 
 # Prints a Python that is new enough and can make environments.
