@@ -183,7 +183,7 @@ h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 p { margin: .5rem 0; max-width: 46rem; }
 .muted, figcaption, .note { color: var(--muted); font-size: .9rem; }
 .cards { display: grid; gap: .8rem; margin: 1.4rem 0 0; padding: 0;
-  grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(15rem, 44%), 1fr)); }
 .cards div { background: var(--card); border-radius: .5rem;
   padding: .8rem 1rem; }
 .cards dt { color: var(--muted); font-size: .85rem; line-height: 1.3; }
@@ -199,7 +199,7 @@ tbody th { font-weight: 500; white-space: nowrap; }
   white-space: nowrap; padding-right: 1.6rem; }
 tr.own > * { font-weight: 700; }
 tr.own > .meaning { font-weight: 400; }
-.meaning { color: var(--muted); }
+.meaning { color: var(--muted); min-width: 14rem; }
 .metrics th:first-child { width: 18.5rem; }
 .metrics th:nth-child(2) { width: 7rem; }
 .metrics th:nth-child(3) { width: 4.5rem; }
@@ -218,8 +218,15 @@ code, .code { font-family: ui-monospace, Menlo, Consolas, monospace;
   :root { --ink: #000; --muted: #444; --line: #bbb; --card: #f3f3f3;
     --page: #fff; --accent: #000; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
-  figure, table, .cards, pre { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  figure, tr, .cards, pre { break-inside: avoid; }
+  h2, h3, thead { break-after: avoid; }
+  h2 { margin-top: 1.6rem; }
+  figure { margin: .8rem 0 1.2rem; }
+  figure img { max-height: 11.4cm; width: auto; }
+  table { font-size: 9pt; }
+  th, td { padding: .15rem .5rem .15rem 0; }
+  .meaning { min-width: 0; }
+  details table { font-size: 8pt; }
   details::details-content { content-visibility: visible; }
 }
 """
