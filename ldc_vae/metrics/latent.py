@@ -26,11 +26,10 @@ def mmd(
 ) -> Array:
   """Squared maximum mean discrepancy, unbiased, inverse multiquadric kernels.
 
-  Gretton et al. (2012), equation 3,
-  https://jmlr.org/papers/v13/gretton12a.html,
-  with the mean over scales s of k(a, b) = C / (C + ||a - b||^2), C = 2 D s, of
-  Tolstikhin et al. (2018), section 4, https://arxiv.org/abs/1711.01558. At
-  s = 1, C is the mean squared distance of two draws of N(0, I).
+  Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html, eq. 3.
+  The kernel is the mean over scales s of k(a, b) = C / (C + ||a - b||^2),
+  C = 2 D s: Tolstikhin et al. (2018), https://arxiv.org/abs/1711.01558, section
+  4. At s = 1, C is the mean squared distance of two draws of N(0, I).
 
   Args:
     x: Latents, shape [n, D], n at least 2.
