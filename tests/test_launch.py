@@ -1,6 +1,8 @@
 """Tests for the launchers, with an interpreter that only writes a log."""
 
+import ast
 import configparser
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -444,6 +446,30 @@ class RequirementsTest(parameterized.TestCase):
     asked = setup['options']['install_requires'].split()
     asked += setup['options.extras_require']['test'].split()
     self.assertEmpty({_normal(line) for line in asked} - pinned)
+
+
+  @parameterized.parameters(
+      ('ldc_vae', False), ('tests', True), ('configs', False)
+  )
+  def test_setup_asks_for_what_is_imported(self, folder, tests):
+    setup = configparser.ConfigParser()
+    setup.read(_ROOT / 'setup.cfg')
+    asked = setup['options']['install_requires'].split()
+    asked += setup['options.extras_require']['test'].split() * tests
+    asked = {_normal(line) for line in asked}
+    imported = {
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for path in (_ROOT / folder).rglob('*.py')
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    packages = {name.partition('.')[0] for name in imported}
+    packages -= {*sys.stdlib_module_names, 'ldc_vae', 'configs', 'tests'}
+    providers = importlib.metadata.packages_distributions()
+    for package in packages:
+      names = {_normal(name) for name in providers.get(package, [package])}
+      self.assertNotEmpty(names & asked, f'{folder} imports {package}')
 
 
 def _requirements():
