@@ -7,11 +7,11 @@ are made for twice the resolution of a browser's pixel (192 dots per inch).
 
 import collections
 from collections.abc import Mapping, Sequence
+import contextlib
 import io
 import math
 import os
 import pathlib
-import tempfile
 import textwrap
 
 import matplotlib
@@ -26,6 +26,8 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 from scipy import ndimage
+
+from ldc_vae import writer
 
 PathLike = str | os.PathLike
 
@@ -478,42 +480,6 @@ def format_number(value: float) -> str:
   return f'{float(text):,.0f}' if abs(float(text)) >= 100 else text
 
 
-def write_atomically(path: PathLike, data: bytes) -> pathlib.Path:
-  """Writes `data` to `path` so that a reader sees the old file or the new one.
-
-  Args:
-    path: The file; missing parent folders are made.
-    data: Its whole content.
-
-  Returns:
-    The path.
-
-  Raises:
-    OSError: The file cannot be written; the message names it.
-  """
-  path = pathlib.Path(path)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'
-    )
-    try:
-      with os.fdopen(descriptor, 'wb') as stream:
-        stream.write(data)
-      umask = os.umask(0)
-      os.umask(umask)
-      os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600
-      os.replace(temporary, path)
-    except BaseException:
-      pathlib.Path(temporary).unlink(missing_ok=True)
-      raise
-  except OSError as error:
-    raise OSError(
-        error.errno, f'cannot write {path}: {error.strerror or error}'
-    ) from error
-  return path
-
-
 def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
   """Returns uint8 [N, H, W, 3]."""
   images = np.asarray(images)
@@ -614,7 +580,7 @@ def _write_tiles(
       )
   stream = io.BytesIO()
   canvas.save(stream, 'PNG', optimize=True, dpi=(_DPI, _DPI))
-  return write_atomically(path, stream.getvalue())
+  return _write_bytes(path, stream.getvalue())
 
 
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
@@ -1117,4 +1083,14 @@ def _write_figure(fig: mpl_figure.Figure, path: PathLike) -> pathlib.Path:
   """Renders with Agg, without a version: equal data give equal bytes."""
   stream = io.BytesIO()
   fig.savefig(stream, format='png', dpi=_DPI, metadata={'Software': None})
-  return write_atomically(path, stream.getvalue())
+  return _write_bytes(path, stream.getvalue())
+
+
+def _write_bytes(path: PathLike, data: bytes) -> pathlib.Path:
+  """Writes a file whole or not at all; makes the folder if it is missing."""
+  path = pathlib.Path(path)
+  with contextlib.suppress(OSError):  # opening the file tells it better
+    path.parent.mkdir(parents=True, exist_ok=True)
+  with writer.open_atomically(path) as file:
+    file.write(data)
+  return path

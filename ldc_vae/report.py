@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ldc_vae import config as config_lib
 from ldc_vae import figures
+from ldc_vae import writer
 
 _LOWER, _HIGHER = 'lower', 'higher'
 _METHODS = {'ldc': 'LDC-VAE', 'vae': 'VAE'}
@@ -285,9 +286,10 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
       + '\n'.join(part for part in parts if part)
       + '\n</body>\n</html>\n'
   )
-  return figures.write_atomically(
-      workdir / 'report.html', page.encode('utf-8', 'replace')
-  )
+  path = workdir / 'report.html'
+  with writer.open_atomically(path) as file:
+    file.write(page.encode('utf-8', 'replace'))
+  return path
 
 
 # Reading the workdir.

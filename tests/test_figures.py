@@ -1,6 +1,5 @@
 """Tests of ldc_vae.figures."""
 
-import os
 import pathlib
 import tempfile
 
@@ -452,28 +451,23 @@ class FormatNumberTest(parameterized.TestCase):
     self.assertEqual(figures.format_number(value), expected)
 
 
-class WriteAtomicallyTest(FiguresTestCase):
+class WritingTest(FiguresTestCase):
 
-  def test_replaces_the_whole_file_and_leaves_no_other(self):
-    figures.write_atomically(self.path, b'a' * 100)
-    figures.write_atomically(self.path, b'b')
-    self.assertEqual(self.path.read_bytes(), b'b')
-    self.assertLen(list(self.folder.iterdir()), 1)
+  def test_missing_folders_are_made(self):
+    path = self.folder / 'a' / 'b' / 'figure.png'
+    figures.sample_grid(_digits(1), path, title='x')
+    self.assert_whole_png(path)
 
-  def test_file_has_the_permissions_of_any_new_file(self):
-    plain = self.folder / 'plain'
-    plain.write_bytes(b'')
-    figures.write_atomically(self.path, b'')
-    self.assertEqual(
-        os.stat(self.path).st_mode & 0o777, os.stat(plain).st_mode & 0o777
-    )
-
-  def test_failure_names_the_file_and_keeps_the_old_one(self):
+  @parameterized.named_parameters(
+      ('tiles', lambda path: figures.sample_grid(_digits(1), path, title='x')),
+      ('plot', lambda path: figures.training_curves([], path)),
+  )
+  def test_failure_names_the_file(self, draw):
     (self.folder / 'file').write_bytes(b'old')
-    path = self.folder / 'file' / 'figure.png'
-    with self.assertRaisesRegex(OSError, 'cannot write .*figure.png'):
-      figures.write_atomically(path, b'new')
+    with self.assertRaisesRegex(OSError, 'figure.png cannot be written'):
+      draw(self.folder / 'file' / 'figure.png')
     self.assertEqual((self.folder / 'file').read_bytes(), b'old')
+    self.assertLen(list(self.folder.iterdir()), 1)
 
 
 if __name__ == '__main__':
