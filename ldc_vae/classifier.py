@@ -198,7 +198,16 @@ def load_or_train(
 
 
 def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
-  """Trains a classifier on the training split; deterministic given the seed."""
+  """Trains a classifier on the training split.
+
+  Args:
+    dataset: As in `load_or_train`.
+    seed: As in `load_or_train`. On one machine with one number of threads, the
+      same seed gives the same bits.
+
+  Returns:
+    The classifier; nothing is read from the cache or written to it.
+  """
   images, labels = dataset.images['train'], dataset.labels['train']
   image_shape = tuple(images.shape[1:])
   _check_images(images, image_shape)
@@ -210,35 +219,16 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
       dataset.name, seed, num_steps,
   )
   network = create_network(image_shape, dataset.num_classes)
-  params = jax.jit(network.init)(
-      jax.random.key(seed), jnp.zeros((1,) + image_shape)
-  )
-  tx = optax.adamw(
-      optax.cosine_decay_schedule(_LEARNING_RATE, num_steps),
-      weight_decay=_WEIGHT_DECAY,
-  )
-  opt_state = tx.init(params)
-
-  # One jitted step per batch: XLA's CPU convolutions are far slower in a scan.
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def train_step(params, opt_state, images, labels):
-    def loss_fn(params):
-      _, logits = network.apply(params, images)
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      return jnp.mean(losses)
-
-    updates, opt_state = tx.update(
-        jax.grad(loss_fn)(params), opt_state, params
-    )
-    return optax.apply_updates(params, updates), opt_state
-
+  params = _init(network, image_shape, jax.random.key(seed))
+  opt_state = _create_tx(num_steps).init(params)
   for step in range(num_steps):
     epoch, batch = divmod(step, steps_per_epoch)
     if batch == 0:
       order = np.random.default_rng((seed, epoch)).permutation(len(images))
     rows = order[batch * batch_size : (batch + 1) * batch_size]
-    params, opt_state = train_step(
-        params, opt_state, _to_unit(images[rows]), labels[rows]
+    params, opt_state = _train_step(
+        network, num_steps, params, opt_state, _to_unit(images[rows]),
+        labels[rows],
     )
     if step % 16 == 15:  # few steps in flight, or emulated devices deadlock
       jax.block_until_ready(params)
@@ -257,6 +247,43 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
 def _apply(network: Network, params: chex.ArrayTree, images: Array):
   """Features [B, F] and logits of images [B, H, W, C] in [0, 1]."""
   return network.apply(params, images)
+
+
+def _create_tx(num_steps: int) -> optax.GradientTransformation:
+  """AdamW with a cosine decay to 0 over the steps."""
+  schedule = optax.cosine_decay_schedule(_LEARNING_RATE, num_steps)
+  return optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(
+    network: Network, image_shape: tuple[int, int, int], key: Array
+) -> chex.ArrayTree:
+  """Initial parameters for images of a shape [H, W, C]."""
+  return network.init(key, jnp.zeros((1,) + image_shape))
+
+
+# One jitted step per batch: in a scan, XLA's CPU code is several times slower.
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _train_step(
+    network: Network,
+    num_steps: int,
+    params: chex.ArrayTree,
+    opt_state: optax.OptState,
+    images: Array,
+    labels: Array,
+) -> tuple[chex.ArrayTree, optax.OptState]:
+  """One step on images in [0, 1], [B, H, W, C], and their labels [B]."""
+
+  def loss_fn(params):
+    _, logits = network.apply(params, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.mean(losses)
+
+  updates, opt_state = _create_tx(num_steps).update(
+      jax.grad(loss_fn)(params), opt_state, params
+  )
+  return optax.apply_updates(params, updates), opt_state
 
 
 def _extract_patches(x: Array, kernel_size: int, stride: int) -> Array:
