@@ -38,6 +38,7 @@ NUM_LATEST = 2  # one more than needed, to fall back to
 
 _FORMAT = 1  # of the manifest
 _CHUNK = 1 << 26  # bytes of one broadcast between processes
+_DELETED = 'deleted'  # the subdirectory of what is being deleted
 _ORBAX = os.path.dirname(ocp.__file__)
 
 
@@ -253,6 +254,7 @@ class Checkpointer:
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,  # this is the background already
         lightweight_initialize=True,  # a corrupt old one must not stop a save
+        todelete_subdir=_DELETED,  # renamed: never seen half deleted
         preservation_policy=policies.AnyPreservationPolicy([
             policies.LatestN(NUM_LATEST),
             policies.CustomSteps(sorted(preserved)),
@@ -282,6 +284,7 @@ class Checkpointer:
         },
     ) as manager:
       manager.save(step, args=ocp.args.Composite(**items), force=True)
+    shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
   def _find(
       self, like: PyTree, which: str
@@ -388,11 +391,12 @@ class _CorruptError(Exception):
 
 
 def _prepare_directory(directory: pathlib.Path) -> None:
-  """Makes the directory and completes a replacement that was interrupted."""
+  """Makes the directory and completes what an interrupted save has begun."""
   try:
     directory.mkdir(exist_ok=True)
     if not os.access(directory, os.W_OK | os.X_OK):
       raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    shutil.rmtree(directory / _DELETED, ignore_errors=True)
     for replaced in directory.glob('*.replaced'):
       if replaced.with_suffix('').exists():
         shutil.rmtree(replaced)

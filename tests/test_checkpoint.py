@@ -247,6 +247,17 @@ class RetentionTest(_TestCase):
     self.assertEqual(self.restore(like).step, 5)
     self.assertEqual(self.restore(like, 'best').state, {'x': 1})
 
+  def test_nothing_is_seen_half_deleted(self):
+    self.save(1, 2)
+    self.enter_context(absltest.mock.patch.object(shutil, 'rmtree'))
+    self.save(3)  # killed, as it were, before what it replaced was deleted
+    self.assertEqual(self.steps(), {1, 2, 3})
+    self.save(4)
+    self.assertEqual(self.steps(), {1, 3, 4})
+    self.assertEqual(
+        [x.name for x in (self.directory / 'deleted').iterdir()], ['2']
+    )
+
   def test_without_a_loss_the_best_is_the_latest(self):
     with checkpoint.Checkpointer(self.directory) as checkpointer:
       for step in (1, 2, 3):
