@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import socket
 import sys
 import time
@@ -297,7 +298,8 @@ class ProgressBar:
           total=total,
           initial=initial,
           file=self._file,
-          dynamic_ncols=True,
+          ncols=_num_columns(),
+          nrows=20,  # its own reading may be 0, and then it draws nothing
           bar_format='{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}',
           mininterval=math.inf,  # drawn when we say so
           miniters=math.inf,
@@ -356,11 +358,17 @@ class ProgressBar:
       parts.append(f'loss {self._loss:.4g}')
     if self._bar is not None:
       self._bar.n = self._step
+      self._bar.ncols = _num_columns()  # the window may have changed
       self._bar.set_postfix_str('  '.join(parts), refresh=False)
       self._bar.refresh()
     else:
       parts.insert(0, f'step {self._step}/{self._total}')
       print('  '.join(parts), file=self._file, flush=True)
+
+
+def _num_columns() -> int:
+  """Returns the width of the terminal; 80 where it does not say."""
+  return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager
