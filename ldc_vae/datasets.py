@@ -463,7 +463,7 @@ def _prepare(request: _Request, recipe: _Recipe) -> pathlib.Path:
     found = _find_prepared(request, recipe)  # by another process meanwhile
     if found is not None:
       return found
-    for leftover in (roots[-1] / builder_name).glob('*.incomplete*'):
+    for leftover in (roots[-1] / builder_name).glob('incomplete.*'):
       shutil.rmtree(leftover, ignore_errors=True)
     try:
       builder = _make_builder(builder_name, recipe, roots[-1], url_infos)
