@@ -1,0 +1,110 @@
+r"""Gibbs energies: of one image's posterior, and of the aggregate latents.
+
+The Gibbs posterior of an image is p(z|x) ~ exp(-U(z; x)) with
+
+    U(z; x) = lambda (-log p(x|z)) + |z|^2 / 2 [+ w f(u)],
+
+lambda the inverse temperature: 1 is the Bayes posterior, 1/beta that of a
+beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of standardised
+latents u = (z - mu) / sigma. All energies are in nats.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def gibbs_energy(
+    log_likelihood: Array,
+    z: Array,
+    inverse_temperature: Array | float,
+    latent_energy: Array | float = 0.0,
+) -> Array:
+  """U(z; x) = lambda (-log p(x|z)) + |z|^2 / 2 + latent_energy.
+
+  Args:
+    log_likelihood: log p(x|z) in nats, a scalar.
+    z: One latent, shape [D].
+    inverse_temperature: lambda > 0.
+    latent_energy: w f(u) in nats, already weighted, a scalar.
+
+  Returns:
+    The energy in nats, a scalar.
+  """
+  chex.assert_rank(z, 1)
+  chex.assert_rank([log_likelihood, latent_energy], 0)
+  prior = 0.5 * jnp.sum(jnp.square(z))
+  return -inverse_temperature * log_likelihood + prior + latent_energy
+
+
+def gibbs_score(
+    log_likelihood_fn: Callable[[Array], Array],
+    z: Array,
+    inverse_temperature: Array | float,
+    latent_energy_fn: Callable[[Array], Array] | None = None,
+) -> Array:
+  """The score of the Gibbs posterior, -grad_z U(z; x).
+
+  Args:
+    log_likelihood_fn: Maps z [D] to log p(x|z), a scalar in nats.
+    z: One latent, shape [D].
+    inverse_temperature: lambda > 0.
+    latent_energy_fn: Maps z [D] to w f(u), a scalar; None for none.
+
+  Returns:
+    Shape [D], in nats per unit of z.
+  """
+  chex.assert_rank(z, 1)
+
+  def energy_fn(z):
+    latent = 0.0 if latent_energy_fn is None else latent_energy_fn(z)
+    return gibbs_energy(log_likelihood_fn(z), z, inverse_temperature, latent)
+
+  return -jax.grad(energy_fn)(z)
+
+
+def standardise(z: Array, mean: Array, std: Array) -> Array:
+  """u = (z - mu) / sigma, for z [..., D] and mu, sigma [D]."""
+  return (z - mean) / std
+
+
+def unstandardise(u: Array, mean: Array, std: Array) -> Array:
+  """z = mu + sigma u, for u [..., D] and mu, sigma [D]."""
+  return mean + std * u
+
+
+def contrastive_loss(
+    energy_fn: Callable[[Array], Array],
+    aggregate: Array,
+    samples: Array,
+    r1_weight: Array | float,
+) -> tuple[Array, dict[str, Array]]:
+  """L = E_agg f - E_S f + (R1 / 2) E_agg |grad f|^2, of a latent energy f.
+
+  At the sampler's equilibrium its gradient is that of the negative log
+  likelihood of exp(-f) (contrastive divergence with an SVGD sampler: Wang and
+  Liu (2016), https://arxiv.org/abs/1611.01722). The penalty is R1 of Mescheder
+  et al. (2018), https://arxiv.org/abs/1801.04406.
+
+  Args:
+    energy_fn: Maps one latent [D] to a scalar in nats.
+    aggregate: Standardised posterior latents, shape [n, D].
+    samples: Standardised latents of the sampler, shape [m, D].
+    r1_weight: R1 >= 0.
+
+  Returns:
+    The loss, a scalar, and its terms: 'energy_gap' = E_S f - E_agg f (0 where f
+    cannot tell the sets apart) and 'gradient_penalty' = E_agg |grad f|^2.
+  """
+  chex.assert_rank([aggregate, samples], 2)
+  # f is trained on where the latents are; they do not move to please it
+  aggregate, samples = jax.lax.stop_gradient((aggregate, samples))
+  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(aggregate)
+  gap = jnp.mean(jax.vmap(energy_fn)(samples)) - jnp.mean(values)
+  penalty = jnp.mean(jnp.sum(jnp.square(grads), axis=-1))
+  loss = -gap + 0.5 * r1_weight * penalty
+  return loss, {'energy_gap': gap, 'gradient_penalty': penalty}

@@ -1,0 +1,599 @@
+r"""Stein variational gradient descent: kernels, directions, particles.
+
+For particles z_1..z_n with scores s_j = grad log p(z_j) and a repulsion
+temperature T, the SVGD direction (an ascent direction) is
+
+    phi_i = c sum_j [ k(z_j, z_i) s_j + T grad_{z_j} k(z_j, z_i) ],
+
+c = 1/n over all pairs, 1/(n-1) over the pairs j != i. Liu and Wang (2016),
+Algorithm 1, https://arxiv.org/abs/1608.04471.
+
+Which pairs: an amortised set (fresh noise at every step) wants the pairs
+j != i, which estimate the population's direction without bias; with the
+diagonal each particle also climbs its own score, and the set collapses. A
+persistent set wants all pairs and diverges without the diagonal.
+
+Here k(x, y) = exp(-|x - y|^2 / h) has no factor 2 in front of h. All functions
+are pure, batch by `vmap`, and know no network, config or device.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+KernelFn = Callable[[Array, Array], Array]
+
+# Below every distance that float32 particles of unit scale can have; it keeps
+# h > 0 where all particles coincide.
+BANDWIDTH_FLOOR = 1e-8
+
+
+class Kernel(NamedTuple):
+  """A kernel in the two forms that an SVGD direction needs.
+
+  Attributes:
+    bandwidth_fn: Maps all particles [n, D] to the bandwidth h [], in squared
+      units of the particles.
+    contract_fn: `(queries [m, D], particles [n, D], scores [n, D], mask, h, T)
+      -> [m, D]`, row i being sum_j mask_ij [k(z_j, q_i) s_j + T grad_{z_j}
+      k(z_j, q_i)]; `mask` [m, n] of zeros and ones, or None for all ones.
+    centred: Whether k(x + a, y + a) = k(x, y), so that particles may be
+      centred first, which saves digits in the matmul form.
+  """
+
+  bandwidth_fn: Callable[[Array], Array]
+  contract_fn: Callable[..., Array]
+  centred: bool
+
+
+def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
+  """Mean squared pair distance / log(n + 1), exact in O(nD).
+
+  The mean over pairs i != j is 2n/(n-1) mean_i |z_i - mean z|^2. No gradient
+  flows through it: h is a constant of the update.
+
+  Args:
+    particles: Shape [n, D].
+    floor: The least value returned.
+
+  Returns:
+    The bandwidth h, a scalar in squared units of the particles.
+  """
+  chex.assert_rank(particles, 2)
+  n = particles.shape[0]
+  deviations = particles - jnp.mean(particles, axis=0, keepdims=True)
+  spread = jnp.mean(jnp.sum(jnp.square(deviations), axis=1))
+  pairs = 2.0 * n / max(n - 1, 1) * spread
+  return jax.lax.stop_gradient(jnp.maximum(pairs / jnp.log(n + 1.0), floor))
+
+
+def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
+  """Median squared distance over pairs i < j / log(n + 1); O(n^2 (D + log n)).
+
+  It sorts, which in a batch costs 8 to 50 times the direction itself; prefer
+  `mean_bandwidth`. With half of all pairs coincident it falls to the floor.
+
+  Args:
+    particles: Shape [n, D], n >= 2.
+    floor: The least value returned.
+
+  Returns:
+    The bandwidth h, a scalar in squared units of the particles.
+  """
+  chex.assert_rank(particles, 2)
+  n = particles.shape[0]
+  if n < 2:
+    raise ValueError(f'the median bandwidth needs 2 particles, got {n}')
+  centred = particles - jnp.mean(particles, axis=0, keepdims=True)
+  distances = squared_distances(centred, centred)
+  median = jnp.median(distances[jnp.triu_indices(n, k=1)])
+  return jax.lax.stop_gradient(jnp.maximum(median / jnp.log(n + 1.0), floor))
+
+
+def make_bandwidth_fn(
+    bandwidth: float | str, floor: float = BANDWIDTH_FLOOR
+) -> Callable[[Array], Array]:
+  """Returns the rule named 'mean' or 'median', or a constant.
+
+  Args:
+    bandwidth: 'mean', 'median', or h > 0 (a number, or its spelling).
+    floor: The least value that a rule returns.
+
+  Returns:
+    A function of the particles [n, D].
+
+  Raises:
+    ValueError: `bandwidth` is neither.
+  """
+  rules = {'mean': mean_bandwidth, 'median': median_bandwidth}
+  if bandwidth in rules:
+    return functools.partial(rules[bandwidth], floor=floor)
+  try:
+    h = float(bandwidth)
+  except (TypeError, ValueError):
+    h = 0.0
+  if not 0.0 < h < float('inf'):
+    raise ValueError(
+        f"bandwidth={bandwidth!r} is neither 'mean', 'median' nor a positive"
+        ' number'
+    )
+  return lambda particles: jnp.asarray(h, particles.dtype)
+
+
+def squared_distances(x: Array, y: Array) -> Array:
+  """Pairwise |x_i - y_j|^2 in matmul form, clamped at 0.
+
+  Centre x and y by one common vector first: an offset of 100 spreads costs
+  four digits in float32.
+
+  Args:
+    x: Shape [m, D].
+    y: Shape [n, D].
+
+  Returns:
+    Shape [m, n].
+  """
+  chex.assert_rank([x, y], 2)
+  # Full precision: TF32 and bfloat16 products lose the small distances.
+  products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+  norms_x = jnp.sum(jnp.square(x), axis=1)[:, None]
+  norms_y = jnp.sum(jnp.square(y), axis=1)[None, :]
+  return jnp.maximum(norms_x + norms_y - 2.0 * products, 0.0)
+
+
+def exact_squared_distances(x: Array, y: Array) -> Array:
+  """Pairwise |x_i - y_j|^2 from differences: tight clusters far apart."""
+  chex.assert_rank([x, y], 2)
+  return jnp.sum(jnp.square(x[:, None, :] - y[None, :, :]), axis=-1)
+
+
+def rbf_kernel(x: Array, y: Array, bandwidth: Array | float) -> Array:
+  """Gaussian kernel, k(x, y) = exp(-|x - y|^2 / h).
+
+  Args:
+    x: One particle, shape [D].
+    y: One particle, shape [D].
+    bandwidth: h > 0, in squared units of x.
+
+  Returns:
+    A scalar in (0, 1].
+  """
+  chex.assert_equal_shape([x, y])
+  chex.assert_rank([x, y], 1)
+  return jnp.exp(-jnp.sum(jnp.square(x - y)) / bandwidth)
+
+
+def imq_kernel(x: Array, y: Array, bandwidth: Array | float) -> Array:
+  """Inverse multiquadric, k(x, y) = (1 + |x - y|^2 / h)^(-1/2).
+
+  Gorham and Mackey (2017), https://arxiv.org/abs/1703.01717: its tails control
+  convergence where the Gaussian's do not.
+
+  Args:
+    x: One particle, shape [D].
+    y: One particle, shape [D].
+    bandwidth: h > 0, in squared units of x.
+
+  Returns:
+    A scalar in (0, 1].
+  """
+  chex.assert_equal_shape([x, y])
+  chex.assert_rank([x, y], 1)
+  return jax.lax.rsqrt(1.0 + jnp.sum(jnp.square(x - y)) / bandwidth)
+
+
+def multi_scale_kernel(
+    x: Array, y: Array, bandwidth: Array | float, scales: Sequence[float]
+) -> Array:
+  """Mean of Gaussian kernels of bandwidths `scale * h`.
+
+  Args:
+    x: One particle, shape [D].
+    y: One particle, shape [D].
+    bandwidth: h > 0, in squared units of x.
+    scales: Positive factors of h.
+
+  Returns:
+    A scalar in (0, 1].
+  """
+  return sum(rbf_kernel(x, y, scale * bandwidth) for scale in scales) / len(
+      scales
+  )
+
+
+def linear_kernel(x: Array, y: Array, bandwidth: Array | float = 1.0) -> Array:
+  """Linear kernel, k(x, y) = x.y / h + 1: exact in mean and covariance.
+
+  Liu and Wang (2018), https://arxiv.org/abs/1810.11693.
+
+  Args:
+    x: One particle, shape [D].
+    y: One particle, shape [D].
+    bandwidth: h > 0, in squared units of x.
+
+  Returns:
+    A scalar.
+  """
+  chex.assert_equal_shape([x, y])
+  chex.assert_rank([x, y], 1)
+  return jnp.sum(x * y) / bandwidth + 1.0
+
+
+def rbf(
+    bandwidth: float | str = 'mean',
+    *,
+    floor: float = BANDWIDTH_FLOOR,
+    exact: bool = False,
+) -> Kernel:
+  """`rbf_kernel` in matmul form: 4 n^2 D multiply-adds and n^2 exponentials.
+
+  Args:
+    bandwidth: 'mean', 'median' or a positive number.
+    floor: The least bandwidth of a rule.
+    exact: Distances from differences, for tight clusters far apart; O(mnD)
+      memory.
+
+  Returns:
+    A kernel for `svgd_direction`.
+  """
+  distances_fn = exact_squared_distances if exact else squared_distances
+
+  def contract(queries, particles, scores, mask, h, temperature):
+    values = _masked(jnp.exp(-distances_fn(queries, particles) / h), mask)
+    # grad_x k(x, y) = (2/h) (y - x) k folds into the one product with K.
+    weight = 2.0 * temperature / h
+    pulled = values @ (scores - weight * particles)
+    return pulled + weight * queries * jnp.sum(values, axis=1, keepdims=True)
+
+  return Kernel(make_bandwidth_fn(bandwidth, floor), contract, centred=True)
+
+
+def imq(
+    bandwidth: float | str = 'mean',
+    *,
+    floor: float = BANDWIDTH_FLOOR,
+    exact: bool = False,
+) -> Kernel:
+  """`imq_kernel` in matmul form; arguments as `rbf`."""
+
+  def profile(distances, h):
+    values = jax.lax.rsqrt(1.0 + distances / h)
+    return values, values**3 / h
+
+  return _radial(profile, make_bandwidth_fn(bandwidth, floor), exact)
+
+
+def multi_scale(
+    bandwidth: float | str = 'mean',
+    *,
+    scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
+    floor: float = BANDWIDTH_FLOOR,
+    exact: bool = False,
+) -> Kernel:
+  """`multi_scale_kernel` in matmul form; further arguments as `rbf`."""
+  scales = tuple(scales)
+
+  def profile(distances, h):
+    values, slopes = 0.0, 0.0
+    for scale in scales:
+      value = jnp.exp(-distances / (scale * h)) / len(scales)
+      values += value
+      slopes += 2.0 / (scale * h) * value
+    return values, slopes
+
+  return _radial(profile, make_bandwidth_fn(bandwidth, floor), exact)
+
+
+def linear(
+    bandwidth: float | str = 1.0, *, floor: float = BANDWIDTH_FLOOR
+) -> Kernel:
+  """`linear_kernel` in matmul form; it sees only two moments."""
+
+  def contract(queries, particles, scores, mask, h, temperature):
+    values = _masked(queries @ particles.T / h + 1.0, mask)
+    if mask is None:
+      count = particles.shape[0]
+    else:
+      count = jnp.sum(mask, axis=1, keepdims=True)
+    return values @ scores + temperature * count * queries / h
+
+  return Kernel(make_bandwidth_fn(bandwidth, floor), contract, centred=False)
+
+
+def from_function(kernel_fn: KernelFn) -> Kernel:
+  """Any smooth k(x [D], y [D]) -> [] by autodiff: O(mnD) memory, slower.
+
+  Args:
+    kernel_fn: Differentiable, also at x = y.
+
+  Returns:
+    A kernel for `svgd_direction`.
+  """
+
+  def contract(queries, particles, scores, mask, h, temperature):
+    del h
+    value_and_grad = jax.value_and_grad(kernel_fn)  # of the first: grad_x
+    over_particles = jax.vmap(value_and_grad, in_axes=(0, None))
+    values, grads = jax.vmap(over_particles, in_axes=(None, 0))(
+        particles, queries
+    )  # [m, n], [m, n, D]
+    values = _masked(values, mask)
+    if mask is not None:
+      grads = grads * mask[:, :, None]
+    return values @ scores + temperature * jnp.sum(grads, axis=1)
+
+  no_bandwidth = lambda particles: jnp.ones((), particles.dtype)
+  return Kernel(no_bandwidth, contract, centred=False)
+
+
+KERNELS = {
+    'rbf': rbf,
+    'imq': imq,
+    'multi_scale': multi_scale,
+    'linear': linear,
+}
+
+
+def svgd_direction(
+    particles: Array,
+    scores: Array,
+    kernel: Kernel | KernelFn,
+    *,
+    off_diagonal: bool,
+    temperature: Array | float = 1.0,
+    block_size: int | None = None,
+    queries: Array | None = None,
+    first_query: Array | int = 0,
+) -> Array:
+  """The SVGD direction phi of one particle set (see the module's docstring).
+
+  Args:
+    particles: Shape [n, D].
+    scores: grad log p at the particles, shape [n, D].
+    kernel: A `Kernel`, or a smooth function k(x [D], y [D]) -> [].
+    off_diagonal: Leave out j = i: for amortised particles. Needs n >= 2.
+    temperature: T >= 0, of the repulsion; at T < 1 the fixed point is p^(1/T).
+    block_size: Rows computed at a time; memory is then O(n * block_size).
+    queries: The rows of `particles` whose direction is wanted, shape [m, D];
+      None for all.
+    first_query: The index in `particles` of the first query.
+
+  Returns:
+    Shape [m, D], to be followed uphill. No gradient flows through it.
+
+  Raises:
+    ValueError: `off_diagonal` with fewer than two particles.
+  """
+  chex.assert_rank([particles, scores], 2)
+  chex.assert_equal_shape([particles, scores])
+  n = particles.shape[0]
+  if off_diagonal and n < 2:
+    raise ValueError(
+        f'an off-diagonal SVGD direction needs 2 particles, got {n}'
+    )
+  if not isinstance(kernel, Kernel):
+    kernel = from_function(kernel)
+  queries = particles if queries is None else queries
+  # phi is a constant of the update: its own derivative is no part of SVGD.
+  particles, scores, queries = jax.lax.stop_gradient(
+      (particles, scores, queries)
+  )
+  h = kernel.bandwidth_fn(particles)
+  if kernel.centred:
+    centre = jnp.mean(particles, axis=0, keepdims=True)
+    particles, queries = particles - centre, queries - centre
+  count = n - 1 if off_diagonal else n
+
+  def rows(queries_and_indices):
+    block, indices = queries_and_indices
+    mask = None
+    if off_diagonal:
+      mask = (indices[:, None] != jnp.arange(n)[None, :]).astype(block.dtype)
+    total = kernel.contract_fn(block, particles, scores, mask, h, temperature)
+    return total / count
+
+  indices = first_query + jnp.arange(queries.shape[0])
+  if block_size is None or block_size >= queries.shape[0]:
+    return rows((queries, indices))
+  return _map_blocks(rows, queries, indices, block_size)
+
+
+def stein_particles(
+    particles: Array,
+    kernel: Kernel | KernelFn,
+    *,
+    off_diagonal: bool,
+    temperature: Array | float = 1.0,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+) -> Array:
+  """The identity whose backward pass is SVGD.
+
+  Put the particles z through it, then take the mean of an energy U(z) over
+  all of them as the loss. Its gradient g = grad U / count arrives here as the
+  cotangent; the scores are s = -count * g, and what goes on to the network that
+  made the particles is -phi / count. One `grad` of the mean energy so yields
+  the energy's own gradients and the amortised SVGD gradient of the particles'
+  source: Feng, Wang and Liu (2017), https://arxiv.org/abs/1707.06626.
+
+  The loss must be the *mean* over all particles of this call, and only U may
+  use what is returned; every other loss takes `stop_gradient` of it.
+
+  Args:
+    particles: Independent sets of n particles, shape [..., n, D].
+    kernel: As in `svgd_direction`.
+    off_diagonal: As in `svgd_direction`.
+    temperature: As in `svgd_direction`; may be traced, has no gradient.
+    block_size: As in `svgd_direction`.
+    axis_name: If given, `particles` [n, D] is this device's part of one set
+      that is spread over the axis; every particle sees those of all devices,
+      and the mean over devices of the gradients is that of the whole set.
+
+  Returns:
+    `particles`, unchanged.
+  """
+  chex.assert_scalar_non_negative(particles.ndim - 2)
+  if axis_name is not None:
+    chex.assert_rank(particles, 2)
+  temperature = jnp.asarray(temperature, jnp.float32)
+  return _stein_particles(
+      particles, temperature, kernel, off_diagonal, block_size, axis_name
+  )
+
+
+def follow(particles: Array, direction: Array) -> Array:
+  """A loss whose descent moves particles along a direction.
+
+  Args:
+    particles: Shape [n, D].
+    direction: Shape [n, D]; no gradient flows into it.
+
+  Returns:
+    A scalar whose gradient by `particles` is -direction / n. Its value means
+    nothing.
+  """
+  chex.assert_equal_shape([particles, direction])
+  # the direction is data here, as in the backward pass of stein_particles
+  direction = jax.lax.stop_gradient(direction)
+  return -jnp.mean(jnp.sum(particles * direction, axis=-1))
+
+
+def smoothed_flow(
+    particles: Array,
+    targets: Array,
+    scales: Sequence[float],
+    *,
+    axis_name: str | None = None,
+) -> Array:
+  """The kernel flow from particles to targets, summed over scales.
+
+  For each scale t, with w and v the row-wise softmax of -|.| / (t sqrt(2D)):
+  V_i = sum_j w_ij y_j - sum_{j != i} v_ij u_j, divided by the root mean square
+  of V over i. At rest where both sets have the same kernel means. No kernel
+  gradient is taken, so that the kink of |.| at 0 does not matter.
+
+  Args:
+    particles: u, shape [n, D], n >= 2 (over all devices).
+    targets: y, shape [m, D], samples of the target, in the same units.
+    scales: t > 0, relative to the distance of two points of a unit Gaussian.
+    axis_name: If given, `particles` and `targets` are this device's parts.
+
+  Returns:
+    Shape [n, D], an ascent direction, without gradient.
+  """
+  chex.assert_rank([particles, targets], 2)
+  # a direction is data: no gradient through weights or sets
+  u, y = jax.lax.stop_gradient((particles, targets))
+  all_u, all_y, first = u, y, 0
+  if axis_name is not None:
+    all_u, all_y = jax.lax.all_gather((u, y), axis_name, tiled=True)
+    first = jax.lax.axis_index(axis_name) * u.shape[0]
+  unit = jnp.sqrt(2.0 * u.shape[1])
+  to_targets = jnp.sqrt(squared_distances(u, all_y)) / unit
+  to_particles = jnp.sqrt(squared_distances(u, all_u)) / unit
+  rows = first + jnp.arange(u.shape[0])[:, None]
+  own = rows == jnp.arange(all_u.shape[0])[None, :]
+  to_particles = jnp.where(own, jnp.inf, to_particles)
+  total = jnp.zeros_like(u)
+  for scale in scales:
+    flow = jax.nn.softmax(-to_targets / scale, axis=1) @ all_y
+    flow -= jax.nn.softmax(-to_particles / scale, axis=1) @ all_u
+    mean_square = jnp.mean(jnp.sum(jnp.square(flow), axis=1))
+    if axis_name is not None:
+      mean_square = jax.lax.pmean(mean_square, axis_name)
+    total += flow * jax.lax.rsqrt(mean_square + 1e-12)
+  return total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _stein_particles(
+    particles, temperature, kernel, off_diagonal, block_size, axis_name
+):
+  """`stein_particles` with positional arguments, as custom_vjp wants them."""
+  del temperature, kernel, off_diagonal, block_size, axis_name
+  return particles
+
+
+def _stein_forward(
+    particles, temperature, kernel, off_diagonal, block_size, axis_name
+):
+  """The identity; keeps the particles for the backward pass."""
+  del kernel, off_diagonal, block_size, axis_name
+  return particles, (particles, temperature)
+
+
+def _stein_backward(
+    kernel, off_diagonal, block_size, axis_name, residuals, cotangent
+):
+  """Turns the gradient of the mean energy into that of SVGD."""
+  particles, temperature = residuals
+  n, dim = particles.shape[-2:]
+  count = particles.size // dim
+  # float32 also where the network computes in bfloat16: scores are differences
+  z = particles.reshape(-1, n, dim).astype(jnp.float32)
+  scores = -count * cotangent.reshape(-1, n, dim).astype(jnp.float32)
+  direction_fn = functools.partial(
+      svgd_direction,
+      kernel=kernel,
+      off_diagonal=off_diagonal,
+      temperature=temperature,
+      block_size=block_size,
+  )
+  if axis_name is None:
+    direction = jax.vmap(direction_fn)(z, scores)
+  else:
+    everyone, all_scores = jax.lax.all_gather(
+        (z[0], scores[0]), axis_name, tiled=True
+    )
+    direction = direction_fn(
+        everyone,
+        all_scores,
+        queries=z[0],
+        first_query=jax.lax.axis_index(axis_name) * n,
+    )
+  gradient = (-direction / count).reshape(particles.shape)
+  return gradient.astype(particles.dtype), jnp.zeros_like(temperature)
+
+
+_stein_particles.defvjp(_stein_forward, _stein_backward)
+
+
+def _radial(profile, bandwidth_fn, exact) -> Kernel:
+  """A kernel from `profile(|x-y|^2, h) -> (k, w)`, grad_x k = w (y - x)."""
+  distances_fn = exact_squared_distances if exact else squared_distances
+
+  def contract(queries, particles, scores, mask, h, temperature):
+    values, slopes = profile(distances_fn(queries, particles), h)
+    values, slopes = _masked(values, mask), _masked(slopes, mask)
+    repulsion = queries * jnp.sum(slopes, axis=1, keepdims=True)
+    repulsion -= slopes @ particles
+    return values @ scores + temperature * repulsion
+
+  return Kernel(bandwidth_fn, contract, centred=True)
+
+
+def _masked(values: Array, mask: Array | None) -> Array:
+  """values * mask, or values where there is no mask."""
+  return values if mask is None else values * mask
+
+
+def _map_blocks(rows_fn, queries, indices, block_size) -> Array:
+  """Applies `rows_fn` to blocks of rows, one at a time; pads the last."""
+  m, dim = queries.shape
+  num_blocks = -(-m // block_size)
+  padding = num_blocks * block_size - m
+  queries = jnp.pad(queries, ((0, padding), (0, 0)))
+  indices = jnp.pad(indices, (0, padding), constant_values=-1)
+  blocks = jax.lax.map(
+      rows_fn,
+      (
+          queries.reshape(num_blocks, block_size, dim),
+          indices.reshape(num_blocks, block_size),
+      ),
+  )
+  return blocks.reshape(-1, dim)[:m]
