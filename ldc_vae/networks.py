@@ -1,0 +1,404 @@
+"""Flax Linen modules: encoders, decoders, sampler net, latent energy.
+
+An encoder gives `(mean, logvar)` or particles, a decoder gives logits whose
+sigmoid is the image's mean, the sampler net gives standardised latents, the
+latent energy a scalar. No module knows a loss, a config or a device. Weights
+are float32; `dtype` is that of the matmuls.
+"""
+
+from collections.abc import Callable, Sequence
+import math
+from typing import NamedTuple
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import elbo
+
+Array = jax.Array
+Dtype = jnp.dtype
+
+# log sigma of a posterior lies in CENTRE +- RANGE, smoothly (tanh): a hard clip
+# has no gradient back. sigma starts at 0.14 and can reach 0.007 and 2.7.
+_LOG_STD_CENTRE = -2.0
+_LOG_STD_RANGE = 3.0
+
+
+class MlpTorso(nn.Module):
+  """Images [..., H, W, C] -> features [..., F], by dense layers."""
+
+  hidden_sizes: Sequence[int]
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Array) -> Array:
+    x = images.reshape(*images.shape[:-3], -1).astype(self.dtype)
+    for size in self.hidden_sizes:
+      x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
+    return x
+
+
+class ConvTorso(nn.Module):
+  """Images [..., H, W, C] -> features [..., F], halving once per channel."""
+
+  channels: Sequence[int]
+  kernel_size: int = 4
+  normalise: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Array) -> Array:
+    batch_shape = images.shape[:-3]
+    x = images.reshape(-1, *images.shape[-3:]).astype(self.dtype)
+    for features in self.channels:
+      x = nn.Conv(
+          features,
+          (self.kernel_size, self.kernel_size),
+          strides=(2, 2),
+          padding='SAME',
+          dtype=self.dtype,
+      )(x)
+      if self.normalise:
+        x = nn.GroupNorm(num_groups=min(8, features), dtype=self.dtype)(x)
+      x = nn.relu(x)
+    return x.reshape(*batch_shape, -1)
+
+
+class GaussianEncoder(nn.Module):
+  """Images [..., H, W, C] -> mean [..., D] and logvar [..., D]."""
+
+  torso: nn.Module
+  latent_size: int
+
+  @nn.compact
+  def __call__(self, images: Array) -> tuple[Array, Array]:
+    x = self.torso(images).astype(jnp.float32)
+    mean = nn.Dense(self.latent_size, name='mean')(x)
+    raw = nn.Dense(self.latent_size, name='log_std')(x)
+    log_std = _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
+    return mean, 2.0 * log_std
+
+
+class ImplicitEncoder(nn.Module):
+  """Images [B, H, W, C] and noise [B, K, M] -> particles [B, K, D].
+
+  The noise enters the features by a dense layer, so that the posterior may
+  have any shape; its density is not known. Pu et al. (2017),
+  https://arxiv.org/abs/1704.05155.
+  """
+
+  torso: nn.Module
+  latent_size: int
+  hidden_size: int
+
+  @nn.compact
+  def __call__(self, images: Array, noise: Array) -> Array:
+    features = self.torso(images).astype(jnp.float32)
+    x = nn.Dense(self.hidden_size)(features)[:, None, :]
+    x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
+    x = nn.relu(nn.Dense(self.hidden_size)(x))
+    centre = nn.Dense(self.latent_size)(features)[:, None, :]
+    return centre + nn.Dense(self.latent_size)(x)
+
+
+class MlpDecoder(nn.Module):
+  """Latents [..., D] -> logits [..., H, W, C], by dense layers."""
+
+  hidden_sizes: Sequence[int]
+  image_shape: tuple[int, int, int]
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    x = z.astype(self.dtype)
+    for size in self.hidden_sizes:
+      x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
+    x = nn.Dense(math.prod(self.image_shape), dtype=self.dtype)(x)
+    return x.reshape(*z.shape[:-1], *self.image_shape).astype(jnp.float32)
+
+
+class ConvDecoder(nn.Module):
+  """Latents [..., D] -> logits [..., H, W, C], doubling once per channel."""
+
+  channels: Sequence[int]  # of the encoder; used from last to first
+  image_shape: tuple[int, int, int]
+  kernel_size: int = 4
+  normalise: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    height, width, colours = self.image_shape
+    factor = 2 ** len(self.channels)
+    rows, columns = -(-height // factor), -(-width // factor)
+    widths = tuple(reversed(self.channels))
+    x = z.reshape(-1, z.shape[-1]).astype(self.dtype)
+    x = nn.Dense(rows * columns * widths[0], dtype=self.dtype)(x)
+    x = nn.relu(x).reshape(-1, rows, columns, widths[0])
+    for features in (*widths[1:], widths[-1]):
+      x = nn.ConvTranspose(
+          features,
+          (self.kernel_size, self.kernel_size),
+          strides=(2, 2),
+          dtype=self.dtype,
+      )(x)
+      if self.normalise:
+        x = nn.GroupNorm(num_groups=min(8, features), dtype=self.dtype)(x)
+      x = nn.relu(x)
+    x = nn.Conv(colours, (3, 3), dtype=self.dtype)(x)
+    # sizes that are no multiple of the factor: keep the middle
+    top = (x.shape[1] - height) // 2
+    left = (x.shape[2] - width) // 2
+    x = x[:, top : top + height, left : left + width]
+    return x.reshape(*z.shape[:-1], *self.image_shape).astype(jnp.float32)
+
+
+class SamplerNet(nn.Module):
+  """Noise xi [..., D] -> standardised latents u = xi + net(xi) [..., D].
+
+  It starts as the identity: u ~ N(0, I), the standardised full Gaussian's
+  diagonal part.
+  """
+
+  hidden_sizes: Sequence[int]
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, noise: Array) -> Array:
+    x = noise.astype(self.dtype)
+    for size in self.hidden_sizes:
+      x = nn.silu(nn.Dense(size, dtype=self.dtype)(x))
+    shift = nn.Dense(noise.shape[-1], kernel_init=nn.initializers.zeros_init())
+    return noise + shift(x.astype(jnp.float32))
+
+
+class LatentEnergy(nn.Module):
+  """Standardised latents u [..., D] -> energies f(u) [...], in nats.
+
+  Smooth (SiLU): its gradient is the sampler's score, and its gradient's
+  gradient is in the R1 penalty.
+  """
+
+  hidden_sizes: Sequence[int]
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, u: Array) -> Array:
+    x = u.astype(self.dtype)
+    for size in self.hidden_sizes:
+      x = nn.silu(nn.Dense(size, dtype=self.dtype)(x))
+    return nn.Dense(1)(x.astype(jnp.float32))[..., 0]
+
+
+class ObservationScale(nn.Module):
+  """The log scale [] of the likelihood, one for all pixels."""
+
+  initial: float
+
+  @nn.compact
+  def __call__(self) -> Array:
+    start = nn.initializers.constant(math.log(self.initial))
+    return self.param('log_scale', start, ())
+
+
+def _mlp(sizes, image_shape, dtype):
+  torso = MlpTorso(sizes.hidden_sizes, dtype)
+  mirrored = tuple(reversed(sizes.hidden_sizes))
+  return torso, MlpDecoder(mirrored, image_shape, dtype)
+
+
+def _conv(sizes, image_shape, dtype):
+  options = dict(kernel_size=4, normalise=False, dtype=dtype)
+  torso = ConvTorso(sizes.channels, **options)
+  return torso, ConvDecoder(sizes.channels, image_shape, **options)
+
+
+def _conv64(sizes, image_shape, dtype):
+  # 64x64 and up: four or more halvings train badly without normalisation
+  options = dict(kernel_size=5, normalise=True, dtype=dtype)
+  torso = ConvTorso(sizes.channels, **options)
+  return torso, ConvDecoder(sizes.channels, image_shape, **options)
+
+
+class Sizes(NamedTuple):
+  """The widths of all networks, as in `config.model`."""
+
+  latent_size: int
+  hidden_sizes: tuple[int, ...] = (512, 512)
+  channels: tuple[int, ...] = (32, 64, 128)
+  sampler_sizes: tuple[int, ...] = (256, 256, 256)
+  energy_sizes: tuple[int, ...] = (256, 256, 256)
+  noise_size: int = 16
+
+
+ARCHITECTURES = {'mlp': _mlp, 'conv': _conv, 'conv64': _conv64}
+ENCODERS = ('gaussian', 'implicit')
+LIKELIHOODS = {
+    'bernoulli': lambda logits, image, log_scale: elbo.bernoulli_log_likelihood(
+        logits, image
+    ),
+    'gaussian': lambda logits, image, log_scale: elbo.gaussian_log_likelihood(
+        jax.nn.sigmoid(logits), image, log_scale
+    ),
+    'discretized_logistic': (
+        lambda logits, image, log_scale: (
+            elbo.discretized_logistic_log_likelihood(
+                jax.nn.sigmoid(logits), image, log_scale
+            )
+        )
+    ),
+}
+
+
+class Model(NamedTuple):
+  """The networks of a run, and the functions that every method needs.
+
+  `params` is a dict with one entry per network that the method trains; a
+  method without a sampler simply has no 'sampler'.
+  """
+
+  modules: dict[str, nn.Module]
+  image_shape: tuple[int, int, int]
+  sizes: Sizes
+  encoder: str
+  likelihood: str
+  scale: float
+  learn_scale: bool
+
+  @property
+  def latent_size(self) -> int:
+    """D."""
+    return self.sizes.latent_size
+
+  def init(self, key: Array, names: Sequence[str]) -> dict[str, chex.ArrayTree]:
+    """Fresh float32 weights of the networks `names`."""
+    size = self.latent_size
+    image, z = jnp.zeros((1, *self.image_shape)), jnp.zeros((1, size))
+    inputs = {
+        'encoder': (image,),
+        'decoder': (z,),
+        'sampler': (z,),
+        'energy': (z,),
+        'scale': (),
+    }
+    if self.encoder == 'implicit':
+      inputs['encoder'] = (image, jnp.zeros((1, 1, self.sizes.noise_size)))
+    keys = jax.random.split(key, len(names))
+    return {
+        name: self.modules[name].init(keys[i], *inputs[name])
+        for i, name in enumerate(names)
+    }
+
+  def autoencoder_names(self) -> tuple[str, ...]:
+    """The networks of every method: encoder, decoder, a learned scale."""
+    return ('encoder', 'decoder') + (('scale',) if self.learn_scale else ())
+
+  def particles(
+      self, params, images: Array, keys: Array, num_particles: int
+  ) -> tuple[Array, Array | None, Array | None]:
+    """K reparameterised posterior particles of each image.
+
+    Args:
+      params: With 'encoder'.
+      images: Shape [B, H, W, C], in [0, 1].
+      keys: One PRNG key per image, shape [B].
+      num_particles: K.
+
+    Returns:
+      z [B, K, D], and the mean and logvar [B, D] of a gaussian encoder, None
+      and None of an implicit one.
+    """
+    encoder = self.modules['encoder']
+    if self.encoder == 'implicit':
+      shape = (num_particles, self.sizes.noise_size)
+      noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+      return encoder.apply(params['encoder'], images, noise), None, None
+    mean, logvar = encoder.apply(params['encoder'], images)
+    shape = (num_particles, self.latent_size)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    z = mean[:, None] + jnp.exp(0.5 * logvar)[:, None] * noise
+    return z, mean, logvar
+
+  def decode(self, params, z: Array) -> Array:
+    """The mean images [..., H, W, C] of latents [..., D]."""
+    logits = self.modules['decoder'].apply(params['decoder'], z)
+    return jax.nn.sigmoid(logits)
+
+  def log_likelihood(self, params, images: Array, z: Array) -> Array:
+    """log p(x|z) in nats.
+
+    Args:
+      params: With 'decoder', and 'scale' if it is learned.
+      images: Shape [B, H, W, C].
+      z: Shape [B, K, D].
+
+    Returns:
+      Shape [B, K].
+    """
+    logits = self.modules['decoder'].apply(params['decoder'], z)
+    log_scale = jnp.log(self.scale)
+    if self.learn_scale:
+      log_scale = self.modules['scale'].apply(params['scale'])
+    likelihood_fn = LIKELIHOODS[self.likelihood]
+    over_particles = jax.vmap(likelihood_fn, in_axes=(0, None, None))
+    over_images = jax.vmap(over_particles, in_axes=(0, 0, None))
+    return over_images(logits, images, log_scale)
+
+
+def create_model(
+    image_shape: tuple[int, int, int],
+    sizes: Sizes,
+    *,
+    architecture: str = 'mlp',
+    encoder: str = 'gaussian',
+    likelihood: str = 'gaussian',
+    scale: float = 0.1**0.5,
+    learn_scale: bool = False,
+    dtype: str = 'float32',
+) -> Model:
+  """Builds the modules of a run; allocates nothing.
+
+  Args:
+    image_shape: (H, W, C).
+    sizes: Widths of all networks.
+    architecture: A key of ARCHITECTURES.
+    encoder: One of ENCODERS.
+    likelihood: A key of LIKELIHOODS.
+    scale: Standard deviation (gaussian) or scale (discretized_logistic) of a
+      pixel in [0, 1]; where it starts, if it is learned.
+    learn_scale: Train one scale for all pixels.
+    dtype: 'float32' or 'bfloat16', of the matmuls.
+
+  Returns:
+    The model.
+  """
+  matmul_dtype = jnp.dtype(dtype)
+  torso, decoder = ARCHITECTURES[architecture](sizes, image_shape, matmul_dtype)
+  if encoder == 'gaussian':
+    encoder_module = GaussianEncoder(torso, sizes.latent_size)
+  else:
+    hidden = sizes.hidden_sizes[-1]
+    encoder_module = ImplicitEncoder(torso, sizes.latent_size, hidden)
+  modules = {
+      'encoder': encoder_module,
+      'decoder': decoder,
+      'sampler': SamplerNet(sizes.sampler_sizes),
+      'energy': LatentEnergy(sizes.energy_sizes),
+      'scale': ObservationScale(scale),
+  }
+  return Model(
+      modules=modules,
+      image_shape=tuple(image_shape),
+      sizes=sizes,
+      encoder=encoder,
+      likelihood=likelihood,
+      scale=scale,
+      learn_scale=learn_scale,
+  )
+
+
+def num_parameters(params: chex.ArrayTree) -> int:
+  """The number of weights in a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

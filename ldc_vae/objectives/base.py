@@ -1,0 +1,103 @@
+"""What a method is: phases of updates, and a way to make latents.
+
+A method is a file beside this one with `create(model, **fields) -> Method`, its
+fields being those of `config.objective`. A train step runs the method's phases
+in order; a phase is an objective and the networks that its gradient trains.
+
+    objective_fn(params, images, keys, context) -> (loss [], (metrics, updates))
+
+`images` [B, H, W, C] are in [0, 1]. `keys` [B] holds one PRNG key per image, a
+function of (seed, step, phase, update, position in the global batch): noise
+drawn by `vmap` over them does not depend on the number of devices or
+micro-batches. `updates` is merged into the context, a dict with
+
+    'progress'   [] fraction of the training done, in [0, 1)
+    'update'     [] index of this update within its phase
+    'stats'      what the method keeps between steps without a gradient
+    'axis_name'  the device axis, for particles that must see each other
+    'latents'    [B, K, D] particles of the first phase, without gradient
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Context = dict[str, Any]
+ObjectiveFn = Callable[..., tuple[Array, tuple[dict[str, Array], Context]]]
+
+
+class Phase(NamedTuple):
+  """One objective and the networks it trains.
+
+  Attributes:
+    objective_fn: See the module's docstring.
+    trains: Keys of `params` whose gradient is taken.
+    num_updates: Optimiser updates per train step.
+    per_image: The objective is a mean over images, so that micro-batches of it
+      add up; the others see the whole batch at once.
+  """
+
+  objective_fn: ObjectiveFn
+  trains: tuple[str, ...]
+  num_updates: int = 1
+  per_image: bool = True
+
+
+class Method(NamedTuple):
+  """A way to train, and to make images.
+
+  Attributes:
+    phases: Run in this order in each step.
+    init_stats: `() -> stats`, a pytree of arrays, or ().
+    generate: `(params, stats, keys [N]) -> z [N, D]`: latents whose decoding is
+      the method's own sample.
+  """
+
+  phases: tuple[Phase, ...]
+  init_stats: Callable[[], Any]
+  generate: Callable[..., Array]
+
+  @property
+  def trained(self) -> tuple[str, ...]:
+    """The names of all networks that the method trains, each once."""
+    names = [name for phase in self.phases for name in phase.trains]
+    return tuple(dict.fromkeys(names))
+
+
+def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
+  """Standard normal noise [B, *shape], one key per leading index."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
+  """z ~ N(0, I), shape [N, D]: the generator of a plain VAE."""
+  del params, stats
+  return draw_normal(keys, (latent_size,))
+
+
+def posterior_metrics(
+    mean: Array | None, logvar: Array | None, z: Array
+) -> dict[str, Array]:
+  """Scale of the posteriors, to see collapse and blow-up in the log.
+
+  Args:
+    mean: Of a gaussian encoder, shape [B, D], or None.
+    logvar: Alike.
+    z: Particles, shape [B, K, D].
+
+  Returns:
+    'posterior_std' (mean over images and dimensions; of an implicit encoder the
+    particles' spread) and 'latent_rms'.
+  """
+  if logvar is None:
+    std = jnp.mean(jnp.std(z, axis=1))
+  else:
+    std = jnp.mean(jnp.exp(0.5 * logvar))
+  del mean
+  return {
+      'posterior_std': std,
+      'latent_rms': jnp.sqrt(jnp.mean(jnp.square(z))),
+  }

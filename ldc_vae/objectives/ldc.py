@@ -1,0 +1,338 @@
+r"""LDC-VAE: encoder, decoder and sampler net on one Gibbs posterior, by SVGD.
+
+Arxiv 2109.10640. Each train step has two phases.
+
+*Autoencoder.* The loss is the mean of the Gibbs energy U(z; x) over K particles
+of each image. Its gradient trains the decoder as it is, and the encoder after
+`svgd.stein_particles` has turned it into the SVGD direction: one backward pass.
+
+*Latent.* The sampler net's law is to become the aggregate posterior
+E_x p(z|x), the distribution that the decoder is trained on. Latents are
+standardised with running moments, u = (z - mu) / sigma. Two targets:
+
+  `learned`   p(u) ~ exp(-f(u)), f trained contrastively against the sampler,
+              the sampler by SVGD with the score -grad f, all pairs. Wang and
+              Liu (2016), https://arxiv.org/abs/1611.01722, in latent space.
+  `smoothed`  the kernel flow `svgd.smoothed_flow` from the sampler's latents to
+              the encoder's; no further network.
+"""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import energy
+from ldc_vae import networks
+from ldc_vae import svgd
+from ldc_vae.objectives import base
+
+Array = jax.Array
+LATENT_TARGETS = ('learned', 'smoothed')
+
+# Keeps sigma > 0 for a latent dimension that the encoder does not use.
+_MIN_STD = 1e-3
+
+
+def init_moments(latent_size: int) -> dict[str, Array]:
+  """Running sums of the latent moments, with no weight yet."""
+  return {
+      'first': jnp.zeros(latent_size),
+      'second': jnp.zeros(latent_size),
+      'weight': jnp.zeros(()),
+  }
+
+
+def update_moments(
+    moments: dict[str, Array], z: Array, decay: float
+) -> dict[str, Array]:
+  """Moves the running moments towards those of z [B, K, D]."""
+  first = jnp.mean(z, axis=(0, 1))
+  second = jnp.mean(jnp.square(z), axis=(0, 1))
+  mix = lambda old, new: decay * old + (1.0 - decay) * new
+  return {
+      'first': mix(moments['first'], first),
+      'second': mix(moments['second'], second),
+      'weight': mix(moments['weight'], 1.0),
+  }
+
+
+def latent_moments(moments: dict[str, Array]) -> tuple[Array, Array]:
+  """Mean and standard deviation [D]; 0 and 1 before the first update."""
+  seen = moments['weight'] > 0.0
+  weight = jnp.where(seen, moments['weight'], 1.0)
+  mean = moments['first'] / weight
+  variance = moments['second'] / weight - jnp.square(mean)
+  std = jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
+  return mean, jnp.where(seen, std, 1.0)
+
+
+def repulsion_temperature(
+    progress: Array | float, *, start: float, end: float, fraction: float
+) -> Array:
+  """T from start to end, geometrically over a fraction of the training.
+
+  Args:
+    progress: Fraction of the training done, a scalar in [0, 1].
+    start: T at the beginning, > 0.
+    end: T from `fraction` on, > 0.
+    fraction: In (0, 1].
+
+  Returns:
+    T, a scalar.
+  """
+  position = jnp.minimum(progress / fraction, 1.0)
+  return start * (end / start) ** position
+
+
+def autoencoder_objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    inverse_temperature: float,
+    num_particles: int,
+    kernel: svgd.Kernel,
+    off_diagonal: bool,
+    latent_energy_weight: float,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """Mean Gibbs energy; its gradient is SVGD for the encoder. Nats.
+
+  Args:
+    params: With 'encoder', 'decoder' and, where the weight is not 0, 'energy'.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: With 'stats'.
+    model: The networks.
+    inverse_temperature: lambda.
+    num_particles: K.
+    kernel: Of the K particles of one image.
+    off_diagonal: Leave out j = i.
+    latent_energy_weight: w of w f(u) in U.
+
+  Returns:
+    The loss and (metrics, updates); updates hold 'latents' [B, K, D].
+  """
+  z, mean, logvar = model.particles(params, images, keys, num_particles)
+  # U only: every other use takes the latents without gradient, below
+  particles = svgd.stein_particles(z, kernel, off_diagonal=off_diagonal)
+  log_likelihoods = model.log_likelihood(params, images, particles)
+  latent_energies = jnp.zeros(log_likelihoods.shape)
+  if latent_energy_weight:
+    mu, sigma = latent_moments(context['stats'])
+    # f shapes the posterior here; it is trained in the latent phase only
+    frozen = jax.lax.stop_gradient(params['energy'])
+    u = energy.standardise(particles, mu, sigma)
+    f = model.modules['energy'].apply(frozen, u)
+    latent_energies = latent_energy_weight * f
+  energy_fn = functools.partial(
+      _gibbs_energy, inverse_temperature=inverse_temperature
+  )
+  energies = jax.vmap(jax.vmap(energy_fn))(
+      log_likelihoods, particles, latent_energies
+  )
+  loss = jnp.mean(energies)
+  metrics = {
+      'loss': loss,
+      'reconstruction': -jnp.mean(log_likelihoods),
+      **base.posterior_metrics(mean, logvar, z),
+  }
+  # the sampler learns from the latents; the encoder must not please it
+  return loss, (metrics, {'latents': jax.lax.stop_gradient(z)})
+
+
+def latent_objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    latent_target: str,
+    latents_per_image: int,
+    kernel: svgd.Kernel,
+    off_diagonal: bool,
+    use_svgd: bool,
+    temperature_fn,
+    r1_weight: float,
+    flow_scales: Sequence[float],
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """One update of the sampler net, and of the latent energy if learned.
+
+  Args:
+    params: With 'sampler' and, for the learned target, 'energy'.
+    images: Unused but for their number B.
+    keys: Shape [B].
+    context: With 'latents' [B, K, D], 'stats', 'update', 'progress' and
+      'axis_name'.
+    model: The networks.
+    latent_target: 'learned' or 'smoothed'.
+    latents_per_image: g; a set has n = g B particles (over all devices).
+    kernel: Of the sampler's SVGD.
+    off_diagonal: Leave out j = i.
+    use_svgd: False for the plain gradient of f, as a GAN's generator.
+    temperature_fn: Maps progress to the repulsion temperature T.
+    r1_weight: R1 of the contrastive loss.
+    flow_scales: tau of the smoothed target.
+
+  Returns:
+    The loss and (metrics, updates), see `base`.
+  """
+  del images
+  latents = context['latents']
+  batch, num_particles, dim = latents.shape
+  group = min(latents_per_image, num_particles)
+  first = context['update'] * group
+  chosen = (first + jnp.arange(group)) % num_particles
+  aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
+  aggregate = energy.standardise(aggregate, *latent_moments(context['stats']))
+
+  noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
+  u = model.modules['sampler'].apply(params['sampler'], noise)
+  metrics = {'sampler_std': jnp.mean(jnp.std(u, axis=0))}
+  axis_name = context['axis_name']
+  if latent_target == 'smoothed':
+    flow = svgd.smoothed_flow(u, aggregate, flow_scales, axis_name=axis_name)
+    return svgd.follow(u, flow), (metrics, {})
+
+  energy_net = model.modules['energy']
+  energy_loss, terms = energy.contrastive_loss(
+      lambda point: energy_net.apply(params['energy'], point),
+      aggregate,
+      u,
+      r1_weight,
+  )
+  particles = u
+  if use_svgd:
+    temperature = temperature_fn(context['progress'])
+    metrics['temperature'] = temperature
+    particles = svgd.stein_particles(
+        u,
+        kernel,
+        off_diagonal=off_diagonal,
+        temperature=temperature,
+        axis_name=axis_name,
+    )
+  # the sampler follows f as it is; only the contrastive loss trains f
+  frozen = jax.lax.stop_gradient(params['energy'])
+  sampler_loss = jnp.mean(energy_net.apply(frozen, particles))
+  metrics.update(terms)
+  return energy_loss + sampler_loss, (metrics, {})
+
+
+def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+  """z = S(xi) = mu + sigma (xi + net(xi)), xi ~ N(0, I); shape [N, D]."""
+  noise = base.draw_normal(keys, (model.latent_size,))
+  u = model.modules['sampler'].apply(params['sampler'], noise)
+  return energy.unstandardise(u, *latent_moments(stats))
+
+
+def create(
+    model: networks.Model,
+    *,
+    inverse_temperature: float,
+    num_particles: int,
+    kernel: str,
+    bandwidth: float | str,
+    off_diagonal: bool,
+    latent_target: str,
+    latent_energy_weight: float,
+    num_latent_updates: int,
+    latents_per_image: int,
+    sampler_kernel: str,
+    sampler_off_diagonal: bool,
+    sampler_svgd: bool,
+    temperature_start: float,
+    temperature_end: float,
+    temperature_fraction: float,
+    r1_weight: float,
+    flow_scales: Sequence[float],
+    moments_decay: float,
+) -> base.Method:
+  """The method `ldc`; the fields are explained in `configs/default.py`.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: A field is out of range.
+  """
+  if off_diagonal and num_particles < 2:
+    raise ValueError(
+        f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
+        ' needs at least 2 (or objective.off_diagonal=False)'
+    )
+  if latent_target not in LATENT_TARGETS:
+    raise ValueError(
+        f'objective.latent_target={latent_target!r}; known:'
+        f' {", ".join(LATENT_TARGETS)}'
+    )
+  if latent_energy_weight and latent_target != 'learned':
+    raise ValueError(
+        f'objective.latent_energy_weight={latent_energy_weight} needs'
+        f" objective.latent_target='learned', got {latent_target!r}"
+    )
+  autoencoder_fn = functools.partial(
+      autoencoder_objective,
+      model=model,
+      inverse_temperature=inverse_temperature,
+      num_particles=num_particles,
+      kernel=svgd.KERNELS[kernel](bandwidth),
+      off_diagonal=off_diagonal,
+      latent_energy_weight=latent_energy_weight,
+  )
+
+  def first_phase(params, images, keys, context):
+    loss, (metrics, updates) = autoencoder_fn(params, images, keys, context)
+    updates['stats'] = update_moments(
+        context['stats'], updates['latents'], moments_decay
+    )
+    return loss, (metrics, updates)
+
+  temperature_fn = functools.partial(
+      repulsion_temperature,
+      start=temperature_start,
+      end=temperature_end,
+      fraction=temperature_fraction,
+  )
+  latent_fn = functools.partial(
+      latent_objective,
+      model=model,
+      latent_target=latent_target,
+      latents_per_image=latents_per_image,
+      kernel=svgd.KERNELS[sampler_kernel]('mean'),
+      off_diagonal=sampler_off_diagonal,
+      use_svgd=sampler_svgd,
+      temperature_fn=temperature_fn,
+      r1_weight=r1_weight,
+      flow_scales=tuple(flow_scales),
+  )
+  learned = latent_target == 'learned'
+  latent_names = ('sampler', 'energy') if learned else ('sampler',)
+  return base.Method(
+      phases=(
+          base.Phase(first_phase, model.autoencoder_names()),
+          base.Phase(
+              latent_fn, latent_names, num_latent_updates, per_image=False
+          ),
+      ),
+      init_stats=functools.partial(init_moments, model.latent_size),
+      generate=functools.partial(generate, model=model),
+  )
+
+
+def _gibbs_energy(
+    log_likelihood: Array,
+    z: Array,
+    latent_energy: Array,
+    *,
+    inverse_temperature: float,
+) -> Any:
+  """`energy.gibbs_energy` with the mapped arguments first."""
+  return energy.gibbs_energy(
+      log_likelihood, z, inverse_temperature, latent_energy
+  )

@@ -1,0 +1,89 @@
+"""The variational autoencoder, with the KL weight of a beta-VAE.
+
+Kingma and Welling (2014), https://arxiv.org/abs/1312.6114; beta: Higgins et al.
+(2017), https://openreview.net/forum?id=Sy2fzU9gl.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import elbo
+from ldc_vae import networks
+from ldc_vae.objectives import base
+
+Array = jax.Array
+
+
+def objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    beta: float,
+    num_samples: int,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """-ELBO, the mean over images; nats.
+
+  Args:
+    params: With 'encoder' and 'decoder'.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: Unused.
+    model: With a gaussian encoder.
+    beta: Weight of the KL divergence.
+    num_samples: Posterior samples per image.
+
+  Returns:
+    The loss and (metrics, updates), see `base`.
+  """
+  del context
+  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
+  bounds = jax.vmap(elbo.elbo, in_axes=(0, 0, 0, None))(
+      log_likelihoods, mean, logvar, beta
+  )
+  loss = -jnp.mean(bounds)
+  metrics = {
+      'loss': loss,
+      'reconstruction': -jnp.mean(log_likelihoods),
+      'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
+      **base.posterior_metrics(mean, logvar, z),
+  }
+  return loss, (metrics, {})
+
+
+def create(
+    model: networks.Model, *, beta: float, num_samples: int
+) -> base.Method:
+  """The method `vae`.
+
+  Args:
+    model: With a gaussian encoder.
+    beta: Weight of the KL divergence, at least 0.
+    num_samples: Posterior samples per image and step.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: The encoder has no density.
+  """
+  if model.encoder != 'gaussian':
+    raise ValueError(
+        f'objective vae needs model.encoder=gaussian, got {model.encoder!r}:'
+        ' its KL divergence needs the density of the posterior'
+    )
+  objective_fn = functools.partial(
+      objective, model=model, beta=beta, num_samples=num_samples
+  )
+  return base.Method(
+      phases=(base.Phase(objective_fn, model.autoencoder_names()),),
+      init_stats=tuple,
+      generate=functools.partial(
+          base.prior_latents, latent_size=model.latent_size
+      ),
+  )

@@ -1,0 +1,360 @@
+"""The train state, the train step, and the only `pmap`.
+
+`train_step` is (state, images, key) -> (state, metrics) for one device and
+speaks of an axis name. `pmap_train_step` maps it over the devices; the same
+function under `jax.vmap(axis_name=...)` is the one-device reference.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import chex
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ldc_vae import networks
+from ldc_vae.objectives import base
+
+Array = jax.Array
+AXIS_NAME = 'devices'
+
+
+@struct.dataclass
+class TrainState:
+  """All that a step reads and writes.
+
+  Attributes:
+    step: Train steps done, int32 [].
+    params: Weights by network name.
+    ema_params: Their exponential moving averages, which are evaluated.
+    opt_state: Optimiser states by network name.
+    stats: What the method keeps without a gradient, e.g. latent moments.
+  """
+
+  step: Array
+  params: dict[str, chex.ArrayTree]
+  ema_params: dict[str, chex.ArrayTree]
+  opt_state: dict[str, optax.OptState]
+  stats: Any
+
+
+def create_train_state(
+    key: Array,
+    model: networks.Model,
+    method: base.Method,
+    txs: Mapping[str, optax.GradientTransformation],
+) -> TrainState:
+  """A fresh state.
+
+  Args:
+    key: PRNG key of the weights.
+    model: The networks.
+    method: Which of them are trained.
+    txs: One optimiser per trained network.
+
+  Returns:
+    The state, on the default device.
+  """
+  params = model.init(key, method.trained)
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      # copies: donating a buffer that occurs twice fails
+      ema_params=jax.tree.map(jnp.copy, params),
+      opt_state={name: txs[name].init(params[name]) for name in params},
+      stats=method.init_stats(),
+  )
+
+
+def learning_rate_schedule(
+    name: str, peak: float, *, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+  """Linear warm-up, then a cosine to 0 or a constant.
+
+  Args:
+    name: 'cosine' or 'constant'.
+    peak: The rate after warm-up.
+    warmup_steps: Updates of the warm-up, from 0.
+    num_steps: Updates in all.
+
+  Returns:
+    A function of the number of updates done.
+
+  Raises:
+    ValueError: Unknown name.
+  """
+  warmup_steps = min(warmup_steps, num_steps // 2)
+  if name == 'cosine':
+    rest = optax.cosine_decay_schedule(peak, max(num_steps - warmup_steps, 1))
+  elif name == 'constant':
+    rest = optax.constant_schedule(peak)
+  else:
+    raise ValueError(
+        f'optimizer.schedule={name!r}; known: cosine, constant'
+    )
+  warmup = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
+  return optax.join_schedules([warmup, rest], [warmup_steps])
+
+
+def create_optimizers(
+    method: base.Method,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    latent_learning_rate: float,
+    schedule: str,
+    warmup_steps: int,
+    b1: float,
+    latent_b1: float,
+    b2: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> dict[str, optax.GradientTransformation]:
+  """One optax transform per network: clip, then Adam (W) with its schedule.
+
+  Args:
+    method: Its phases say how many updates a network has per step.
+    num_steps: Train steps in all.
+    learning_rate: Peak rate of networks in per-image phases (encoder, decoder).
+    latent_learning_rate: Peak rate of the others (sampler, latent energy).
+    schedule: 'cosine' or 'constant'.
+    warmup_steps: In train steps.
+    b1: Adam's first decay, of the encoder and decoder.
+    latent_b1: Of the others.
+    b2: Adam's second decay.
+    weight_decay: Decoupled; 0 for none.
+    clip_norm: Bound on the norm of each network's gradient; 0 for none.
+
+  Returns:
+    A dict by network name.
+  """
+  txs = {}
+  for phase in method.phases:
+    peak = learning_rate if phase.per_image else latent_learning_rate
+    rate = learning_rate_schedule(
+        schedule,
+        peak,
+        warmup_steps=warmup_steps * phase.num_updates,
+        num_steps=num_steps * phase.num_updates,
+    )
+    decay1 = b1 if phase.per_image else latent_b1
+    if weight_decay:
+      adam = optax.adamw(rate, decay1, b2, weight_decay=weight_decay)
+    else:
+      adam = optax.adam(rate, decay1, b2)
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    txs.update({name: optax.chain(*clip, adam) for name in phase.trains})
+  return txs
+
+
+def image_keys(key: Array, batch_size: int, axis_name: str | None) -> Array:
+  """One key per image of this device's batch.
+
+  Args:
+    key: Of the step.
+    batch_size: B, images on this device.
+    axis_name: The device axis, or None without one.
+
+  Returns:
+    Keys [B]; image i of device d has that of global position d B + i, so that
+    noise does not depend on how many devices share the batch.
+  """
+  first = 0
+  if axis_name is not None:
+    first = jax.lax.axis_index(axis_name) * batch_size
+  positions = first + jnp.arange(batch_size)
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
+
+
+def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
+  """uint8 [B, H, W, C] -> float32 in [0, 1], binarised anew if asked."""
+  images = images.astype(jnp.float32) / 255.0
+  if binarize:
+    images = jax.vmap(jax.random.bernoulli)(keys, images)
+  return images.astype(jnp.float32)
+
+
+def train_step(
+    state: TrainState,
+    images: Array,
+    key: Array,
+    *,
+    method: base.Method,
+    txs: Mapping[str, optax.GradientTransformation],
+    num_steps: int,
+    ema_decay: float,
+    binarize: bool,
+    accumulate: int,
+    axis_name: str | None,
+) -> tuple[TrainState, dict[str, Array]]:
+  """One train step on one device: all phases of the method, then the EMA.
+
+  Args:
+    state: The state.
+    images: This device's part of the batch, uint8 [B, H, W, C].
+    key: The run's base key, the same in every step and on every device.
+    method: What to do.
+    txs: Optimisers by network name.
+    num_steps: Train steps in all, for `progress`.
+    ema_decay: Of the evaluated weights, in [0, 1).
+    binarize: Draw binary images from the grey ones.
+    accumulate: Micro-batches of the per-image phases; divides B.
+    axis_name: The device axis.
+
+  Returns:
+    The next state and the metrics, averaged over devices.
+  """
+  keys = image_keys(
+      jax.random.fold_in(key, state.step), images.shape[0], axis_name
+  )
+  fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+  images = prepare_images(images, fold_in(keys, 0), binarize)
+  context = {
+      'progress': state.step / num_steps,
+      'stats': state.stats,
+      'latents': None,
+  }
+  params, opt_state = dict(state.params), dict(state.opt_state)
+  metrics = {}
+  for index, phase in enumerate(method.phases):
+    update_fn = functools.partial(
+        _phase_update,
+        phase=phase,
+        txs=txs,
+        images=images,
+        keys=fold_in(keys, index + 1),
+        accumulate=accumulate if phase.per_image else 1,
+        axis_name=axis_name,
+    )
+    if phase.num_updates == 1:
+      params, opt_state, phase_metrics, updates = update_fn(
+          params, opt_state, context, jnp.zeros((), jnp.int32)
+      )
+      context.update(updates)
+    else:
+      params, opt_state, phase_metrics = _scan_updates(
+          update_fn, params, opt_state, context, phase.num_updates
+      )
+    metrics.update(phase_metrics)
+  decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+  ema_params = optax.incremental_update(
+      params, state.ema_params, 1.0 - decay
+  )
+  return (
+      TrainState(
+          step=state.step + 1,
+          params=params,
+          ema_params=ema_params,
+          opt_state=opt_state,
+          stats=context['stats'],
+      ),
+      metrics,
+  )
+
+
+def pmap_train_step(
+    train_step_fn: Callable[..., tuple[TrainState, dict[str, Array]]],
+    num_devices: int | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+  """Maps a train step over the local devices.
+
+  Args:
+    train_step_fn: `train_step` with its keywords bound but `axis_name`.
+    num_devices: Of this process; None for all.
+
+  Returns:
+    `(state, images [num_devices, B, H, W, C], key) -> (state, metrics)`; state
+    and metrics have no device axis. The state given is donated.
+  """
+  devices = None
+  if num_devices is not None:
+    devices = jax.local_devices()[:num_devices]
+  return jax.pmap(
+      functools.partial(train_step_fn, axis_name=AXIS_NAME),
+      axis_name=AXIS_NAME,
+      in_axes=(None, 0, None),
+      out_axes=None,
+      donate_argnums=0,
+      devices=devices,
+  )
+
+
+def _phase_update(
+    params,
+    opt_state,
+    context,
+    update,
+    *,
+    phase,
+    txs,
+    images,
+    keys,
+    accumulate,
+    axis_name,
+):
+  """One optimiser update of the networks that a phase trains."""
+  if phase.num_updates > 1:
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    keys = fold_in(keys, update)
+  trained = {name: params[name] for name in phase.trains}
+
+  def loss_fn(trained, images, keys):
+    full = {**params, **trained}
+    full_context = {**context, 'update': update, 'axis_name': axis_name}
+    return phase.objective_fn(full, images, keys, full_context)
+
+  grads, (metrics, updates) = _accumulated_grad(
+      loss_fn, trained, images, keys, accumulate
+  )
+  latents = updates.pop('latents', None)
+  if axis_name is not None:
+    grads, metrics, updates = jax.lax.pmean(
+        (grads, metrics, updates), axis_name
+    )
+  if latents is not None:
+    updates['latents'] = latents  # each device keeps its own images' particles
+  params, opt_state = dict(params), dict(opt_state)
+  for name in phase.trains:
+    metrics[f'grad_norm_{name}'] = optax.tree.norm(grads[name])
+    changes, opt_state[name] = txs[name].update(
+        grads[name], opt_state[name], params[name]
+    )
+    params[name] = optax.apply_updates(params[name], changes)
+  return params, opt_state, metrics, updates
+
+
+def _accumulated_grad(loss_fn, trained, images, keys, accumulate):
+  """Gradient of the mean loss over micro-batches, one after the other."""
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+  if accumulate == 1:
+    return grad_fn(trained, images, keys)
+  size = images.shape[0] // accumulate
+  parts = []
+  # unrolled: convolutions inside lax.scan are several times slower on CPU
+  for start in range(0, images.shape[0], size):
+    rows = slice(start, start + size)
+    parts.append(grad_fn(trained, images[rows], keys[rows]))
+  latents = [updates.pop('latents', None) for _, (_, updates) in parts]
+  mean = jax.tree.map(lambda *leaves: sum(leaves) / accumulate, *parts)
+  if latents[0] is not None:
+    mean[1][1]['latents'] = jnp.concatenate(latents)
+  return mean
+
+
+def _scan_updates(update_fn, params, opt_state, context, num_updates):
+  """Several updates of one phase; metrics are means over them."""
+
+  def body(carry, update):
+    params, opt_state = carry
+    params, opt_state, metrics, _ = update_fn(
+        params, opt_state, context, update
+    )
+    return (params, opt_state), metrics
+
+  (params, opt_state), metrics = jax.lax.scan(
+      body, (params, opt_state), jnp.arange(num_updates)
+  )
+  return params, opt_state, jax.tree.map(jnp.mean, metrics)
