@@ -236,6 +236,14 @@ def write_json(path: Path, obj: Any) -> None:
     file.write(text.encode() + b'\n')
 
 
+def read_json(path: Path) -> Any | None:
+  """Returns what a JSON file holds; None where it is missing or broken."""
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+    return None
+
+
 def write_npz(path: Path, /, **arrays: Any) -> None:
   """Writes arrays to a compressed `.npz` file, atomically.
 

@@ -1,0 +1,134 @@
+"""Every field of a run, with its meaning; a run file overrides what differs.
+
+A run file is `get_config(arg)` around `create(arg, ...)` below. `arg` is what
+follows the colon of `--config=FILE[:METHOD][,debug]`.
+"""
+
+from ml_collections import config_dict
+
+# The fields of `config.objective`, one entry per method. A method has these
+# fields and no others, so that a misplaced override is an error.
+OBJECTIVES = {
+    'vae': dict(
+        beta=1.0,  # weight of the KL term; 1 is the ELBO
+        num_samples=1,  # posterior samples per image and step
+    ),
+    'ldc': dict(
+        inverse_temperature=3.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
+        num_particles=8,  # K, particles per image; at least 2
+        kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
+        bandwidth='mean',  # mean, median, or a number in squared latent units
+        off_diagonal=True,  # leave j = i out of the encoder's direction
+        latent_target='learned',  # what the sampler follows: learned, smoothed
+        latent_energy_weight=0.0,  # weight of f(u) inside U
+        num_latent_updates=4,  # sampler (and energy) updates per step
+        latents_per_image=1,  # particles of each image in one latent update
+        sampler_kernel='rbf',
+        sampler_off_diagonal=False,
+        sampler_svgd=True,  # False: the plain energy gradient (an ablation)
+        temperature_start=1.0,  # repulsion temperature T of the sampler
+        temperature_end=0.003,
+        temperature_fraction=0.7,  # of training, until T reaches its end
+        r1_weight=0.3,  # of E|grad f|^2 / 2 on aggregate latents
+        flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
+        moments_decay=0.99,  # of the running latent mean and variance
+    ),
+}
+
+
+def create(arg: str = '') -> config_dict.ConfigDict:
+  """Returns the default config for `arg`, '' or 'METHOD' or 'METHOD,debug'."""
+  method, debug = parse_arg(arg)
+  config = config_dict.ConfigDict()
+  config.seed = 0
+  config.debug = debug
+
+  config.dataset = dataset = config_dict.ConfigDict()
+  dataset.name = 'digits'  # digits, mnist, fashion_mnist, cifar10, celeba64, images
+  dataset.data_dir = ''  # prepared TFDS data; '' is TFDS_DATA_DIR or the cache
+  dataset.path = ''  # images: a folder of PNG/JPEG, an .npz or an .npy file
+  dataset.image_size = 0  # images: side after resize and centre crop; 0: native
+  dataset.num_channels = 0  # images: 1 grey, 3 colour; 0: as the files are
+  dataset.num_validation = 10_000  # images held out of train for selection
+  dataset.num_test = 0  # images: held out for test; 0: a tenth
+  dataset.binarize = False  # stochastic binarisation, anew each step
+
+  config.model = model = config_dict.ConfigDict()
+  model.architecture = 'mlp'  # mlp, conv (28x28 and 32x32), conv64
+  model.encoder = 'gaussian'  # gaussian, implicit (noise-injected)
+  model.latent_size = 16
+  model.hidden_sizes = (512, 512)  # mlp: encoder; the decoder mirrors it
+  model.channels = (32, 64, 128)  # conv: one entry per stride of 2
+  model.sampler_sizes = (256, 256, 256)
+  model.energy_sizes = (256, 256, 256)
+  model.noise_size = 16  # implicit encoder: dimension of the injected noise
+  model.likelihood = 'gaussian'  # bernoulli, gaussian, discretized_logistic
+  model.scale = 0.31622776  # of gaussian and logistic, pixels in [0, 1]
+  model.learn_scale = False  # one scale for all pixels, by gradient
+  model.dtype = 'float32'  # of the matmuls: float32, bfloat16
+
+  config.objective = config_dict.ConfigDict(OBJECTIVES[method])
+  config.objective.name = method
+
+  config.optimizer = optimizer = config_dict.ConfigDict()
+  optimizer.learning_rate = 1e-3  # of the encoder and decoder
+  optimizer.latent_learning_rate = 1e-3  # of the sampler and latent energy
+  optimizer.schedule = 'cosine'  # cosine (to 0), constant
+  optimizer.warmup_steps = 100
+  optimizer.b1 = 0.9
+  optimizer.latent_b1 = 0.5  # a moving target wants little momentum
+  optimizer.b2 = 0.999
+  optimizer.weight_decay = 0.0
+  optimizer.clip_norm = 0.0  # of each network's gradient; 0: no clipping
+
+  config.train = train = config_dict.ConfigDict()
+  train.batch_size = 256  # over all devices
+  train.accumulate = 1  # micro-batches per step; batch_size stays the total
+  train.num_epochs = 20
+  train.num_steps = 0  # if positive, instead of num_epochs
+  train.ema_decay = 0.999  # of the weights that are evaluated
+  train.log_every = 50  # steps between lines of metrics.jsonl
+  train.validate_every = 0  # steps; 0: once an epoch
+  train.checkpoint_every = 0  # steps; 0: once an epoch
+
+  config.evaluate = evaluate = config_dict.ConfigDict()
+  evaluate.batch_size = 500
+  evaluate.num_samples = 10_000
+  evaluate.samplers = ('prior', 'gaussian', 'gmm_10')
+  evaluate.importance_samples = 64  # of nll/importance; 0: null
+  evaluate.num_nll_images = 10_000  # test images scored by nll/*
+  evaluate.classifier_seeds = (0,)  # the first is reported, the rest check it
+  evaluate.checkpoint = 'latest'  # latest, best (by validation loss)
+  return config
+
+
+def parse_arg(arg: str) -> tuple[str, bool]:
+  """Splits 'METHOD', 'METHOD,debug', 'debug' or '' into (method, debug)."""
+  words = [word for word in arg.split(',') if word]
+  debug = 'debug' in words
+  methods = [word for word in words if word != 'debug'] or ['ldc']
+  if len(methods) != 1 or methods[0] not in OBJECTIVES:
+    known = ', '.join(sorted(OBJECTIVES))
+    raise ValueError(
+        f'unknown method {",".join(methods)!r} after the colon of --config;'
+        f' known: {known}, each optionally followed by ",debug"'
+    )
+  return methods[0], debug
+
+
+def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Returns a run file's config, shrunk to seconds if `,debug` was asked for."""
+  if config.debug:
+    config.dataset.num_validation = min(config.dataset.num_validation, 64)
+    model = config.model
+    model.hidden_sizes = (64,) * len(model.hidden_sizes)
+    model.channels = (8,) * len(model.channels)
+    model.sampler_sizes = (32,)
+    model.energy_sizes = (32,)
+    config.train.batch_size = min(config.train.batch_size, 32)
+    config.train.num_steps = 24
+    config.train.log_every = 4
+    config.evaluate.num_samples = 256
+    config.evaluate.importance_samples = 8
+    config.evaluate.num_nll_images = 128
+  return config

@@ -1,0 +1,13 @@
+"""LDC-VAE on Fashion-MNIST, 28x28 grey.
+
+python -m ldc_vae.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+"""
+
+from configs import default
+
+
+def get_config(arg: str = ''):
+  """The config of `arg`, see `default.create`."""
+  config = default.create(arg)
+  config.dataset.name = 'fashion_mnist'
+  return default.finish(config)

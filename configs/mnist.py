@@ -1,0 +1,13 @@
+"""LDC-VAE on MNIST, 28x28 grey.
+
+python -m ldc_vae.main --config=configs/mnist.py --workdir=runs/mnist
+"""
+
+from configs import default
+
+
+def get_config(arg: str = ''):
+  """The config of `arg`, see `default.create`."""
+  config = default.create(arg)
+  config.dataset.name = 'mnist'
+  return default.finish(config)

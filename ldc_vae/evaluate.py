@@ -1,0 +1,524 @@
+"""The final evaluation of a run, and sampling from it.
+
+One checkpoint, many ways to make its latents: the distance of decoded images
+from the test split is reported for each latent source, so that what the latent
+law costs can be told from what the decoder costs. Averaged (EMA) weights
+throughout.
+"""
+
+import functools
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import checkpoint
+from ldc_vae import classifier as classifier_lib
+from ldc_vae import datasets
+from ldc_vae import elbo
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import figures
+from ldc_vae import latents as latents_lib
+from ldc_vae import report
+from ldc_vae import step as step_lib
+from ldc_vae import writer
+from ldc_vae.metrics import frechet
+from ldc_vae.metrics import latent as latent_metrics
+
+Array = jax.Array
+
+SOURCES = (
+    'real',
+    'reconstruction',
+    'aggregate',
+    'generator',
+    'prior',
+    'gaussian',
+    'gmm_10',
+    'gmm_50',
+    'two_stage',
+)
+_DISTANCES = (
+    'frechet_classifier',
+    'kid_classifier',
+    'frechet_inception',
+    'frechet_pca',
+)
+# Every other name of results.json; what does not apply stays null.
+_OTHER_NAMES = (
+    'prdc/precision',
+    'prdc/recall',
+    'prdc/density',
+    'prdc/coverage',
+    'nll/elbo',
+    'nll/importance',
+    'nll/ais',
+    'latent/mmd_generator',
+    'latent/mmd_prior',
+    'latent/sliced_wasserstein_generator',
+    'latent/sliced_wasserstein_prior',
+    'latent/ksd_generator',
+    'latent/active_units',
+    'eval/reconstruction_mse',
+    'time/sample_10k_seconds',
+)
+_NUM_COMPONENTS = 64  # of the pixels, for data without labels
+_NUM_PROJECTIONS = 512  # of the sliced Wasserstein distance
+_TIMED_SAMPLES = 10_000
+_DECODES_AT_ONCE = 4_000  # latents in one decoder call of the likelihood
+_NUM_INTERPOLATIONS = 8
+_INTERPOLATION_STEPS = 11
+_SHOWN = 100  # images of a figure
+
+
+class Sources(NamedTuple):
+  """What the latent sources of one checkpoint made.
+
+  Attributes:
+    latents: Source -> float32 [N, D].
+    images: Source -> uint8 [N, H, W, C].
+    test_images: The reference, uint8 [M, H, W, C].
+    test_means: Posterior means of the reference, float32 [M, D].
+    train_means: Posterior means of the training split, float32 [L, D].
+    aggregate_labels: Classes of the images behind the aggregate latents, or
+      None.
+  """
+
+  latents: dict[str, np.ndarray]
+  images: dict[str, np.ndarray]
+  test_images: np.ndarray
+  test_means: np.ndarray
+  train_means: np.ndarray
+  aggregate_labels: np.ndarray | None
+
+
+class Apply:
+  """The jitted functions of a checkpoint, in batches of one shape."""
+
+  def __init__(self, experiment, state, *, binarize: bool, batch_size: int):
+    """Takes the networks of `experiment` with the averaged weights of `state`.
+
+    Args:
+      experiment: The run.
+      state: Of a checkpoint.
+      binarize: Encode binary images, as in training.
+      batch_size: Images at a time.
+    """
+    self._experiment, self._batch_size = experiment, batch_size
+    self._params, self._stats = state.ema_params, state.stats
+    # The parameters are arguments: as constants they would be compiled in.
+    model, method = experiment.model, experiment.method
+
+    @jax.jit
+    def encode(params, images, key):
+      keys = step_lib.image_keys(key, images.shape[0], None)
+      images = step_lib.prepare_images(images, keys, binarize)
+      # an implicit encoder's mean is that of its particles
+      z, mean, _ = model.particles(params, images, keys, 16)
+      return z[:, 0], jnp.mean(z, axis=1) if mean is None else mean
+
+    @jax.jit
+    def decode(params, z):
+      images = model.decode(params, z)
+      return jnp.round(images * 255.0).astype(jnp.uint8)
+
+    @jax.jit
+    def generate(params, stats, key):
+      keys = step_lib.image_keys(key, batch_size, None)
+      return method.generate(params, stats, keys)
+
+    self._encode, self._decode, self._generate = encode, decode, generate
+
+  def encode(self, images, key: Array) -> tuple[np.ndarray, np.ndarray]:
+    """One posterior sample and the mean of each image, both [N, D]."""
+    parts = []
+    for index, (batch, mask) in enumerate(
+        datasets.eval_batches(images, self._batch_size)
+    ):
+      z, mean = self._encode(
+          self._params, batch, jax.random.fold_in(key, index)
+      )
+      parts.append((np.asarray(z)[mask], np.asarray(mean)[mask]))
+    z, means = zip(*parts)
+    return np.concatenate(z), np.concatenate(means)
+
+  def decode(self, z: np.ndarray) -> np.ndarray:
+    """Mean images, uint8 [N, H, W, C], of latents [N, D]."""
+    size = self._batch_size
+    parts = []
+    for start in range(0, len(z), size):
+      batch = z[start : start + size]
+      padded = np.zeros((size, z.shape[1]), np.float32)
+      padded[: len(batch)] = batch
+      images = self._decode(self._params, padded)
+      parts.append(np.asarray(images)[: len(batch)])
+    return np.concatenate(parts)
+
+  def generate(self, num_samples: int, key: Array) -> np.ndarray:
+    """Latents [num_samples, D] from the method's own generator."""
+    batches = -(-num_samples // self._batch_size)
+    parts = [
+        np.asarray(
+            self._generate(
+                self._params, self._stats, jax.random.fold_in(key, index)
+            )
+        )
+        for index in range(batches)
+    ]
+    return np.concatenate(parts)[:num_samples]
+
+
+def evaluate(
+    config: config_dict.ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    experiment: experiment_lib.Experiment | None = None,
+) -> dict[str, Any]:
+  """Evaluates a checkpoint of `workdir` against the test split.
+
+  Writes results.json, samples.npz, figures/ and report.html.
+
+  Args:
+    config: The run's config; `config.evaluate` may differ from training's.
+    workdir: Of a run with a checkpoint.
+    experiment: What `experiment.create(config)` gives, if it is at hand.
+
+  Returns:
+    The content of results.json.
+
+  Raises:
+    OSError: No checkpoint, or a file cannot be read or written.
+  """
+  start = time.monotonic()
+  workdir = pathlib.Path(workdir)
+  experiment = experiment or experiment_lib.create(config)
+  state, step = _restore(experiment, workdir, config.evaluate.checkpoint)
+  apply = Apply(
+      experiment,
+      state,
+      binarize=config.dataset.binarize,
+      batch_size=config.evaluate.batch_size,
+  )
+  key = jax.random.fold_in(experiment.key, 2**31 + 2)  # no step has it
+  sources = make_sources(config, experiment, apply, key)
+
+  results = {
+      f'{family}/{source}': None for family in _DISTANCES for source in SOURCES
+  }
+  results.update({name: None for name in _OTHER_NAMES})
+  results.update(_image_distances(config, experiment.dataset, sources))
+  results.update(_latent_distances(sources, jax.random.fold_in(key, 1)))
+  results.update(
+      _likelihoods(config, experiment, state, jax.random.fold_in(key, 2))
+  )
+  decoded = sources.images['reconstruction'].astype(np.float32)
+  residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
+  results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
+  results['time/sample_10k_seconds'] = _sampling_seconds(apply, key)
+  results['seed'] = config.seed
+  results['step'] = step
+  results['num_samples'] = len(sources.images['generator'])
+
+  writer.write_npz(
+      workdir / 'samples.npz',
+      images=sources.images['generator'],
+      latents=sources.latents['generator'],
+  )
+  _draw(workdir, apply, sources, results)
+  results['wall_seconds'] = time.monotonic() - start
+  writer.write_json(workdir / 'results.json', results)
+  report.write_report(workdir)
+  _log(results)
+  return results
+
+
+def sample(
+    config: config_dict.ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    num_samples: int,
+    output: str | os.PathLike[str],
+) -> None:
+  """Draws images from a trained run into an .npz file like samples.npz.
+
+  Args:
+    config: The run's config.
+    workdir: Of a run with a checkpoint.
+    num_samples: How many.
+    output: The file; `images` uint8 [N, H, W, C], `latents` float32 [N, D]. A
+      grid of the first hundred is put beside it as a PNG.
+  """
+  workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+  experiment = experiment_lib.create(config)
+  state, step = _restore(experiment, workdir, config.evaluate.checkpoint)
+  apply = Apply(
+      experiment,
+      state,
+      binarize=config.dataset.binarize,
+      batch_size=config.evaluate.batch_size,
+  )
+  key = jax.random.fold_in(experiment.key, 2**31 + 3)
+  z = apply.generate(num_samples, key)
+  images = apply.decode(z)
+  writer.write_npz(output, images=images, latents=z)
+  picture = figures.sample_grid(
+      images[:_SHOWN],
+      output.with_suffix('.png'),
+      title=f'Samples of {workdir.name}, step {step}',
+  )
+  logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
+
+
+def is_evaluated(
+    workdir: str | os.PathLike[str],
+    config: config_dict.ConfigDict,
+    step: int,
+) -> bool:
+  """Whether results.json and the report are of this step and config."""
+  workdir = pathlib.Path(workdir)
+  results = writer.read_json(workdir / 'results.json')
+  wanted = (
+      *(f'frechet_classifier/{name}' for name in config.evaluate.samplers),
+      'eval/reconstruction_mse',
+  )
+  return (
+      results is not None
+      and results.get('step') == step
+      and all(name in results for name in wanted)
+      and (workdir / 'report.html').exists()
+  )
+
+
+def make_sources(
+    config: config_dict.ConfigDict,
+    experiment: experiment_lib.Experiment,
+    apply: Apply,
+    key: Array,
+) -> Sources:
+  """Latents and images of every source that `config` asks for.
+
+  Args:
+    config: The run's config.
+    experiment: The run.
+    apply: Its checkpoint's functions.
+    key: PRNG key.
+
+  Returns:
+    The sources; as many images of each as `evaluate.num_samples`, or as the
+    test split has where that is fewer.
+  """
+  dataset = experiment.dataset
+  train, test = dataset.images['train'], dataset.images['test']
+  keys = jax.random.split(key, 4)
+  seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
+  num_samples = min(config.evaluate.num_samples, len(test))
+  _, test_means = apply.encode(test, keys[1])
+  train_z, train_means = apply.encode(train, keys[2])
+  order = np.random.default_rng(seed).permutation(len(train))
+  chosen = np.sort(order[:num_samples])
+  latents = {
+      'reconstruction': test_means,
+      'aggregate': train_z[chosen],
+      'generator': apply.generate(num_samples, keys[3]),
+  }
+  for name in config.evaluate.samplers:
+    start = time.monotonic()
+    sample_fn = latents_lib.fit(name, train_z, seed=seed)
+    latents[name] = sample_fn(num_samples, seed)
+    logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
+  images = {name: apply.decode(z) for name, z in latents.items()}
+  images['real'] = np.asarray(train[chosen])
+  labels = None
+  if dataset.labels is not None:
+    labels = dataset.labels['train'][chosen]
+  return Sources(latents, images, test, test_means, train_means, labels)
+
+
+def _restore(experiment, workdir, which):
+  """The state and step of a checkpoint; a sentence where there is none."""
+  with checkpoint.Checkpointer(
+      workdir / 'checkpoints', read_only=True
+  ) as checkpointer:
+    restored = checkpointer.restore(experiment.init_state(), which)
+  if restored is None:
+    raise checkpoint.CheckpointError(
+        f'{workdir} holds no checkpoint; train in it first (--mode=train)'
+    )
+  return restored.state, restored.step
+
+
+def _image_distances(config, dataset, sources) -> dict[str, float]:
+  """Fréchet distances of all sources from the test split."""
+  if not dataset.num_classes:
+    flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
+    mean, components = frechet.fit_components(
+        flat(sources.test_images), _NUM_COMPONENTS
+    )
+    features_fn = lambda images: frechet.project(flat(images), mean, components)
+    return _frechet(features_fn, 'frechet_pca', sources)
+  results = {}
+  for seed in config.evaluate.classifier_seeds:
+    classifier = classifier_lib.load_or_train(dataset, seed=seed)
+    family = 'frechet_classifier'
+    if seed != config.evaluate.classifier_seeds[0]:
+      family += f'_seed_{seed}'
+    logging.info(
+        'feature classifier, seed %d: test accuracy %.4f',
+        seed,
+        classifier.test_accuracy,
+    )
+    results.update(_frechet(classifier.features, family, sources))
+  return results
+
+
+def _frechet(features_fn, family: str, sources: Sources) -> dict[str, float]:
+  """One family of Fréchet distances."""
+  reference = features_fn(sources.test_images)
+  return {
+      f'{family}/{name}': frechet.frechet_distance(
+          features_fn(images), reference
+      )
+      for name, images in sources.images.items()
+  }
+
+
+def _latent_distances(sources: Sources, key: Array) -> dict[str, float]:
+  """Distances between latent laws, and the active units."""
+  aggregate = sources.latents['aggregate']
+  results = {
+      'latent/active_units': int(
+          latent_metrics.active_units(sources.train_means)
+      )
+  }
+  for name in ('generator', 'prior'):
+    z = sources.latents.get(name)
+    if z is None:
+      continue
+    results[f'latent/mmd_{name}'] = float(latent_metrics.mmd(aggregate, z))
+    results[f'latent/sliced_wasserstein_{name}'] = float(
+        latent_metrics.sliced_wasserstein(aggregate, z, key, _NUM_PROJECTIONS)
+    )
+  return results
+
+
+def _likelihoods(config, experiment, state, key) -> dict[str, float]:
+  """-ELBO and -log p of test images (lambda = 1, prior N(0, I)), in nats.
+
+  Both from the same importance samples, and for gaussian encoders only.
+  """
+  num_particles = config.evaluate.importance_samples
+  model = experiment.model
+  images = experiment.dataset.images['test'][: config.evaluate.num_nll_images]
+  if not num_particles or model.encoder != 'gaussian' or not len(images):
+    return {}
+  binarize = config.dataset.binarize
+
+  @jax.jit
+  def bounds(params, images, key):
+    keys = step_lib.image_keys(key, images.shape[0], None)
+    images = step_lib.prepare_images(images, keys, binarize)
+    z, mean, logvar = model.particles(params, images, keys, num_particles)
+    log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
+    over_particles = jax.vmap(elbo.log_weight, in_axes=(0, 0, None, None))
+    log_weights = jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
+    return (
+        jax.vmap(elbo.elbo)(log_likelihoods, mean, logvar),
+        jax.vmap(elbo.importance_weighted_bound)(log_weights),
+    )
+
+  batch_size = max(1, _DECODES_AT_ONCE // num_particles)
+  totals = np.zeros(2)
+  for index, (batch, mask) in enumerate(
+      datasets.eval_batches(images, batch_size)
+  ):
+    values = bounds(state.ema_params, batch, jax.random.fold_in(key, index))
+    totals += [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
+  negative = -totals / len(images)
+  return {
+      'nll/elbo': float(negative[0]),
+      'nll/importance': float(negative[1]),
+  }
+
+
+def _sampling_seconds(apply: Apply, key: Array) -> float:
+  """Seconds for 10,000 images from the generator, compiled before."""
+  start = time.monotonic()
+  apply.decode(apply.generate(_TIMED_SAMPLES, key))
+  return time.monotonic() - start
+
+
+def _draw(workdir, apply, sources, results) -> None:
+  """Writes the figures."""
+  folder = workdir / 'figures'
+  name = workdir.name
+  images = sources.images
+  test = np.asarray(sources.test_images[:_SHOWN])
+  figures.sample_grid(
+      images['generator'][:_SHOWN],
+      folder / 'sample_grid.png',
+      title=f'Samples of the generator ({name})',
+  )
+  figures.reconstructions(
+      test,
+      images['reconstruction'][:_SHOWN],
+      folder / 'reconstructions.png',
+      title=f'Test images and their reconstructions ({name})',
+  )
+  ends = sources.test_means[: 2 * _NUM_INTERPOLATIONS]
+  if len(ends) >= 2:
+    starts, stops = ends[: len(ends) // 2], ends[len(ends) // 2 :][
+        : len(ends) // 2
+    ]
+    fractions = np.linspace(0.0, 1.0, _INTERPOLATION_STEPS)
+    walks = np.stack(
+        [(1.0 - t) * starts + t * stops for t in fractions], axis=1
+    ).astype(np.float32)
+    decoded = apply.decode(walks.reshape(-1, walks.shape[-1]))
+    figures.interpolations(
+        decoded.reshape(*walks.shape[:2], *decoded.shape[1:]),
+        folder / 'interpolations.png',
+        title=f'From one test image to another, in latent space ({name})',
+    )
+  shown = [x for x in ('aggregate', 'generator', 'prior') if x in
+           sources.latents]
+  labels = None
+  if sources.aggregate_labels is not None:
+    labels = {'aggregate': sources.aggregate_labels}
+  figures.latent_map(
+      {source: sources.latents[source] for source in shown},
+      folder / 'latent_map.png',
+      labels=labels,
+      title=f'Latents ({name})',
+  )
+  family = 'frechet_classifier'
+  if results[f'{family}/real'] is None:
+    family = 'frechet_pca'
+  figures.source_grid(
+      {source: x[:_SHOWN] for source, x in images.items()},
+      folder / 'source_grid.png',
+      distances={x: results.get(f'{family}/{x}') for x in images},
+      title=f'One decoder, many latent sources ({name})',
+  )
+  figures.decomposition_bars(
+      results,
+      folder / 'decomposition_bars.png',
+      title=f'Distance from the test set by latent source ({name})',
+  )
+  figures.training_curves(
+      writer.read_metrics(workdir / 'metrics.jsonl'),
+      folder / 'training_curves.png',
+      title=f'Training ({name})',
+  )
+
+
+def _log(results: dict[str, Any]) -> None:
+  """Says what was found."""
+  for name, value in results.items():
+    if isinstance(value, float):
+      logging.info('%s = %.5g', name, value)

@@ -1,0 +1,144 @@
+"""From a config to the objects of a run: data, networks, method, optimisers.
+
+Config objects are read here and in the loops, and go no further down.
+"""
+
+import math
+from typing import NamedTuple
+
+from absl import logging
+import jax
+from ml_collections import config_dict
+import optax
+
+from ldc_vae import datasets
+from ldc_vae import networks
+from ldc_vae import objectives
+from ldc_vae import step as step_lib
+from ldc_vae.objectives import base
+
+# Checkpoints and validations of a run whose config leaves their number open.
+_DEFAULT_CHECKPOINTS = 20
+
+
+class Experiment(NamedTuple):
+  """What a config describes.
+
+  Attributes:
+    dataset: All splits.
+    model: The networks.
+    method: The objective phases and the generator.
+    txs: One optimiser per trained network.
+    num_steps: Train steps in all.
+    steps_per_epoch: Whole batches in the training split.
+    validate_every: In steps.
+    checkpoint_every: In steps.
+    key: The base key of the run.
+  """
+
+  dataset: datasets.Dataset
+  model: networks.Model
+  method: base.Method
+  txs: dict[str, optax.GradientTransformation]
+  num_steps: int
+  steps_per_epoch: int
+  validate_every: int
+  checkpoint_every: int
+  key: jax.Array
+
+  def init_state(self) -> step_lib.TrainState:
+    """The state before the first step, the same for every device count."""
+    init_key = jax.random.fold_in(self.key, 2**31)  # no step has this number
+    return step_lib.create_train_state(
+        init_key, self.model, self.method, self.txs
+    )
+
+
+def create(config: config_dict.ConfigDict) -> Experiment:
+  """Loads the data and builds everything that `config` names.
+
+  Args:
+    config: A validated config.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ValueError: A field does not fit the data or the devices.
+    OSError: The data cannot be had.
+  """
+  dataset = datasets.load(config.dataset.name, **_dataset_options(config))
+  model = create_model(config, dataset.image_shape)
+  fields = config.objective.to_dict()
+  method = objectives.METHODS[fields.pop('name')](model, **fields)
+
+  batch_size = config.train.batch_size
+  num_train = len(dataset.images['train'])
+  if batch_size > num_train:
+    raise ValueError(
+        f'config.train.batch_size={batch_size} is more than the {num_train}'
+        f' training images of {config.dataset.name}; lower it'
+    )
+  _check_batch_size(batch_size, config.train.accumulate)
+  steps_per_epoch = num_train // batch_size
+  num_steps = config.train.num_steps
+  num_steps = num_steps or config.train.num_epochs * steps_per_epoch
+  often = max(1, math.ceil(num_steps / _DEFAULT_CHECKPOINTS))
+  txs = step_lib.create_optimizers(
+      method, num_steps=num_steps, **config.optimizer.to_dict()
+  )
+  return Experiment(
+      dataset=dataset,
+      model=model,
+      method=method,
+      txs=txs,
+      num_steps=num_steps,
+      steps_per_epoch=steps_per_epoch,
+      validate_every=config.train.validate_every or often,
+      checkpoint_every=config.train.checkpoint_every or often,
+      key=jax.random.key(config.seed),
+  )
+
+
+def create_model(
+    config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
+) -> networks.Model:
+  """The networks of `config.model` for images of a shape."""
+  fields = config.model.to_dict()
+  sizes = networks.Sizes(
+      **{name: fields.pop(name) for name in networks.Sizes._fields}
+  )
+  return networks.create_model(image_shape, sizes, **fields)
+
+
+def log_parameters(state: step_lib.TrainState) -> None:
+  """Logs how many weights each network has."""
+  counts = {
+      name: networks.num_parameters(params)
+      for name, params in state.params.items()
+  }
+  listed = ', '.join(f'{name} {count:,}' for name, count in counts.items())
+  logging.info('parameters: %s; in all %s', listed, f'{sum(counts.values()):,}')
+
+
+def _dataset_options(config: config_dict.ConfigDict) -> dict:
+  """The keywords of `datasets.load`."""
+  options = config.dataset.to_dict()
+  del options['name'], options['binarize']
+  return options
+
+
+def _check_batch_size(batch_size: int, accumulate: int) -> None:
+  """Every device needs the same number of whole micro-batches."""
+  devices = jax.device_count()
+  if batch_size % devices:
+    raise ValueError(
+        f'config.train.batch_size={batch_size} is not divisible by {devices}'
+        ' devices'
+    )
+  if batch_size // devices % accumulate:
+    raise ValueError(
+        f'config.train.accumulate={accumulate} does not divide the'
+        f' {batch_size // devices} images of each of {devices} devices'
+        f' (config.train.batch_size={batch_size})'
+    )

@@ -1,0 +1,295 @@
+"""The training loop: resumes by itself, logs, validates, checkpoints.
+
+A run is a function of its config: step s takes a batch that depends on (seed,
+s) only, noise that depends on (seed, s, image), and a state that is restored
+bit for bit. An interrupted run that is started again therefore ends with the
+same parameters as one that was not.
+"""
+
+import collections
+from collections.abc import Callable, Iterator
+import contextlib
+import functools
+import os
+import pathlib
+import signal
+import threading
+import time
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import checkpoint
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import evaluate
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import step as step_lib
+from ldc_vae import writer
+
+# Steps that may be under way at once: enough to hide the host, few enough for
+# emulated CPU devices, which deadlock on long queues.
+_MAX_IN_FLIGHT = 8
+
+
+def train_and_evaluate(
+    config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+) -> None:
+  """Trains until `config`'s number of steps is reached, then evaluates.
+
+  Continues from the latest checkpoint in `workdir`; where everything is done
+  already, it does nothing. SIGINT and SIGTERM save a checkpoint first.
+
+  Args:
+    config: A validated config.
+    workdir: Made if it is missing; holds the files of the run.
+
+  Raises:
+    ValueError: The config is not the one that `workdir` was begun with, or the
+      loss is not finite.
+    OSError: A file cannot be read or written.
+  """
+  workdir = pathlib.Path(workdir)
+  with writer.lock_workdir(workdir):
+    _claim(workdir, config)
+    experiment = experiment_lib.create(config)
+    with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
+      _train(config, workdir, experiment, checkpointer)
+    if not evaluate.is_evaluated(workdir, config, experiment.num_steps):
+      evaluate.evaluate(config, workdir, experiment=experiment)
+    else:
+      logging.info('already done: see %s', workdir / 'results.json')
+
+
+def make_validation_fn(
+    experiment: experiment_lib.Experiment, binarize: bool, batch_size: int
+) -> Callable[[step_lib.TrainState], dict[str, float]]:
+  """Returns a function of the state: the mean metrics on the validation split.
+
+  They are the metrics of the method's first phase under the averaged weights,
+  with noise that is the same each time.
+
+  Args:
+    experiment: The run.
+    binarize: Draw binary images, as in training.
+    batch_size: Images at a time.
+  """
+  objective_fn = experiment.method.phases[0].objective_fn
+  images = experiment.dataset.images['validation']
+  key = jax.random.fold_in(experiment.key, 2**31 + 1)
+
+  @jax.jit
+  def batch_metrics(state, images, mask, index):
+    keys = step_lib.image_keys(
+        jax.random.fold_in(key, index), images.shape[0], None
+    )
+    images = step_lib.prepare_images(images, keys, binarize)
+    context = {
+        'progress': jnp.ones(()),
+        'update': 0,
+        'stats': state.stats,
+        'axis_name': None,
+        'latents': None,
+    }
+
+    def image_metrics(image, key):
+      _, (metrics, _) = objective_fn(
+          state.ema_params, image[None], key[None], context
+      )
+      return metrics
+
+    metrics = jax.vmap(image_metrics)(images, keys)
+    return jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
+
+  def validate(state):
+    totals = collections.defaultdict(float)
+    for index, (batch, mask) in enumerate(
+        datasets.eval_batches(images, batch_size)
+    ):
+      sums = batch_metrics(state, batch, mask, index)
+      for name, value in jax.device_get(sums).items():
+        totals[f'validation/{name}'] += float(value) / len(images)
+    return dict(totals)
+
+  return validate
+
+
+def _claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
+  """Writes config.json, or checks that the one there is of the same run."""
+  path = workdir / 'config.json'
+  if path.exists():
+    before = config_lib.read(workdir)
+    changed = config_lib.differences(before, config)
+    if changed:
+      name = changed[0]
+      old = config_lib.flatten(before).get(name)
+      new = config_lib.flatten(config).get(name)
+      raise ValueError(
+          f'{workdir} holds a run with config.{name}={old!r}, not {new!r}; use'
+          ' its config, or another --workdir'
+      )
+  writer.write_json(path, config_lib.to_json(config))
+
+
+def _train(config, workdir, experiment, checkpointer) -> None:
+  """Runs the steps that are still to be done."""
+  state = experiment.init_state()
+  experiment_lib.log_parameters(state)
+  restored = checkpointer.restore(state)
+  first_step = 0
+  if restored is not None:
+    state, first_step = restored.state, restored.step
+    logging.info('continuing from step %d of %s', first_step, workdir)
+  num_steps = experiment.num_steps
+  if first_step >= num_steps:
+    return
+
+  train_step = step_lib.pmap_train_step(
+      functools.partial(
+          step_lib.train_step,
+          method=experiment.method,
+          txs=experiment.txs,
+          num_steps=num_steps,
+          ema_decay=config.train.ema_decay,
+          binarize=config.dataset.binarize,
+          accumulate=config.train.accumulate,
+      )
+  )
+  validation_fn = make_validation_fn(
+      experiment, config.dataset.binarize, config.evaluate.batch_size
+  )
+  batches = _device_batches(config, experiment, first_step)
+  batch_size = config.train.batch_size
+  in_flight = collections.deque()
+  with contextlib.ExitStack() as stack:
+    metric_writer = stack.enter_context(
+        writer.MetricWriter(workdir / 'metrics.jsonl')
+    )
+    metric_writer.truncate_after(first_step)
+    progress = stack.enter_context(
+        writer.ProgressBar(num_steps, initial=first_step, batch_size=batch_size)
+    )
+    stop = stack.enter_context(_signals())
+    clock = _Clock(first_step)
+    for step in range(first_step + 1, num_steps + 1):
+      state, metrics = train_step(state, next(batches), experiment.key)
+      in_flight.append(metrics)
+      if len(in_flight) > _MAX_IN_FLIGHT:
+        jax.block_until_ready(in_flight.popleft())
+      last = step == num_steps
+      interrupted = stop.is_set() and not last
+      row, is_checkpoint = {}, False
+      if step % config.train.log_every == 0 or last or step == 1:
+        row = _check_finite(jax.device_get(metrics), step)
+        row['train/images_per_sec'] = clock.rate(step) * batch_size
+        progress.set_loss(row['train/loss'])
+      if step % experiment.checkpoint_every == 0 or last:
+        is_checkpoint = True
+      if is_checkpoint or step % experiment.validate_every == 0:
+        with clock.paused():
+          row.update(validation_fn(state))
+      if row:
+        metric_writer.write(step, row)
+      if is_checkpoint or interrupted:
+        with clock.paused():
+          _check_finite(jax.device_get(metrics), step)
+          checkpointer.save(step, state, metrics=row, meta={'seed': config.seed})
+      progress.update(step)
+      if interrupted:
+        checkpointer.wait()
+        logging.info('interrupted: saved step %d of %s', step, workdir)
+        stop.raise_again()
+    checkpointer.wait()
+
+
+def _device_batches(config, experiment, first_step) -> Iterator[np.ndarray]:
+  """Batches from a step on, with an axis for the devices of this process."""
+  devices = jax.local_device_count()
+  batches = datasets.train_batches(
+      experiment.dataset.images['train'],
+      config.train.batch_size,
+      seed=config.seed,
+      start_step=first_step,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+  )
+  for batch in batches:
+    yield batch.reshape(devices, -1, *batch.shape[1:])
+
+
+def _check_finite(metrics, step: int) -> dict[str, float]:
+  """The metrics under their logged names; refuses a loss that is not finite."""
+  row = {f'train/{name}': float(value) for name, value in metrics.items()}
+  if not np.isfinite(row['train/loss']):
+    bad = [name for name, value in row.items() if not np.isfinite(value)]
+    raise ValueError(
+        f'{", ".join(bad)} not finite at step {step}; the checkpoints before it'
+        ' are kept: lower config.optimizer.learning_rate, or set'
+        ' config.optimizer.clip_norm'
+    )
+  return row
+
+
+class _Clock:
+  """Steps per second since the last reading, pauses left out."""
+
+  def __init__(self, step: int):
+    self._step, self._start, self._away = step, time.monotonic(), 0.0
+
+  def rate(self, step: int) -> float:
+    """Steps per second since the last call."""
+    now = time.monotonic()
+    elapsed = max(now - self._start - self._away, 1e-9)
+    rate = (step - self._step) / elapsed
+    self._step, self._start, self._away = step, now, 0.0
+    return rate
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Does not count the time spent inside."""
+    start = time.monotonic()
+    yield
+    self._away += time.monotonic() - start
+
+
+class _Stop:
+  """Whether SIGINT or SIGTERM has asked the loop to end."""
+
+  def __init__(self):
+    self._signal = None
+
+  def request(self, signum, frame) -> None:
+    """The signal handler: a second SIGINT ends at once."""
+    del frame
+    if self._signal is not None and signum == signal.SIGINT:
+      raise KeyboardInterrupt
+    self._signal = signum
+
+  def is_set(self) -> bool:
+    """Whether a signal has come."""
+    return self._signal is not None
+
+  def raise_again(self) -> None:
+    """Ends the process as the signal would have done."""
+    if self._signal == signal.SIGINT:
+      raise KeyboardInterrupt
+    raise SystemExit(128 + self._signal)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Stop]:
+  """Turns SIGINT and SIGTERM into a request to stop after the step."""
+  stop = _Stop()
+  if threading.current_thread() is not threading.main_thread():
+    yield stop  # handlers belong to the main thread
+    return
+  handled = (signal.SIGINT, signal.SIGTERM)
+  before = {signum: signal.signal(signum, stop.request) for signum in handled}
+  try:
+    yield stop
+  finally:
+    for signum, handler in before.items():
+      signal.signal(signum, handler)
