@@ -645,7 +645,6 @@ _RULES = (
         'train.checkpoint_every',
         'evaluate.importance_samples',
         'evaluate.num_nll_images',
-        'evaluate.classifier_seed',
     ),
     *_fraction('train.ema_decay'),
     *_at_least(2, 'evaluate.num_samples'),
@@ -657,6 +656,16 @@ _RULES = (
             and len(set(x)) == len(x)
         ),
         _explain_samplers,
+    ),
+    _Rule(
+        'evaluate.classifier_seeds',
+        lambda x: (
+            isinstance(x, tuple)
+            and len(x) > 0
+            and all(isinstance(each, int) and each >= 0 for each in x)
+            and len(set(x)) == len(x)
+        ),
+        _says('is no list of seeds; use different whole numbers from 0 on'),
     ),
     *_one_of(CHECKPOINTS, 'evaluate.checkpoint'),
 )

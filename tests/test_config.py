@@ -313,7 +313,9 @@ class ValidateTest(_FileTestCase):
       ('evaluate.samplers', ('gmm_0',)),
       ('evaluate.samplers', ('prior', 'prior')),
       ('evaluate.checkpoint', 'newest'),
-      ('evaluate.classifier_seed', -1),
+      ('evaluate.classifier_seeds', (-1,)),
+      ('evaluate.classifier_seeds', ()),
+      ('evaluate.classifier_seeds', (1, 1)),
   )
   def test_a_value_out_of_range_names_its_field(self, name, value):
     config = default.create()
