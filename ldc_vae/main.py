@@ -4,14 +4,18 @@ python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 """
 
 from collections.abc import Sequence
+import logging
 import os
 import pathlib
 import sys
 from typing import NoReturn
 
 from absl import flags
+from absl import logging as absl_logging
 
 from ldc_vae import config as config_lib
+
+_PACKAGE = str(config_lib.ROOT / 'ldc_vae') + os.sep
 
 # 0 is success, 1 an error at run time, 2 a mistake on the command line or in
 # a config, 130 an interrupt from the keyboard, as shells count it.
@@ -49,6 +53,7 @@ shows where an error was raised.
 
 def run() -> NoReturn:
   """Runs the command line of this process and exits with its code."""
+  _show_messages()
   sys.exit(main(sys.argv[1:]))
 
 
@@ -246,6 +251,21 @@ def _read_trained(workdir: str):
 # The process.
 
 
+def _show_messages() -> None:
+  """Prints what this package logs, and of other packages the warnings."""
+
+  def is_shown(record: logging.LogRecord) -> bool:
+    ours = record.pathname.startswith(_PACKAGE)
+    return ours or record.levelno >= logging.WARNING
+
+  handler = logging.StreamHandler()
+  handler.addFilter(is_shown)
+  logger = absl_logging.get_absl_logger()
+  logger.addHandler(handler)
+  logger.propagate = False  # absl's own handler would print it again
+  absl_logging.set_verbosity(absl_logging.INFO)
+
+
 def _set_up_jax(values: flags.FlagValues) -> None:
   """Turns the compilation cache on and joins the other processes."""
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
@@ -271,8 +291,7 @@ def _is_raised_by_us(error: Exception) -> bool:
     trace = trace.tb_next
   if trace is None or isinstance(error, flags.Error):
     return True
-  package = str(config_lib.ROOT / 'ldc_vae')
-  return trace.tb_frame.f_code.co_filename.startswith(package)
+  return trace.tb_frame.f_code.co_filename.startswith(_PACKAGE)
 
 
 def _fail(error: Exception, code: int) -> int:

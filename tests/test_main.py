@@ -327,6 +327,22 @@ class CommandTest(parameterized.TestCase):
     self.assertEqual(result.returncode, 2, result.stderr)
     self.assertStartsWith(result.stderr, 'error: --config=nothing.py')
 
+  def test_messages_are_ours_and_warnings_of_others(self):
+    code = """
+import os
+from absl import logging
+from ldc_vae import main
+main._show_messages()
+exec(compile('logging.info("ours")', main._PACKAGE + 'x.py', 'exec'))
+logging.info('theirs')
+logging.warning('their warning')
+"""
+    result = subprocess.run(
+        (sys.executable, '-c', code), capture_output=True, text=True,
+        cwd=config_lib.ROOT, timeout=60, check=True,
+    )
+    self.assertEqual(result.stderr, 'ours\ntheir warning\n')
+
   def test_the_module_runs(self):
     result = subprocess.run(
         (sys.executable, '-m', 'ldc_vae.main', '--mode=x'),
