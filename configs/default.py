@@ -24,6 +24,7 @@ OBJECTIVES = {
         num_latent_updates=4,  # sampler (and energy) updates per step
         latents_per_image=1,  # particles of each image in one latent update
         sampler_kernel='rbf',
+        sampler_bandwidth_factor=0.05,  # of the mean rule: a narrow kernel
         sampler_off_diagonal=False,
         sampler_svgd=True,  # False: the plain energy gradient (an ablation)
         temperature_start=1.0,  # repulsion temperature T of the sampler
@@ -44,7 +45,8 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config.debug = debug
 
   config.dataset = dataset = config_dict.ConfigDict()
-  dataset.name = 'digits'  # digits, mnist, fashion_mnist, cifar10, celeba64, images
+  # digits, mnist, fashion_mnist, cifar10, celeba64, images
+  dataset.name = 'digits'
   dataset.data_dir = ''  # prepared TFDS data; '' is TFDS_DATA_DIR or the cache
   dataset.path = ''  # images: a folder of PNG/JPEG, an .npz or an .npy file
   dataset.image_size = 0  # images: side after resize and centre crop; 0: native
@@ -59,8 +61,10 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   model.latent_size = 16
   model.hidden_sizes = (512, 512)  # mlp: encoder; the decoder mirrors it
   model.channels = (32, 64, 128)  # conv: one entry per stride of 2
-  model.sampler_sizes = (256, 256, 256)
-  model.energy_sizes = (256, 256, 256)
+  model.sampler_width = 128  # of the sampler net's residual blocks
+  model.sampler_blocks = 4
+  model.energy_width = 256  # of the latent energy's residual blocks
+  model.energy_blocks = 2
   model.noise_size = 16  # implicit encoder: dimension of the injected noise
   model.likelihood = 'gaussian'  # bernoulli, gaussian, discretized_logistic
   model.scale = 0.31622776  # of gaussian and logistic, pixels in [0, 1]
@@ -117,14 +121,14 @@ def parse_arg(arg: str) -> tuple[str, bool]:
 
 
 def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
-  """Returns a run file's config, shrunk to seconds if `,debug` was asked for."""
+  """Returns a run file's config, shrunk to seconds if debug was asked for."""
   if config.debug:
     config.dataset.num_validation = min(config.dataset.num_validation, 64)
     model = config.model
     model.hidden_sizes = (64,) * len(model.hidden_sizes)
     model.channels = (8,) * len(model.channels)
-    model.sampler_sizes = (32,)
-    model.energy_sizes = (32,)
+    model.sampler_width = model.energy_width = 32
+    model.sampler_blocks = model.energy_blocks = 1
     config.train.batch_size = min(config.train.batch_size, 32)
     config.train.num_steps = 24
     config.train.log_every = 4

@@ -1,6 +1,6 @@
 """LDC-VAE on Fashion-MNIST, 28x28 grey.
 
-python -m ldc_vae.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+python -m ldc_vae.main --config=configs/fashion_mnist.py --workdir=runs/fashion
 """
 
 from configs import default

@@ -584,15 +584,20 @@ _RULES = (
     *_one_of(DTYPES, 'model.dtype'),
     *_at_least(1, 'model.latent_size', 'model.noise_size'),
     *_above_zero('model.scale'),
-    *_sizes(
-        'model.hidden_sizes',
-        'model.sampler_sizes',
-        'model.energy_sizes',
-        empty=True,
+    *_sizes('model.hidden_sizes', empty=True),
+    *_at_least(
+        1,
+        'model.sampler_width',
+        'model.sampler_blocks',
+        'model.energy_width',
+        'model.energy_blocks',
     ),
     *_sizes('model.channels', empty=False),
     *_at_least(0, 'objective.beta'),
-    *_above_zero('objective.inverse_temperature'),
+    *_above_zero(
+        'objective.inverse_temperature',
+        'objective.sampler_bandwidth_factor',
+    ),
     *_at_least(
         1,
         'objective.num_samples',

@@ -155,6 +155,29 @@ class ConvDecoder(nn.Module):
     return x.reshape(*z.shape[:-1], *self.image_shape).astype(jnp.float32)
 
 
+class ResidualMlp(nn.Module):
+  """Vectors [..., D] -> features [..., W]: x + dense(silu(dense(silu(x)))).
+
+  Blocks start near the identity. Plain layers of the same cost leave the
+  sampler twice as far from the aggregate posterior (`benchmarks/README.md`):
+  its map must be nearly discontinuous between the clusters.
+  """
+
+  width: int
+  num_blocks: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    small = nn.initializers.variance_scaling(0.1, 'fan_in', 'normal')
+    x = nn.Dense(self.width, dtype=self.dtype)(x.astype(self.dtype))
+    for _ in range(self.num_blocks):
+      h = nn.Dense(self.width, dtype=self.dtype)(nn.silu(x))
+      h = nn.silu(h)
+      x += nn.Dense(self.width, dtype=self.dtype, kernel_init=small)(h)
+    return nn.silu(x).astype(jnp.float32)
+
+
 class SamplerNet(nn.Module):
   """Noise xi [..., D] -> standardised latents u = xi + net(xi) [..., D].
 
@@ -162,16 +185,15 @@ class SamplerNet(nn.Module):
   diagonal part.
   """
 
-  hidden_sizes: Sequence[int]
+  width: int
+  num_blocks: int
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, noise: Array) -> Array:
-    x = noise.astype(self.dtype)
-    for size in self.hidden_sizes:
-      x = nn.silu(nn.Dense(size, dtype=self.dtype)(x))
-    shift = nn.Dense(noise.shape[-1], kernel_init=nn.initializers.zeros_init())
-    return noise + shift(x.astype(jnp.float32))
+    features = ResidualMlp(self.width, self.num_blocks, self.dtype)(noise)
+    zeros = nn.initializers.zeros_init()
+    return noise + nn.Dense(noise.shape[-1], kernel_init=zeros)(features)
 
 
 class LatentEnergy(nn.Module):
@@ -181,15 +203,14 @@ class LatentEnergy(nn.Module):
   gradient is in the R1 penalty.
   """
 
-  hidden_sizes: Sequence[int]
+  width: int
+  num_blocks: int
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, u: Array) -> Array:
-    x = u.astype(self.dtype)
-    for size in self.hidden_sizes:
-      x = nn.silu(nn.Dense(size, dtype=self.dtype)(x))
-    return nn.Dense(1)(x.astype(jnp.float32))[..., 0]
+    features = ResidualMlp(self.width, self.num_blocks, self.dtype)(u)
+    return nn.Dense(1)(features)[..., 0]
 
 
 class ObservationScale(nn.Module):
@@ -228,8 +249,10 @@ class Sizes(NamedTuple):
   latent_size: int
   hidden_sizes: tuple[int, ...] = (512, 512)
   channels: tuple[int, ...] = (32, 64, 128)
-  sampler_sizes: tuple[int, ...] = (256, 256, 256)
-  energy_sizes: tuple[int, ...] = (256, 256, 256)
+  sampler_width: int = 128
+  sampler_blocks: int = 4
+  energy_width: int = 256
+  energy_blocks: int = 2
   noise_size: int = 16
 
 
@@ -384,8 +407,8 @@ def create_model(
   modules = {
       'encoder': encoder_module,
       'decoder': decoder,
-      'sampler': SamplerNet(sizes.sampler_sizes),
-      'energy': LatentEnergy(sizes.energy_sizes),
+      'sampler': SamplerNet(sizes.sampler_width, sizes.sampler_blocks),
+      'energy': LatentEnergy(sizes.energy_width, sizes.energy_blocks),
       'scale': ObservationScale(scale),
   }
   return Model(

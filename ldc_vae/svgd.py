@@ -96,13 +96,16 @@ def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
 
 
 def make_bandwidth_fn(
-    bandwidth: float | str, floor: float = BANDWIDTH_FLOOR
+    bandwidth: float | str,
+    floor: float = BANDWIDTH_FLOOR,
+    factor: float = 1.0,
 ) -> Callable[[Array], Array]:
   """Returns the rule named 'mean' or 'median', or a constant.
 
   Args:
     bandwidth: 'mean', 'median', or h > 0 (a number, or its spelling).
     floor: The least value that a rule returns.
+    factor: Multiplies a rule's value: below 1 for a narrower kernel.
 
   Returns:
     A function of the particles [n, D].
@@ -112,7 +115,8 @@ def make_bandwidth_fn(
   """
   rules = {'mean': mean_bandwidth, 'median': median_bandwidth}
   if bandwidth in rules:
-    return functools.partial(rules[bandwidth], floor=floor)
+    rule = rules[bandwidth]
+    return lambda particles: jnp.maximum(factor * rule(particles, floor), floor)
   try:
     h = float(bandwidth)
   except (TypeError, ValueError):
@@ -228,6 +232,7 @@ def rbf(
     bandwidth: float | str = 'mean',
     *,
     floor: float = BANDWIDTH_FLOOR,
+    factor: float = 1.0,
     exact: bool = False,
 ) -> Kernel:
   """`rbf_kernel` in matmul form: 4 n^2 D multiply-adds and n^2 exponentials.
@@ -235,6 +240,7 @@ def rbf(
   Args:
     bandwidth: 'mean', 'median' or a positive number.
     floor: The least bandwidth of a rule.
+    factor: Multiplies the bandwidth of a rule.
     exact: Distances from differences, for tight clusters far apart; O(mnD)
       memory.
 
@@ -250,13 +256,15 @@ def rbf(
     pulled = values @ (scores - weight * particles)
     return pulled + weight * queries * jnp.sum(values, axis=1, keepdims=True)
 
-  return Kernel(make_bandwidth_fn(bandwidth, floor), contract, centred=True)
+  bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
+  return Kernel(bandwidth_fn, contract, centred=True)
 
 
 def imq(
     bandwidth: float | str = 'mean',
     *,
     floor: float = BANDWIDTH_FLOOR,
+    factor: float = 1.0,
     exact: bool = False,
 ) -> Kernel:
   """`imq_kernel` in matmul form; arguments as `rbf`."""
@@ -265,7 +273,7 @@ def imq(
     values = jax.lax.rsqrt(1.0 + distances / h)
     return values, values**3 / h
 
-  return _radial(profile, make_bandwidth_fn(bandwidth, floor), exact)
+  return _radial(profile, make_bandwidth_fn(bandwidth, floor, factor), exact)
 
 
 def multi_scale(
@@ -273,6 +281,7 @@ def multi_scale(
     *,
     scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
     floor: float = BANDWIDTH_FLOOR,
+    factor: float = 1.0,
     exact: bool = False,
 ) -> Kernel:
   """`multi_scale_kernel` in matmul form; further arguments as `rbf`."""
@@ -286,11 +295,14 @@ def multi_scale(
       slopes += 2.0 / (scale * h) * value
     return values, slopes
 
-  return _radial(profile, make_bandwidth_fn(bandwidth, floor), exact)
+  return _radial(profile, make_bandwidth_fn(bandwidth, floor, factor), exact)
 
 
 def linear(
-    bandwidth: float | str = 1.0, *, floor: float = BANDWIDTH_FLOOR
+    bandwidth: float | str = 1.0,
+    *,
+    floor: float = BANDWIDTH_FLOOR,
+    factor: float = 1.0,
 ) -> Kernel:
   """`linear_kernel` in matmul form; it sees only two moments."""
 
@@ -302,7 +314,8 @@ def linear(
       count = jnp.sum(mask, axis=1, keepdims=True)
     return values @ scores + temperature * count * queries / h
 
-  return Kernel(make_bandwidth_fn(bandwidth, floor), contract, centred=False)
+  bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
+  return Kernel(bandwidth_fn, contract, centred=False)
 
 
 def from_function(kernel_fn: KernelFn) -> Kernel:

@@ -196,7 +196,9 @@ def _train(config, workdir, experiment, checkpointer) -> None:
       if is_checkpoint or interrupted:
         with clock.paused():
           _check_finite(jax.device_get(metrics), step)
-          checkpointer.save(step, state, metrics=row, meta={'seed': config.seed})
+          checkpointer.save(
+              step, state, metrics=row, meta={'seed': config.seed}
+          )
       progress.update(step)
       if interrupted:
         checkpointer.wait()

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import elbo
 from ldc_vae import energy
 from ldc_vae import networks
 from ldc_vae import svgd
@@ -115,7 +116,9 @@ def autoencoder_objective(
     latent_energy_weight: w of w f(u) in U.
 
   Returns:
-    The loss and (metrics, updates); updates hold 'latents' [B, K, D].
+    The loss and (metrics, updates); updates hold 'latents' [B, K, D]. The
+    logged 'loss' of a gaussian encoder is the free energy
+    lambda E(-log p(x|z)) + KL(q || N(0, I)) + w E f, of an implicit one E U.
   """
   z, mean, logvar = model.particles(params, images, keys, num_particles)
   # U only: every other use takes the latents without gradient, below
@@ -141,6 +144,16 @@ def autoencoder_objective(
       'reconstruction': -jnp.mean(log_likelihoods),
       **base.posterior_metrics(mean, logvar, z),
   }
+  if mean is not None:
+    # KL(q || p_lambda) up to log Z: what SVGD descends, and what can be logged
+    # where q has a density. The mean energy alone would favour collapse.
+    kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
+    metrics['kl'] = kl
+    metrics['loss'] = (
+        inverse_temperature * metrics['reconstruction']
+        + kl
+        + jnp.mean(latent_energies)
+    )
   # the sampler learns from the latents; the encoder must not please it
   return loss, (metrics, {'latents': jax.lax.stop_gradient(z)})
 
@@ -244,6 +257,7 @@ def create(
     num_latent_updates: int,
     latents_per_image: int,
     sampler_kernel: str,
+    sampler_bandwidth_factor: float,
     sampler_off_diagonal: bool,
     sampler_svgd: bool,
     temperature_start: float,
@@ -304,7 +318,9 @@ def create(
       model=model,
       latent_target=latent_target,
       latents_per_image=latents_per_image,
-      kernel=svgd.KERNELS[sampler_kernel]('mean'),
+      kernel=svgd.KERNELS[sampler_kernel](
+          'mean', factor=sampler_bandwidth_factor
+      ),
       off_diagonal=sampler_off_diagonal,
       use_svgd=sampler_svgd,
       temperature_fn=temperature_fn,

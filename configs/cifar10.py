@@ -1,0 +1,18 @@
+"""LDC-VAE on CIFAR-10, 32x32 colour.
+
+python -m ldc_vae.main --config=configs/cifar10.py --workdir=runs/cifar10
+"""
+
+from configs import default
+
+
+def get_config(arg: str = ''):
+  """The config of `arg`, see `default.create`."""
+  config = default.create(arg)
+  config.dataset.name = 'cifar10'
+  config.dataset.num_validation = 5_000
+  config.model.architecture = 'conv'
+  config.model.channels = (64, 128, 256)
+  config.model.latent_size = 64
+  config.train.num_epochs = 100
+  return default.finish(config)

@@ -1,0 +1,19 @@
+"""LDC-VAE on your own images: a folder of PNG/JPEG, an .npz or an .npy file.
+
+python -m ldc_vae.main --config=configs/images.py --workdir=runs/images
+    --config.dataset.path=PATH --config.dataset.image_size=32
+"""
+
+from configs import default
+
+
+def get_config(arg: str = ''):
+  """The config of `arg`, see `default.create`."""
+  config = default.create(arg)
+  config.dataset.name = 'images'
+  config.dataset.num_validation = 1_000  # at most a tenth of the images
+  config.model.architecture = 'conv'
+  config.model.latent_size = 32
+  config.train.batch_size = 64
+  config.train.num_epochs = 100
+  return default.finish(config)
