@@ -30,7 +30,7 @@ OBJECTIVES = {
         temperature_start=1.0,  # repulsion temperature T of the sampler
         temperature_end=0.003,
         temperature_fraction=0.7,  # of training, until T reaches its end
-        r1_weight=0.3,  # of E|grad f|^2 / 2 on aggregate latents
+        r1_weight=1.0,  # of E|grad f|^2 / 2 on aggregate latents
         flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
         moments_decay=0.99,  # of the running latent mean and variance
     ),
@@ -77,7 +77,8 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config.optimizer = optimizer = config_dict.ConfigDict()
   optimizer.learning_rate = 1e-3  # of the encoder and decoder
   optimizer.latent_learning_rate = 1e-3  # of the sampler and latent energy
-  optimizer.schedule = 'cosine'  # cosine (to 0), constant
+  optimizer.schedule = 'cosine'  # cosine (to 0, or the next line), constant
+  optimizer.latent_final_fraction = 0.1  # of latent_learning_rate, at the end
   optimizer.warmup_steps = 100
   optimizer.b1 = 0.9
   optimizer.latent_b1 = 0.5  # a moving target wants little momentum

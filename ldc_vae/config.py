@@ -628,6 +628,11 @@ _RULES = (
     *_fraction('objective.moments_decay'),
     *_above_zero('optimizer.learning_rate', 'optimizer.latent_learning_rate'),
     *_one_of(SCHEDULES, 'optimizer.schedule'),
+    _Rule(
+        'optimizer.latent_final_fraction',
+        lambda x: _is_number(x) and 0 <= x <= 1,
+        _says('is outside [0, 1]; use a fraction of latent_learning_rate'),
+    ),
     *_fraction('optimizer.b1', 'optimizer.latent_b1', 'optimizer.b2'),
     *_at_least(
         0,

@@ -70,15 +70,21 @@ def create_train_state(
 
 
 def learning_rate_schedule(
-    name: str, peak: float, *, warmup_steps: int, num_steps: int
+    name: str,
+    peak: float,
+    *,
+    warmup_steps: int,
+    num_steps: int,
+    final_fraction: float = 0.0,
 ) -> optax.Schedule:
-  """Linear warm-up, then a cosine to 0 or a constant.
+  """Linear warm-up, then a cosine or a constant.
 
   Args:
     name: 'cosine' or 'constant'.
     peak: The rate after warm-up.
     warmup_steps: Updates of the warm-up, from 0.
     num_steps: Updates in all.
+    final_fraction: Of the peak, where the cosine ends.
 
   Returns:
     A function of the number of updates done.
@@ -88,7 +94,9 @@ def learning_rate_schedule(
   """
   warmup_steps = min(warmup_steps, num_steps // 2)
   if name == 'cosine':
-    rest = optax.cosine_decay_schedule(peak, max(num_steps - warmup_steps, 1))
+    rest = optax.cosine_decay_schedule(
+        peak, max(num_steps - warmup_steps, 1), final_fraction
+    )
   elif name == 'constant':
     rest = optax.constant_schedule(peak)
   else:
@@ -105,6 +113,7 @@ def create_optimizers(
     num_steps: int,
     learning_rate: float,
     latent_learning_rate: float,
+    latent_final_fraction: float,
     schedule: str,
     warmup_steps: int,
     b1: float,
@@ -120,6 +129,9 @@ def create_optimizers(
     num_steps: Train steps in all.
     learning_rate: Peak rate of networks in per-image phases (encoder, decoder).
     latent_learning_rate: Peak rate of the others (sampler, latent energy).
+    latent_final_fraction: Of that rate, where its cosine ends. The sampler and
+      the energy circle their equilibrium; their averaged weights reach it while
+      they still move, and stop short of it where the rate falls to 0.
     schedule: 'cosine' or 'constant'.
     warmup_steps: In train steps.
     b1: Adam's first decay, of the encoder and decoder.
@@ -139,6 +151,7 @@ def create_optimizers(
         peak,
         warmup_steps=warmup_steps * phase.num_updates,
         num_steps=num_steps * phase.num_updates,
+        final_fraction=0.0 if phase.per_image else latent_final_fraction,
     )
     decay1 = b1 if phase.per_image else latent_b1
     if weight_decay:
