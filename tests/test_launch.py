@@ -21,8 +21,8 @@ _SCRIPTS = ('launch/_environment.sh', 'launch/local.sh', 'launch/test.sh')
 
 # All that the launchers may count on besides Python; cp is our Python's.
 _TOOLS = (
-    'awk', 'bash', 'cat', 'cksum', 'cp', 'dirname', 'flock', 'ls', 'mkdir', 'mv',
-    'rm', 'sleep', 'touch',
+    'awk', 'bash', 'cat', 'cksum', 'cp', 'dirname', 'flock', 'ls', 'mkdir',
+    'mv', 'rm', 'sleep', 'touch',
 )
 
 # Stands in for Python, both the machine's and the environment's.
@@ -251,8 +251,8 @@ class FindPythonTest(_LaunchTestCase):
 class AcceleratorTest(_LaunchTestCase):
 
   def nvidia(self, answer):
-    text = f'#!/bin/bash\necho "{answer}"\n' if answer else '#!/bin/bash\nexit 9'
-    self.program('nvidia-smi', text)
+    command = f'echo "{answer}"' if answer else 'exit 9'
+    self.program('nvidia-smi', f'#!/bin/bash\n{command}\n')
 
   @parameterized.named_parameters(
       ('hopper', '580.82.07, 9.0', 'jax[cuda13]'),
