@@ -25,6 +25,8 @@ _TOOLS = (
     'mv', 'rm', 'sleep', 'touch',
 )
 
+_TIMEOUT = 300  # s: a busy machine is not a failure
+
 # Stands in for Python, both the machine's and the environment's.
 _PYTHON = """#!/bin/bash
 case "$*" in
@@ -84,7 +86,7 @@ class _LaunchTestCase(parameterized.TestCase):
   def launch(self, script='local.sh', *args, **kwargs):
     """Returns (exit code, stderr) of a finished launch."""
     process = self.start(script, *args, **kwargs)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=_TIMEOUT)
     self.assertEmpty(out)
     return process.returncode, err
 
@@ -133,13 +135,16 @@ class LocalTest(_LaunchTestCase):
 
   def test_the_second_run_reuses_the_environment(self):
     self.launch()
-    start = time.monotonic()
+    before = os.times()
     code, err = self.launch()
-    seconds = time.monotonic() - start
+    after = os.times()
+    seconds = after.children_user - before.children_user
+    seconds += after.children_system - before.children_system
     self.assertEqual((code, err), (0, ''))
     self.assertLen(self.calls('pip'), 1)
     self.assertLen(self.calls('ldc_vae.main'), 2)
-    self.assertLess(seconds, 1.0)  # 0.1 s on an idle machine
+    # of processors, as the machine may be busy; one Python takes as much
+    self.assertLess(seconds, 0.3)
 
   def test_other_requirements_make_it_anew(self):
     self.launch()
@@ -186,7 +191,7 @@ class BrokenEnvironmentTest(_LaunchTestCase):
       (self.bin / 'flock').unlink(missing_ok=True)
     processes = [self.start(FAKE_PIP_SECONDS='1') for _ in range(2)]
     for process in processes:
-      _, err = process.communicate(timeout=60)
+      _, err = process.communicate(timeout=_TIMEOUT)
       self.assertEqual(process.returncode, 0, err)
     self.assertLen(self.calls('pip'), 1)
     self.assertLen(self.calls('ldc_vae.main'), 2)
@@ -212,7 +217,7 @@ class BrokenEnvironmentTest(_LaunchTestCase):
     self.assertLen(self.calls('pip'), 2)
 
   def _wait_for(self, condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + _TIMEOUT
     while not condition():
       self.assertLess(time.monotonic(), deadline)
       time.sleep(0.02)
@@ -382,7 +387,7 @@ class ContinuousIntegrationTest(_LaunchTestCase):
   def check(self, **env):
     return subprocess.run(
         ('bash', self.root / '.ci/run'), env={**self.env, **env},
-        cwd=self.folder, capture_output=True, text=True, timeout=60,
+        cwd=self.folder, capture_output=True, text=True, timeout=_TIMEOUT,
         check=False,
     )
 
