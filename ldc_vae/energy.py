@@ -69,11 +69,14 @@ def gibbs_score(
 
 def standardise(z: Array, mean: Array, std: Array) -> Array:
   """u = (z - mu) / sigma, for z [..., D] and mu, sigma [D]."""
+  # broadcast in sight: no silent promotion of ranks
+  mean, std = jnp.broadcast_to(mean, z.shape), jnp.broadcast_to(std, z.shape)
   return (z - mean) / std
 
 
 def unstandardise(u: Array, mean: Array, std: Array) -> Array:
   """z = mu + sigma u, for u [..., D] and mu, sigma [D]."""
+  mean, std = jnp.broadcast_to(mean, u.shape), jnp.broadcast_to(std, u.shape)
   return mean + std * u
 
 

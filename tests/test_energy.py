@@ -1,0 +1,180 @@
+"""Tests of ldc_vae.energy."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae import elbo
+from ldc_vae import energy
+
+
+def _normal(seed: int, *shape: int) -> np.ndarray:
+  """Draws of N(0, I), float32."""
+  draws = np.random.default_rng(seed).normal(size=shape)
+  return draws.astype(np.float32)
+
+
+class _StrictTest(chex.TestCase):
+  """Raises where arrays of different ranks are combined unseen."""
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(jax.numpy_rank_promotion('raise'))
+
+
+class GibbsEnergyTest(_StrictTest):
+
+  @parameterized.parameters((1.0, 0.0), (3.0, 0.5))
+  def test_is_the_sum_of_its_terms(self, inverse_temperature, latent_energy):
+    z = _normal(0, 5)
+    actual = energy.gibbs_energy(
+        jnp.float32(-7.0), z, inverse_temperature, latent_energy
+    )
+    expected = inverse_temperature * 7.0 + latent_energy
+    expected += 0.5 * sum(float(value) ** 2 for value in z)
+    # float32, 5 terms
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+  def test_a_batch_is_an_error(self):
+    with self.assertRaises(AssertionError):
+      energy.gibbs_energy(jnp.zeros(3), jnp.zeros((3, 2)), 1.0)
+
+
+class GibbsScoreTest(_StrictTest):
+  """x = W z + b + sigma eps has a Gaussian Gibbs posterior."""
+
+  def setUp(self):
+    super().setUp()
+    self.sigma = 0.7
+    self.weights, self.offset = _normal(0, 6, 3), _normal(1, 6)
+    self.image = _normal(2, 6)
+
+  def _log_likelihood(self, z):
+    mean = jnp.matmul(self.weights, z) + self.offset
+    return elbo.gaussian_log_likelihood(mean, self.image, np.log(self.sigma))
+
+  def _posterior(self, inverse_temperature):
+    """Mean [3] and precision [3, 3] of exp(-U), in float64."""
+    weights = self.weights.astype(np.float64)
+    factor = inverse_temperature / self.sigma**2
+    precision = np.eye(3) + factor * weights.T @ weights
+    residual = self.image.astype(np.float64) - self.offset
+    return np.linalg.solve(precision, factor * weights.T @ residual), precision
+
+  @parameterized.parameters((0.3,), (1.0,), (10.0,))
+  def test_is_that_of_the_gaussian_posterior(self, inverse_temperature):
+    mean, precision = self._posterior(inverse_temperature)
+    score_fn = jax.jit(
+        functools.partial(energy.gibbs_score, self._log_likelihood)
+    )
+    for seed in range(3):
+      z = _normal(seed, 3)
+      actual = score_fn(z, inverse_temperature)
+      expected = -precision @ (z - mean)
+      # float32, 6 pixels, each gradient up to lambda / sigma^2 = 20 in size
+      np.testing.assert_allclose(
+          actual, expected, rtol=1e-5, atol=1e-4 * inverse_temperature
+      )
+
+  def test_vanishes_at_the_mean_of_the_bayes_posterior(self):
+    mean, _ = self._posterior(1.0)
+    score = energy.gibbs_score(
+        self._log_likelihood, mean.astype(np.float32), 1.0
+    )
+    # float32: cancelling terms of size 10
+    np.testing.assert_allclose(score, np.zeros(3), atol=2e-5)
+
+  def test_a_latent_energy_adds_its_gradient(self):
+    z = _normal(3, 3)
+    latent_energy_fn = lambda z: 0.3 * jnp.sum(jnp.sin(z))
+    with_energy = energy.gibbs_score(
+        self._log_likelihood, z, 2.0, latent_energy_fn
+    )
+    without = energy.gibbs_score(self._log_likelihood, z, 2.0)
+    # float32 difference of terms of size 10
+    np.testing.assert_allclose(
+        with_energy - without, -0.3 * np.cos(z), atol=1e-5
+    )
+
+
+class StandardiseTest(_StrictTest):
+
+  @parameterized.parameters(((3,),), ((5, 3),), ((2, 5, 3),))
+  def test_the_two_are_inverse(self, shape):
+    z, mean, std = _normal(0, *shape), _normal(1, 3), np.exp(_normal(2, 3))
+    u = energy.standardise(z, mean, std)
+    # float32, one division
+    np.testing.assert_allclose(u, (z - mean) / std, rtol=1e-6)
+    np.testing.assert_allclose(
+        energy.unstandardise(u, mean, std), z, rtol=1e-5, atol=1e-6
+    )
+
+
+class ContrastiveLossTest(_StrictTest):
+
+  @parameterized.parameters((0.0,), (0.3,))
+  def test_matches_loop(self, r1_weight):
+    aggregate, samples = _normal(0, 7, 3), _normal(1, 5, 3)
+    slope = np.array([0.5, -1.0, 2.0], np.float32)
+    energy_fn = lambda u: jnp.sum(slope * jnp.sin(u))
+    loss, terms = energy.contrastive_loss(
+        energy_fn, aggregate, samples, r1_weight
+    )
+    values = [np.sum(slope * np.sin(u.astype(np.float64))) for u in aggregate]
+    others = [np.sum(slope * np.sin(u.astype(np.float64))) for u in samples]
+    squared = [
+        np.sum((slope * np.cos(u.astype(np.float64))) ** 2) for u in aggregate
+    ]
+    gap, penalty = np.mean(others) - np.mean(values), np.mean(squared)
+    # float32, means of 5 and 7 values below 4
+    np.testing.assert_allclose(terms['energy_gap'], gap, atol=2e-6)
+    np.testing.assert_allclose(terms['gradient_penalty'], penalty, rtol=1e-6)
+    np.testing.assert_allclose(
+        loss, -gap + 0.5 * r1_weight * penalty, atol=2e-6
+    )
+
+  def test_gradient_of_a_linear_energy(self):
+    # f = w.u: L = w.(mean y - mean u) + R1 |w|^2 / 2
+    aggregate, samples = _normal(0, 7, 3), _normal(1, 5, 3)
+    weights = _normal(2, 3)
+
+    def loss_fn(weights):
+      energy_fn = lambda u: jnp.sum(weights * u)
+      return energy.contrastive_loss(energy_fn, aggregate, samples, 0.3)[0]
+
+    expected = np.mean(aggregate, 0) - np.mean(samples, 0) + 0.3 * weights
+    # float32, 7 terms
+    np.testing.assert_allclose(jax.grad(loss_fn)(weights), expected, rtol=1e-5)
+
+  def test_descent_lowers_the_energy_where_the_latents_are(self):
+    # f = w u: latents at +1, samples at -1
+    def loss_fn(weight):
+      return energy.contrastive_loss(
+          lambda u: weight * u[0], jnp.ones((4, 1)), -jnp.ones((4, 1)), 0.0
+      )[0]
+
+    self.assertGreater(float(jax.grad(loss_fn)(0.0)), 0.0)
+
+  def test_equal_sets_leave_the_penalty_alone(self):
+    latents = _normal(0, 6, 3)
+    energy_fn = lambda u: jnp.sum(jnp.sin(u))
+    loss, terms = energy.contrastive_loss(energy_fn, latents, latents, 2.0)
+    self.assertEqual(float(terms['energy_gap']), 0.0)
+    self.assertEqual(float(loss), float(terms['gradient_penalty']))
+
+  def test_neither_set_moves_to_please_the_energy(self):
+    def loss_fn(aggregate, samples):
+      energy_fn = lambda u: jnp.sum(jnp.sin(u))
+      return energy.contrastive_loss(energy_fn, aggregate, samples, 1.0)[0]
+
+    grads = jax.grad(loss_fn, argnums=(0, 1))(_normal(0, 6, 3), _normal(1, 4, 3))
+    chex.assert_trees_all_equal(grads, (np.zeros((6, 3)), np.zeros((4, 3))))
+
+
+if __name__ == '__main__':
+  absltest.main()
