@@ -1,0 +1,832 @@
+"""Tests of ldc_vae.svgd."""
+
+import functools
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import blackjax.vi.svgd
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldc_vae import svgd
+
+_SCALES = (0.5, 1.0, 3.0)
+_FUNCTIONS = {
+    'rbf': svgd.rbf_kernel,
+    'imq': svgd.imq_kernel,
+    'multi_scale': functools.partial(svgd.multi_scale_kernel, scales=_SCALES),
+    'linear': svgd.linear_kernel,
+}
+_OBJECTS = {
+    'rbf': svgd.rbf,
+    'imq': svgd.imq,
+    'multi_scale': functools.partial(svgd.multi_scale, scales=_SCALES),
+    'linear': svgd.linear,
+}
+
+
+def _rbf_reference(x, y, h):
+  """k(x, y) and its gradient by x."""
+  value = math.exp(-np.sum((x - y) ** 2) / h)
+  return value, -2.0 * (x - y) / h * value
+
+
+def _imq_reference(x, y, h):
+  """k(x, y) and its gradient by x."""
+  base = 1.0 + np.sum((x - y) ** 2) / h
+  return base**-0.5, -(x - y) / h * base**-1.5
+
+
+def _multi_scale_reference(x, y, h):
+  """k(x, y) and its gradient by x."""
+  parts = [_rbf_reference(x, y, scale * h) for scale in _SCALES]
+  return tuple(sum(part) / len(_SCALES) for part in zip(*parts))
+
+
+def _linear_reference(x, y, h):
+  """k(x, y) and its gradient by x."""
+  return float(x @ y) / h + 1.0, y / h
+
+
+_REFERENCES = {
+    'rbf': _rbf_reference,
+    'imq': _imq_reference,
+    'multi_scale': _multi_scale_reference,
+    'linear': _linear_reference,
+}
+
+
+def _direction_reference(
+    particles, scores, name, h, *, off_diagonal, temperature=1.0
+):
+  """The equation of the module's docstring as a double loop in float64."""
+  z, s = particles.astype(np.float64), scores.astype(np.float64)
+  n = len(z)
+  directions = []
+  for i in range(n):
+    total = np.zeros(z.shape[1])
+    for j in range(n):
+      if off_diagonal and i == j:
+        continue
+      value, gradient = _REFERENCES[name](z[j], z[i], h)
+      total += value * s[j] + temperature * gradient
+    directions.append(total / (n - 1 if off_diagonal else n))
+  return np.stack(directions)
+
+
+def _mean_bandwidth_reference(particles):
+  """Mean squared distance over pairs i != j, over log(n + 1), float64 loop."""
+  z = particles.astype(np.float64)
+  n = len(z)
+  total = sum(np.sum((z[i] - z[j]) ** 2) for i in range(n) for j in range(n))
+  return total / (n * (n - 1)) / math.log(n + 1)
+
+
+def _normal(seed: int, *shape: int) -> np.ndarray:
+  """Draws of N(0, I), float32."""
+  draws = np.random.default_rng(seed).normal(size=shape)
+  return draws.astype(np.float32)
+
+
+class _StrictTest(chex.TestCase):
+  """Raises where arrays of different ranks are combined unseen."""
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(jax.numpy_rank_promotion('raise'))
+
+
+class DirectionTest(_StrictTest):
+
+  @parameterized.product(
+      name=('rbf', 'imq', 'multi_scale', 'linear'),
+      form=('object', 'function'),
+      off_diagonal=(False, True),
+  )
+  def test_matches_double_loop(self, name, form, off_diagonal):
+    particles, scores = _normal(0, 7, 3), _normal(1, 7, 3)
+    h = 1.7
+    if form == 'object':
+      kernel = _OBJECTS[name](h)
+    else:
+      kernel = functools.partial(_FUNCTIONS[name], bandwidth=h)
+    direction_fn = jax.jit(
+        functools.partial(
+            svgd.svgd_direction, kernel=kernel, off_diagonal=off_diagonal
+        )
+    )
+    for temperature in (1.0, 0.3, 0.0):
+      actual = direction_fn(particles, scores, temperature=temperature)
+      expected = _direction_reference(
+          particles,
+          scores,
+          name,
+          h,
+          off_diagonal=off_diagonal,
+          temperature=temperature,
+      )
+      # float32: 7 terms of size 1; the matmul form differences two of them
+      np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+
+  @parameterized.parameters(('rbf',), ('imq',), ('multi_scale',))
+  def test_the_mean_rule_is_applied_to_all_particles(self, name):
+    particles, scores = _normal(0, 6, 4), _normal(1, 6, 4)
+    actual = svgd.svgd_direction(
+        particles, scores, _OBJECTS[name]('mean'), off_diagonal=False
+    )
+    expected = _direction_reference(
+        particles,
+        scores,
+        name,
+        _mean_bandwidth_reference(particles),
+        off_diagonal=False,
+    )
+    # float32, 6 terms, as above
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+
+  @parameterized.parameters(
+      ('rbf', 1, False),
+      ('rbf', 4, True),
+      ('rbf', 64, True),
+      ('imq', 4, False),
+      ('multi_scale', 11, True),
+      ('linear', 4, True),
+      ('function', 3, True),
+  )
+  def test_blocks_change_nothing(self, name, block_size, off_diagonal):
+    particles, scores = _normal(2, 11, 5), _normal(3, 11, 5)
+    if name == 'function':
+      kernel = functools.partial(svgd.imq_kernel, bandwidth=2.0)
+    else:
+      kernel = svgd.KERNELS[name]('mean')
+    direction_fn = functools.partial(
+        svgd.svgd_direction, kernel=kernel, off_diagonal=off_diagonal
+    )
+    blocked_fn = functools.partial(direction_fn, block_size=block_size)
+    actual = jax.jit(blocked_fn)(particles, scores)
+    expected = jax.jit(direction_fn)(particles, scores)
+    # the same sums of 11 float32 terms in another order
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+  @parameterized.parameters((False,), (True,))
+  def test_queries_are_rows_of_the_whole(self, off_diagonal):
+    particles, scores = _normal(2, 9, 4), _normal(3, 9, 4)
+    direction_fn = functools.partial(
+        svgd.svgd_direction, kernel=svgd.rbf(), off_diagonal=off_diagonal
+    )
+    whole = direction_fn(particles, scores)
+    for block_size in (None, 2):
+      part = direction_fn(
+          particles,
+          scores,
+          queries=particles[3:8],
+          first_query=3,
+          block_size=block_size,
+      )
+      # the same sums of 9 float32 terms in another order
+      np.testing.assert_allclose(part, whole[3:8], rtol=1e-5, atol=1e-6)
+
+  def test_lifts_over_images_by_vmap(self):
+    particles, scores = _normal(2, 3, 6, 4), _normal(3, 3, 6, 4)
+    direction_fn = functools.partial(
+        svgd.svgd_direction, kernel=svgd.rbf(), off_diagonal=True
+    )
+    actual = jax.vmap(direction_fn)(particles, scores)
+    expected = [direction_fn(z, s) for z, s in zip(particles, scores)]
+    # the same float32 sums, batched
+    np.testing.assert_allclose(
+        actual, np.stack(expected), rtol=1e-5, atol=1e-6
+    )
+
+  @parameterized.product(name=('rbf', 'imq', 'multi_scale'), n=(2, 33))
+  def test_repulsion_adds_up_to_zero(self, name, n):
+    particles = _normal(4, n, 5)
+    repulsion = svgd.svgd_direction(
+        particles, jnp.zeros((n, 5)), svgd.KERNELS[name](), off_diagonal=False
+    )
+    # n float32 terms, each below 1
+    np.testing.assert_allclose(
+        jnp.sum(repulsion, axis=0), np.zeros(5), atol=n * 1e-6
+    )
+    self.assertGreater(float(jnp.max(jnp.abs(repulsion))), 1e-3)
+
+  @parameterized.product(name=('rbf', 'imq', 'multi_scale'))
+  def test_two_particles_part(self, name):
+    particles = np.array([[0.0, 0.0], [1.0, 0.5]], np.float32)
+    repulsion = svgd.svgd_direction(
+        particles, jnp.zeros((2, 2)), svgd.KERNELS[name](), off_diagonal=True
+    )
+    apart = particles[1] - particles[0]
+    self.assertLess(float(repulsion[0] @ apart), 0.0)
+    self.assertGreater(float(repulsion[1] @ apart), 0.0)
+
+  @parameterized.parameters(('rbf',), ('imq',), ('multi_scale',))
+  def test_an_offset_costs_few_digits(self, name):
+    particles, scores = _normal(5, 16, 8), _normal(6, 16, 8)
+    direction_fn = jax.jit(
+        functools.partial(
+            svgd.svgd_direction, kernel=svgd.KERNELS[name](), off_diagonal=True
+        )
+    )
+    near = direction_fn(particles, scores)
+    # shifted back exactly: the particles that float32 holds at 1e3
+    far = particles + np.float32(1e3)
+    rounded = far - np.float32(1e3)
+    np.testing.assert_allclose(rounded, particles, atol=3.1e-5)
+    # the mean of 16 values near 1e3 is known to 6e-5, and cancels but for the
+    # rounding of z - mean: 1e-4 of particles of unit size, uncentred is 1e-1
+    np.testing.assert_allclose(
+        direction_fn(far, scores), direction_fn(rounded, scores), atol=1e-4
+    )
+    np.testing.assert_allclose(near, direction_fn(rounded, scores), atol=1e-4)
+
+  @parameterized.product(name=('rbf', 'imq', 'multi_scale'))
+  def test_exact_distances_resolve_two_tight_clusters(self, name):
+    tight = 1e-3 * np.random.default_rng(7).normal(size=(8, 4))
+    tight[4:] += 100.0
+    particles, scores = tight.astype(np.float32), _normal(8, 8, 4)
+    h = 1e-6  # of the clusters' own size, not of their distance
+    expected = _direction_reference(
+        particles, scores, name, h, off_diagonal=False
+    )
+    kernel = _OBJECTS[name](h, exact=True)
+    actual = svgd.svgd_direction(
+        particles, scores, kernel, off_diagonal=False
+    )
+    # centring at 50 rounds each particle to 4e-6, 4e-3 of the clusters' size;
+    # eight such terms
+    largest = np.max(np.abs(expected))
+    np.testing.assert_allclose(actual, expected, atol=0.03 * largest)
+    matmul_form = svgd.svgd_direction(
+        particles, scores, _OBJECTS[name](h), off_diagonal=False
+    )
+    self.assertGreater(np.max(np.abs(matmul_form - expected)), largest)
+
+  @parameterized.parameters(
+      ('rbf', 'mean', False),
+      ('rbf', 'median', True),
+      ('imq', 'mean', True),
+      ('multi_scale', 'mean', True),
+  )
+  def test_coinciding_particles_follow_the_mean_score(
+      self, name, bandwidth, off_diagonal
+  ):
+    particles = np.full((5, 3), 0.3, np.float32)
+    scores = np.full((5, 3), 2.0, np.float32)
+    actual = svgd.svgd_direction(
+        particles,
+        scores,
+        svgd.KERNELS[name](bandwidth),
+        off_diagonal=off_diagonal,
+    )
+    # k = 1 and no repulsion: centring gives zeros; 5 float32 terms
+    np.testing.assert_allclose(actual, scores, rtol=1e-6)
+
+  def test_no_gradient_flows_through_it(self):
+    particles, scores = _normal(0, 5, 3), _normal(1, 5, 3)
+
+    def total(particles, scores):
+      direction = svgd.svgd_direction(
+          particles, scores, svgd.rbf(), off_diagonal=True
+      )
+      return jnp.sum(direction)
+
+    grads = jax.grad(total, argnums=(0, 1))(particles, scores)
+    chex.assert_trees_all_equal(grads, (np.zeros((5, 3)), np.zeros((5, 3))))
+
+  def test_one_particle_off_diagonal_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, 'needs 2 particles, got 1'):
+      svgd.svgd_direction(
+          jnp.zeros((1, 3)), jnp.zeros((1, 3)), svgd.rbf(), off_diagonal=True
+      )
+
+  def test_one_particle_follows_its_score(self):
+    scores = _normal(0, 1, 3)
+    actual = svgd.svgd_direction(
+        jnp.zeros((1, 3)), scores, svgd.rbf(), off_diagonal=False
+    )
+    np.testing.assert_array_equal(actual, scores)
+
+  def test_a_wrong_rank_is_an_error(self):
+    with self.assertRaises(AssertionError):
+      svgd.svgd_direction(
+          jnp.zeros(3), jnp.zeros(3), svgd.rbf(), off_diagonal=False
+      )
+
+
+class BandwidthTest(_StrictTest):
+
+  @parameterized.parameters((2, 1), (7, 3), (50, 16))
+  def test_mean_matches_double_loop(self, n, dim):
+    particles = _normal(n, n, dim) * 3.0 + 1.0
+    # float32 sums of n D terms
+    np.testing.assert_allclose(
+        svgd.mean_bandwidth(particles),
+        _mean_bandwidth_reference(particles),
+        rtol=1e-5,
+    )
+
+  @parameterized.parameters((2, 1), (7, 3), (24, 16))
+  def test_median_matches_double_loop(self, n, dim):
+    particles = _normal(n, n, dim)
+    z = particles.astype(np.float64)
+    pairs = [
+        np.sum((z[i] - z[j]) ** 2) for i in range(n) for j in range(i + 1, n)
+    ]
+    expected = np.median(pairs) / math.log(n + 1)
+    # float32; the matmul form differences terms of the size of the result
+    np.testing.assert_allclose(
+        svgd.median_bandwidth(particles), expected, rtol=1e-5
+    )
+
+  @parameterized.parameters((2.5,), ('2.5',))
+  def test_a_number_is_itself(self, bandwidth):
+    bandwidth_fn = svgd.make_bandwidth_fn(bandwidth)
+    self.assertEqual(float(bandwidth_fn(_normal(0, 4, 2))), 2.5)
+
+  @parameterized.parameters(
+      ('medain',), (0.0,), (-1.0,), (float('inf'),), (float('nan'),), (None,)
+  )
+  def test_anything_else_is_an_error(self, bandwidth):
+    with self.assertRaisesRegex(ValueError, f'bandwidth={bandwidth!r}'):
+      svgd.make_bandwidth_fn(bandwidth)
+
+  @parameterized.parameters(('mean',), ('median',))
+  def test_the_floor_holds_where_all_coincide(self, bandwidth):
+    bandwidth_fn = svgd.make_bandwidth_fn(bandwidth, floor=1e-3)
+    self.assertEqual(float(bandwidth_fn(jnp.ones((4, 2)))), np.float32(1e-3))
+
+  def test_a_factor_narrows_a_rule_but_no_number(self):
+    particles = _normal(0, 7, 3)
+    kernel_fn = functools.partial(svgd.rbf, factor=0.05)
+    # float32
+    np.testing.assert_allclose(
+        kernel_fn('mean').bandwidth_fn(particles),
+        0.05 * _mean_bandwidth_reference(particles),
+        rtol=1e-5,
+    )
+    self.assertEqual(float(kernel_fn(2.0).bandwidth_fn(particles)), 2.0)
+    coincident = svgd.imq('mean', floor=1e-3, factor=0.05)
+    self.assertEqual(
+        float(coincident.bandwidth_fn(jnp.ones((4, 2)))), np.float32(1e-3)
+    )
+
+  def test_median_of_one_particle_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, 'needs 2 particles, got 1'):
+      svgd.median_bandwidth(jnp.ones((1, 2)))
+
+  @parameterized.parameters(('mean',), ('median',))
+  def test_no_gradient_flows_through_it(self, bandwidth):
+    gradient = jax.grad(svgd.make_bandwidth_fn(bandwidth))(_normal(0, 6, 2))
+    np.testing.assert_array_equal(gradient, np.zeros((6, 2)))
+
+
+class KernelTest(_StrictTest):
+
+  @parameterized.product(name=('rbf', 'imq', 'multi_scale', 'linear'))
+  def test_function_matches_reference(self, name):
+    x, y = _normal(0, 2, 4)
+    value_and_grad = jax.value_and_grad(
+        functools.partial(_FUNCTIONS[name], bandwidth=0.7)
+    )
+    actual = value_and_grad(x, y)
+    expected = _REFERENCES[name](
+        x.astype(np.float64), y.astype(np.float64), 0.7
+    )
+    # float32, 4 dimensions; an exponent of 10 multiplies its rounding by 10
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5)
+
+  @parameterized.product(name=('rbf', 'imq', 'multi_scale'))
+  def test_smooth_where_both_points_are_one(self, name):
+    x = _normal(0, 4)
+    kernel_fn = functools.partial(_FUNCTIONS[name], bandwidth=0.7)
+    self.assertEqual(float(kernel_fn(x, x)), 1.0)
+    np.testing.assert_array_equal(jax.grad(kernel_fn)(x, x), np.zeros(4))
+    hessian = jax.hessian(kernel_fn)(x, x)
+    curvature = {  # k = 1 - c |x - y|^2 + ..., so that k'' = -2 c
+        'rbf': -2.0 / 0.7,
+        'imq': -1.0 / 0.7,
+        'multi_scale': -2.0 / 0.7 * np.mean([1 / scale for scale in _SCALES]),
+    }[name]
+    # float32, a handful of operations
+    np.testing.assert_allclose(hessian, curvature * np.eye(4), rtol=1e-5)
+
+  @parameterized.product(name=('rbf', 'imq', 'multi_scale', 'linear'))
+  def test_symmetric(self, name):
+    x, y = _normal(1, 2, 4)
+    kernel_fn = functools.partial(_FUNCTIONS[name], bandwidth=0.7)
+    self.assertEqual(float(kernel_fn(x, y)), float(kernel_fn(y, x)))
+
+  def test_both_distances_match_a_loop(self):
+    x, y = _normal(2, 5, 3), _normal(3, 4, 3)
+    expected = [[np.sum((a - b) ** 2) for b in y] for a in x]
+    for distances_fn in (svgd.squared_distances, svgd.exact_squared_distances):
+      # float32, 3 dimensions; the matmul form differences terms of size 10
+      np.testing.assert_allclose(distances_fn(x, y), expected, atol=5e-6)
+
+  def test_distances_are_never_negative(self):
+    x = _normal(4, 64, 32)
+    self.assertGreaterEqual(float(jnp.min(svgd.squared_distances(x, x))), 0.0)
+
+
+def _run_persistent(particles, kernel, *, rate, num_steps, temperature=1.0):
+  """All-pairs SVGD of one particle set towards N(0, I)."""
+
+  def body(particles, _):
+    direction = svgd.svgd_direction(
+        particles,
+        -particles,
+        kernel,
+        off_diagonal=False,
+        temperature=temperature,
+    )
+    return particles + rate * direction, None
+
+  return jax.jit(
+      lambda start: jax.lax.scan(body, start, length=num_steps)[0]
+  )(particles)
+
+
+def _affine_variance(*, off_diagonal, temperature, n, dim, num_steps, rate):
+  """Variance of a + b xi, fresh xi each step, trained for N(0, I) by SVGD.
+
+  Returns:
+    The mean of b^2 over dimensions and the last half of the steps.
+  """
+
+  def loss_fn(params, noise):
+    particles = params['shift'] + jnp.exp(params['log_std']) * noise
+    particles = svgd.stein_particles(
+        particles,
+        svgd.rbf(),
+        off_diagonal=off_diagonal,
+        temperature=temperature,
+    )
+    return jnp.mean(0.5 * jnp.sum(jnp.square(particles), axis=-1))
+
+  def body(params, key):
+    noise = jax.random.normal(key, (n, dim))
+    grads = jax.grad(loss_fn)(params, noise)
+    params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+    return params, jnp.mean(jnp.exp(2.0 * params['log_std']))
+
+  start = {
+      'shift': jnp.full((1, dim), 0.5),
+      'log_std': jnp.full((1, dim), -0.7),
+  }
+  keys = jax.random.split(jax.random.key(0), num_steps)
+  variances = jax.jit(lambda start: jax.lax.scan(body, start, keys)[1])(start)
+  return float(jnp.mean(variances[num_steps // 2 :]))
+
+
+class LawTest(_StrictTest):
+  """Closed forms of where SVGD comes to rest."""
+
+  def test_mean_rule_rests_at_variance_log_n_over_dim(self):
+    # n <= D + 1 particles come to rest at equal distances d^2, k = 1/(n + 1)
+    # for each pair as h = d^2 / log(n + 1). phi_i = 0 reads h = 2 n k / (1 - k)
+    # = 2, and d^2 = 2 D variance (of n - 1 degrees of freedom):
+    # variance = log(n + 1) / D.
+    n, dim = 16, 64
+    particles = _run_persistent(
+        _normal(0, n, dim), svgd.rbf('mean'), rate=1.0, num_steps=3000
+    )
+    variance = float(jnp.mean(jnp.var(particles, axis=0, ddof=1)))
+    # what is left of the way after 3000 steps, and float32
+    np.testing.assert_allclose(variance, math.log(n + 1) / dim, rtol=1e-3)
+    np.testing.assert_allclose(jnp.mean(particles, axis=0), 0.0, atol=1e-4)
+
+  @parameterized.parameters((8, 32), (32, 4))
+  def test_linear_kernel_rests_at_the_right_rank(self, n, dim):
+    # sum_i z_i z_i' / n is a projection at rest, of rank min(n - 1, D):
+    # variance = min(1, (n - 1) / D).
+    particles = _run_persistent(
+        _normal(1, n, dim), svgd.linear(1.0), rate=0.1, num_steps=1000
+    )
+    variance = float(jnp.mean(jnp.var(particles, axis=0)))
+    # linear convergence, complete after 1000 steps; the rest is float32
+    np.testing.assert_allclose(variance, min(1.0, (n - 1) / dim), rtol=1e-4)
+
+  @parameterized.parameters((1.0, 16, 16), (0.25, 32, 2))
+  def test_amortised_off_diagonal_rests_at_the_power(self, temperature, n, dim):
+    # the fixed point is p^(1/T), here N(0, T I)
+    variance = _affine_variance(
+        off_diagonal=True,
+        temperature=temperature,
+        n=n,
+        dim=dim,
+        num_steps=1500,
+        rate=0.5,
+    )
+    # the noise of 750 averaged steps of n D draws, and h, which sees the set
+    np.testing.assert_allclose(variance, temperature, rtol=0.05)
+
+  def test_amortised_all_pairs_collapses(self):
+    variance = _affine_variance(
+        off_diagonal=False,
+        temperature=1.0,
+        n=16,
+        dim=16,
+        num_steps=400,
+        rate=0.5,
+    )
+    # 0.15 in the long run (measured); 400 steps come near it
+    self.assertLess(variance, 0.25)
+
+  def test_persistent_set_diverges_off_diagonal(self):
+    # no particle then holds itself back, and the repulsion wins
+    start = _normal(0, 16, 16)
+
+    def body(particles, _):
+      direction = svgd.svgd_direction(
+          particles, -particles, svgd.rbf(), off_diagonal=True
+      )
+      return particles + direction, None
+
+    end, _ = jax.lax.scan(body, start, length=500)
+    self.assertGreater(float(jnp.var(end)), 2.0)
+
+  def test_one_step_is_that_of_blackjax(self):
+    particles = _normal(3, 12, 5)
+    precision = np.linspace(0.5, 2.0, 5, dtype=np.float32)
+    score_fn = lambda z: -precision * (z - 0.3)
+    h = float(svgd.mean_bandwidth(particles))
+    peer = blackjax.vi.svgd.as_top_level_api(score_fn, optax.sgd(0.1))
+    state = peer.init(particles, {'length_scale': h})
+    expected = peer.step(state).particles
+    direction = svgd.svgd_direction(
+        particles, jax.vmap(score_fn)(particles), svgd.rbf(h),
+        off_diagonal=False,
+    )
+    # float32, 12 terms; their form is autodiff, ours matmuls
+    np.testing.assert_allclose(
+        particles + 0.1 * direction, expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def _quadratic_energy(precision, z):
+  """sum_d precision_d (z_d - 1)^2 / 2 of z [..., D]."""
+  return 0.5 * jnp.sum(
+      jnp.broadcast_to(precision, z.shape) * jnp.square(z - 1.0), axis=-1
+  )
+
+
+def _quadratic_score(precision, z):
+  """-grad of it by z."""
+  return -np.broadcast_to(precision, z.shape) * (z - 1.0)
+
+
+class SteinParticlesTest(_StrictTest):
+
+  def setUp(self):
+    super().setUp()
+    self.z = _normal(0, 3, 5, 4)  # [B, K, D]
+    self.precision = np.array([0.5, 1.0, 2.0, 4.0], np.float32)
+
+  def _loss(self, z, precision, temperature=1.0, off_diagonal=True, **kwargs):
+    particles = svgd.stein_particles(
+        z,
+        svgd.rbf(),
+        off_diagonal=off_diagonal,
+        temperature=temperature,
+        **kwargs,
+    )
+    return jnp.mean(_quadratic_energy(precision, particles))
+
+  def _expected(self, temperature=1.0, off_diagonal=True):
+    """-phi / (B K), set by set, from scores by hand."""
+    directions = [
+        _direction_reference(
+            z,
+            _quadratic_score(self.precision, z),
+            'rbf',
+            _mean_bandwidth_reference(z),
+            off_diagonal=off_diagonal,
+            temperature=temperature,
+        )
+        for z in self.z
+    ]
+    return -np.stack(directions) / 15
+
+  def test_forward_is_the_identity(self):
+    actual = svgd.stein_particles(self.z, svgd.rbf(), off_diagonal=True)
+    np.testing.assert_array_equal(actual, self.z)
+
+  @parameterized.product(off_diagonal=(False, True), block_size=(None, 2))
+  def test_gradient_is_minus_phi_over_count(self, off_diagonal, block_size):
+    actual = jax.grad(self._loss)(
+        self.z,
+        self.precision,
+        off_diagonal=off_diagonal,
+        block_size=block_size,
+    )
+    # float32, 5 terms
+    np.testing.assert_allclose(
+        actual, self._expected(off_diagonal=off_diagonal), rtol=1e-5, atol=1e-6
+    )
+
+  def test_scores_have_the_size_of_the_energy(self):
+    # a backward pass that forgot the factor B K would take the cotangent for
+    # the score: attraction 15 times too weak against the same repulsion
+    no_score = -np.stack([
+        _direction_reference(
+            z,
+            _quadratic_score(self.precision, z) / 15,
+            'rbf',
+            _mean_bandwidth_reference(z),
+            off_diagonal=True,
+        )
+        for z in self.z
+    ]) / 15
+    actual = jax.grad(self._loss)(self.z, self.precision)
+    self.assertGreater(np.max(np.abs(actual - no_score)), 1e-2)
+
+  def test_scale_of_the_sets_count_is_free(self):
+    # each of two copies of the batch gets half the gradient of one
+    one = jax.grad(self._loss)(self.z, self.precision)
+    two = jax.grad(self._loss)(
+        np.concatenate([self.z, self.z]), self.precision
+    )
+    # float32, halving is exact
+    np.testing.assert_allclose(2.0 * two[:3], one, rtol=1e-6, atol=1e-8)
+
+  def test_gradient_of_the_energy_is_its_own(self):
+    plain = lambda precision: jnp.mean(_quadratic_energy(precision, self.z))
+    actual = jax.grad(self._loss, argnums=1)(self.z, self.precision)
+    np.testing.assert_array_equal(actual, jax.grad(plain)(self.precision))
+
+  def test_temperature_may_be_traced_and_has_no_gradient(self):
+    grad_fn = jax.jit(jax.grad(self._loss, argnums=(0, 2)))
+    for temperature in (0.3, 0.01):
+      actual, by_temperature = grad_fn(self.z, self.precision, temperature)
+      # float32, 5 terms
+      np.testing.assert_allclose(
+          actual, self._expected(temperature), rtol=1e-5, atol=1e-6
+      )
+      self.assertEqual(float(by_temperature), 0.0)
+
+  def test_gradient_goes_on_to_the_weights_of_the_source(self):
+    noise = _normal(1, 3, 5, 4)
+
+    def loss_fn(scale):
+      return self._loss(scale * noise, self.precision)
+
+    gradient = jax.grad(loss_fn)(jnp.float32(1.5))
+    self.z = np.float32(1.5) * noise
+    # float32, 60 terms: J' = noise, contracted with -phi / count
+    np.testing.assert_allclose(
+        gradient, np.sum(noise * self._expected()), rtol=1e-5
+    )
+
+  def test_bfloat16_particles_get_a_bfloat16_gradient_near_it(self):
+    gradient = jax.grad(self._loss)(
+        jnp.asarray(self.z, jnp.bfloat16), jnp.asarray(self.precision)
+    )
+    self.assertEqual(gradient.dtype, jnp.bfloat16)
+    # bfloat16 has 8 bits: 2^-8 of values, of z - z' and of scores up to 10
+    np.testing.assert_allclose(
+        gradient.astype(np.float32), self._expected(), atol=0.05 * 10 / 15
+    )
+
+  @parameterized.parameters(
+      (True, 'rbf', None), (False, 'rbf', 3), (True, 'linear', None)
+  )
+  def test_sharded_set_has_the_whole_sets_gradient(
+      self, off_diagonal, kernel, block
+  ):
+    noise = _normal(4, 16, 3)
+    precision = self.precision[:3]
+    kernel = svgd.KERNELS[kernel]('mean')
+
+    def loss_fn(weights, noise, axis_name):
+      particles = svgd.stein_particles(
+          noise @ weights,
+          kernel,
+          off_diagonal=off_diagonal,
+          block_size=block,
+          axis_name=axis_name,
+      )
+      return jnp.mean(_quadratic_energy(precision, particles))
+
+    def sharded(weights, noise):
+      gradient = jax.grad(loss_fn)(weights, noise, 'devices')
+      return jax.lax.pmean(gradient, 'devices')
+
+    weights = jnp.asarray(_normal(5, 3, 3))
+    expected = jax.grad(loss_fn)(weights, noise, None)
+    parts = noise.reshape(4, 4, 3)
+    options = dict(axis_name='devices', in_axes=(None, 0), out_axes=None)
+    for mapped in (jax.pmap, jax.vmap):
+      actual = mapped(sharded, **options)(weights, parts)
+      # float32 sums of 16 terms in another order
+      np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    # each device's own set is another problem: the test can fail
+    own = jax.vmap(
+        lambda w, z: jax.grad(loss_fn)(w, z, None), in_axes=(None, 0)
+    )(weights, parts)
+    difference = jnp.mean(own, axis=0) - expected
+    self.assertGreater(float(jnp.max(jnp.abs(difference))), 1e-2)
+
+
+class FollowTest(_StrictTest):
+
+  def test_gradient_is_minus_the_direction_over_n(self):
+    particles, direction = _normal(0, 6, 3), _normal(1, 6, 3)
+    by_particles, by_direction = jax.grad(svgd.follow, argnums=(0, 1))(
+        particles, direction
+    )
+    # one float32 division
+    np.testing.assert_allclose(by_particles, -direction / 6, rtol=1e-6)
+    np.testing.assert_array_equal(by_direction, np.zeros((6, 3)))
+
+
+def _flow_reference(particles, targets, scales):
+  """The docstring of `smoothed_flow` as loops in float64."""
+  u, y = particles.astype(np.float64), targets.astype(np.float64)
+  n, dim = u.shape
+  unit = math.sqrt(2 * dim)
+  total = np.zeros_like(u)
+  for scale in scales:
+    flows = []
+    for i in range(n):
+      w = [math.exp(-np.linalg.norm(u[i] - b) / (scale * unit)) for b in y]
+      v = [
+          0.0 if j == i
+          else math.exp(-np.linalg.norm(u[i] - u[j]) / (scale * unit))
+          for j in range(n)
+      ]
+      to_y = sum(weight * b for weight, b in zip(w, y)) / sum(w)
+      to_u = sum(weight * b for weight, b in zip(v, u)) / sum(v)
+      flows.append(to_y - to_u)
+    flows = np.stack(flows)
+    total += flows / math.sqrt(np.mean(np.sum(flows**2, axis=1)))
+  return total
+
+
+class SmoothedFlowTest(_StrictTest):
+
+  @parameterized.parameters((8, 8), (9, 5))
+  def test_matches_loop(self, n, m):
+    particles, targets = _normal(0, n, 4), _normal(1, m, 4) + 1.0
+    scales = (0.05, 0.2, 1.0)
+    actual = jax.jit(functools.partial(svgd.smoothed_flow, scales=scales))(
+        particles, targets
+    )
+    expected = _flow_reference(particles, targets, scales)
+    # float32 distances over the least scale 0.05: their rounding times 20
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+  def test_sharded_sets_have_the_flow_of_the_whole(self):
+    particles, targets = _normal(0, 16, 4), _normal(1, 24, 4)
+    scales = (0.05, 0.2)
+    expected = svgd.smoothed_flow(particles, targets, scales)
+    parts = particles.reshape(4, 4, 4), targets.reshape(4, 6, 4)
+    flow_fn = functools.partial(
+        svgd.smoothed_flow, scales=scales, axis_name='devices'
+    )
+    for mapped in (jax.pmap, jax.vmap):
+      actual = mapped(flow_fn, axis_name='devices')(*parts)
+      # float32; distances over the least scale
+      np.testing.assert_allclose(
+          actual.reshape(16, 4), expected, rtol=1e-4, atol=1e-5
+      )
+
+  def test_a_shift_is_followed(self):
+    particles, targets = _normal(0, 64, 2), _normal(1, 64, 2)
+    shift = np.array([1.0, 0.0], np.float32)
+    flow = svgd.smoothed_flow(particles, targets + shift, (0.2,))
+    mean = np.mean(flow, axis=0)
+    self.assertGreater(mean[0], 0.3)  # of a root mean square of 1
+    self.assertGreater(mean[0], 3 * abs(mean[1]))
+
+  def test_at_rest_in_expectation_where_the_laws_are_equal(self):
+    point = np.array([[0.8, -0.4]], np.float32)
+    num_draws, n = 500, 33
+    others = _normal(2, num_draws, n - 1, 2)
+    targets = _normal(3, num_draws, n - 1, 2)
+
+    def flow_at_point(others, targets):
+      particles = jnp.concatenate([point, others])
+      return svgd.smoothed_flow(particles, targets, (0.1, 0.3))[0]
+
+    run = jax.jit(jax.vmap(flow_at_point))
+    # n - 1 targets against n - 1 other particles: exchangeable, mean 0
+    flows = np.asarray(run(others, targets))
+    error = np.std(flows, axis=0) / math.sqrt(num_draws)
+    np.testing.assert_array_less(np.abs(np.mean(flows, axis=0)), 4 * error)
+    # the same statistic sees a shift of one half
+    moved = np.asarray(run(others, targets + np.float32(0.5)))
+    self.assertTrue(np.all(np.mean(moved, axis=0) > 8 * error))
+
+  def test_no_gradient_flows_through_it(self):
+    total = lambda u, y: jnp.sum(svgd.smoothed_flow(u, y, (0.2,)))
+    grads = jax.grad(total, argnums=(0, 1))(_normal(0, 5, 2), _normal(1, 5, 2))
+    chex.assert_trees_all_equal(grads, (np.zeros((5, 2)), np.zeros((5, 2))))
+
+
+if __name__ == '__main__':
+  absltest.main()
