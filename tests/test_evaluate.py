@@ -1,0 +1,195 @@
+"""Tests of the evaluation and of sampling, on a run of seconds."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae import checkpoint
+from ldc_vae import config as config_lib
+from ldc_vae import elbo
+from ldc_vae import evaluate
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import train
+
+_OVERRIDES = {'train.num_steps': 8, 'evaluate.num_samples': 96}
+
+
+def _train(workdir, method='ldc', overrides=None):
+  config = config_lib.load(
+      f'configs/digits.py:{method},debug', {**_OVERRIDES, **(overrides or {})}
+  )
+  train.train_and_evaluate(config, workdir)
+  return config
+
+
+class EvaluateTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.workdir = pathlib.Path(absltest.get_default_test_tmpdir()) / 'run'
+    cls.config = _train(cls.workdir)
+    cls.results = json.loads((cls.workdir / 'results.json').read_text())
+
+  def test_workdir_holds_the_files_of_the_contract(self):
+    for name in (
+        'config.json',
+        'metrics.jsonl',
+        'results.json',
+        'samples.npz',
+        'report.html',
+        'checkpoints/8',
+        'figures/sample_grid.png',
+        'figures/reconstructions.png',
+        'figures/interpolations.png',
+        'figures/latent_map.png',
+        'figures/training_curves.png',
+        'figures/source_grid.png',
+        'figures/decomposition_bars.png',
+    ):
+      self.assertTrue((self.workdir / name).exists(), name)
+
+  def test_results_have_every_name_of_the_contract(self):
+    sources = (
+        'real reconstruction aggregate generator prior gaussian gmm_10 gmm_50'
+        ' two_stage'
+    ).split()
+    for family in (
+        'frechet_classifier kid_classifier frechet_inception frechet_pca'
+    ).split():
+      for source in sources:
+        self.assertIn(f'{family}/{source}', self.results)
+    for name in (
+        'prdc/precision prdc/recall prdc/density prdc/coverage nll/elbo'
+        ' nll/importance nll/ais latent/mmd_generator latent/mmd_prior'
+        ' latent/sliced_wasserstein_generator latent/sliced_wasserstein_prior'
+        ' latent/ksd_generator latent/active_units eval/reconstruction_mse'
+        ' time/sample_10k_seconds seed step num_samples wall_seconds'
+    ).split():
+      self.assertIn(name, self.results)
+
+  def test_numbers_are_those_of_this_run(self):
+    self.assertEqual(self.results['step'], 8)
+    self.assertEqual(self.results['seed'], 0)
+    self.assertEqual(self.results['num_samples'], 96)
+    for source in ('real', 'aggregate', 'generator', 'prior', 'gmm_10'):
+      value = self.results[f'frechet_classifier/{source}']
+      self.assertGreater(value, 0.0)
+    # real images are nearer to real images than those of 8 training steps
+    self.assertLess(
+        self.results['frechet_classifier/real'],
+        0.5 * self.results['frechet_classifier/generator'],
+    )
+    # more importance samples never loosen the bound: E log mean >= mean E log
+    self.assertLess(
+        self.results['nll/importance'], self.results['nll/elbo']
+    )
+
+  def test_samples_decode_their_latents(self):
+    with np.load(self.workdir / 'samples.npz') as samples:
+      images, latents = samples['images'], samples['latents']
+    self.assertEqual(images.shape, (96, 8, 8, 1))
+    self.assertEqual(images.dtype, np.uint8)
+    self.assertEqual(latents.dtype, np.float32)
+    experiment = experiment_lib.create(self.config)
+    with checkpoint.Checkpointer(
+        self.workdir / 'checkpoints', read_only=True
+    ) as checkpointer:
+      state = checkpointer.restore(experiment.init_state()).state
+    decoded = experiment.model.decode(state.ema_params, jnp.asarray(latents))
+    # 1: rounding to grey levels may differ in the last bit of a float
+    np.testing.assert_allclose(np.asarray(decoded) * 255, images, atol=1.0)
+
+  def test_evaluating_again_gives_the_same_numbers(self):
+    before = dict(self.results)
+    after = evaluate.evaluate(self.config, self.workdir)
+    for name, value in before.items():
+      if not name.startswith('time/') and name != 'wall_seconds':
+        self.assertEqual(after[name], value, name)
+
+  def test_nll_is_that_of_a_plain_loop(self):
+    experiment = experiment_lib.create(self.config)
+    with checkpoint.Checkpointer(
+        self.workdir / 'checkpoints', read_only=True
+    ) as checkpointer:
+      params = checkpointer.restore(experiment.init_state()).state.ema_params
+    images = experiment.dataset.images['test'][:128].astype(np.float32) / 255
+    mean, logvar = experiment.model.modules['encoder'].apply(
+        params['encoder'], images
+    )
+    kl = np.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
+    draws = np.random.default_rng(0).normal(size=(64, *mean.shape))
+    nll = []
+    for noise in draws.astype(np.float32):
+      x = np.asarray(
+          experiment.model.decode(params, mean + np.exp(logvar / 2) * noise)
+      )
+      scale = self.config.model.scale
+      terms = 0.5 * ((images - x) / scale) ** 2
+      terms += np.log(scale) + 0.5 * np.log(2 * np.pi)
+      nll.append(terms.sum(axis=(1, 2, 3)).mean())
+    # 8 and 64 draws of each of 128 posteriors: their means differ by about
+    # the standard deviation of `nll` over its square root of 8
+    self.assertAlmostEqual(
+        self.results['nll/elbo'],
+        float(np.mean(nll) + kl),
+        delta=5 * np.std(nll) / np.sqrt(8) + 1e-3,
+    )
+
+  def test_sample_writes_the_number_asked_for(self):
+    output = self.workdir / 'more' / 'some.npz'
+    output.parent.mkdir(exist_ok=True)
+    evaluate.sample(self.config, self.workdir, num_samples=7, output=output)
+    with np.load(output) as samples:
+      self.assertEqual(samples['images'].shape, (7, 8, 8, 1))
+    self.assertTrue(output.with_suffix('.png').exists())
+
+  def test_is_evaluated_knows_step_and_samplers(self):
+    self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
+    self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
+
+  def test_untrained_workdir_is_refused(self):
+    empty = pathlib.Path(self.create_tempdir().full_path)
+    with self.assertRaisesRegex(OSError, 'no checkpoint'):
+      evaluate.evaluate(self.config, empty)
+
+
+class OtherRunsTest(absltest.TestCase):
+
+  def test_vae_generates_from_the_prior(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    _train(workdir, 'vae')
+    with np.load(workdir / 'samples.npz') as samples:
+      latents = samples['latents']
+    # 96 x 16 draws: the mean of squares is 1 with standard deviation 0.036
+    self.assertAlmostEqual(np.mean(latents**2), 1.0, delta=0.15)
+
+  def test_images_without_labels_get_pixel_components(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    rng = np.random.default_rng(0)
+    np.save(
+        folder / 'faces.npy',
+        rng.integers(0, 256, (120, 12, 10, 3), dtype=np.uint8),
+    )
+    config = config_lib.load(
+        'configs/images.py:ldc,debug',
+        {
+            'dataset.path': str(folder / 'faces.npy'),
+            'train.num_steps': 4,
+            'model.encoder': 'implicit',
+        },
+    )
+    train.train_and_evaluate(config, folder / 'run')
+    results = json.loads((folder / 'run' / 'results.json').read_text())
+    self.assertGreater(results['frechet_pca/generator'], 0.0)
+    self.assertIsNone(results['frechet_classifier/generator'])
+    self.assertIsNone(results['nll/elbo'])  # an implicit posterior has none
+
+
+if __name__ == '__main__':
+  absltest.main()
