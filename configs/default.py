@@ -14,15 +14,15 @@ OBJECTIVES = {
         num_samples=1,  # posterior samples per image and step
     ),
     'ldc': dict(
-        inverse_temperature=3.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
-        num_particles=8,  # K, particles per image; at least 2
+        inverse_temperature=2.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
+        num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
         off_diagonal=True,  # leave j = i out of the encoder's direction
         latent_target='learned',  # what the sampler follows: learned, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
         num_latent_updates=4,  # sampler (and energy) updates per step
-        latents_per_image=1,  # particles of each image in one latent update
+        latents_per_image=2,  # particles of each image in one latent update
         sampler_kernel='rbf',
         sampler_bandwidth_factor=0.05,  # of the mean rule: a narrow kernel
         sampler_off_diagonal=False,

@@ -11,6 +11,10 @@ def get_config(arg: str = ''):
   config = default.create(arg)
   config.dataset.name = 'digits'
   config.dataset.num_validation = 180
-  config.train.batch_size = 128
-  config.train.num_epochs = 200
+  config.model.latent_size = 8
+  config.model.hidden_sizes = (256, 256)
+  config.model.energy_width = 128
+  config.objective.inverse_temperature = 10.0  # 64 pixels say less than 784
+  config.train.batch_size = 64
+  config.train.num_epochs = 100
   return default.finish(config)

@@ -597,6 +597,8 @@ _RULES = (
     *_above_zero(
         'objective.inverse_temperature',
         'objective.sampler_bandwidth_factor',
+        'objective.temperature_start',
+        'objective.temperature_end',
     ),
     *_at_least(
         1,
@@ -615,14 +617,12 @@ _RULES = (
     *_at_least(
         0,
         'objective.latent_energy_weight',
-        'objective.temperature_start',
-        'objective.temperature_end',
         'objective.r1_weight',
     ),
     _Rule(
         'objective.temperature_fraction',
-        lambda x: _is_number(x) and 0 <= x <= 1,
-        _says('is outside [0, 1]; use a fraction of training'),
+        lambda x: _is_number(x) and 0 < x <= 1,
+        _says('is outside (0, 1]; use a fraction of training'),
     ),
     *_sizes('objective.flow_scales', empty=False),
     *_fraction('objective.moments_decay'),
