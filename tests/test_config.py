@@ -331,7 +331,7 @@ class ValidateTest(_FileTestCase):
       (
           'latents',
           {'objective.latents_per_image': 9},
-          'objective.num_particles=8',
+          'objective.num_particles=4',
       ),
       (
           'no_energy',
