@@ -1,0 +1,133 @@
+"""The worker of vae_epoch.py that trains with this project.
+
+It takes the path of a run: `configs/mnist.py:vae`, `datasets.train_batches`,
+`step.train_step` under `pmap_train_step`, and the loop of `ldc_vae.train` with
+its progress bar and its reading of the metrics, without validation, checkpoints
+and files.
+"""
+
+import argparse
+import collections
+import functools
+import json
+import math
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import objectives
+from ldc_vae import step as step_lib
+from ldc_vae import writer
+
+_MAX_IN_FLIGHT = 8  # as in ldc_vae.train
+
+
+def make_epoch_fn(images: np.ndarray, batch_size: int, likelihood: str):
+  """Returns a function that trains one epoch and goes on where it ended.
+
+  Args:
+    images: uint8, shape [N, H, W, C], N a multiple of the batch size.
+    batch_size: Images per step.
+    likelihood: 'gaussian' with variance 1, or 'bernoulli'.
+
+  Returns:
+    `() -> loss`, the mean of the epoch's logged steps in nats per image; as in
+    Pythae's, without the Gaussian's normaliser.
+  """
+  config = config_lib.load(
+      'configs/mnist.py:vae',
+      {
+          'model.hidden_sizes': (512,),
+          'model.latent_size': 16,
+          'model.likelihood': likelihood,
+          'model.scale': 1.0,
+          'optimizer.learning_rate': 1e-3,
+          'optimizer.schedule': 'constant',
+          'optimizer.warmup_steps': 0,
+          'train.batch_size': batch_size,
+      },
+  )
+  fields = config.objective.to_dict()
+  model = experiment_lib.create_model(config, images.shape[1:])
+  method = objectives.METHODS[fields.pop('name')](model, **fields)
+  steps_per_epoch = len(images) // batch_size
+  num_steps = config.train.num_epochs * steps_per_epoch
+  txs = step_lib.create_optimizers(
+      method, num_steps=num_steps, **config.optimizer.to_dict()
+  )
+  train_step = step_lib.pmap_train_step(
+      functools.partial(
+          step_lib.train_step,
+          method=method,
+          txs=txs,
+          num_steps=num_steps,
+          ema_decay=config.train.ema_decay,
+          binarize=config.dataset.binarize,
+          accumulate=config.train.accumulate,
+      )
+  )
+  key = jax.random.key(config.seed)
+  state = step_lib.create_train_state(key, model, method, txs)
+  batches = datasets.train_batches(images, batch_size, seed=config.seed)
+  num_devices = jax.local_device_count()
+  normaliser = 0.0
+  if likelihood == 'gaussian':
+    normaliser = 0.5 * math.log(2.0 * math.pi) * math.prod(images.shape[1:])
+
+  def run_epoch():
+    nonlocal state
+    losses, in_flight = [], collections.deque()
+    with writer.ProgressBar(steps_per_epoch, batch_size=batch_size) as progress:
+      for step in range(1, steps_per_epoch + 1):
+        batch = next(batches)
+        batch = batch.reshape(num_devices, -1, *batch.shape[1:])
+        state, metrics = train_step(state, batch, key)
+        in_flight.append(metrics)
+        if len(in_flight) > _MAX_IN_FLIGHT:
+          jax.block_until_ready(in_flight.popleft())
+        if step % config.train.log_every == 0 or step == steps_per_epoch:
+          losses.append(float(jax.device_get(metrics)['loss']))
+          progress.set_loss(losses[-1])
+        progress.update(step)
+    jax.block_until_ready(state)
+    return sum(losses) / len(losses) - normaliser
+
+  return run_epoch
+
+
+def main() -> None:
+  """Answers each line of stdin with the seconds of an epoch."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--images', required=True)
+  parser.add_argument('--batch_size', type=int, required=True)
+  parser.add_argument('--likelihood', required=True)
+  args = parser.parse_args()
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # what libraries print must not pass for an answer
+  images = np.load(args.images, mmap_mode='r')
+  run_epoch = make_epoch_fn(images, args.batch_size, args.likelihood)
+  description = {
+      'device': str(jax.devices()[0]),
+      'num_devices': jax.device_count(),
+      'versions': config_lib.describe()['versions'],
+  }
+  print(json.dumps(description), file=answers, flush=True)
+  for _ in sys.stdin:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    loss = run_epoch()
+    answer = {
+        'seconds': time.perf_counter() - start,
+        'cpu_seconds': time.process_time() - cpu_start,
+        'loss': loss,
+    }
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+  main()
