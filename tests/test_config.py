@@ -359,7 +359,11 @@ class ValidateTest(_FileTestCase):
   def test_one_particle_may_follow_all_pairs(self):
     config_lib.override(
         default.create(),
-        {'objective.num_particles': 1, 'objective.off_diagonal': False},
+        {
+            'objective.num_particles': 1,
+            'objective.latents_per_image': 1,
+            'objective.off_diagonal': False,
+        },
     )
 
   def test_the_elbo_needs_a_density(self):
