@@ -1,0 +1,245 @@
+"""What the benchmarks share: their record, their tables, their errors.
+
+A benchmark writes one JSON file, which names the command, commit, seeds and
+device of its numbers, and beside it a Markdown table of the same name.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import math
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+from absl import logging
+import jax
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import writer
+
+# Flags and fields that say where files lie, which is nobody else's business.
+_PLACES = ('data_dir', 'output', 'path', 'workdir')
+
+
+def set_up_jax() -> None:
+  """Turns the compilation cache on, and shows this package's messages."""
+  cache = datasets.cache_dir() / 'xla'
+  jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  logging.set_verbosity(logging.INFO)
+
+
+def run(main_fn: Callable[[Sequence[str]], int]) -> None:
+  """Runs a benchmark and exits; a user's mistake is told in one sentence."""
+  try:
+    code = main_fn(sys.argv[1:])
+  except (OSError, ValueError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    code = 1
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    code = 130
+  sys.exit(code)
+
+
+def names(text: str) -> tuple[str, ...]:
+  """Parses 'a,b'."""
+  return tuple(word.strip() for word in text.split(',') if word.strip())
+
+
+def integers(text: str) -> tuple[int, ...]:
+  """Parses '0,1,2'."""
+  return tuple(int(word) for word in names(text))
+
+
+def positive(text: str) -> int:
+  """Parses a whole number of at least 1."""
+  number = int(text)
+  if number < 1:
+    raise ValueError(f'{text} is not positive')
+  return number
+
+
+def choose(flag: str, chosen: Iterable[str], known: Iterable[str]) -> None:
+  """Raises a ValueError if something chosen is not known."""
+  known = tuple(known)
+  for name in chosen:
+    if name not in known:
+      raise ValueError(f'--{flag}={name} is unknown; known: {", ".join(known)}')
+
+
+def command(module: str, argv: Sequence[str]) -> str:
+  """The command to repeat a benchmark, its places as capital words.
+
+  Args:
+    module: As after `python -m`.
+    argv: The arguments.
+
+  Returns:
+    A line without a path of this machine.
+  """
+  words, rest = [], list(argv)
+  while rest:
+    word = rest.pop(0)
+    if '=' not in word and rest and not rest[0].startswith('--'):
+      word = f'{word}={rest.pop(0)}'
+    flag, equals, value = word.partition('=')
+    place = flag.lstrip('-').rpartition('.')[2]
+    if equals and place in _PLACES and value:
+      value = place.upper()
+    words.append(f'{flag}{equals}{value}')
+  return ' '.join(('python -m', module, *words))
+
+
+def public_config(config: config_dict.ConfigDict) -> dict[str, Any]:
+  """A config as a dict, without the places of its data."""
+  fields = config.to_dict()
+  for name in _PLACES:
+    if name in fields['dataset']:
+      fields['dataset'][name] = ''
+  return fields
+
+
+def create_record(
+    module: str, argv: Sequence[str], seeds: Sequence[int]
+) -> dict[str, Any]:
+  """What every result file begins with.
+
+  Args:
+    module: As after `python -m`.
+    argv: The arguments.
+    seeds: Of the runs.
+
+  Returns:
+    'command', 'seeds', 'device', 'versions' and 'git_commit'.
+  """
+  return {
+      'command': command(module, argv),
+      'seeds': list(seeds),
+      'device': describe_device(),
+      **config_lib.describe(),
+  }
+
+
+def describe_device() -> dict[str, Any]:
+  """The devices of jax, and the processor and cores behind them."""
+  devices = jax.devices()
+  return {
+      'kind': devices[0].device_kind,
+      'count': len(devices),
+      'processor': _processor(),
+      'cores': num_cores(),
+  }
+
+
+def num_cores() -> int:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def mean(values: Sequence[float]) -> float | None:
+  """The mean; None of no values."""
+  return float(np.mean(values)) if len(values) else None
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+  """sqrt(sum (x - mean x)^2 / (n - 1)); None of fewer than two values."""
+  return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+  """Of the mean: the standard deviation / sqrt(n); None of one value."""
+  deviation = standard_deviation(values)
+  return None if deviation is None else deviation / math.sqrt(len(values))
+
+
+def show(value: Any, digits: int = 3) -> str:
+  """A number with `digits` significant digits; 'n/a' where there is none."""
+  if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    return 'n/a'
+  if not isinstance(value, float) or value == 0.0:
+    return f'{value:g}' if isinstance(value, float) else str(value)
+  magnitude = math.floor(math.log10(abs(value)))
+  if magnitude < -3:
+    return f'{value:.{digits - 1}e}'
+  return f'{value:.{max(digits - 1 - magnitude, 0)}f}'
+
+
+def show_spread(values: Sequence[float | None], digits: int = 3) -> str:
+  """'mean ± standard deviation', or the value where there is one."""
+  present = [value for value in values if value is not None]
+  if not present:
+    return 'n/a'
+  if len(present) < len(values):
+    return f'{show(mean(present), digits)} ({len(present)} of {len(values)})'
+  if len(present) == 1:
+    return show(present[0], digits)
+  deviation = standard_deviation(present)
+  return f'{show(mean(present), digits)} ± {show(deviation, 2)}'
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> str:
+  """A Markdown table, numbers to the right.
+
+  Args:
+    header: Column names; the first column is text.
+    rows: Cells as text, each row as long as the header.
+
+  Returns:
+    Lines, the last one ended.
+  """
+  rules = ['---'] + ['---:'] * (len(header) - 1)
+  lines = []
+  for row in (header, rules, *rows):
+    if len(row) != len(header):
+      raise ValueError(f'row {row} has {len(row)} cells, not {len(header)}')
+    lines.append(f'| {" | ".join(row)} |')
+  return '\n'.join(lines) + '\n'
+
+
+def write(
+    output: str | os.PathLike[str], record: dict[str, Any], markdown: str
+) -> None:
+  """Writes a record as JSON and its tables beside it, as `.md`.
+
+  Args:
+    output: The JSON file; its folder is made if it is missing.
+    record: From `create_record`, and the rows.
+    markdown: The tables; a line with the record's origin is put below them.
+  """
+  output = pathlib.Path(output)
+  if output.suffix != '.json':
+    raise ValueError(f'--output={output} must end in .json')
+  output.parent.mkdir(parents=True, exist_ok=True)
+  writer.write_json(output, record)
+  device = record['device']
+  origin = (
+      f'`{record["command"]}`; seeds {", ".join(map(str, record["seeds"]))};'
+      f' {device["count"]} x {device["kind"]} ({device["processor"]},'
+      f' {device["cores"]} cores), jax {record["versions"]["jax"]}, commit'
+      f' {record["git_commit"]}.\n'
+  )
+  with writer.open_atomically(output.with_suffix('.md')) as file:
+    file.write(f'{markdown}\n{origin}'.encode())
+
+
+def _processor() -> str:
+  """The processor's name, as the system tells it."""
+  try:
+    text = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
+  except OSError:  # not Linux
+    text = ''
+  for line in text.splitlines():
+    name, _, value = line.partition(':')
+    if name.strip() == 'model name':
+      return value.strip()
+  return platform.processor() or platform.machine()

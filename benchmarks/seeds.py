@@ -1,0 +1,384 @@
+"""The headline numbers over several seeds, by the product's own command.
+
+python -m benchmarks.seeds --configs=configs/mnist.py,configs/fashion_mnist.py
+
+Trains and evaluates every config with every seed, one run after the other, each
+judged by two feature classifiers. Started again, it continues where it was
+stopped. `--config.GROUP.FIELD=VALUE` goes to every run; `--collect_only` makes
+the tables of runs that are there.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import numpy as np
+
+from benchmarks import common
+from ldc_vae import config as config_lib
+from ldc_vae import writer
+
+MODULE = 'benchmarks.seeds'
+
+CLASSIFIERS = {
+    'frechet_classifier': 'first classifier',
+    'frechet_classifier_seed_1': 'second classifier',
+}
+# (numerator, denominator) of the distances of one run
+RATIOS = (
+    ('generator', 'aggregate'),
+    ('generator', 'gmm_10'),
+    ('generator', 'prior'),
+)
+_NEEDED = 'eval/reconstruction_mse'  # results.json without it is no result
+_POLL_SECONDS = 0.2
+_TIMING = 'benchmark.json'  # in a workdir: what this script knows of the run
+
+
+class Run(NamedTuple):
+  """One training.
+
+  Attributes:
+    name: Of its config, as 'mnist'.
+    spec: `FILE[:METHOD][,debug]`.
+    seed: Its seed.
+    workdir: Where it lives.
+  """
+
+  name: str
+  spec: str
+  seed: int
+  workdir: pathlib.Path
+
+
+def split_specs(text: str) -> tuple[str, ...]:
+  """Splits 'a.py:ldc,debug,b.py' at the commas before a file: 2 parts."""
+  return tuple(
+      part.strip()
+      for part in re.split(r',(?=[^,]*\.py)', text)
+      if part.strip()
+  )
+
+
+def create_runs(
+    specs: Sequence[str], seeds: Sequence[int], root: str
+) -> list[Run]:
+  """The runs, all seeds of a config together; workdirs are ROOT/NAME_SEED."""
+  names = {}
+  for spec in specs:
+    path, arg = config_lib.split_spec(spec)
+    name = re.sub(r'[^\w]+', '_', f'{pathlib.Path(path).stem} {arg}'.strip())
+    if name in names:
+      raise ValueError(f'--configs names {name} twice: {names[name]}, {spec}')
+    names[name] = spec
+  return [
+      Run(name, spec, seed, pathlib.Path(root) / f'{name}_{seed}')
+      for name, spec in names.items()
+      for seed in seeds
+  ]
+
+
+def arguments(run: Run, overrides: Sequence[str]) -> list[str]:
+  """The arguments of `ldc_vae.main` for a run."""
+  return [
+      f'--config={run.spec}',
+      f'--workdir={run.workdir}',
+      f'--config.seed={run.seed}',
+      '--config.evaluate.classifier_seeds=0,1',
+      *overrides,
+  ]
+
+
+def is_finished(run: Run, overrides: Sequence[str]) -> bool:
+  """Whether this script has brought the same run to its end before."""
+  timing = writer.read_json(run.workdir / _TIMING) or {}
+  return (
+      timing.get('finished') == arguments(run, overrides)
+      and read_results(run) is not None
+  )
+
+
+def read_results(run: Run) -> dict[str, Any] | None:
+  """results.json of a run; None if it has not been evaluated."""
+  results = writer.read_json(run.workdir / 'results.json')
+  if results is None or _NEEDED not in results:
+    return None
+  if results['seed'] != run.seed:
+    raise ValueError(
+        f'{run.workdir} holds a run of seed {results["seed"]}, not {run.seed};'
+        ' use another --workdir'
+    )
+  return results
+
+
+def train_all(
+    runs: Sequence[Run], overrides: Sequence[str], num_jobs: int
+) -> list[Run]:
+  """Trains what is not finished, `num_jobs` at once.
+
+  With more than one job each has its own cores, where the system can pin them,
+  and its output goes to WORKDIR.log.
+
+  Args:
+    runs: All of them.
+    overrides: `--config.a.b=value` of every run.
+    num_jobs: At least 1.
+
+  Returns:
+    The runs that failed.
+  """
+  waiting, failed = [], []
+  for run in runs:
+    if is_finished(run, overrides):
+      logging.info('%s is finished', run.workdir)
+    else:
+      waiting.append(run)
+  slots = core_shares(num_jobs)
+  free, running = list(range(num_jobs)), {}
+  try:
+    while waiting or running:
+      while waiting and free:
+        run, slot = waiting.pop(0), free.pop(0)
+        process = _start(run, overrides, slots[slot], num_jobs > 1)
+        running[slot] = run, process, time.monotonic()
+      time.sleep(_POLL_SECONDS)
+      for slot, (run, process, start) in list(running.items()):
+        if process.poll() is None:
+          continue
+        del running[slot]
+        free.append(slot)
+        succeeded = process.returncode == 0
+        _add_seconds(
+            run,
+            time.monotonic() - start,
+            arguments(run, overrides) if succeeded else None,
+        )
+        if not succeeded:
+          failed.append(run)
+        logging.info('%s: exit code %d', run.workdir, process.returncode)
+  finally:
+    for run, process, start in running.values():
+      process.terminate()  # it saves a checkpoint first
+      process.wait()
+      _add_seconds(run, time.monotonic() - start, None)
+  return failed
+
+
+def core_shares(num_jobs: int) -> list[tuple[int, ...] | None]:
+  """The cores of each job, disjoint; None where they cannot be pinned.
+
+  Args:
+    num_jobs: At most the number of cores.
+
+  Returns:
+    One entry per job; of one job None, for it may use them all.
+  """
+  if num_jobs > common.num_cores():
+    raise ValueError(
+        f'--jobs={num_jobs} is more than the {common.num_cores()} cores of this'
+        ' process'
+    )
+  if num_jobs == 1 or not hasattr(os, 'sched_setaffinity'):
+    return [None] * num_jobs
+  cores = sorted(os.sched_getaffinity(0))
+  return [tuple(map(int, x)) for x in np.array_split(cores, num_jobs)]
+
+
+def collect(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  """A row for each run that has results.
+
+  Args:
+    runs: All of them.
+
+  Returns:
+    Rows with 'config', 'seed', 'git_commit' (of the training), 'wall_seconds'
+    (of the whole command; None where this script did not run it),
+    'evaluation_seconds', the distances, their 'ratio/...' and the rest of
+    `quantities`.
+  """
+  rows = []
+  for run in runs:
+    results = read_results(run)
+    if results is None:
+      logging.warning('%s has no results yet', run.workdir)
+      continue
+    record = writer.read_json(run.workdir / 'config.json') or {}
+    timing = writer.read_json(run.workdir / _TIMING) or {}
+    rows.append({
+        'config': run.name,
+        'seed': run.seed,
+        'git_commit': record.get('git_commit'),
+        'step': results.get('step'),
+        'num_samples': results.get('num_samples'),
+        'wall_seconds': timing.get('wall_seconds'),
+        'evaluation_seconds': results.get('wall_seconds'),
+        _NEEDED: results[_NEEDED],
+        **{
+            name: value
+            for name, value in results.items()
+            if name.partition('/')[0] in CLASSIFIERS and value is not None
+        },
+        **ratios(results),
+    })
+  return rows
+
+
+def ratios(results: Mapping[str, Any]) -> dict[str, float]:
+  """'ratio/FAMILY/a/b' of the distances of one run, where both are there."""
+  values = {}
+  for family in CLASSIFIERS:
+    for a, b in RATIOS:
+      above, below = (results.get(f'{family}/{name}') for name in (a, b))
+      if above is not None and below:
+        values[f'ratio/{family}/{a}/{b}'] = above / below
+  return values
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+  """Statistics over seeds, for each config and quantity.
+
+  Args:
+    rows: From `collect`.
+
+  Returns:
+    config -> quantity -> 'mean', 'standard_deviation' (None of one seed),
+    'worst' (the largest) and 'values', one per seed.
+  """
+  summary = {}
+  for name in dict.fromkeys(row['config'] for row in rows):
+    group = [row for row in rows if row['config'] == name]
+    summary[name] = {}
+    for quantity in dict.fromkeys(key for row in group for key in row):
+      values = [row.get(quantity) for row in group]
+      values = [value for value in values if isinstance(value, float)]
+      if values:
+        summary[name][quantity] = {
+            'mean': common.mean(values),
+            'standard_deviation': common.standard_deviation(values),
+            'worst': max(values),
+            'values': values,
+        }
+  return summary
+
+
+def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
+  """One Markdown table per config: mean ± standard deviation, and each seed."""
+  parts = []
+  for name, quantities in summary.items():
+    lines = []
+    for quantity, entry in quantities.items():
+      lines.append((
+          _label(quantity),
+          common.show_spread(entry['values']),
+          common.show(entry['worst']),
+          ', '.join(map(common.show, entry['values'])),
+      ))
+    parts.append(f'**{name}**, mean ± standard deviation over seeds\n')
+    parts.append(
+        common.markdown_table(('quantity', 'mean', 'largest', 'each'), lines)
+    )
+  return '\n'.join(parts)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains and collects; 0 if every run has results."""
+  args, overrides = _parse(argv)
+  if args.data_dir:
+    overrides.append(f'--config.dataset.data_dir={args.data_dir}')
+  runs = create_runs(args.configs, args.seeds, args.workdir)
+  common.set_up_jax()
+  failed = []
+  if not args.collect_only:
+    for run in runs:  # a mistake in the last config is told before the first
+      config_lib.load(run.spec, [f'config.seed={run.seed}', *overrides])
+    pathlib.Path(args.workdir).mkdir(parents=True, exist_ok=True)
+    failed = train_all(runs, overrides, args.jobs)
+  rows = collect(runs)
+  if not rows:
+    raise ValueError(
+        f'--workdir={args.workdir} holds no finished run of'
+        f' {", ".join(run.workdir.name for run in runs)}'
+    )
+  record = common.create_record(MODULE, argv, args.seeds)
+  record['configs'] = {
+      run.name: common.public_config(config_lib.read(run.workdir))
+      for run in reversed(runs)  # of the first seed
+      if (run.workdir / 'config.json').exists()
+  }
+  record['rows'] = rows
+  record['summary'] = summarise(rows)
+  markdown = tables(record['summary'])
+  common.write(args.output, record, markdown)
+  print(markdown)
+  for run in failed:
+    print(f'error: {run.workdir} failed; see its output', file=sys.stderr)
+  return 0 if len(rows) == len(runs) and not failed else 1
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """The flags, and what goes to every run."""
+  parser = argparse.ArgumentParser(
+      prog=f'python -m {MODULE}', description=__doc__.partition('\n')[0],
+      allow_abbrev=False,  # --config.a.b is no --configs
+  )
+  add = parser.add_argument
+  add('--configs', type=split_specs,
+      default=('configs/mnist.py', 'configs/fashion_mnist.py'))
+  add('--seeds', type=common.integers, default=(0, 1, 2))
+  add('--workdir', default='runs/seeds')
+  add('--data_dir', default='', help='prepared TFDS data')
+  add('--jobs', type=common.positive, default=1, help='runs at once')
+  add('--collect_only', action='store_true', help='train nothing')
+  add('--output', default='benchmarks/results/seeds.json')
+  args, rest = parser.parse_known_args(argv)
+  for word in rest:
+    if not word.startswith('--config.') or '=' not in word:
+      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
+  return args, rest
+
+
+def _start(run, overrides, cores, to_file) -> subprocess.Popen:
+  """Starts the product's command."""
+  words = [sys.executable, '-m', 'ldc_vae.main', *arguments(run, overrides)]
+  if not to_file:
+    return subprocess.Popen(words)
+  log = run.workdir.with_name(f'{run.workdir.name}.log')
+  with open(log, 'ab') as file:
+    process = subprocess.Popen(words, stdout=file, stderr=file)
+  if cores is not None:
+    # before its first thread starts: those inherit it
+    os.sched_setaffinity(process.pid, cores)
+  return process
+
+
+def _add_seconds(run, seconds, finished) -> None:
+  """Notes the time of one attempt; `finished` are its arguments, or None."""
+  if not run.workdir.is_dir():
+    return  # it failed before it began
+  path = run.workdir / _TIMING
+  timing = writer.read_json(path) or {}
+  total = timing.get('wall_seconds', 0.0) + seconds
+  writer.write_json(path, {'wall_seconds': total, 'finished': finished})
+
+
+def _label(quantity: str) -> str:
+  """A quantity in words, for the tables."""
+  parts = quantity.split('/')
+  if parts[0] == 'ratio':
+    return f'{parts[2]} ÷ {parts[3]}, {CLASSIFIERS[parts[1]]}'
+  if parts[0] in CLASSIFIERS:
+    return f'{parts[1]}, {CLASSIFIERS[parts[0]]}'
+  return quantity
+
+
+if __name__ == '__main__':
+  common.run(main)

@@ -1,0 +1,557 @@
+"""Tests for the benchmarks: their pure pieces, and a small run of each kind."""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import common
+from benchmarks import encoder_bound
+from benchmarks import sampler_ablation
+from benchmarks import seeds
+from configs import default
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import networks
+from ldc_vae import writer
+from ldc_vae.metrics import frechet
+from ldc_vae.objectives import ldc
+
+_SMALL = networks.Sizes(
+    latent_size=2,
+    hidden_sizes=(8,),
+    sampler_width=8,
+    sampler_blocks=1,
+    energy_width=8,
+    energy_blocks=1,
+)
+
+
+def _folder(test):
+  folder = tempfile.TemporaryDirectory()
+  test.addCleanup(folder.cleanup)
+  return pathlib.Path(folder.name)
+
+
+def _without_cache(test):
+  """Leaves jax's compilation cache as it is: it outlives a test."""
+  test.enter_context(absltest.mock.patch.object(common, 'set_up_jax'))
+
+
+class CommandTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (['--data_dir=/home/me/tfds', '--seeds=0,1'],
+       '--data_dir=DATA_DIR --seeds=0,1'),
+      (['--workdir', '/scratch/run', '--collect_only'],
+       '--workdir=WORKDIR --collect_only'),
+      (['--config.dataset.data_dir=../data'],
+       '--config.dataset.data_dir=DATA_DIR'),
+  )
+  def test_names_no_place(self, argv, expected):
+    self.assertEqual(
+        common.command('benchmarks.x', argv),
+        f'python -m benchmarks.x {expected}',
+    )
+
+  def test_config_names_no_place(self):
+    config = default.create('vae')
+    config.dataset.data_dir = '/home/me/tfds'
+    fields = common.public_config(config)
+    self.assertEqual(fields['dataset']['data_dir'], '')
+    self.assertEqual(config.dataset.data_dir, '/home/me/tfds')
+
+
+class StatisticsTest(parameterized.TestCase):
+
+  def test_standard_error_of_three(self):
+    # deviations -1, 0, 1: variance 1, standard error 1 / sqrt(3)
+    self.assertAlmostEqual(
+        common.standard_error([1.0, 2.0, 3.0]), 1.0 / math.sqrt(3.0)
+    )
+
+  def test_one_value_has_no_spread(self):
+    self.assertIsNone(common.standard_deviation([1.0]))
+    self.assertIsNone(common.standard_error([1.0]))
+    self.assertEqual(common.show_spread([1.25]), '1.25')
+
+  def test_missing_values_are_counted(self):
+    self.assertEqual(common.show_spread([2.0, None, 4.0]), '3.00 (2 of 3)')
+    self.assertEqual(common.show_spread([None]), 'n/a')
+
+  @parameterized.parameters(
+      (0.0123456, '0.0123'),
+      (4.0, '4.00'),
+      (123.456, '123'),
+      (98765.4, '98765'),
+      (1.2345e-5, '1.23e-05'),
+      (-0.5, '-0.500'),
+      (0.0, '0'),
+      (7, '7'),
+      (None, 'n/a'),
+      (math.nan, 'n/a'),
+  )
+  def test_shows_three_digits(self, value, expected):
+    self.assertEqual(common.show(value), expected)
+
+
+class TableTest(absltest.TestCase):
+
+  def test_has_a_line_per_row(self):
+    self.assertEqual(
+        common.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
+        '| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n',
+    )
+
+  def test_refuses_a_short_row(self):
+    with self.assertRaisesRegex(ValueError, 'has 1 cells, not 2'):
+      common.markdown_table(('a', 'b'), [('x',)])
+
+  def test_record_and_table_lie_side_by_side(self):
+    output = _folder(self) / 'results' / 'x.json'
+    record = common.create_record('benchmarks.x', ['--seeds=3'], [3])
+    common.write(output, record, 'the table\n')
+    stored = json.loads(output.read_text())
+    self.assertEqual(stored['command'], 'python -m benchmarks.x --seeds=3')
+    self.assertEqual(stored['seeds'], [3])
+    self.assertIn('git_commit', stored)
+    self.assertGreater(stored['device']['count'], 0)
+    markdown = output.with_suffix('.md').read_text()
+    self.assertStartsWith(markdown, 'the table\n')
+    self.assertIn('python -m benchmarks.x --seeds=3', markdown)
+
+  def test_refuses_another_suffix(self):
+    record = common.create_record('benchmarks.x', [], [0])
+    with self.assertRaisesRegex(ValueError, 'must end in .json'):
+      common.write(_folder(self) / 'x.txt', record, '')
+
+
+class RingMetricsTest(absltest.TestCase):
+
+  def test_the_ring_itself_covers_all_modes(self):
+    z = sampler_ablation.ring_points(5000, 2, seed=1).reshape(-1, 2)
+    metrics = sampler_ablation.ring_metrics(z)
+    self.assertEqual(metrics['modes'], 8)
+    # 10,000 points, 1,250 a mode: four standard deviations are 0.11
+    self.assertGreater(metrics['smallest_mode'], 0.88)
+    self.assertLess(metrics['largest_mode'], 1.12)
+    # P(|N(0, I_2)| > 4) = exp(-8) = 3.4e-4
+    self.assertLess(metrics['far'], 2e-3)
+
+  def test_one_mode_is_seen_as_such(self):
+    z = np.tile(sampler_ablation.ring_modes()[:1], (100, 1))
+    metrics = sampler_ablation.ring_metrics(z)
+    self.assertEqual(metrics['modes'], 0)  # it has eight times its mass
+    self.assertEqual(metrics['smallest_mode'], 0.0)
+    self.assertEqual(metrics['largest_mode'], 8.0)
+    self.assertEqual(metrics['far'], 0.0)
+
+  def test_the_middle_belongs_to_no_mode(self):
+    metrics = sampler_ablation.ring_metrics(np.zeros((10, 2)))
+    self.assertEqual(metrics['far'], 1.0)
+    self.assertEqual(metrics['largest_mode'], 0.0)
+
+  def test_divergence_has_no_numbers(self):
+    metrics = sampler_ablation.ring_metrics(np.full((10, 2), np.nan))
+    self.assertSetEqual(set(metrics.values()), {None})
+
+
+class ImageMetricsTest(absltest.TestCase):
+
+  def _frozen(self):
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(200, 3, 2)).astype(np.float32)
+    return sampler_ablation.Frozen(
+        config=default.create('ldc'),
+        model=None,
+        latents=latents,
+        decode_fn=lambda z: z,
+        features_fn=lambda images: images,
+        classes_fn=lambda images: np.array(
+            [np.mean(images[:, 0] < 0.0), np.mean(images[:, 0] >= 0.0)]
+        ),
+        moments=frechet.moments(latents[:, 0]),
+        class_shares=np.array([0.5, 0.5]),
+        num_samples=200,
+    )
+
+  def test_the_reference_is_at_distance_zero(self):
+    frozen = self._frozen()
+    z = frozen.latents[:, 0]
+    metrics = sampler_ablation.image_metrics(z, frozen, z)
+    # float64 moments of the same set
+    self.assertAlmostEqual(metrics['frechet'], 0.0, delta=1e-9)
+    # 200 of 600 draws: a standard error of 0.05 / sqrt(2) in each dimension
+    self.assertAlmostEqual(metrics['sampler_std'], 1.0, delta=0.15)
+
+  def test_a_shift_is_a_distance(self):
+    frozen = self._frozen()
+    z = frozen.latents[:, 0]
+    moved = z + np.array([[3.0, 0.0]], np.float32)
+    metrics = sampler_ablation.image_metrics(moved, frozen, z)
+    # |m1 - m2|^2 of a pure shift; float32 latents
+    self.assertAlmostEqual(metrics['frechet'], 9.0, delta=1e-4)
+    self.assertGreater(metrics['mmd'], 0.1)
+    self.assertLess(metrics['smallest_class'], 0.1)
+
+  def test_divergence_has_no_numbers(self):
+    frozen = self._frozen()
+    z = np.full((10, 2), np.inf, np.float32)
+    metrics = sampler_ablation.image_metrics(z, frozen, z)
+    self.assertSetEqual(set(metrics.values()), {None})
+
+
+class ClassCoverageTest(absltest.TestCase):
+
+  def test_a_lost_class_shows(self):
+    coverage = sampler_ablation.class_coverage(
+        np.array([0.5, 0.5, 0.0, 0.0]), np.full(4, 0.25)
+    )
+    self.assertEqual(coverage['smallest_class'], 0.0)
+    self.assertEqual(coverage['class_distance'], 0.5)
+
+  def test_even_classes_are_covered(self):
+    coverage = sampler_ablation.class_coverage(
+        np.full(4, 0.25), np.full(4, 0.25)
+    )
+    self.assertEqual(coverage, {'smallest_class': 1.0, 'class_distance': 0.0})
+
+
+class VariantsTest(parameterized.TestCase):
+
+  @parameterized.parameters(*sampler_ablation.VARIANTS)
+  def test_every_variant_is_a_valid_config(self, name):
+    overrides = sampler_ablation.VARIANTS[name]
+    config = config_lib.override(default.create('ldc'), overrides)
+    fields = config_lib.flatten(config)
+    for field, value in overrides.items():
+      self.assertEqual(fields[field], value)
+
+  def test_the_default_under_another_name_is_left_out(self):
+    config = default.create('ldc')
+    config.objective.temperature_end = 0.1
+    names = sampler_ablation.differing_variants(config)
+    self.assertIn('default', names)
+    self.assertIn('plain_networks', names)
+    self.assertIn('temperature_end_1', names)
+    self.assertNotIn('temperature_end_0.1', names)
+
+  def test_plain_networks_have_as_many_weights(self):
+    sizes = networks.Sizes(16)
+    model = networks.create_model((28, 28, 1), sizes)
+    plain = sampler_ablation.with_plain_networks(model)
+    for name in ('sampler', 'energy'):
+      count, plain_count = (
+          networks.num_parameters(
+              jax.eval_shape(lambda m=m: m.init(jax.random.key(0), (name,)))
+          )
+          for m in (model, plain)
+      )
+      # in and out layers differ by the width; the blocks do not
+      self.assertAlmostEqual(plain_count / count, 1.0, delta=0.05)
+
+
+class LatentStatsTest(chex.TestCase):
+
+  def test_are_the_moments_of_all_latents(self):
+    z = np.random.default_rng(0).normal(2.0, 3.0, size=(50, 4, 2))
+    mean, std = ldc.latent_moments(
+        sampler_ablation.latent_stats(z.astype(np.float32))
+    )
+    # float32 sums of 200 numbers; the variance is a difference
+    np.testing.assert_allclose(mean, z.mean(axis=(0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(std, z.std(axis=(0, 1)), rtol=1e-4)
+
+
+class TrainSamplerTest(absltest.TestCase):
+
+  def test_untrained_sampler_has_the_aggregates_moments(self):
+    model = networks.create_model((1, 1, 1), _SMALL)
+    config = config_lib.override(
+        default.create('ldc'),
+        {
+            'train.batch_size': 8,
+            'optimizer.latent_learning_rate': 1e-12,
+            'objective.latent_target': 'smoothed',  # the quickest to compile
+        },
+    )
+    latents = jnp.asarray(sampler_ablation.ring_points(100, 4, seed=0)) + 5.0
+    trained = sampler_ablation.train_sampler(
+        config, model, latents, num_updates=2, key=jax.random.key(0)
+    )
+    z = trained.sample_fn(4000, jax.random.key(1))
+    self.assertEqual(z.shape, (4000, 2))
+    # standard errors: 1.4 / sqrt(4000) = 0.02
+    np.testing.assert_allclose(
+        z.mean(axis=0), latents.mean(axis=(0, 1)), atol=0.1
+    )
+    self.assertAlmostEqual(
+        sampler_ablation.sampler_std(z, latents), 1.0, delta=0.05
+    )
+    self.assertGreater(trained.ms_per_update, 0.0)
+
+
+class SamplerAblationTest(absltest.TestCase):
+
+  def test_toy_leaves_a_table_with_all_rows(self):
+    _without_cache(self)
+    output = _folder(self) / 'ablation.json'
+    self.enter_context(absltest.mock.patch.object(
+        sampler_ablation, '_TOY_SIZES', _SMALL
+    ))
+    code = sampler_ablation.main([
+        '--sections=toy', '--variants=default,smoothed', '--toy_updates=12',
+        '--seeds=4', '--num_samples=50', f'--output={output}',
+    ])
+    self.assertEqual(code, 0)
+    record = json.loads(output.read_text())
+    self.assertEqual(
+        [(row['variant'], row['seed']) for row in record['toy']],
+        [('default', 4), ('smoothed', 4)],
+    )
+    self.assertNotIn(str(output.parent), output.read_text())
+    self.assertIn('| smoothed |', output.with_suffix('.md').read_text())
+
+  def test_unknown_variant_is_told(self):
+    with self.assertRaisesRegex(ValueError, '--variants=best is unknown'):
+      sampler_ablation.main(['--sections=toy', '--variants=best'])
+
+  def test_images_need_a_workdir(self):
+    with self.assertRaisesRegex(ValueError, '--workdir is missing'):
+      sampler_ablation.main(['--variants=default'])
+
+
+class NormaliserTest(absltest.TestCase):
+
+  def test_is_that_of_mnist(self):
+    # log(0.2 pi) = -0.46471, half of it for each of 784 pixels
+    self.assertAlmostEqual(
+        encoder_bound.normaliser((28, 28, 1), 0.1**0.5), -182.17, delta=0.01
+    )
+
+
+class PairedDifferencesTest(absltest.TestCase):
+
+  def _rows(self):
+    values = {('elbo', 0): 5.0, ('elbo', 1): 7.0, ('elbo', 2): 6.0,
+              ('svgd', 0): 4.5, ('svgd', 1): 6.0}
+    return [
+        {
+            'method': method,
+            'seed': seed,
+            **{
+                f'{split}/{bound}': value
+                for split in ('test', 'validation')
+                for bound in ('negative_elbo', 'negative_importance')
+            },
+        }
+        for (method, seed), value in values.items()
+    ]
+
+  def test_pairs_equal_seeds(self):
+    self.assertEqual(
+        encoder_bound.paired_differences(
+            self._rows(), 'svgd', 'elbo', 'test/negative_elbo'
+        ),
+        [-0.5, -1.0],
+    )
+
+  def test_summary_has_mean_and_standard_error(self):
+    entry = encoder_bound.summarise(self._rows())['svgd/test/negative_elbo']
+    self.assertEqual(entry['mean'], -0.75)
+    # two values 0.5 apart: 0.25 sqrt(2) / sqrt(2)
+    self.assertAlmostEqual(entry['standard_error'], 0.25)
+
+
+class EncoderBoundTest(absltest.TestCase):
+
+  def test_pairs_a_small_run_of_each(self):
+    _without_cache(self)
+    pixels = np.random.default_rng(0)
+    images = {
+        split: pixels.integers(256, size=(num, 6, 6, 1), dtype=np.uint8)
+        for split, num in (('train', 256), ('validation', 20), ('test', 30))
+    }
+    # the size of the nets is the benchmark's own, so images are small instead
+    self.enter_context(absltest.mock.patch.object(
+        datasets, 'load',
+        lambda *unused_args, **unused_kwargs: datasets.Dataset(
+            'mnist', images, None, 0
+        ),
+    ))
+    self.enter_context(absltest.mock.patch.dict(
+        encoder_bound.COMMON, {'model.hidden_sizes': (8,)}
+    ))
+    output = _folder(self) / 'bound.json'
+    code = encoder_bound.main([
+        '--num_steps=3', '--seeds=2', '--num_particles=2',
+        '--importance_samples=4', '--off_diagonal=true', f'--output={output}',
+    ])
+    self.assertEqual(code, 0)
+    record = json.loads(output.read_text())
+    self.assertEqual(
+        [(row['method'], row['seed'], row['num_steps'])
+         for row in record['rows']],
+        [('elbo', 2, 3), ('svgd', 2, 3)],
+    )
+    # 36 pixels; `main` itself checks that the initial weights are the same
+    self.assertAlmostEqual(
+        record['normaliser'], encoder_bound.normaliser((6, 6, 1), 0.1**0.5)
+    )
+    difference = record['summary']['svgd/test/negative_elbo']
+    self.assertEqual(
+        difference['differences'],
+        [record['rows'][1]['test/negative_elbo']
+         - record['rows'][0]['test/negative_elbo']],
+    )
+
+  def test_svgd_is_the_first_phase_at_inverse_temperature_one(self):
+    for method, off_diagonal in (
+        (encoder_bound.OFF_DIAGONAL, True), (encoder_bound.ALL_PAIRS, False),
+    ):
+      config, experiment = encoder_bound.create_experiment(
+          'digits', method, num_particles=4, seed=0,
+          overrides={'train.num_steps': 2},
+      )
+      self.assertEqual(config.objective.inverse_temperature, 1.0)
+      self.assertEqual(config.objective.off_diagonal, off_diagonal)
+      self.assertLen(experiment.method.phases, 1)
+      self.assertSameElements(experiment.txs, ('encoder', 'decoder'))
+
+  def test_bounds_are_ordered(self):
+    model = networks.create_model((4, 4, 1), _SMALL)
+    params = model.init(jax.random.key(0), model.autoencoder_names())
+    images = np.random.default_rng(0).integers(
+        256, size=(6, 4, 4, 1), dtype=np.uint8
+    )
+    bounds_fn = encoder_bound.make_bounds_fn(model, 512)
+    bounds = bounds_fn(params, images, jax.random.key(1))
+    chex.assert_tree_shape_prefix(bounds, (6,))
+    # Jensen; 512 samples leave the two means within 0.1
+    self.assertTrue(np.all(bounds['importance'] > bounds['elbo'] - 0.1))
+    self.assertTrue(np.all(bounds['kl'] >= 0.0))
+
+
+class RunsTest(absltest.TestCase):
+
+  def test_commas_inside_a_spec_stay(self):
+    self.assertEqual(
+        seeds.split_specs('configs/a.py:ldc,debug, configs/b.py,c.py:vae'),
+        ('configs/a.py:ldc,debug', 'configs/b.py', 'c.py:vae'),
+    )
+
+  def test_every_config_has_every_seed(self):
+    runs = seeds.create_runs(('configs/a.py', 'configs/a.py:vae'), (0, 5), 'r')
+    self.assertEqual(
+        [(run.name, run.seed, str(run.workdir)) for run in runs],
+        [
+            ('a', 0, os.path.join('r', 'a_0')),
+            ('a', 5, os.path.join('r', 'a_5')),
+            ('a_vae', 0, os.path.join('r', 'a_vae_0')),
+            ('a_vae', 5, os.path.join('r', 'a_vae_5')),
+        ],
+    )
+
+  def test_two_configs_of_one_name_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'names a twice'):
+      seeds.create_runs(('x/a.py', 'y/a.py'), (0,), 'r')
+
+  def test_jobs_share_the_cores(self):
+    shares = seeds.core_shares(1)
+    self.assertEqual(shares, [None])
+    with self.assertRaisesRegex(ValueError, 'is more than the'):
+      seeds.core_shares(100_000)
+    with absltest.mock.patch.object(
+        os, 'sched_getaffinity', lambda pid: {3, 1, 2, 0, 7}, create=True
+    ), absltest.mock.patch.object(
+        os, 'sched_setaffinity', lambda pid, cores: None, create=True
+    ):
+      self.assertEqual(seeds.core_shares(2), [(0, 1, 2), (3, 7)])
+
+
+class CollectTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    _without_cache(self)
+    self.root = _folder(self)
+    self.runs = seeds.create_runs(
+        ('configs/digits.py',), (0, 1, 2), str(self.root)
+    )
+    for run, generator in zip(self.runs[:2], (6.0, 4.0), strict=True):
+      run.workdir.mkdir()
+      writer.write_json(run.workdir / 'results.json', {
+          'seed': run.seed,
+          'step': 10,
+          'wall_seconds': 3.0,
+          'eval/reconstruction_mse': 0.01,
+          'frechet_classifier/generator': generator,
+          'frechet_classifier/aggregate': 4.0,
+          'frechet_classifier/gmm_10': None,
+          'frechet_classifier_seed_1/generator': generator,
+          'frechet_classifier_seed_1/aggregate': 2.0,
+      })
+
+  def test_ratios_are_of_each_run(self):
+    rows = seeds.collect(self.runs)
+    self.assertLen(rows, 2)  # the third has not been run
+    name = 'ratio/frechet_classifier/generator/aggregate'
+    self.assertEqual([row[name] for row in rows], [1.5, 1.0])
+    self.assertNotIn('ratio/frechet_classifier/generator/gmm_10', rows[0])
+    self.assertIsNone(rows[0]['wall_seconds'])  # not run by this script
+
+  def test_summary_is_over_seeds(self):
+    summary = seeds.summarise(seeds.collect(self.runs))['digits']
+    entry = summary['ratio/frechet_classifier_seed_1/generator/aggregate']
+    self.assertEqual(entry['values'], [3.0, 2.0])
+    self.assertEqual(entry['mean'], 2.5)
+    self.assertAlmostEqual(entry['standard_deviation'], math.sqrt(0.5))
+    self.assertEqual(entry['worst'], 3.0)
+    self.assertNotIn('seed', summary)
+
+  def test_collect_only_writes_the_table(self):
+    output = self.root / 'seeds.json'
+    code = seeds.main([
+        '--collect_only', '--configs=configs/digits.py', '--seeds=0,1',
+        f'--workdir={self.root}', f'--output={output}',
+    ])
+    self.assertEqual(code, 0)
+    self.assertLen(json.loads(output.read_text())['rows'], 2)
+    table = output.with_suffix('.md').read_text()
+    self.assertIn('generator ÷ aggregate, second classifier', table)
+    self.assertNotIn(str(self.root), output.read_text() + table)
+
+  def test_a_missing_run_is_no_success(self):
+    code = seeds.main([
+        '--collect_only', '--configs=configs/digits.py', '--seeds=0,1,2',
+        f'--workdir={self.root}', f'--output={self.root / "seeds.json"}',
+    ])
+    self.assertEqual(code, 1)
+
+  def test_another_seed_in_the_workdir_is_refused(self):
+    wrong = self.runs[0]._replace(seed=9)
+    with self.assertRaisesRegex(ValueError, 'holds a run of seed 0, not 9'):
+      seeds.read_results(wrong)
+
+  def test_finished_means_the_same_arguments(self):
+    run = self.runs[0]
+    self.assertFalse(seeds.is_finished(run, []))
+    writer.write_json(
+        run.workdir / 'benchmark.json',
+        {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
+    )
+    self.assertTrue(seeds.is_finished(run, []))
+    self.assertFalse(seeds.is_finished(run, ['--config.train.num_steps=3']))
+    self.assertEqual(seeds.collect([run])[0]['wall_seconds'], 2.5)
+
+
+if __name__ == '__main__':
+  absltest.main()
