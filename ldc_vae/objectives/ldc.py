@@ -280,6 +280,23 @@ def create(
         f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
         ' needs at least 2 (or objective.off_diagonal=False)'
     )
+  kernels = {'kernel': kernel, 'sampler_kernel': sampler_kernel}
+  for field, value in kernels.items():
+    if value not in svgd.KERNELS:
+      raise ValueError(
+          f'objective.{field}={value!r}; known: {", ".join(svgd.KERNELS)}'
+      )
+  temperatures = {
+      'temperature_start': temperature_start,
+      'temperature_end': temperature_end,
+      'temperature_fraction': temperature_fraction,
+  }
+  for field, value in temperatures.items():
+    if not value > 0.0:  # 0 has no logarithm, and no training to fall in
+      raise ValueError(
+          f'objective.{field}={value} must be positive: T falls geometrically'
+          ' over a fraction of the training'
+      )
   if latent_target not in LATENT_TARGETS:
     raise ValueError(
         f'objective.latent_target={latent_target!r}; known:'
