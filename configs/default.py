@@ -14,7 +14,7 @@ OBJECTIVES = {
         num_samples=1,  # posterior samples per image and step
     ),
     'ldc': dict(
-        inverse_temperature=2.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
+        inverse_temperature=1.5,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
@@ -89,7 +89,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config.train = train = config_dict.ConfigDict()
   train.batch_size = 256  # over all devices
   train.accumulate = 1  # micro-batches per step; batch_size stays the total
-  train.num_epochs = 20
+  train.num_epochs = 25
   train.num_steps = 0  # if positive, instead of num_epochs
   train.ema_decay = 0.999  # of the weights that are evaluated
   train.log_every = 50  # steps between lines of metrics.jsonl
