@@ -104,7 +104,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   evaluate.num_nll_images = 10_000  # test images scored by nll/*
   evaluate.classifier_seeds = (0,)  # the first is reported, the rest check it
   evaluate.checkpoint = 'latest'  # latest, best (by validation loss)
-  return config
+  return config.lock()  # a run file cannot add fields, only change them
 
 
 def parse_arg(arg: str) -> tuple[str, bool]:

@@ -382,7 +382,7 @@ class ValidateTest(_FileTestCase):
     self.assertIn('fashion_mnist', message)
 
   def test_a_missing_field_is_told(self):
-    config = default.create()
+    config = default.create().unlock()
     del config.train['ema_decay']
     message = self.message_of(config_lib.validate, config)
     self.assertStartsWith(message, 'config.train.ema_decay is missing')

@@ -1,0 +1,147 @@
+"""Tests of what a config becomes, for every run file."""
+
+import functools
+import pathlib
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from configs import default
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import networks
+from ldc_vae import objectives
+from ldc_vae import step as step_lib
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_RUN_FILES = sorted(
+    path.stem
+    for path in (_ROOT / 'configs').glob('*.py')
+    if path.stem not in ('default', '__init__')
+)
+# What each data set's images are, where it has to be had from elsewhere.
+_SHAPES = {
+    'mnist': (28, 28, 1),
+    'fashion_mnist': (28, 28, 1),
+    'cifar10': (32, 32, 3),
+    'celeba64': (64, 64, 3),
+    'images': (32, 32, 3),
+}
+
+
+def _stand_in(name, **unused_options):
+  """Random images in the shape of a data set that is not on hand."""
+  rng = np.random.default_rng(0)
+  shape = _SHAPES[name]
+  images = {
+      split: rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+      for split, count in (('train', 40), ('validation', 8), ('test', 8))
+  }
+  return datasets.Dataset(name, images, None, 0)
+
+
+def _create(name, arg, overrides=None):
+  spec = f'configs/{name}.py:{arg}'
+  overrides = dict(overrides or {})
+  if name == 'images':
+    overrides['dataset.path'] = 'somewhere'
+  config = config_lib.load(spec, overrides)
+  if name not in _SHAPES:
+    return config, experiment_lib.create(config)
+  with mock.patch.object(datasets, 'load', _stand_in):
+    return config, experiment_lib.create(config)
+
+
+class CreateTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      *((name, 'ldc') for name in _RUN_FILES), ('cifar10', 'vae')
+  )
+  def test_every_run_file_trains(self, name, method):
+    config, experiment = _create(
+        name, f'{method},debug', {'train.batch_size': 8}
+    )
+    train_step = jax.jit(
+        functools.partial(
+            step_lib.train_step,
+            method=experiment.method,
+            txs=experiment.txs,
+            num_steps=experiment.num_steps,
+            ema_decay=config.train.ema_decay,
+            binarize=config.dataset.binarize,
+            accumulate=1,
+            axis_name=None,
+        )
+    )
+    state = experiment.init_state()
+    images = experiment.dataset.images['train'][:8]
+    after = state
+    for _ in range(2):  # the warm-up's first rate is 0
+      after, metrics = train_step(after, images, experiment.key)
+    self.assertTrue(np.isfinite(metrics['loss']))
+    for network, params in after.params.items():
+      moved = jax.tree.map(
+          lambda a, b: float(abs(a - b).max()), params, state.params[network]
+      )
+      self.assertGreater(max(jax.tree.leaves(moved)), 0.0, network)
+
+  def test_state_is_the_same_for_the_same_seed(self):
+    _, experiment = _create('digits', 'ldc,debug')
+    _, other = _create('digits', 'ldc,debug', {'seed': 1})
+    first = jax.tree.leaves(experiment.init_state().params)
+    again = jax.tree.leaves(experiment.init_state().params)
+    for a, b in zip(first, again, strict=True):
+      np.testing.assert_array_equal(a, b)
+    different = jax.tree.leaves(other.init_state().params)
+    self.assertTrue(
+        any(np.any(a != b) for a, b in zip(first, different, strict=True))
+    )
+
+  def test_epochs_count_whole_batches(self):
+    _, experiment = _create(
+        'digits',
+        'vae',
+        {'train.num_epochs': 3, 'train.batch_size': 100},
+    )
+    num_train = len(experiment.dataset.images['train'])
+    self.assertEqual(experiment.steps_per_epoch, num_train // 100)
+    self.assertEqual(experiment.num_steps, 3 * (num_train // 100))
+
+  def test_batch_larger_than_the_data_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'batch_size=2000 is more than'):
+      _create('digits', 'vae', {'train.batch_size': 2000})
+
+  def test_micro_batches_must_divide_what_a_device_gets(self):
+    with self.assertRaisesRegex(ValueError, 'accumulate=16 does not divide'):
+      _create(  # 32 images are 8 on each of the 4 devices of the tests
+          'digits', 'vae', {'train.batch_size': 32, 'train.accumulate': 16}
+      )
+
+  @parameterized.parameters(*_RUN_FILES)
+  def test_every_run_file_suits_every_method(self, name):
+    for method in objectives.METHODS:
+      overrides = {'dataset.path': 'here'} if name == 'images' else {}
+      config = config_lib.load(f'configs/{name}.py:{method}', overrides)
+      self.assertEqual(config.objective.name, method)
+      self.assertEqual(
+          set(config.objective), {'name', *default.OBJECTIVES[method]}
+      )
+
+
+class LogParametersTest(absltest.TestCase):
+
+  def test_counts_are_those_of_the_trees(self):
+    _, experiment = _create('digits', 'vae,debug')
+    state = experiment.init_state()
+    with self.assertLogs('absl', 'INFO') as logs:
+      experiment_lib.log_parameters(state)
+    for params in state.params.values():
+      self.assertIn(f'{networks.num_parameters(params):,}', logs.output[0])
+
+
+if __name__ == '__main__':
+  absltest.main()
