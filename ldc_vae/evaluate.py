@@ -212,8 +212,11 @@ def evaluate(
       f'{family}/{source}': None for family in _DISTANCES for source in SOURCES
   }
   results.update({name: None for name in _OTHER_NAMES})
-  results.update(_image_distances(config, experiment.dataset, sources))
-  results.update(_latent_distances(sources, jax.random.fold_in(key, 1)))
+  if len(sources.test_images) < 2:
+    logging.warning('one test image has no distances: they stay null')
+  else:
+    results.update(_image_distances(config, experiment.dataset, sources))
+    results.update(_latent_distances(sources, jax.random.fold_in(key, 1)))
   results.update(
       _likelihoods(config, experiment, state, jax.random.fold_in(key, 2))
   )
@@ -329,7 +332,11 @@ def make_sources(
   }
   for name in config.evaluate.samplers:
     start = time.monotonic()
-    sample_fn = latents_lib.fit(name, train_z, seed=seed)
+    try:
+      sample_fn = latents_lib.fit(name, train_z, seed=seed)
+    except ValueError as error:  # e.g. fewer images than components
+      logging.warning('latent source %s is left out: %s', name, error)
+      continue
     latents[name] = sample_fn(num_samples, seed)
     logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
   images = {name: apply.decode(z) for name, z in latents.items()}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -32,7 +33,8 @@ class EvaluateTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.workdir = pathlib.Path(absltest.get_default_test_tmpdir()) / 'run'
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.workdir = pathlib.Path(folder) / 'run'
     cls.config = _train(cls.workdir)
     cls.results = json.loads((cls.workdir / 'results.json').read_text())
 
@@ -189,6 +191,25 @@ class OtherRunsTest(absltest.TestCase):
     self.assertGreater(results['frechet_pca/generator'], 0.0)
     self.assertIsNone(results['frechet_classifier/generator'])
     self.assertIsNone(results['nll/elbo'])  # an implicit posterior has none
+
+  def test_a_handful_of_images_is_trained_and_shown(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
+    np.save(folder / 'few.npy', images)
+    config = config_lib.load(
+        'configs/images.py:ldc,debug',
+        {
+            'dataset.path': str(folder / 'few.npy'),
+            'train.num_steps': 2,
+            'train.batch_size': 4,
+        },
+    )
+    train.train_and_evaluate(config, folder / 'run')
+    results = json.loads((folder / 'run' / 'results.json').read_text())
+    self.assertIsNone(results['frechet_pca/generator'])  # one test image
+    self.assertGreater(results['eval/reconstruction_mse'], 0.0)
+    self.assertTrue((folder / 'run' / 'report.html').exists())
 
 
 if __name__ == '__main__':
