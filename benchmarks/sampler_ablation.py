@@ -674,7 +674,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--variants', type=common.names, default=(),
       help=f'default: all that differ, of {", ".join(VARIANTS)}')
   add('--num_updates', type=common.positive, default=6000)
-  add('--toy_updates', type=common.positive, default=3000)
+  add('--toy_updates', type=common.positive, default=6000)
   add('--num_samples', type=common.positive, default=10_000,
       help='or as many as the validation split has')
   add('--num_draws', type=common.positive, default=8,

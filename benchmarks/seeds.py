@@ -220,12 +220,12 @@ def collect(runs: Sequence[Run]) -> list[dict[str, Any]]:
         'wall_seconds': timing.get('wall_seconds'),
         'evaluation_seconds': results.get('wall_seconds'),
         _NEEDED: results[_NEEDED],
+        **ratios(results),
         **{
             name: value
-            for name, value in results.items()
+            for name, value in sorted(results.items())
             if name.partition('/')[0] in CLASSIFIERS and value is not None
         },
-        **ratios(results),
     })
   return rows
 
