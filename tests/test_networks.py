@@ -1,0 +1,323 @@
+"""Tests of ldc_vae.networks."""
+
+import functools
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae import elbo
+from ldc_vae import networks
+
+_SIZES = networks.Sizes(
+    latent_size=3,
+    hidden_sizes=(16, 12),
+    channels=(4, 8),
+    sampler_width=8,
+    sampler_blocks=1,
+    energy_width=8,
+    energy_blocks=1,
+    noise_size=5,
+)
+
+
+def _images(num: int, image_shape: tuple[int, int, int]) -> np.ndarray:
+  """Random images in [0, 1], float32 [num, H, W, C]."""
+  rng = np.random.default_rng(0)
+  return rng.uniform(size=(num, *image_shape)).astype(np.float32)
+
+
+def _keys(num: int, seed: int = 0) -> jax.Array:
+  """One key per image, shape [num]."""
+  return jax.random.split(jax.random.key(seed), num)
+
+
+def _params(model: networks.Model, *names: str):
+  """Random weights of the shapes that `init` gives, without compiling it."""
+  shapes = jax.eval_shape(
+      lambda key: model.init(key, names), jax.random.key(0)
+  )
+  rng = np.random.default_rng(1)
+
+  def draw(leaf):
+    fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
+    draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
+    return jnp.asarray(draws, leaf.dtype)
+
+  return jax.tree.map(draw, shapes)
+
+
+class CreateModelTest(chex.TestCase):
+
+  @parameterized.product(
+      architecture=('mlp', 'conv', 'conv64'),
+      encoder=('gaussian', 'implicit'),
+      image_shape=(
+          (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3), (30, 21, 3)
+      ),
+  )
+  def test_shapes_for_any_image(self, architecture, encoder, image_shape):
+    model = networks.create_model(
+        image_shape, _SIZES, architecture=architecture, encoder=encoder
+    )
+
+    def run(key, images):
+      params = model.init(key, model.autoencoder_names())
+      z, mean, logvar = model.particles(params, images, _keys(2), 4)
+      return (
+          z,
+          (mean, logvar),
+          model.decode(params, z),
+          model.log_likelihood(params, images, z),
+      )
+
+    z, moments, decoded, log_likelihoods = jax.eval_shape(
+        run, jax.random.key(0), _images(2, image_shape)
+    )
+    chex.assert_shape(z, (2, 4, 3))
+    chex.assert_shape(decoded, (2, 4, *image_shape))
+    chex.assert_shape(log_likelihoods, (2, 4))
+    if encoder == 'gaussian':
+      chex.assert_shape(moments, (2, 3))
+    else:
+      self.assertEqual(moments, (None, None))
+
+  @parameterized.parameters(
+      ('mlp', 'gaussian'), ('conv', 'gaussian'), ('conv64', 'implicit')
+  )
+  def test_bfloat16_is_only_inside(self, architecture, encoder):
+    model = networks.create_model(
+        (9, 6, 1),
+        _SIZES,
+        architecture=architecture,
+        encoder=encoder,
+        dtype='bfloat16',
+        learn_scale=True,
+    )
+    images = _images(2, (9, 6, 1))
+
+    def loss_fn(params):
+      z, mean, logvar = model.particles(params, images, _keys(2), 2)
+      log_likelihoods = model.log_likelihood(params, images, z)
+      return -jnp.mean(log_likelihoods), (z, mean, logvar, log_likelihoods)
+
+    params = _params(model, *model.autoencoder_names())
+    grads, outputs = jax.jit(jax.grad(loss_fn, has_aux=True))(params)
+    for leaf in jax.tree.leaves((params, grads, outputs)):
+      self.assertEqual(leaf.dtype, jnp.float32)
+    chex.assert_tree_all_finite((grads, outputs))
+    for name in ('encoder', 'decoder', 'scale'):
+      largest = max(np.max(np.abs(x)) for x in jax.tree.leaves(grads[name]))
+      self.assertGreater(largest, 0.0)
+
+  def test_bfloat16_is_used_and_near_float32(self):
+    outputs = []
+    for dtype in ('float32', 'bfloat16'):
+      model = networks.create_model((8, 8, 1), _SIZES, dtype=dtype)
+      params = _params(model, 'decoder')
+      outputs.append(jax.jit(model.decode)(params, jnp.ones((4, 3))))
+    difference = np.max(np.abs(outputs[0] - outputs[1]))
+    # three layers of 8 bits each: 2^-8 a layer of logits of size 1
+    self.assertBetween(difference, 1e-7, 0.02)
+
+  def test_weights_of_the_mlp_counted_by_hand(self):
+    sizes = networks.Sizes(latent_size=16, hidden_sizes=(512, 512))
+    model = networks.create_model((28, 28, 1), sizes, learn_scale=True)
+    params = jax.eval_shape(
+        lambda key: model.init(key, ('encoder', 'decoder', 'scale')),
+        jax.random.key(0),
+    )
+    encoder = 784 * 512 + 512 + 512 * 512 + 512 + 2 * (512 * 16 + 16)
+    decoder = 16 * 512 + 512 + 512 * 512 + 512 + 512 * 784 + 784
+    self.assertEqual(networks.num_parameters(params['encoder']), encoder)
+    self.assertEqual(networks.num_parameters(params['decoder']), decoder)
+    self.assertEqual(networks.num_parameters(params), encoder + decoder + 1)
+
+  def test_init_makes_the_named_networks_of_different_weights(self):
+    model = networks.create_model((8, 8, 1), _SIZES)
+    params = model.init(jax.random.key(0), ('decoder', 'energy'))
+    self.assertEqual(set(params), {'decoder', 'energy'})
+    others = model.init(jax.random.key(1), ('decoder', 'energy'))
+    with self.assertRaises(AssertionError):
+      chex.assert_trees_all_equal(params, others)
+
+  def test_autoencoder_names_hold_a_learned_scale(self):
+    for learn_scale in (False, True):
+      model = networks.create_model(
+          (8, 8, 1), _SIZES, learn_scale=learn_scale
+      )
+      self.assertEqual('scale' in model.autoencoder_names(), learn_scale)
+
+
+class GaussianEncoderTest(chex.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.model = networks.create_model((8, 8, 1), _SIZES)
+    self.params = _params(self.model, 'encoder')
+
+  def _with_raw_log_std(self, raw):
+    """The weights with `raw` as the pre-activation of log sigma."""
+    weights = dict(self.params['encoder']['params'])
+    weights['log_std'] = {
+        'kernel': jnp.zeros_like(weights['log_std']['kernel']),
+        'bias': jnp.full(3, raw),
+    }
+    return {'encoder': {'params': weights}}
+
+  @parameterized.parameters((-3.0,), (3.0,))
+  def test_extreme_scales_have_a_way_back(self, raw):
+    def total(params):
+      z, _, logvar = self.model.particles(
+          params, _images(2, (8, 8, 1)), _keys(2), 1
+      )
+      del z
+      return jnp.sum(logvar)
+
+    params = self._with_raw_log_std(raw)
+    std = math.exp(0.5 * float(total(params)) / 6)
+    self.assertBetween(std, math.exp(-5.0), math.exp(1.0))
+    gradient = jax.grad(total)(params)['encoder']['params']['log_std']['bias']
+    # 2 images x 2 x 3 (1 - tanh(3)^2) = 0.12; a hard clip has 0
+    np.testing.assert_allclose(gradient, 12.0 / np.cosh(3.0) ** 2, rtol=1e-4)
+
+  def test_bounds_of_the_scale_are_finite(self):
+    for raw, bound in ((-1e6, -5.0), (1e6, 1.0)):
+      _, logvar = self.model.modules['encoder'].apply(
+          self._with_raw_log_std(raw)['encoder'], _images(1, (8, 8, 1))
+      )
+      np.testing.assert_allclose(logvar, 2.0 * bound, rtol=1e-6)
+
+  def test_particles_are_reparameterised_draws(self):
+    images = _images(2, (8, 8, 1))
+    z, mean, logvar = self.model.particles(
+        self.params, images, _keys(2), 4000
+    )
+    # 4000 draws: four standard errors of the mean and of the deviation
+    std = np.exp(0.5 * logvar)
+    error = 4.0 / math.sqrt(4000)
+    self.assertLess(
+        float(jnp.max(jnp.abs(jnp.mean(z, axis=1) - mean) / std)), error
+    )
+    np.testing.assert_allclose(jnp.std(z, axis=1) / std, 1.0, atol=error)
+
+
+class ParticlesTest(chex.TestCase):
+
+  @parameterized.parameters(('gaussian',), ('implicit',))
+  def test_an_image_knows_its_own_key_only(self, encoder):
+    model = networks.create_model((8, 8, 1), _SIZES, encoder=encoder)
+    params = _params(model, 'encoder')
+    images, keys = _images(4, (8, 8, 1)), _keys(4)
+    particles_fn = jax.jit(functools.partial(model.particles, num_particles=3))
+    whole, _, _ = particles_fn(params, images, keys)
+    for rows in (slice(0, 1), slice(1, 4)):
+      part, _, _ = particles_fn(params, images[rows], keys[rows])
+      # the noise is equal; matmuls of another batch may round differently
+      np.testing.assert_allclose(part, whole[rows], rtol=1e-5, atol=1e-6)
+    other, _, _ = particles_fn(params, images, _keys(4, seed=1))
+    self.assertGreater(float(jnp.min(jnp.abs(other - whole))), 0.0)
+
+  @parameterized.parameters(('gaussian',), ('implicit',))
+  def test_particles_of_one_image_differ(self, encoder):
+    model = networks.create_model((8, 8, 1), _SIZES, encoder=encoder)
+    params = _params(model, 'encoder')
+    z, _, _ = model.particles(params, _images(1, (8, 8, 1)), _keys(1), 2)
+    self.assertGreater(float(jnp.max(jnp.abs(z[:, 0] - z[:, 1]))), 1e-3)
+
+
+class LikelihoodTest(chex.TestCase):
+
+  @parameterized.parameters(
+      ('bernoulli',), ('gaussian',), ('discretized_logistic',)
+  )
+  def test_matches_one_image_and_particle_at_a_time(self, likelihood):
+    model = networks.create_model(
+        (8, 8, 1), _SIZES, likelihood=likelihood, scale=0.2
+    )
+    params = _params(model, 'decoder')
+    images = np.round(_images(2, (8, 8, 1)) * 255.0) / np.float32(255.0)
+    z = np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
+    actual = model.log_likelihood(params, images, z)
+    for b in range(2):
+      for k in range(3):
+        logits = model.modules['decoder'].apply(params['decoder'], z[b, k])
+        if likelihood == 'bernoulli':
+          expected = elbo.bernoulli_log_likelihood(logits, images[b])
+        else:
+          likelihood_fn = {
+              'gaussian': elbo.gaussian_log_likelihood,
+              'discretized_logistic': elbo.discretized_logistic_log_likelihood,
+          }[likelihood]
+          mean = jax.nn.sigmoid(logits)
+          expected = likelihood_fn(mean, images[b], math.log(0.2))
+        # float32, 64 pixels
+        np.testing.assert_allclose(actual[b, k], expected, rtol=1e-5)
+
+  def test_a_learned_scale_starts_where_it_is_put_and_learns(self):
+    fixed = networks.create_model((8, 8, 1), _SIZES, scale=0.2)
+    learned = networks.create_model(
+        (8, 8, 1), _SIZES, scale=0.2, learn_scale=True
+    )
+    params = learned.init(jax.random.key(0), learned.autoencoder_names())
+    images, z = _images(2, (8, 8, 1)), jnp.ones((2, 1, 3))
+    # float32, 64 pixels
+    np.testing.assert_allclose(
+        learned.log_likelihood(params, images, z),
+        fixed.log_likelihood(params, images, z),
+        rtol=1e-6,
+    )
+    gradient = jax.grad(
+        lambda scale: jnp.mean(
+            learned.log_likelihood({**params, 'scale': scale}, images, z)
+        )
+    )(params['scale'])
+    # images uniform in [0, 1], grey means: residuals of 0.29 > 0.2: wider
+    self.assertGreater(float(gradient['params']['log_scale']), 0.0)
+
+
+class SamplerNetTest(chex.TestCase):
+
+  def test_starts_as_the_identity(self):
+    net = networks.SamplerNet(width=16, num_blocks=2)
+    noise = jax.random.normal(jax.random.key(1), (7, 3))
+    params = net.init(jax.random.key(0), noise)
+    np.testing.assert_array_equal(net.apply(params, noise), noise)
+
+  def test_the_identity_is_no_trap(self):
+    net = networks.SamplerNet(width=16, num_blocks=2)
+    noise = jax.random.normal(jax.random.key(1), (7, 3))
+    params = net.init(jax.random.key(0), noise)
+    loss_fn = lambda params: jnp.sum(jnp.square(net.apply(params, noise) - 1.0))
+    grads = jax.grad(loss_fn)(params)
+    largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(grads))
+    self.assertGreater(largest, 0.1)
+
+
+class LatentEnergyTest(chex.TestCase):
+
+  def test_one_number_for_each_latent(self):
+    net = networks.LatentEnergy(width=16, num_blocks=2)
+    u = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    params = net.init(jax.random.key(0), u)
+    values = net.apply(params, u)
+    chex.assert_shape(values, (2, 5))
+    # one latent alone has the value it has among others; float32
+    np.testing.assert_allclose(
+        net.apply(params, u[1, 3]), values[1, 3], rtol=1e-5, atol=1e-6
+    )
+
+  def test_smooth_to_the_second_derivative(self):
+    # of R1, which differentiates a gradient: a ReLU net has curvature 0
+    net = networks.LatentEnergy(width=16, num_blocks=1)
+    params = net.init(jax.random.key(0), jnp.zeros(3))
+    hessian = jax.hessian(lambda u: net.apply(params, u))(jnp.ones(3))
+    self.assertGreater(float(jnp.max(jnp.abs(hessian))), 1e-4)
+
+
+if __name__ == '__main__':
+  absltest.main()
