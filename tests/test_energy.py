@@ -172,7 +172,8 @@ class ContrastiveLossTest(_StrictTest):
       energy_fn = lambda u: jnp.sum(jnp.sin(u))
       return energy.contrastive_loss(energy_fn, aggregate, samples, 1.0)[0]
 
-    grads = jax.grad(loss_fn, argnums=(0, 1))(_normal(0, 6, 3), _normal(1, 4, 3))
+    grad_fn = jax.grad(loss_fn, argnums=(0, 1))
+    grads = grad_fn(_normal(0, 6, 3), _normal(1, 4, 3))
     chex.assert_trees_all_equal(grads, (np.zeros((6, 3)), np.zeros((4, 3))))
 
 

@@ -211,11 +211,12 @@ class LdcAutoencoderTest(chex.TestCase):
       )
 
     def score(point, image):
+      def log_likelihood_fn(point):
+        z = point[None, None]  # one image, one particle
+        return model.log_likelihood(params, image[None], z)[0, 0]
+
       return energy.gibbs_score(
-          lambda z: model.log_likelihood(params, image[None], z[None, None])[0, 0],
-          point,
-          inverse_temperature,
-          latent_energy_fn,
+          log_likelihood_fn, point, inverse_temperature, latent_energy_fn
       )
 
     kernel = svgd.KERNELS[fields['kernel']](fields['bandwidth'])
@@ -507,8 +508,8 @@ class LdcLatentTest(chex.TestCase):
 class LdcCreateTest(chex.TestCase):
 
   @parameterized.named_parameters(
-      ('lone_particle', dict(num_particles=1), 'num_particles=1: .* at least 2'),
-      ('target', dict(latent_target='lerned'), "'lerned'; known: learned, smoo"),
+      ('lone_particle', dict(num_particles=1), 'num_particles=1: .*at least 2'),
+      ('target', dict(latent_target='lerned'), "'lerned'; known: learned, sm"),
       (
           'weight_of_no_energy',
           dict(latent_target='smoothed', latent_energy_weight=1.0),
