@@ -14,7 +14,7 @@ OBJECTIVES = {
         num_samples=1,  # posterior samples per image and step
     ),
     'ldc': dict(
-        inverse_temperature=1.5,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
+        inverse_temperature=2.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
@@ -32,7 +32,8 @@ OBJECTIVES = {
         temperature_fraction=0.7,  # of training, until T reaches its end
         r1_weight=1.0,  # of E|grad f|^2 / 2 on aggregate latents
         flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
-        moments_decay=0.99,  # of the running latent mean and variance
+        moments_decay=0.99,  # of the running latent mean and covariance
+        match_moments=True,  # set the sampler's mean and covariance by them
     ),
 }
 
@@ -89,7 +90,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config.train = train = config_dict.ConfigDict()
   train.batch_size = 256  # over all devices
   train.accumulate = 1  # micro-batches per step; batch_size stays the total
-  train.num_epochs = 25
+  train.num_epochs = 20
   train.num_steps = 0  # if positive, instead of num_epochs
   train.ema_decay = 0.999  # of the weights that are evaluated
   train.log_every = 50  # steps between lines of metrics.jsonl

@@ -10,4 +10,8 @@ def get_config(arg: str = ''):
   """The config of `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'mnist'
+  config.train.num_epochs = 25
+  if config.objective.name == 'ldc':
+    config.objective.inverse_temperature = 1.5
+    config.objective.match_moments = False  # near enough without
   return default.finish(config)

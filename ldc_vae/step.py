@@ -228,6 +228,7 @@ def train_step(
   context = {
       'progress': state.step / num_steps,
       'stats': state.stats,
+      'ema_params': state.ema_params,
       'latents': None,
   }
   params, opt_state = dict(state.params), dict(state.opt_state)

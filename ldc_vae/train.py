@@ -91,6 +91,7 @@ def make_validation_fn(
         'progress': jnp.ones(()),
         'update': 0,
         'stats': state.stats,
+        'ema_params': state.ema_params,
         'axis_name': None,
         'latents': None,
     }

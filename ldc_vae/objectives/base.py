@@ -14,6 +14,7 @@ micro-batches. `updates` is merged into the context, a dict with
     'progress'   [] fraction of the training done, in [0, 1)
     'update'     [] index of this update within its phase
     'stats'      what the method keeps between steps without a gradient
+    'ema_params' averaged weights before this step, without gradient
     'axis_name'  the device axis, for particles that must see each other
     'latents'    [B, K, D] particles of the first phase, without gradient
 """

@@ -38,36 +38,68 @@ _MIN_STD = 1e-3
 
 
 def init_moments(latent_size: int) -> dict[str, Array]:
-  """Running sums of the latent moments, with no weight yet."""
+  """Running sums of first and second moments, with no weight yet."""
   return {
       'first': jnp.zeros(latent_size),
-      'second': jnp.zeros(latent_size),
+      'second': jnp.zeros((latent_size, latent_size)),
       'weight': jnp.zeros(()),
   }
 
 
 def update_moments(
-    moments: dict[str, Array], z: Array, decay: float
+    moments: dict[str, Array], points: Array, decay: float
 ) -> dict[str, Array]:
-  """Moves the running moments towards those of z [B, K, D]."""
-  first = jnp.mean(z, axis=(0, 1))
-  second = jnp.mean(jnp.square(z), axis=(0, 1))
+  """Moves the running moments towards those of points [n, D]."""
   mix = lambda old, new: decay * old + (1.0 - decay) * new
   return {
-      'first': mix(moments['first'], first),
-      'second': mix(moments['second'], second),
+      'first': mix(moments['first'], jnp.mean(points, axis=0)),
+      'second': mix(moments['second'], points.T @ points / points.shape[0]),
       'weight': mix(moments['weight'], 1.0),
   }
 
 
-def latent_moments(moments: dict[str, Array]) -> tuple[Array, Array]:
-  """Mean and standard deviation [D]; 0 and 1 before the first update."""
+def mean_and_covariance(moments: dict[str, Array]) -> tuple[Array, Array]:
+  """Mean [D] and covariance [D, D]; 0 and I before the first update."""
   seen = moments['weight'] > 0.0
   weight = jnp.where(seen, moments['weight'], 1.0)
   mean = moments['first'] / weight
-  variance = moments['second'] / weight - jnp.square(mean)
-  std = jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
-  return mean, jnp.where(seen, std, 1.0)
+  covariance = moments['second'] / weight - mean[:, None] * mean[None, :]
+  return mean, jnp.where(seen, covariance, jnp.eye(mean.shape[0]))
+
+
+def latent_moments(moments: dict[str, Array]) -> tuple[Array, Array]:
+  """Mean and standard deviation [D]; 0 and 1 before the first update."""
+  mean, covariance = mean_and_covariance(moments)
+  variance = jnp.diagonal(covariance)
+  return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
+
+
+def affine_match(
+    u: Array, own: dict[str, Array], wanted: dict[str, Array]
+) -> Array:
+  """The affine map that gives points the mean and covariance of others.
+
+  u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the covariances. SVGD with
+  few particles and a contrastive energy leave the sampler a few percent too
+  narrow; its first two moments are known, so that they are set, not learned.
+
+  Args:
+    u: Points, shape [n, D].
+    own: Moments of the law of u.
+    wanted: Moments of the law that u should have, in the same units.
+
+  Returns:
+    Shape [n, D].
+  """
+  own_mean, own_covariance = mean_and_covariance(own)
+  mean, covariance = mean_and_covariance(wanted)
+  floor = _MIN_STD**2 * jnp.eye(u.shape[1])
+  own_root = jnp.linalg.cholesky(own_covariance + floor)
+  root = jnp.linalg.cholesky(covariance + floor)
+  white = jax.scipy.linalg.solve_triangular(
+      own_root, (u - own_mean).T, lower=True
+  )
+  return mean + (root @ white).T
 
 
 def repulsion_temperature(
@@ -126,7 +158,7 @@ def autoencoder_objective(
   log_likelihoods = model.log_likelihood(params, images, particles)
   latent_energies = jnp.zeros(log_likelihoods.shape)
   if latent_energy_weight:
-    mu, sigma = latent_moments(context['stats'])
+    mu, sigma = latent_moments(context['stats']['latents'])
     # f shapes the posterior here; it is trained in the latent phase only
     frozen = jax.lax.stop_gradient(params['energy'])
     u = energy.standardise(particles, mu, sigma)
@@ -202,7 +234,7 @@ def latent_objective(
   first = context['update'] * group
   chosen = (first + jnp.arange(group)) % num_particles
   aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
-  aggregate = energy.standardise(aggregate, *latent_moments(context['stats']))
+  aggregate = energy.standardise(aggregate, *latent_moments(context['stats']['latents']))
 
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
   u = model.modules['sampler'].apply(params['sampler'], noise)
@@ -238,10 +270,16 @@ def latent_objective(
 
 
 def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
-  """z = S(xi) = mu + sigma (xi + net(xi)), xi ~ N(0, I); shape [N, D]."""
+  """z = S(xi) = mu + sigma (xi + net(xi)), xi ~ N(0, I); shape [N, D].
+
+  Where the moments of u are kept, sigma is the matrix that gives z the mean and
+  the covariance of the aggregate latents, see `affine_match`.
+  """
   noise = base.draw_normal(keys, (model.latent_size,))
   u = model.modules['sampler'].apply(params['sampler'], noise)
-  return energy.unstandardise(u, *latent_moments(stats))
+  if 'sampler' in stats:
+    return affine_match(u, stats['sampler'], stats['latents'])
+  return energy.unstandardise(u, *latent_moments(stats['latents']))
 
 
 def create(
@@ -266,6 +304,7 @@ def create(
     r1_weight: float,
     flow_scales: Sequence[float],
     moments_decay: float,
+    match_moments: bool,
 ) -> base.Method:
   """The method `ldc`; the fields are explained in `configs/default.py`.
 
@@ -319,9 +358,19 @@ def create(
 
   def first_phase(params, images, keys, context):
     loss, (metrics, updates) = autoencoder_fn(params, images, keys, context)
-    updates['stats'] = update_moments(
-        context['stats'], updates['latents'], moments_decay
+    z = updates['latents']
+    stats = dict(context['stats'])
+    stats['latents'] = update_moments(
+        stats['latents'], z.reshape(-1, z.shape[-1]), moments_decay
     )
+    if match_moments:
+      # the averaged weights are those that generate, so theirs are the moments
+      noise = base.draw_normal(_fold_in(keys, 1), z.shape[1:])
+      u = model.modules['sampler'].apply(
+          context['ema_params']['sampler'], noise.reshape(-1, z.shape[-1])
+      )
+      stats['sampler'] = update_moments(stats['sampler'], u, moments_decay)
+    updates['stats'] = stats
     return loss, (metrics, updates)
 
   temperature_fn = functools.partial(
@@ -353,9 +402,17 @@ def create(
               latent_fn, latent_names, num_latent_updates, per_image=False
           ),
       ),
-      init_stats=functools.partial(init_moments, model.latent_size),
+      init_stats=lambda: {
+          name: init_moments(model.latent_size)
+          for name in ('latents', *(('sampler',) if match_moments else ()))
+      },
       generate=functools.partial(generate, model=model),
   )
+
+
+def _fold_in(keys: Array, data: int) -> Array:
+  """`jax.random.fold_in` of each key."""
+  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
 def _gibbs_energy(
