@@ -52,6 +52,7 @@ _LDC_FIELDS = dict(
     r1_weight=0.3,
     flow_scales=(0.05, 0.2),
     moments_decay=0.9,
+    match_moments=False,
 )
 
 
@@ -61,17 +62,18 @@ def _model(**kwargs) -> networks.Model:
 
 
 def _params(model, *names):
-  """Weights of the networks `names`, the sampler away from the identity."""
-  params = model.init(jax.random.key(7), names)
-  if 'sampler' in params:
-    leaves, treedef = jax.tree.flatten(params['sampler'])
-    keys = jax.random.split(jax.random.key(8), len(leaves))
-    leaves = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys)
-    ]
-    params['sampler'] = jax.tree.unflatten(treedef, leaves)
-  return params
+  """Random weights of the shapes that `init` gives, without compiling it."""
+  shapes = jax.eval_shape(
+      lambda key: model.init(key, names), jax.random.key(0)
+  )
+  rng = np.random.default_rng(7)
+
+  def draw(leaf):
+    fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
+    draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
+    return jnp.asarray(draws, leaf.dtype)
+
+  return jax.tree.map(draw, shapes)
 
 
 def _images() -> np.ndarray:
@@ -90,7 +92,8 @@ def _context(**kwargs) -> base.Context:
   context = {
       'progress': jnp.float32(0.0),
       'update': jnp.int32(0),
-      'stats': ldc.init_moments(3),
+      'stats': {'latents': ldc.init_moments(3)},
+      'ema_params': {},
       'axis_name': None,
       'latents': None,
   }
@@ -101,9 +104,8 @@ def _moments(seed: int = 3) -> dict[str, jax.Array]:
   """Running moments of means other than 0 and deviations other than 1."""
   z = np.random.default_rng(seed).normal(size=(32, 2, 3)) * [0.5, 1.0, 2.0]
   z += [1.0, 0.0, -1.0]
-  return ldc.update_moments(
-      ldc.init_moments(3), jnp.asarray(z, jnp.float32), 0.9
-  )
+  z = jnp.asarray(z.reshape(-1, 3), jnp.float32)
+  return ldc.update_moments(ldc.init_moments(3), z, 0.9)
 
 
 def _norm(tree) -> float:
@@ -121,7 +123,10 @@ class VaeTest(chex.TestCase):
   def _objective(self, params, beta=1.0, num_samples=2):
     method = vae.create(self.model, beta=beta, num_samples=num_samples)
     (phase,) = method.phases
-    return phase.objective_fn(params, _images(), _keys(), _context())
+    objective_fn = lambda params: phase.objective_fn(
+        params, _images(), _keys(), _context()
+    )
+    return jax.jit(objective_fn)(params)
 
   def _by_hand(self, params, beta=1.0, num_samples=2):
     """-ELBO written out, from the same noise."""
@@ -161,7 +166,7 @@ class VaeTest(chex.TestCase):
   def test_generates_from_the_prior(self):
     method = vae.create(self.model, beta=1.0, num_samples=1)
     keys = jax.random.split(jax.random.key(0), 2000)
-    z = method.generate(self.params, method.init_stats(), keys)
+    z = jax.jit(method.generate)(self.params, method.init_stats(), keys)
     chex.assert_shape(z, (2000, 3))
     for column in np.asarray(z).T:
       # at this seed; a law off by 0.1 in scale would give 1e-3 in the mean
@@ -261,7 +266,7 @@ class LdcAutoencoderTest(chex.TestCase):
   def test_latent_energy_shapes_the_encoder_and_is_not_trained_by_it(self):
     model = _model()
     params = _params(model, 'encoder', 'decoder', 'sampler', 'energy')
-    context = _context(stats=_moments())
+    context = _context(stats={'latents': _moments()})
     grads, _ = self._grad(
         model, params, context, latent_energy_weight=5.0
     )
@@ -307,17 +312,42 @@ class LdcAutoencoderTest(chex.TestCase):
       )
       return jnp.sum(updates['latents'])
 
-    self.assertEqual(_norm(jax.grad(total)(params)), 0.0)
+    self.assertEqual(_norm(jax.jit(jax.grad(total))(params)), 0.0)
 
   def test_stats_move_by_the_latents(self):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
     _, (_, updates) = self._grad(
-        model, params, _context(stats=_moments()), moments_decay=0.8
+        model, params, _context(stats={'latents': _moments()}), moments_decay=0.8
     )
-    expected = ldc.update_moments(_moments(), updates['latents'], 0.8)
+    z = updates['latents'].reshape(-1, 3)
+    expected = {'latents': ldc.update_moments(_moments(), z, 0.8)}
+    # float32; products of matmuls
+    chex.assert_trees_all_close(updates['stats'], expected, rtol=1e-5)
+
+  def test_stats_hold_the_moments_of_the_averaged_sampler(self):
+    model = _model()
+    params = _params(model, 'encoder', 'decoder')
+    averaged = _params(model, 'sampler')
+    stats = {'latents': _moments(), 'sampler': ldc.init_moments(3)}
+    _, (_, updates) = self._grad(
+        model,
+        params,
+        _context(stats=stats, ema_params=averaged),
+        moments_decay=0.0,
+        match_moments=True,
+    )
+    keys = [jax.random.fold_in(key, 1) for key in _keys()]
+    noise = jnp.concatenate(
+        [jax.random.normal(key, (_PARTICLES, 3)) for key in keys]
+    )
+    u = model.modules['sampler'].apply(averaged['sampler'], noise)
+    mean, covariance = ldc.mean_and_covariance(updates['stats']['sampler'])
     # float32
-    chex.assert_trees_all_close(updates['stats'], expected, rtol=1e-6)
+    np.testing.assert_allclose(mean, np.mean(u, axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        covariance, np.cov(u, rowvar=False, bias=True), rtol=1e-4, atol=1e-5
+    )
 
 
 class MomentsTest(chex.TestCase):
@@ -332,7 +362,7 @@ class MomentsTest(chex.TestCase):
     batches = rng.normal(size=(6, 4, 5, 3)).astype(np.float32) * 2.0 + 1.0
     moments = ldc.init_moments(3)
     for z in batches:
-      moments = ldc.update_moments(moments, z, 0.7)
+      moments = ldc.update_moments(moments, z.reshape(-1, 3), 0.7)
     mean, std = ldc.latent_moments(moments)
     weights = 0.7 ** np.arange(5, -1, -1.0)  # the last counts most
     weights /= np.sum(weights)
@@ -344,9 +374,35 @@ class MomentsTest(chex.TestCase):
     np.testing.assert_allclose(std, np.sqrt(second - expected**2), rtol=1e-5)
 
   def test_an_unused_dimension_keeps_a_positive_deviation(self):
-    moments = ldc.update_moments(ldc.init_moments(3), jnp.ones((4, 2, 3)), 0.9)
+    moments = ldc.update_moments(ldc.init_moments(3), jnp.ones((8, 3)), 0.9)
     _, std = ldc.latent_moments(moments)
     self.assertGreater(float(jnp.min(std)), 0.0)
+
+  def test_affine_match_gives_mean_and_covariance(self):
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 2.0
+    z = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 3)) - 1.0
+    moments = [
+        ldc.update_moments(
+            ldc.init_moments(3), jnp.asarray(x, jnp.float32), 0.0
+        )
+        for x in (u, z)
+    ]
+    actual = ldc.affine_match(jnp.asarray(u, jnp.float32), *moments)
+    # float32, and 1e-6 on the diagonals of both covariances
+    np.testing.assert_allclose(
+        np.mean(actual, axis=0), np.mean(z, axis=0), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        np.cov(actual, rowvar=False), np.cov(z, rowvar=False),
+        rtol=5e-3,  # and 1/499 against 1/399
+        atol=1e-3,
+    )
+
+  def test_affine_match_of_equal_moments_changes_nothing(self):
+    u = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)), jnp.float32)
+    actual = ldc.affine_match(u, _moments(), _moments())
+    np.testing.assert_allclose(actual, u, rtol=1e-4, atol=1e-5)  # float32
 
 
 class TemperatureTest(chex.TestCase):
@@ -374,7 +430,7 @@ class LdcLatentTest(chex.TestCase):
     self.latents = jnp.asarray(
         rng.normal(size=(_BATCH, _PARTICLES, 3)) + 0.5, jnp.float32
     )
-    self.context = _context(latents=self.latents, stats=_moments())
+    self.context = _context(latents=self.latents, stats={'latents': _moments()})
 
   def _grad(self, context=None, argnums=0, **fields):
     """Gradient of the latent phase, and (metrics, updates)."""
@@ -418,17 +474,19 @@ class LdcLatentTest(chex.TestCase):
         context, sampler_off_diagonal=off_diagonal
     )
     u, pull_back = self._sampler()
-    scores = -jax.vmap(jax.grad(self._energy_fn, argnums=1), (None, 0))(
-        self.params['energy'], u
-    )
-    direction = svgd.svgd_direction(
-        u,
-        scores,
-        svgd.rbf('mean', factor=0.5),
-        off_diagonal=off_diagonal,
-        temperature=temperature,
-    )
-    (expected,) = pull_back(-direction / _BATCH)
+
+    @jax.jit
+    def direction_fn(u):
+      grad_fn = jax.grad(self._energy_fn, argnums=1)
+      return svgd.svgd_direction(
+          u,
+          -jax.vmap(grad_fn, (None, 0))(self.params['energy'], u),
+          svgd.rbf('mean', factor=0.5),
+          off_diagonal=off_diagonal,
+          temperature=temperature,
+      )
+
+    (expected,) = pull_back(-direction_fn(u) / _BATCH)
     # float32 sums of 4 particles
     chex.assert_trees_all_close(
         grads['sampler'], expected, rtol=1e-4, atol=1e-6
@@ -460,7 +518,8 @@ class LdcLatentTest(chex.TestCase):
           0.3,
       )
 
-    expected, terms = jax.grad(loss_fn, has_aux=True)(self.params['energy'])
+    grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True))
+    expected, terms = grad_fn(self.params['energy'])
     # float32 sums of 4 particles, second derivatives
     chex.assert_trees_all_close(grads['energy'], expected, rtol=1e-4, atol=1e-6)
     # float32: a difference of means
@@ -481,7 +540,8 @@ class LdcLatentTest(chex.TestCase):
   def test_smoothed_target_follows_the_flow(self):
     grads, _ = self._grad(latent_target='smoothed', latents_per_image=2)
     u, pull_back = self._sampler(group=2)
-    flow = svgd.smoothed_flow(u, self._aggregate([0, 1]), (0.05, 0.2))
+    flow_fn = jax.jit(functools.partial(svgd.smoothed_flow, scales=(0.05, 0.2)))
+    flow = flow_fn(u, self._aggregate([0, 1]))
     (expected,) = pull_back(-flow / (2 * _BATCH))
     # float32; distances over the least scale, 0.05
     chex.assert_trees_all_close(
@@ -500,7 +560,7 @@ class LdcLatentTest(chex.TestCase):
       aggregate = self._aggregate(columns)
       return energy.contrastive_loss(energy_fn, aggregate, u, 0.3)[0]
 
-    expected = jax.grad(loss_fn)(self.params['energy'])
+    expected = jax.jit(jax.grad(loss_fn))(self.params['energy'])
     # float32 sums of 8 particles, second derivatives
     chex.assert_trees_all_close(grads['energy'], expected, rtol=1e-4, atol=1e-6)
 
@@ -556,7 +616,7 @@ class LdcCreateTest(chex.TestCase):
     model = _model()
     method = ldc.create(model, **_LDC_FIELDS)
     params = _params(model, 'sampler')
-    z = method.generate(params, _moments(), _keys())
+    z = method.generate(params, {'latents': _moments()}, _keys())
     noise = jnp.stack([jax.random.normal(key, (3,)) for key in _keys()])
     u = model.modules['sampler'].apply(params['sampler'], noise)
     mean, std = ldc.latent_moments(_moments())
@@ -595,7 +655,9 @@ def _train_ring(latent_target: str, num_updates: int, seed: int = 0):
   method = ldc.create(model, **fields)
   latent_phase = method.phases[1]
   points = jnp.asarray(_ring(np.random.default_rng(0), 20_000))
-  moments = ldc.update_moments(ldc.init_moments(2), points[None], 0.0)
+  moments = {
+      'latents': ldc.update_moments(ldc.init_moments(2), points, 0.0)
+  }
   init_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
   tx = optax.adam(
       optax.cosine_decay_schedule(1e-3, num_updates, 0.1), b1=0.5
