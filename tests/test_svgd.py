@@ -92,6 +92,14 @@ def _normal(seed: int, *shape: int) -> np.ndarray:
   return draws.astype(np.float32)
 
 
+def _direction(particles, scores, kernel, **options):
+  """`svgd.svgd_direction`, compiled as one."""
+  direction_fn = functools.partial(
+      svgd.svgd_direction, kernel=kernel, **options
+  )
+  return jax.jit(direction_fn)(particles, scores)
+
+
 class _StrictTest(chex.TestCase):
   """Raises where arrays of different ranks are combined unseen."""
 
@@ -135,7 +143,7 @@ class DirectionTest(_StrictTest):
   @parameterized.parameters(('rbf',), ('imq',), ('multi_scale',))
   def test_the_mean_rule_is_applied_to_all_particles(self, name):
     particles, scores = _normal(0, 6, 4), _normal(1, 6, 4)
-    actual = svgd.svgd_direction(
+    actual = _direction(
         particles, scores, _OBJECTS[name]('mean'), off_diagonal=False
     )
     expected = _direction_reference(
@@ -178,9 +186,10 @@ class DirectionTest(_StrictTest):
     direction_fn = functools.partial(
         svgd.svgd_direction, kernel=svgd.rbf(), off_diagonal=off_diagonal
     )
-    whole = direction_fn(particles, scores)
+    whole = jax.jit(direction_fn)(particles, scores)
+    part_fn = jax.jit(direction_fn, static_argnames='block_size')
     for block_size in (None, 2):
-      part = direction_fn(
+      part = part_fn(
           particles,
           scores,
           queries=particles[3:8],
@@ -195,8 +204,9 @@ class DirectionTest(_StrictTest):
     direction_fn = functools.partial(
         svgd.svgd_direction, kernel=svgd.rbf(), off_diagonal=True
     )
-    actual = jax.vmap(direction_fn)(particles, scores)
-    expected = [direction_fn(z, s) for z, s in zip(particles, scores)]
+    actual = jax.jit(jax.vmap(direction_fn))(particles, scores)
+    one_fn = jax.jit(direction_fn)
+    expected = [one_fn(z, s) for z, s in zip(particles, scores)]
     # the same float32 sums, batched
     np.testing.assert_allclose(
         actual, np.stack(expected), rtol=1e-5, atol=1e-6
@@ -205,7 +215,7 @@ class DirectionTest(_StrictTest):
   @parameterized.product(name=('rbf', 'imq', 'multi_scale'), n=(2, 33))
   def test_repulsion_adds_up_to_zero(self, name, n):
     particles = _normal(4, n, 5)
-    repulsion = svgd.svgd_direction(
+    repulsion = _direction(
         particles, jnp.zeros((n, 5)), svgd.KERNELS[name](), off_diagonal=False
     )
     # n float32 terms, each below 1
@@ -217,7 +227,7 @@ class DirectionTest(_StrictTest):
   @parameterized.product(name=('rbf', 'imq', 'multi_scale'))
   def test_two_particles_part(self, name):
     particles = np.array([[0.0, 0.0], [1.0, 0.5]], np.float32)
-    repulsion = svgd.svgd_direction(
+    repulsion = _direction(
         particles, jnp.zeros((2, 2)), svgd.KERNELS[name](), off_diagonal=True
     )
     apart = particles[1] - particles[0]
@@ -254,14 +264,14 @@ class DirectionTest(_StrictTest):
         particles, scores, name, h, off_diagonal=False
     )
     kernel = _OBJECTS[name](h, exact=True)
-    actual = svgd.svgd_direction(
+    actual = _direction(
         particles, scores, kernel, off_diagonal=False
     )
     # centring at 50 rounds each particle to 4e-6, 4e-3 of the clusters' size;
     # eight such terms
     largest = np.max(np.abs(expected))
     np.testing.assert_allclose(actual, expected, atol=0.03 * largest)
-    matmul_form = svgd.svgd_direction(
+    matmul_form = _direction(
         particles, scores, _OBJECTS[name](h), off_diagonal=False
     )
     self.assertGreater(np.max(np.abs(matmul_form - expected)), largest)
@@ -277,7 +287,7 @@ class DirectionTest(_StrictTest):
   ):
     particles = np.full((5, 3), 0.3, np.float32)
     scores = np.full((5, 3), 2.0, np.float32)
-    actual = svgd.svgd_direction(
+    actual = _direction(
         particles,
         scores,
         svgd.KERNELS[name](bandwidth),
@@ -295,7 +305,7 @@ class DirectionTest(_StrictTest):
       )
       return jnp.sum(direction)
 
-    grads = jax.grad(total, argnums=(0, 1))(particles, scores)
+    grads = jax.jit(jax.grad(total, argnums=(0, 1)))(particles, scores)
     chex.assert_trees_all_equal(grads, (np.zeros((5, 3)), np.zeros((5, 3))))
 
   def test_one_particle_off_diagonal_is_an_error(self):
@@ -340,7 +350,7 @@ class BandwidthTest(_StrictTest):
     expected = np.median(pairs) / math.log(n + 1)
     # float32; the matmul form differences terms of the size of the result
     np.testing.assert_allclose(
-        svgd.median_bandwidth(particles), expected, rtol=1e-5
+        jax.jit(svgd.median_bandwidth)(particles), expected, rtol=1e-5
     )
 
   @parameterized.parameters((2.5,), ('2.5',))
@@ -358,6 +368,7 @@ class BandwidthTest(_StrictTest):
   @parameterized.parameters(('mean',), ('median',))
   def test_the_floor_holds_where_all_coincide(self, bandwidth):
     bandwidth_fn = svgd.make_bandwidth_fn(bandwidth, floor=1e-3)
+    bandwidth_fn = jax.jit(bandwidth_fn)
     self.assertEqual(float(bandwidth_fn(jnp.ones((4, 2)))), np.float32(1e-3))
 
   def test_a_factor_narrows_a_rule_but_no_number(self):
@@ -381,7 +392,8 @@ class BandwidthTest(_StrictTest):
 
   @parameterized.parameters(('mean',), ('median',))
   def test_no_gradient_flows_through_it(self, bandwidth):
-    gradient = jax.grad(svgd.make_bandwidth_fn(bandwidth))(_normal(0, 6, 2))
+    grad_fn = jax.jit(jax.grad(svgd.make_bandwidth_fn(bandwidth)))
+    gradient = grad_fn(_normal(0, 6, 2))
     np.testing.assert_array_equal(gradient, np.zeros((6, 2)))
 
 
@@ -393,7 +405,7 @@ class KernelTest(_StrictTest):
     value_and_grad = jax.value_and_grad(
         functools.partial(_FUNCTIONS[name], bandwidth=0.7)
     )
-    actual = value_and_grad(x, y)
+    actual = jax.jit(value_and_grad)(x, y)
     expected = _REFERENCES[name](
         x.astype(np.float64), y.astype(np.float64), 0.7
     )
@@ -406,7 +418,7 @@ class KernelTest(_StrictTest):
     kernel_fn = functools.partial(_FUNCTIONS[name], bandwidth=0.7)
     self.assertEqual(float(kernel_fn(x, x)), 1.0)
     np.testing.assert_array_equal(jax.grad(kernel_fn)(x, x), np.zeros(4))
-    hessian = jax.hessian(kernel_fn)(x, x)
+    hessian = jax.jit(jax.hessian(kernel_fn))(x, x)
     curvature = {  # k = 1 - c |x - y|^2 + ..., so that k'' = -2 c
         'rbf': -2.0 / 0.7,
         'imq': -1.0 / 0.7,
@@ -547,7 +559,7 @@ class LawTest(_StrictTest):
       )
       return particles + direction, None
 
-    end, _ = jax.lax.scan(body, start, length=500)
+    end, _ = jax.jit(lambda z: jax.lax.scan(body, z, length=500))(start)
     self.assertGreater(float(jnp.var(end)), 2.0)
 
   def test_one_step_is_that_of_blackjax(self):
@@ -597,6 +609,11 @@ class SteinParticlesTest(_StrictTest):
     )
     return jnp.mean(_quadratic_energy(precision, particles))
 
+  def _grad(self, z, precision, **kwargs):
+    """The gradient of the loss by z, compiled."""
+    loss_fn = functools.partial(self._loss, **kwargs)
+    return jax.jit(jax.grad(loss_fn))(z, precision)
+
   def _expected(self, temperature=1.0, off_diagonal=True):
     """-phi / (B K), set by set, from scores by hand."""
     directions = [
@@ -618,7 +635,7 @@ class SteinParticlesTest(_StrictTest):
 
   @parameterized.product(off_diagonal=(False, True), block_size=(None, 2))
   def test_gradient_is_minus_phi_over_count(self, off_diagonal, block_size):
-    actual = jax.grad(self._loss)(
+    actual = self._grad(
         self.z,
         self.precision,
         off_diagonal=off_diagonal,
@@ -642,22 +659,23 @@ class SteinParticlesTest(_StrictTest):
         )
         for z in self.z
     ]) / 15
-    actual = jax.grad(self._loss)(self.z, self.precision)
+    actual = self._grad(self.z, self.precision)
     self.assertGreater(np.max(np.abs(actual - no_score)), 1e-2)
 
   def test_scale_of_the_sets_count_is_free(self):
     # each of two copies of the batch gets half the gradient of one
-    one = jax.grad(self._loss)(self.z, self.precision)
-    two = jax.grad(self._loss)(
-        np.concatenate([self.z, self.z]), self.precision
-    )
+    one = self._grad(self.z, self.precision)
+    two = self._grad(np.concatenate([self.z, self.z]), self.precision)
     # float32, halving is exact
     np.testing.assert_allclose(2.0 * two[:3], one, rtol=1e-6, atol=1e-8)
 
   def test_gradient_of_the_energy_is_its_own(self):
     plain = lambda precision: jnp.mean(_quadratic_energy(precision, self.z))
-    actual = jax.grad(self._loss, argnums=1)(self.z, self.precision)
-    np.testing.assert_array_equal(actual, jax.grad(plain)(self.precision))
+    actual = jax.jit(jax.grad(self._loss, argnums=1))(self.z, self.precision)
+    # the same float32 sums, fused otherwise
+    np.testing.assert_allclose(
+        actual, jax.grad(plain)(self.precision), rtol=1e-6
+    )
 
   def test_temperature_may_be_traced_and_has_no_gradient(self):
     grad_fn = jax.jit(jax.grad(self._loss, argnums=(0, 2)))
@@ -675,7 +693,7 @@ class SteinParticlesTest(_StrictTest):
     def loss_fn(scale):
       return self._loss(scale * noise, self.precision)
 
-    gradient = jax.grad(loss_fn)(jnp.float32(1.5))
+    gradient = jax.jit(jax.grad(loss_fn))(jnp.float32(1.5))
     self.z = np.float32(1.5) * noise
     # float32, 60 terms: J' = noise, contracted with -phi / count
     np.testing.assert_allclose(
@@ -683,7 +701,7 @@ class SteinParticlesTest(_StrictTest):
     )
 
   def test_bfloat16_particles_get_a_bfloat16_gradient_near_it(self):
-    gradient = jax.grad(self._loss)(
+    gradient = self._grad(
         jnp.asarray(self.z, jnp.bfloat16), jnp.asarray(self.precision)
     )
     self.assertEqual(gradient.dtype, jnp.bfloat16)
@@ -717,17 +735,17 @@ class SteinParticlesTest(_StrictTest):
       return jax.lax.pmean(gradient, 'devices')
 
     weights = jnp.asarray(_normal(5, 3, 3))
-    expected = jax.grad(loss_fn)(weights, noise, None)
+    grad_fn = jax.grad(loss_fn)
+    whole_fn = jax.jit(lambda w, z: grad_fn(w, z, None))
+    expected = whole_fn(weights, noise)
     parts = noise.reshape(4, 4, 3)
     options = dict(axis_name='devices', in_axes=(None, 0), out_axes=None)
     for mapped in (jax.pmap, jax.vmap):
-      actual = mapped(sharded, **options)(weights, parts)
+      actual = jax.jit(mapped(sharded, **options))(weights, parts)
       # float32 sums of 16 terms in another order
       np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     # each device's own set is another problem: the test can fail
-    own = jax.vmap(
-        lambda w, z: jax.grad(loss_fn)(w, z, None), in_axes=(None, 0)
-    )(weights, parts)
+    own = jax.vmap(whole_fn, in_axes=(None, 0))(weights, parts)
     difference = jnp.mean(own, axis=0) - expected
     self.assertGreater(float(jnp.max(jnp.abs(difference))), 1e-2)
 
@@ -783,13 +801,14 @@ class SmoothedFlowTest(_StrictTest):
   def test_sharded_sets_have_the_flow_of_the_whole(self):
     particles, targets = _normal(0, 16, 4), _normal(1, 24, 4)
     scales = (0.05, 0.2)
-    expected = svgd.smoothed_flow(particles, targets, scales)
+    whole_fn = functools.partial(svgd.smoothed_flow, scales=scales)
+    expected = jax.jit(whole_fn)(particles, targets)
     parts = particles.reshape(4, 4, 4), targets.reshape(4, 6, 4)
     flow_fn = functools.partial(
         svgd.smoothed_flow, scales=scales, axis_name='devices'
     )
     for mapped in (jax.pmap, jax.vmap):
-      actual = mapped(flow_fn, axis_name='devices')(*parts)
+      actual = jax.jit(mapped(flow_fn, axis_name='devices'))(*parts)
       # float32; distances over the least scale
       np.testing.assert_allclose(
           actual.reshape(16, 4), expected, rtol=1e-4, atol=1e-5
@@ -798,7 +817,8 @@ class SmoothedFlowTest(_StrictTest):
   def test_a_shift_is_followed(self):
     particles, targets = _normal(0, 64, 2), _normal(1, 64, 2)
     shift = np.array([1.0, 0.0], np.float32)
-    flow = svgd.smoothed_flow(particles, targets + shift, (0.2,))
+    flow_fn = jax.jit(functools.partial(svgd.smoothed_flow, scales=(0.2,)))
+    flow = flow_fn(particles, targets + shift)
     mean = np.mean(flow, axis=0)
     self.assertGreater(mean[0], 0.3)  # of a root mean square of 1
     self.assertGreater(mean[0], 3 * abs(mean[1]))
@@ -824,7 +844,8 @@ class SmoothedFlowTest(_StrictTest):
 
   def test_no_gradient_flows_through_it(self):
     total = lambda u, y: jnp.sum(svgd.smoothed_flow(u, y, (0.2,)))
-    grads = jax.grad(total, argnums=(0, 1))(_normal(0, 5, 2), _normal(1, 5, 2))
+    grad_fn = jax.jit(jax.grad(total, argnums=(0, 1)))
+    grads = grad_fn(_normal(0, 5, 2), _normal(1, 5, 2))
     chex.assert_trees_all_equal(grads, (np.zeros((5, 2)), np.zeros((5, 2))))
 
 
