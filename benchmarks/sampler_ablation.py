@@ -73,6 +73,7 @@ VARIANTS = {
         'objective.sampler_kernel': 'linear',
         'objective.sampler_bandwidth_factor': 1.0,
     },
+    'moments_not_matched': {'objective.match_moments': False},
     'off_diagonal': {'objective.sampler_off_diagonal': True},
     'no_svgd': {'objective.sampler_svgd': False},
     'smoothed': {'objective.latent_target': 'smoothed'},
@@ -91,6 +92,7 @@ VARIANTS = {
 SECTIONS = ('images', 'toy')
 _SOURCES = ('aggregate', 'gmm_10', 'gaussian', 'prior')  # to compare with
 
+_MOMENT_SAMPLES = 50_000  # of the trained sampler
 _UPDATES_AT_ONCE = 500  # so that an interrupt is heard
 
 # The toy: a ring of Gaussians.
@@ -204,7 +206,7 @@ def train_sampler(
       **config.optimizer.to_dict(),
   )
   batch_size, decay = config.train.batch_size, config.train.ema_decay
-  stats = latent_stats(latents)
+  stats = {'latents': latent_stats(latents)}
   init_key, step_key, _ = jax.random.split(key, 3)
   params = model.init(init_key, phase.trains)
   opt_state = {name: txs[name].init(params[name]) for name in params}
@@ -252,21 +254,30 @@ def train_sampler(
     carry = jax.block_until_ready(updates_fn(carry, latents, start, stop))
   seconds = time.monotonic() - start_time
 
+  averaged = carry[1]
+  if config.objective.match_moments:
+    # the product keeps them in the autoencoder's phase, which is frozen here
+    noise_key = jax.random.fold_in(step_key, num_updates)
+    noise = jax.random.normal(noise_key, (_MOMENT_SAMPLES, latents.shape[-1]))
+    u = model.modules['sampler'].apply(averaged['sampler'], noise)
+    stats['sampler'] = latent_stats(u)
+
   @functools.partial(jax.jit, static_argnums=1)
   def generate(params, num_samples, key):
     keys = step_lib.image_keys(key, num_samples, None)
     return method.generate(params, stats, keys)
 
   def sample_fn(num_samples, key):
-    return np.asarray(generate(carry[1], num_samples, key))
+    return np.asarray(generate(averaged, num_samples, key))
 
   return Trained(sample_fn, 1e3 * seconds / num_updates)
 
 
-def latent_stats(latents: Array) -> dict[str, Array]:
-  """The moments of all latents [N, K, D], as the method keeps them."""
-  moments = ldc.init_moments(latents.shape[-1])
-  return ldc.update_moments(moments, jnp.asarray(latents), 0.0)
+def latent_stats(points: Array) -> dict[str, Array]:
+  """The moments of all points [..., D], as the method keeps them."""
+  dim = points.shape[-1]
+  flat = jnp.asarray(points).reshape(-1, dim)
+  return ldc.update_moments(ldc.init_moments(dim), flat, 0.0)
 
 
 def sampler_std(z: np.ndarray, latents: Array) -> float:
