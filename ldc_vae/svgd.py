@@ -143,8 +143,7 @@ def squared_distances(x: Array, y: Array) -> Array:
     Shape [m, n].
   """
   chex.assert_rank([x, y], 2)
-  # Full precision: TF32 and bfloat16 products lose the small distances.
-  products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+  products = _matmul(x, y.T)
   norms_x = jnp.sum(jnp.square(x), axis=1)[:, None]
   norms_y = jnp.sum(jnp.square(y), axis=1)[None, :]
   return jnp.maximum(norms_x + norms_y - 2.0 * products, 0.0)
@@ -253,7 +252,7 @@ def rbf(
     values = _masked(jnp.exp(-distances_fn(queries, particles) / h), mask)
     # grad_x k(x, y) = (2/h) (y - x) k folds into the one product with K.
     weight = 2.0 * temperature / h
-    pulled = values @ (scores - weight * particles)
+    pulled = _matmul(values, scores - weight * particles)
     return pulled + weight * queries * jnp.sum(values, axis=1, keepdims=True)
 
   bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
@@ -307,12 +306,12 @@ def linear(
   """`linear_kernel` in matmul form; it sees only two moments."""
 
   def contract(queries, particles, scores, mask, h, temperature):
-    values = _masked(queries @ particles.T / h + 1.0, mask)
+    values = _masked(_matmul(queries, particles.T) / h + 1.0, mask)
     if mask is None:
       count = particles.shape[0]
     else:
       count = jnp.sum(mask, axis=1, keepdims=True)
-    return values @ scores + temperature * count * queries / h
+    return _matmul(values, scores) + temperature * count * queries / h
 
   bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
   return Kernel(bandwidth_fn, contract, centred=False)
@@ -338,7 +337,7 @@ def from_function(kernel_fn: KernelFn) -> Kernel:
     values = _masked(values, mask)
     if mask is not None:
       grads = grads * mask[:, :, None]
-    return values @ scores + temperature * jnp.sum(grads, axis=1)
+    return _matmul(values, scores) + temperature * jnp.sum(grads, axis=1)
 
   no_bandwidth = lambda particles: jnp.ones((), particles.dtype)
   return Kernel(no_bandwidth, contract, centred=False)
@@ -514,8 +513,8 @@ def smoothed_flow(
   to_particles = jnp.where(own, jnp.inf, to_particles)
   total = jnp.zeros_like(u)
   for scale in scales:
-    flow = jax.nn.softmax(-to_targets / scale, axis=1) @ all_y
-    flow -= jax.nn.softmax(-to_particles / scale, axis=1) @ all_u
+    flow = _matmul(jax.nn.softmax(-to_targets / scale, axis=1), all_y)
+    flow -= _matmul(jax.nn.softmax(-to_particles / scale, axis=1), all_u)
     mean_square = jnp.mean(jnp.sum(jnp.square(flow), axis=1))
     if axis_name is not None:
       mean_square = jax.lax.pmean(mean_square, axis_name)
@@ -584,10 +583,19 @@ def _radial(profile, bandwidth_fn, exact) -> Kernel:
     values, slopes = profile(distances_fn(queries, particles), h)
     values, slopes = _masked(values, mask), _masked(slopes, mask)
     repulsion = queries * jnp.sum(slopes, axis=1, keepdims=True)
-    repulsion -= slopes @ particles
-    return values @ scores + temperature * repulsion
+    repulsion -= _matmul(slopes, particles)
+    return _matmul(values, scores) + temperature * repulsion
 
   return Kernel(bandwidth_fn, contract, centred=True)
+
+
+def _matmul(x: Array, y: Array) -> Array:
+  """x @ y in full float32: distances and repulsions are small differences.
+
+  The default on a TPU (bfloat16) or GPU (TF32) has 8 or 11 bits: a particle
+  would repel itself by the rounding of its own coordinates.
+  """
+  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def _masked(values: Array, mask: Array | None) -> Array:

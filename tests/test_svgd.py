@@ -100,6 +100,18 @@ def _direction(particles, scores, kernel, **options):
   return jax.jit(direction_fn)(particles, scores)
 
 
+def _assert_products_are_exact(test, program) -> None:
+  """Fails for a lowered program with a matrix product below float32."""
+  products = [
+      line
+      for line in program.as_text().splitlines()
+      if 'stablehlo.dot_general' in line
+  ]
+  test.assertNotEmpty(products)
+  for line in products:
+    test.assertIn('precision = [HIGHEST, HIGHEST]', line)
+
+
 class _StrictTest(chex.TestCase):
   """Raises where arrays of different ranks are combined unseen."""
 
@@ -295,6 +307,21 @@ class DirectionTest(_StrictTest):
     )
     # k = 1 and no repulsion: centring gives zeros; 5 float32 terms
     np.testing.assert_allclose(actual, scores, rtol=1e-6)
+
+  @parameterized.parameters(
+      ('rbf',), ('imq',), ('multi_scale',), ('linear',), ('function',)
+  )
+  def test_all_products_are_in_full_precision(self, name):
+    # of no effect on a CPU; TPU and GPU round their factors by default
+    if name == 'function':
+      kernel = functools.partial(svgd.imq_kernel, bandwidth=2.0)
+    else:
+      kernel = svgd.KERNELS[name]('mean')
+    direction_fn = functools.partial(
+        svgd.svgd_direction, kernel=kernel, off_diagonal=True
+    )
+    program = jax.jit(direction_fn).lower(_normal(0, 5, 3), _normal(1, 5, 3))
+    _assert_products_are_exact(self, program)
 
   def test_no_gradient_flows_through_it(self):
     particles, scores = _normal(0, 5, 3), _normal(1, 5, 3)
@@ -813,6 +840,11 @@ class SmoothedFlowTest(_StrictTest):
       np.testing.assert_allclose(
           actual.reshape(16, 4), expected, rtol=1e-4, atol=1e-5
       )
+
+  def test_all_products_are_in_full_precision(self):
+    flow_fn = functools.partial(svgd.smoothed_flow, scales=(0.2,))
+    program = jax.jit(flow_fn).lower(_normal(0, 5, 3), _normal(1, 5, 3))
+    _assert_products_are_exact(self, program)
 
   def test_a_shift_is_followed(self):
     particles, targets = _normal(0, 64, 2), _normal(1, 64, 2)
