@@ -36,6 +36,7 @@ MODULE = 'benchmarks.encoder_bound'
 
 # Rows: the method's name in the tables, and whether SVGD leaves out j = i.
 ELBO, OFF_DIAGONAL, ALL_PAIRS = 'elbo', 'svgd', 'svgd, all pairs'
+WHITENED = 'svgd, whitened'
 
 # Of both methods, whatever the run file says.
 COMMON = {
@@ -68,7 +69,7 @@ def create_experiment(
 
   Args:
     dataset: A run file of configs/, without '.py'.
-    method: ELBO, OFF_DIAGONAL or ALL_PAIRS.
+    method: ELBO, OFF_DIAGONAL, ALL_PAIRS or WHITENED.
     num_particles: K.
     seed: Of weights, batches and noise.
     overrides: Further fields of the config.
@@ -84,7 +85,9 @@ def create_experiment(
     own = {
         'objective.inverse_temperature': 1.0,
         'objective.num_particles': num_particles,
-        'objective.off_diagonal': method == OFF_DIAGONAL,
+        'objective.off_diagonal': method != ALL_PAIRS,
+        'objective.whiten': method == WHITENED,
+        'objective.match_moments': False,  # there is no sampler
         'objective.latent_energy_weight': 0.0,
     }
   config = config_lib.load(
@@ -310,10 +313,14 @@ def tables(record: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> int:
   """Runs the comparison; 0 is success."""
   args = _parse(argv)
-  methods = [ELBO] + [
-      OFF_DIAGONAL if off_diagonal else ALL_PAIRS
-      for off_diagonal in args.off_diagonal
-  ]
+  methods = [ELBO]
+  if False in args.whiten:
+    methods += [
+        OFF_DIAGONAL if off_diagonal else ALL_PAIRS
+        for off_diagonal in args.off_diagonal
+    ]
+  if True in args.whiten:
+    methods.append(WHITENED)
   common.set_up_jax()
   overrides = {
       'dataset.data_dir': args.data_dir,
@@ -374,6 +381,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--seeds', type=common.integers, default=(0, 1, 2))
   add('--num_particles', type=common.positive, default=8, help='K')
   add('--importance_samples', type=common.positive, default=64)
+  add('--whiten', type=_booleans, default=(False, True),
+      help='distances in posterior standard deviations')
   add('--off_diagonal', type=_booleans, default=(True,),
       help='true, false (all pairs) or true,false')
   add('--output', default='benchmarks/results/encoder_bound.json')

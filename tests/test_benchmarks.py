@@ -393,7 +393,8 @@ class EncoderBoundTest(absltest.TestCase):
     output = _folder(self) / 'bound.json'
     code = encoder_bound.main([
         '--num_steps=3', '--seeds=2', '--num_particles=2',
-        '--importance_samples=4', '--off_diagonal=true', f'--output={output}',
+        '--importance_samples=4', '--off_diagonal=true', '--whiten=false',
+        f'--output={output}',
     ])
     self.assertEqual(code, 0)
     record = json.loads(output.read_text())
@@ -414,8 +415,10 @@ class EncoderBoundTest(absltest.TestCase):
     )
 
   def test_svgd_is_the_first_phase_at_inverse_temperature_one(self):
-    for method, off_diagonal in (
-        (encoder_bound.OFF_DIAGONAL, True), (encoder_bound.ALL_PAIRS, False),
+    for method, off_diagonal, whiten in (
+        (encoder_bound.OFF_DIAGONAL, True, False),
+        (encoder_bound.ALL_PAIRS, False, False),
+        (encoder_bound.WHITENED, True, True),
     ):
       config, experiment = encoder_bound.create_experiment(
           'digits', method, num_particles=4, seed=0,
@@ -423,6 +426,7 @@ class EncoderBoundTest(absltest.TestCase):
       )
       self.assertEqual(config.objective.inverse_temperature, 1.0)
       self.assertEqual(config.objective.off_diagonal, off_diagonal)
+      self.assertEqual(config.objective.whiten, whiten)
       self.assertLen(experiment.method.phases, 1)
       self.assertSameElements(experiment.txs, ('encoder', 'decoder'))
 

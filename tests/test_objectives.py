@@ -53,6 +53,7 @@ _LDC_FIELDS = dict(
     flow_scales=(0.05, 0.2),
     moments_decay=0.9,
     match_moments=False,
+    whiten=False,
 )
 
 
@@ -226,8 +227,10 @@ class LdcAutoencoderTest(chex.TestCase):
 
     kernel = svgd.KERNELS[fields['kernel']](fields['bandwidth'])
     directions = []
-    for particles, image in zip(z, images):
+    for index, (particles, image) in enumerate(zip(z, images)):
       scores = jax.vmap(score, in_axes=(0, None))(particles, image)
+      if fields['whiten']:
+        kernel = self._whitened_kernel(model, params, particles, index)
       directions.append(
           svgd.svgd_direction(
               particles, scores, kernel, off_diagonal=fields['off_diagonal']
@@ -244,8 +247,16 @@ class LdcAutoencoderTest(chex.TestCase):
     )
     return encoder, decoder
 
+  def _whitened_kernel(self, model, params, particles, index):
+    """k((x - m) / s, (y - m) / s) as a function, by autodiff."""
+    _, means, logvars = model.particles(params, _images(), _keys(), 1)
+    mean, std = means[index], jnp.exp(0.5 * logvars[index])
+    h = svgd.mean_bandwidth((particles - mean) / std)
+    return lambda x, y: svgd.rbf_kernel((x - mean) / std, (y - mean) / std, h)
+
   @parameterized.named_parameters(
       ('default', 'gaussian', {}),
+      ('whitened', 'gaussian', dict(whiten=True)),
       ('imq_fixed', 'gaussian', dict(kernel='imq', bandwidth=2.0)),
       ('all_pairs', 'gaussian', dict(off_diagonal=False)),
       ('implicit', 'implicit', {}),
@@ -317,9 +328,8 @@ class LdcAutoencoderTest(chex.TestCase):
   def test_stats_move_by_the_latents(self):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
-    _, (_, updates) = self._grad(
-        model, params, _context(stats={'latents': _moments()}), moments_decay=0.8
-    )
+    context = _context(stats={'latents': _moments()})
+    _, (_, updates) = self._grad(model, params, context, moments_decay=0.8)
     z = updates['latents'].reshape(-1, 3)
     expected = {'latents': ldc.update_moments(_moments(), z, 0.8)}
     # float32; products of matmuls

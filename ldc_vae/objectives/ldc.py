@@ -17,7 +17,7 @@ standardised with running moments, u = (z - mu) / sigma. Two targets:
               the encoder's; no further network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -51,9 +51,11 @@ def update_moments(
 ) -> dict[str, Array]:
   """Moves the running moments towards those of points [n, D]."""
   mix = lambda old, new: decay * old + (1.0 - decay) * new
+  # in full float32: the covariance is a difference of two such moments
+  second = jnp.matmul(points.T, points, precision=jax.lax.Precision.HIGHEST)
   return {
       'first': mix(moments['first'], jnp.mean(points, axis=0)),
-      'second': mix(moments['second'], points.T @ points / points.shape[0]),
+      'second': mix(moments['second'], second / points.shape[0]),
       'weight': mix(moments['weight'], 1.0),
   }
 
@@ -102,6 +104,35 @@ def affine_match(
   return mean + (root @ white).T
 
 
+def whitened_particles(
+    z: Array,
+    mean: Array,
+    logvar: Array,
+    stein_fn: Callable[[Array], Array],
+) -> Array:
+  """Stein particles under the kernel k((x - m) / s, (y - m) / s).
+
+  m and s are the posterior's own mean and standard deviations. A kernel that is
+  scalar in z is as wide as the widest dimension, so that the narrow ones, which
+  the decoder uses most, learn their width slowly and stay too narrow.
+
+  Args:
+    z: Particles, shape [B, K, D].
+    mean: Shape [B, D].
+    logvar: Shape [B, D].
+    stein_fn: `svgd.stein_particles` with its kernel.
+
+  Returns:
+    z, unchanged; backwards, the SVGD direction.
+  """
+  # the metric is a constant of the update, as the bandwidth is
+  mean, std = jax.lax.stop_gradient((mean, jnp.exp(0.5 * logvar)))
+  mean, std = mean[:, None], std[:, None]
+  return energy.unstandardise(
+      stein_fn(energy.standardise(z, mean, std)), mean, std
+  )
+
+
 def repulsion_temperature(
     progress: Array | float, *, start: float, end: float, fraction: float
 ) -> Array:
@@ -131,6 +162,7 @@ def autoencoder_objective(
     num_particles: int,
     kernel: svgd.Kernel,
     off_diagonal: bool,
+    whiten: bool,
     latent_energy_weight: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """Mean Gibbs energy; its gradient is SVGD for the encoder. Nats.
@@ -145,6 +177,8 @@ def autoencoder_objective(
     num_particles: K.
     kernel: Of the K particles of one image.
     off_diagonal: Leave out j = i.
+    whiten: Measure the kernel's distances in standard deviations of each
+      image's posterior, see `whitened_particles`.
     latent_energy_weight: w of w f(u) in U.
 
   Returns:
@@ -154,7 +188,13 @@ def autoencoder_objective(
   """
   z, mean, logvar = model.particles(params, images, keys, num_particles)
   # U only: every other use takes the latents without gradient, below
-  particles = svgd.stein_particles(z, kernel, off_diagonal=off_diagonal)
+  stein_fn = functools.partial(
+      svgd.stein_particles, kernel=kernel, off_diagonal=off_diagonal
+  )
+  if whiten:
+    particles = whitened_particles(z, mean, logvar, stein_fn)
+  else:
+    particles = stein_fn(z)
   log_likelihoods = model.log_likelihood(params, images, particles)
   latent_energies = jnp.zeros(log_likelihoods.shape)
   if latent_energy_weight:
@@ -234,7 +274,8 @@ def latent_objective(
   first = context['update'] * group
   chosen = (first + jnp.arange(group)) % num_particles
   aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
-  aggregate = energy.standardise(aggregate, *latent_moments(context['stats']['latents']))
+  mu, sigma = latent_moments(context['stats']['latents'])
+  aggregate = energy.standardise(aggregate, mu, sigma)
 
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
   u = model.modules['sampler'].apply(params['sampler'], noise)
@@ -290,6 +331,7 @@ def create(
     kernel: str,
     bandwidth: float | str,
     off_diagonal: bool,
+    whiten: bool,
     latent_target: str,
     latent_energy_weight: float,
     num_latent_updates: int,
@@ -336,6 +378,11 @@ def create(
           f'objective.{field}={value} must be positive: T falls geometrically'
           ' over a fraction of the training'
       )
+  if whiten and model.encoder != 'gaussian':
+    raise ValueError(
+        'objective.whiten=True needs model.encoder=gaussian, got'
+        f' {model.encoder!r}: it needs the standard deviations'
+    )
   if latent_target not in LATENT_TARGETS:
     raise ValueError(
         f'objective.latent_target={latent_target!r}; known:'
@@ -353,6 +400,7 @@ def create(
       num_particles=num_particles,
       kernel=svgd.KERNELS[kernel](bandwidth),
       off_diagonal=off_diagonal,
+      whiten=whiten,
       latent_energy_weight=latent_energy_weight,
   )
 
