@@ -158,9 +158,9 @@ class ConvDecoder(nn.Module):
 class ResidualMlp(nn.Module):
   """Vectors [..., D] -> features [..., W]: x + dense(silu(dense(silu(x)))).
 
-  Blocks start near the identity. Plain layers of the same cost leave the
-  sampler twice as far from the aggregate posterior (`benchmarks/README.md`):
-  its map must be nearly discontinuous between the clusters.
+  Blocks start near the identity, as steps of a flow that can be steep between
+  clusters. What they buy over plain layers depends on the data set, see
+  `benchmarks/README.md`.
   """
 
   width: int
