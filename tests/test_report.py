@@ -141,7 +141,7 @@ class WriteReportTest(parameterized.TestCase):
         'flax not installed',
         'git checkout 0123abc python',
         'The working tree had changes',
-        'objective.inverse_temperature 3.0',
+        'objective.temperature_start 1.0',
         'Does not apply to this run: frechet_classifier/two_stage , nll/ais',
         'figures/ had no source_grid',
     ):
@@ -233,7 +233,7 @@ class WriteReportTest(parameterized.TestCase):
     overrides = {
         'dataset.data_dir': "a folder's name",
         'model.hidden_sizes': (64,),
-        'objective.num_particles': 4,
+        'objective.num_particles': 5,
         'objective.off_diagonal': False,
         'evaluate.samplers': ('prior', 'gmm_50'),
         'seed': 7,

@@ -101,7 +101,8 @@ def affine_match(
   white = jax.scipy.linalg.solve_triangular(
       own_root, (u - own_mean).T, lower=True
   )
-  return mean + (root @ white).T
+  highest = jax.lax.Precision.HIGHEST  # a latent keeps all its digits
+  return mean + jnp.matmul(root, white, precision=highest).T
 
 
 def whitened_particles(
