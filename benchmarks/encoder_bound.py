@@ -10,7 +10,6 @@ K samples. Bounds are in nats and include the likelihood's normaliser.
 
 import argparse
 from collections.abc import Sequence
-import functools
 import math
 import time
 from typing import Any
@@ -105,14 +104,8 @@ def train(
 ) -> tuple[step_lib.TrainState, float]:
   """Trains by the product's step; returns the state and seconds per step."""
   train_step = step_lib.pmap_train_step(
-      functools.partial(
-          step_lib.train_step,
-          method=experiment.method,
-          txs=experiment.txs,
-          num_steps=experiment.num_steps,
-          ema_decay=config.train.ema_decay,
-          binarize=config.dataset.binarize,
-          accumulate=config.train.accumulate,
+      experiment_lib.make_train_step(
+          config, experiment.method, experiment.txs, experiment.num_steps
       )
   )
   devices = jax.local_device_count()

@@ -8,7 +8,6 @@ and files.
 
 import argparse
 import collections
-import functools
 import json
 import math
 import os
@@ -62,14 +61,8 @@ def make_epoch_fn(images: np.ndarray, batch_size: int, likelihood: str):
       method, num_steps=num_steps, **config.optimizer.to_dict()
   )
   train_step = step_lib.pmap_train_step(
-      functools.partial(
-          step_lib.train_step,
-          method=method,
-          txs=txs,
-          num_steps=num_steps,
-          ema_decay=config.train.ema_decay,
-          binarize=config.dataset.binarize,
-          accumulate=config.train.accumulate,
+      experiment_lib.make_train_step(
+          config, method, txs, num_steps
       )
   )
   key = jax.random.key(config.seed)

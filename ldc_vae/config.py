@@ -19,7 +19,6 @@ import platform
 import re
 import subprocess
 import sys
-import types
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict

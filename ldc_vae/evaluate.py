@@ -6,7 +6,6 @@ law costs can be told from what the decoder costs. Averaged (EMA) weights
 throughout.
 """
 
-import functools
 import os
 import pathlib
 import time
@@ -198,13 +197,7 @@ def evaluate(
   start = time.monotonic()
   workdir = pathlib.Path(workdir)
   experiment = experiment or experiment_lib.create(config)
-  state, step = _restore(experiment, workdir, config.evaluate.checkpoint)
-  apply = Apply(
-      experiment,
-      state,
-      binarize=config.dataset.binarize,
-      batch_size=config.evaluate.batch_size,
-  )
+  state, step, apply = _restore(config, experiment, workdir)
   key = jax.random.fold_in(experiment.key, 2**31 + 2)  # no step has it
   sources = make_sources(config, experiment, apply, key)
 
@@ -259,13 +252,7 @@ def sample(
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   experiment = experiment_lib.create(config)
-  state, step = _restore(experiment, workdir, config.evaluate.checkpoint)
-  apply = Apply(
-      experiment,
-      state,
-      binarize=config.dataset.binarize,
-      batch_size=config.evaluate.batch_size,
-  )
+  state, step, apply = _restore(config, experiment, workdir)
   key = jax.random.fold_in(experiment.key, 2**31 + 3)
   z = apply.generate(num_samples, key)
   images = apply.decode(z)
@@ -347,17 +334,25 @@ def make_sources(
   return Sources(latents, images, test, test_means, train_means, labels)
 
 
-def _restore(experiment, workdir, which):
-  """The state and step of a checkpoint; a sentence where there is none."""
+def _restore(config, experiment, workdir):
+  """The state, step and functions of the checkpoint; tells if there is none."""
   with checkpoint.Checkpointer(
       workdir / 'checkpoints', read_only=True
   ) as checkpointer:
-    restored = checkpointer.restore(experiment.init_state(), which)
+    restored = checkpointer.restore(
+        experiment.init_state(), config.evaluate.checkpoint
+    )
   if restored is None:
     raise checkpoint.CheckpointError(
         f'{workdir} holds no checkpoint; train in it first (--mode=train)'
     )
-  return restored.state, restored.step
+  apply = Apply(
+      experiment,
+      restored.state,
+      binarize=config.dataset.binarize,
+      batch_size=config.evaluate.batch_size,
+  )
+  return restored.state, restored.step, apply
 
 
 def _image_distances(config, dataset, sources) -> dict[str, float]:

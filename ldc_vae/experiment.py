@@ -3,6 +3,8 @@
 Config objects are read here and in the loops, and go no further down.
 """
 
+from collections.abc import Callable, Mapping
+import functools
 import math
 from typing import NamedTuple
 
@@ -109,6 +111,24 @@ def create_model(
       **{name: fields.pop(name) for name in networks.Sizes._fields}
   )
   return networks.create_model(image_shape, sizes, **fields)
+
+
+def make_train_step(
+    config: config_dict.ConfigDict,
+    method: base.Method,
+    txs: Mapping[str, optax.GradientTransformation],
+    num_steps: int,
+) -> Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]]:
+  """`step.train_step` with its keywords bound but `axis_name`."""
+  return functools.partial(
+      step_lib.train_step,
+      method=method,
+      txs=txs,
+      num_steps=num_steps,
+      ema_decay=config.train.ema_decay,
+      binarize=config.dataset.binarize,
+      accumulate=config.train.accumulate,
+  )
 
 
 def log_parameters(state: step_lib.TrainState) -> None:

@@ -523,7 +523,7 @@ def _write_tiles(
   grid_width = num_columns * (width + gap) - gap
   # Text grows with the picture: a browser shrinks a wide one to its window.
   size = max(24, round(grid_width / 64))
-  bold, plain = _font(size, bold=True), _font(size)
+  bold = _font(size, bold=True)
   small = _font(round(0.85 * size))
 
   left = _MARGIN

@@ -6,7 +6,7 @@ latent energy a scalar. No module knows a loss, a config or a device. Weights
 are float32; `dtype` is that of the matmuls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import math
 from typing import NamedTuple
 

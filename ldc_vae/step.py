@@ -223,8 +223,7 @@ def train_step(
   keys = image_keys(
       jax.random.fold_in(key, state.step), images.shape[0], axis_name
   )
-  fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-  images = prepare_images(images, fold_in(keys, 0), binarize)
+  images = prepare_images(images, base.fold_in(keys, 0), binarize)
   context = {
       'progress': state.step / num_steps,
       'stats': state.stats,
@@ -239,7 +238,7 @@ def train_step(
         phase=phase,
         txs=txs,
         images=images,
-        keys=fold_in(keys, index + 1),
+        keys=base.fold_in(keys, index + 1),
         accumulate=accumulate if phase.per_image else 1,
         axis_name=axis_name,
     )
@@ -311,8 +310,7 @@ def _phase_update(
 ):
   """One optimiser update of the networks that a phase trains."""
   if phase.num_updates > 1:
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    keys = fold_in(keys, update)
+    keys = base.fold_in(keys, update)
   trained = {name: params[name] for name in phase.trains}
 
   def loss_fn(trained, images, keys):

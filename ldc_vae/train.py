@@ -9,7 +9,6 @@ same parameters as one that was not.
 import collections
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 import os
 import pathlib
 import signal
@@ -149,14 +148,8 @@ def _train(config, workdir, experiment, checkpointer) -> None:
     return
 
   train_step = step_lib.pmap_train_step(
-      functools.partial(
-          step_lib.train_step,
-          method=experiment.method,
-          txs=experiment.txs,
-          num_steps=num_steps,
-          ema_decay=config.train.ema_decay,
-          binarize=config.dataset.binarize,
-          accumulate=config.train.accumulate,
+      experiment_lib.make_train_step(
+          config, experiment.method, experiment.txs, num_steps
       )
   )
   validation_fn = make_validation_fn(

@@ -15,7 +15,6 @@ from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import networks
 from ldc_vae import objectives
-from ldc_vae import step as step_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _RUN_FILES = sorted(
@@ -67,13 +66,9 @@ class CreateTest(parameterized.TestCase):
     )
     train_step = jax.jit(
         functools.partial(
-            step_lib.train_step,
-            method=experiment.method,
-            txs=experiment.txs,
-            num_steps=experiment.num_steps,
-            ema_decay=config.train.ema_decay,
-            binarize=config.dataset.binarize,
-            accumulate=1,
+            experiment_lib.make_train_step(
+                config, experiment.method, experiment.txs, experiment.num_steps
+            ),
             axis_name=None,
         )
     )

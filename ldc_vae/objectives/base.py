@@ -79,14 +79,16 @@ def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   return draw_normal(keys, (latent_size,))
 
 
-def posterior_metrics(
-    mean: Array | None, logvar: Array | None, z: Array
-) -> dict[str, Array]:
+def fold_in(keys: Array, data: Array | int) -> Array:
+  """`jax.random.fold_in` of each key of keys [B]."""
+  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def posterior_metrics(logvar: Array | None, z: Array) -> dict[str, Array]:
   """Scale of the posteriors, to see collapse and blow-up in the log.
 
   Args:
-    mean: Of a gaussian encoder, shape [B, D], or None.
-    logvar: Alike.
+    logvar: Of a gaussian encoder, shape [B, D], or None.
     z: Particles, shape [B, K, D].
 
   Returns:
@@ -97,7 +99,6 @@ def posterior_metrics(
     std = jnp.mean(jnp.std(z, axis=1))
   else:
     std = jnp.mean(jnp.exp(0.5 * logvar))
-  del mean
   return {
       'posterior_std': std,
       'latent_rms': jnp.sqrt(jnp.mean(jnp.square(z))),

@@ -19,7 +19,6 @@ standardised with running moments, u = (z - mu) / sigma. Two targets:
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -205,17 +204,15 @@ def autoencoder_objective(
     u = energy.standardise(particles, mu, sigma)
     f = model.modules['energy'].apply(frozen, u)
     latent_energies = latent_energy_weight * f
-  energy_fn = functools.partial(
-      _gibbs_energy, inverse_temperature=inverse_temperature
-  )
-  energies = jax.vmap(jax.vmap(energy_fn))(
-      log_likelihoods, particles, latent_energies
+  axes = (0, 0, None, 0)
+  energies = jax.vmap(jax.vmap(energy.gibbs_energy, axes), axes)(
+      log_likelihoods, particles, inverse_temperature, latent_energies
   )
   loss = jnp.mean(energies)
   metrics = {
       'loss': loss,
       'reconstruction': -jnp.mean(log_likelihoods),
-      **base.posterior_metrics(mean, logvar, z),
+      **base.posterior_metrics(logvar, z),
   }
   if mean is not None:
     # KL(q || p_lambda) up to log Z: what SVGD descends, and what can be logged
@@ -414,7 +411,7 @@ def create(
     )
     if match_moments:
       # the averaged weights are those that generate, so theirs are the moments
-      noise = base.draw_normal(_fold_in(keys, 1), z.shape[1:])
+      noise = base.draw_normal(base.fold_in(keys, 1), z.shape[1:])
       u = model.modules['sampler'].apply(
           context['ema_params']['sampler'], noise.reshape(-1, z.shape[-1])
       )
@@ -456,22 +453,4 @@ def create(
           for name in ('latents', *(('sampler',) if match_moments else ()))
       },
       generate=functools.partial(generate, model=model),
-  )
-
-
-def _fold_in(keys: Array, data: int) -> Array:
-  """`jax.random.fold_in` of each key."""
-  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
-
-
-def _gibbs_energy(
-    log_likelihood: Array,
-    z: Array,
-    latent_energy: Array,
-    *,
-    inverse_temperature: float,
-) -> Any:
-  """`energy.gibbs_energy` with the mapped arguments first."""
-  return energy.gibbs_energy(
-      log_likelihood, z, inverse_temperature, latent_energy
   )

@@ -51,7 +51,7 @@ def objective(
       'loss': loss,
       'reconstruction': -jnp.mean(log_likelihoods),
       'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
-      **base.posterior_metrics(mean, logvar, z),
+      **base.posterior_metrics(logvar, z),
   }
   return loss, (metrics, {})
 
