@@ -125,6 +125,7 @@ def make_train_step(
       method=method,
       txs=txs,
       num_steps=num_steps,
+      log_every=config.train.log_every,
       ema_decay=config.train.ema_decay,
       binarize=config.dataset.binarize,
       accumulate=config.train.accumulate,

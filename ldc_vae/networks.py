@@ -75,8 +75,8 @@ class GaussianEncoder(nn.Module):
   @nn.compact
   def __call__(self, images: Array) -> tuple[Array, Array]:
     x = self.torso(images).astype(jnp.float32)
-    mean = nn.Dense(self.latent_size, name='mean')(x)
-    raw = nn.Dense(self.latent_size, name='log_std')(x)
+    moments = nn.Dense(2 * self.latent_size, name='moments')(x)
+    mean, raw = jnp.split(moments, 2, axis=-1)
     log_std = _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
     return mean, 2.0 * log_std
 

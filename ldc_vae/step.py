@@ -182,6 +182,20 @@ def image_keys(key: Array, batch_size: int, axis_name: str | None) -> Array:
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
 
 
+def is_logged(step: Array | int, log_every: int, num_steps: int):
+  """Whether the metrics of a step, counted from 1, are written to the log.
+
+  Args:
+    step: A number, or an array of them.
+    log_every: Steps between two lines of the log.
+    num_steps: Train steps in all; the first and the last are logged too.
+
+  Returns:
+    A bool of the shape of `step`.
+  """
+  return (step % log_every == 0) | (step == 1) | (step == num_steps)
+
+
 def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
   """uint8 [B, H, W, C] -> float32 in [0, 1], binarised anew if asked."""
   images = images.astype(jnp.float32) / 255.0
@@ -198,6 +212,7 @@ def train_step(
     method: base.Method,
     txs: Mapping[str, optax.GradientTransformation],
     num_steps: int,
+    log_every: int,
     ema_decay: float,
     binarize: bool,
     accumulate: int,
@@ -212,6 +227,8 @@ def train_step(
     method: What to do.
     txs: Optimisers by network name.
     num_steps: Train steps in all, for `progress`.
+    log_every: The norms of the gradients, a tenth of a small step's time, are
+      taken in logged steps only (see `is_logged`) and are NaN in the others.
     ema_decay: Of the evaluated weights, in [0, 1).
     binarize: Draw binary images from the grey ones.
     accumulate: Micro-batches of the per-image phases; divides B.
@@ -240,6 +257,7 @@ def train_step(
         images=images,
         keys=base.fold_in(keys, index + 1),
         accumulate=accumulate if phase.per_image else 1,
+        with_norms=is_logged(state.step + 1, log_every, num_steps),
         axis_name=axis_name,
     )
     if phase.num_updates == 1:
@@ -282,9 +300,13 @@ def pmap_train_step(
     `(state, images [num_devices, B, H, W, C], key) -> (state, metrics)`; state
     and metrics have no device axis. The state given is donated.
   """
-  devices = None
-  if num_devices is not None:
-    devices = jax.local_devices()[:num_devices]
+  devices = jax.local_devices()[:num_devices]
+  if len(devices) == jax.process_count() == 1:
+    # one device has no axis, and calling its program by jit costs less
+    step_fn = jax.jit(
+        functools.partial(train_step_fn, axis_name=None), donate_argnums=0
+    )
+    return lambda state, images, key: step_fn(state, images[0], key)
   return jax.pmap(
       functools.partial(train_step_fn, axis_name=AXIS_NAME),
       axis_name=AXIS_NAME,
@@ -306,6 +328,7 @@ def _phase_update(
     images,
     keys,
     accumulate,
+    with_norms,
     axis_name,
 ):
   """One optimiser update of the networks that a phase trains."""
@@ -328,9 +351,14 @@ def _phase_update(
     )
   if latents is not None:
     updates['latents'] = latents  # each device keeps its own images' particles
+  norms = jax.lax.cond(
+      with_norms,
+      lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
+      lambda: {name: jnp.full((), jnp.nan) for name in phase.trains},
+  )
+  metrics.update({f'grad_norm_{name}': x for name, x in norms.items()})
   params, opt_state = dict(params), dict(opt_state)
   for name in phase.trains:
-    metrics[f'grad_norm_{name}'] = optax.tree.norm(grads[name])
     changes, opt_state[name] = txs[name].update(
         grads[name], opt_state[name], params[name]
     )

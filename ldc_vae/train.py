@@ -176,7 +176,7 @@ def _train(config, workdir, experiment, checkpointer) -> None:
       last = step == num_steps
       interrupted = stop.is_set() and not last
       row, is_checkpoint = {}, False
-      if step % config.train.log_every == 0 or last or step == 1:
+      if step_lib.is_logged(step, config.train.log_every, num_steps):
         row = _check_finite(jax.device_get(metrics), step)
         row['train/images_per_sec'] = clock.rate(step) * batch_size
         progress.set_loss(row['train/loss'])

@@ -163,9 +163,9 @@ class GaussianEncoderTest(chex.TestCase):
   def _with_raw_log_std(self, raw):
     """The weights with `raw` as the pre-activation of log sigma."""
     weights = dict(self.params['encoder']['params'])
-    weights['log_std'] = {
-        'kernel': jnp.zeros_like(weights['log_std']['kernel']),
-        'bias': jnp.full(3, raw),
+    weights['moments'] = {
+        'kernel': jnp.zeros_like(weights['moments']['kernel']),
+        'bias': jnp.concatenate([jnp.zeros(3), jnp.full(3, raw)]),
     }
     return {'encoder': {'params': weights}}
 
@@ -181,7 +181,8 @@ class GaussianEncoderTest(chex.TestCase):
     params = self._with_raw_log_std(raw)
     std = math.exp(0.5 * float(total(params)) / 6)
     self.assertBetween(std, math.exp(-5.0), math.exp(1.0))
-    gradient = jax.grad(total)(params)['encoder']['params']['log_std']['bias']
+    gradient = jax.grad(total)(params)['encoder']['params']['moments']['bias']
+    gradient = gradient[3:]  # the first three are the mean's
     # 2 images x 2 x 3 (1 - tanh(3)^2) = 0.12; a hard clip has 0
     np.testing.assert_allclose(gradient, 12.0 / np.cosh(3.0) ** 2, rtol=1e-4)
 

@@ -74,6 +74,7 @@ def _setup(name: str, optimizer: str):
       method=method,
       txs=txs,
       num_steps=_NUM_STEPS,
+      log_every=4,
       ema_decay=0.15,
       binarize=False,
       accumulate=1,
@@ -191,6 +192,14 @@ class ShardedStepTest(chex.TestCase):
       np.testing.assert_allclose(
           metrics[0][key], expected_metrics[0][key], rtol=1e-4
       )
+
+  def test_gradient_norms_are_taken_in_logged_steps_only(self):
+    step_fn = _step_fn('learned', 'sgd', 'pmap_4')
+    _, metrics = _run(step_fn, _state('learned'), 5)
+    for key in ('grad_norm_encoder', 'grad_norm_sampler'):
+      values = [step[key] for step in metrics]
+      finite = [True, False, False, True, False]  # the first and the fourth
+      self.assertEqual(np.isfinite(values).tolist(), finite)
 
   @parameterized.parameters(('vae',), ('learned',), ('smoothed',))
   def test_twenty_steps_stay_near(self, name):
@@ -327,6 +336,7 @@ def _run_probe(
       method=_probe(num_updates, num_phases),
       txs={'weight': tx},
       num_steps=_NUM_STEPS,
+      log_every=1,
       ema_decay=0.0,
       binarize=binarize,
       accumulate=1,
