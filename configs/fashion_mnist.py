@@ -10,4 +10,5 @@ def get_config(arg: str = ''):
   """The config of `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'fashion_mnist'
+  config.train.num_epochs = 30  # its sampler settles later than that of MNIST
   return default.finish(config)

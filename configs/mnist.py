@@ -13,5 +13,4 @@ def get_config(arg: str = ''):
   config.train.num_epochs = 25
   if config.objective.name == 'ldc':
     config.objective.inverse_temperature = 1.5
-    config.objective.match_moments = False  # near enough without
   return default.finish(config)

@@ -379,7 +379,7 @@ def create(
   if whiten and model.encoder != 'gaussian':
     raise ValueError(
         'objective.whiten=True needs model.encoder=gaussian, got'
-        f' {model.encoder!r}: it needs the standard deviations'
+        f' {model.encoder!r}: it needs the standard deviations; set it False'
     )
   if latent_target not in LATENT_TARGETS:
     raise ValueError(
