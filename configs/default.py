@@ -19,7 +19,7 @@ OBJECTIVES = {
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
         off_diagonal=True,  # leave j = i out of the encoder's direction
-        whiten=True,  # distances in posterior standard deviations (gaussian only)
+        whiten=True,  # distances in posterior deviations (gaussian encoder)
         latent_target='learned',  # what the sampler follows: learned, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
         num_latent_updates=4,  # sampler (and energy) updates per step

@@ -184,6 +184,7 @@ class OtherRunsTest(absltest.TestCase):
             'dataset.path': str(folder / 'faces.npy'),
             'train.num_steps': 4,
             'model.encoder': 'implicit',
+            'objective.whiten': False,
         },
     )
     train.train_and_evaluate(config, folder / 'run')
