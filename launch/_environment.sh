@@ -40,11 +40,11 @@ ensure_environment() {
 # Prints what the accelerator is judged by, cheaply: nvidia-smi takes too long
 # to run each time, so a new device node or a new nvidia-smi asks it again.
 evidence() {
-  local nodes=(/dev/nvidiactl /dev/dxg /dev/accel[0-9]* /dev/vfio/[0-9]*)
+  local device_nodes=(/dev/nvidiactl /dev/dxg /dev/accel[0-9]* /dev/vfio/[0-9]*)
   local node
   echo "nvidia-smi $(command -v nvidia-smi || true)"
   echo "tpu ${TPU_NAME:-}${TPU_ACCELERATOR_TYPE:-}${TPU_WORKER_ID:-}"
-  for node in "${nodes[@]}"; do
+  for node in "${device_nodes[@]}"; do
     if [[ -e $node ]]; then
       echo "device $node"
     fi
