@@ -29,11 +29,11 @@ say() {
 
 # Prints a command so that it can be pasted into a shell.
 quote() {
-  local word line=''
+  local word line='' apart="'\\''"
   for word in "$@"; do
     case $word in
       '' | *[!A-Za-z0-9_./:=,@%+-]*)
-        word=\'${word//\'/"'\''"}\' ;;
+        word=\'${word//\'/$apart}\' ;;
     esac
     line+="${line:+ }$word"
   done

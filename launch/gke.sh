@@ -168,12 +168,13 @@ yaml_words() {
 
 render() {
   local text word args=() env tolerations='' security annotations digest
+  local open="\$(" apart="\$\$("
   for word in "${program[@]}"; do
     if [[ $word == *[[:cntrl:]]* ]]; then
       mistake "${word//[[:cntrl:]]/?} has a control character, shown as ?;" \
         'leave it out'
     fi
-    args+=("${word//\$\(/\$\$\(}")  # Kubernetes would expand $(NAME)
+    args+=("${word//"$open"/$apart}")  # Kubernetes would expand $(NAME)
   done
   if ((hosts > 1)); then
     # Kubernetes expands the index; JobSet gives the pods these names.
