@@ -23,6 +23,21 @@ mistake() {
   exit 2
 }
 
+# help_if_asked SCRIPT ARGS...: --help before `--` prints the script's head.
+help_if_asked() {
+  local script=$1 argument
+  shift
+  for argument in "$@"; do
+    case $argument in
+      --) return ;;
+      --help | -h)
+        awk '/^#[!S]/ { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' \
+          "$script"
+        exit 0 ;;
+    esac
+  done
+}
+
 say() {
   echo "$*" >&2
 }

@@ -88,4 +88,5 @@ run_image() {
   run_last docker run "${flags[@]}" "$image" "${program[@]}"
 }
 
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 main "$@"

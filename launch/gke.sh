@@ -168,7 +168,7 @@ yaml_words() {
 
 render() {
   local text word args=() env tolerations='' security annotations digest
-  local open="\$(" apart="\$\$("
+  local device devices='' open="\$(" apart="\$\$("
   for word in "${program[@]}"; do
     if [[ $word == *[[:cntrl:]]* ]]; then
       mistake "${word//[[:cntrl:]]/?} has a control character, shown as ?;" \
@@ -193,6 +193,11 @@ render() {
     security='runAsUser: 1000, runAsGroup: 1000, fsGroup: 1000'
     # Where GKE mounts the driver.
     env+=', {name: LD_LIBRARY_PATH, value: /usr/local/nvidia/lib64}'
+    for ((device = 0; device < gpus_per_node; ++device)); do
+      devices+=${devices:+,}$device
+    done
+    # All of the host; otherwise jax would ask Kubernetes, without permission.
+    env+=", {name: JAX_LOCAL_DEVICE_IDS, value: \"$devices\"}"
   fi
   if ((spot)); then
     selector+=', cloud.google.com/gke-spot: "true"'
@@ -310,4 +315,5 @@ delete() {
     fail "kubectl could not delete $name; see the lines above"
 }
 
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 main "$@"

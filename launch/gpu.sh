@@ -48,4 +48,5 @@ find_devices() {
   done
 }
 
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 main "$@"

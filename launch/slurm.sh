@@ -39,6 +39,7 @@ esac
 source "$root/launch/_common.sh"
 
 submit() {
+  help_if_asked "${BASH_SOURCE[0]}" "$@"
   local nodes=1 gpus_per_node=1 time='' partition='' account='' sbatch=''
   local cpus_per_task='' name='' flags=() more=() word answer complaint
   split_arguments "$@"

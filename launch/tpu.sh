@@ -474,4 +474,5 @@ check_is_ours() {
       "ldc_vae=$label_value); delete it with gcloud if you mean it"
 }
 
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 main "$@"

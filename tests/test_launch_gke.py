@@ -181,6 +181,10 @@ class ManifestTest(_GkeTestCase):
         {'name': 'LD_LIBRARY_PATH', 'value': '/usr/local/nvidia/lib64'},
         container['env'],
     )
+    self.assertIn(
+        {'name': 'JAX_LOCAL_DEVICE_IDS', 'value': '0,1,2,3,4,5,6,7'},
+        container['env'],
+    )
     self.assertNotIn(
         'alpha.jobset.sigs.k8s.io/exclusive-topology',
         manifest['metadata']['annotations'],

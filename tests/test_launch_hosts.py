@@ -50,6 +50,30 @@ class ScriptsTest(parameterized.TestCase):
     self.assertStartsWith(second, '#')
 
   @parameterized.parameters(
+      ('container.sh', 'run'),
+      ('gke.sh', 'submit', 'x'),
+      ('gpu.sh',),
+      ('slurm.sh',),
+      ('tpu.sh', 'create', 'x'),
+      ('tpu.sh', 'fetch', 'x'),
+  )
+  def test_help_tells_every_option(self, name, *command):
+    script = launch_case.ROOT / 'launch' / name
+    result = subprocess.run(
+        ('bash', script, '--help'), text=True, capture_output=True, check=True
+    )
+    self.assertNotIn('SBATCH', result.stdout)
+    self.assertStartsWith(result.stdout.splitlines()[2], '  bash launch/')
+    unknown = subprocess.run(
+        ('bash', script, *command, '--unknown'), text=True,
+        capture_output=True, check=False,
+    ).stderr
+    options = re.findall(r'--[a-z-]+(?=[=,])', unknown)
+    self.assertIn('--dry-run', options)
+    for option in options:
+      self.assertIn(option, result.stdout)
+
+  @parameterized.parameters(
       'a', "it's", '$HOME', '`id`', 'a b', '*', '', '"', 'a\\', '~/x', '!x'
   )
   def test_quoted_words_are_read_back(self, word):
@@ -155,10 +179,14 @@ class ContainerTest(launch_case.LaunchTestCase):
     ))
 
   def test_runs_as_the_user_on_the_users_folder(self):
+    (self.bin / 'id').unlink()
+    self.program('id')
+    self.answer('id -u', out='1234\n')
+    self.answer('id -g', out='567\n')
     self.assert_done(self.launch('run', *_RUN_INSIDE))
     _, call = self.calls('docker')
     self.assertContainsSubset((
-        'run', '--rm', '--init', f'--user={os.getuid()}:{os.getgid()}',
+        'run', '--rm', '--init', '--user=1234:567',
         f'--volume={self.root}/runs:/runs', '--stop-timeout=60',
     ), call)
     self.assertEqual(call[-3:], ('ldc_vae:cpu', *_RUN_INSIDE[1:]))
