@@ -6,6 +6,7 @@ https://arxiv.org/abs/1312.6114; Burda et al. (2016),
 https://arxiv.org/abs/1509.00519.
 """
 
+from collections.abc import Callable
 import math
 
 import chex
@@ -98,6 +99,25 @@ def gaussian_log_prob(z: Array, mean: Array, logvar: Array) -> Array:
   return -0.5 * jnp.sum(residual + logvar + _LOG_2PI)
 
 
+def mixture_log_prob(z: Array, means: Array, logvars: Array) -> Array:
+  """log (1/C) sum_c N(z; mean_c, exp(logvar_c)), equal weights.
+
+  With the posteriors of C pseudo-inputs, the VampPrior: Tomczak and Welling
+  (2018), eq. 9, https://arxiv.org/abs/1705.07120.
+
+  Args:
+    z: One latent, shape [D].
+    means: Shape [C, D].
+    logvars: Shape [C, D].
+
+  Returns:
+    A scalar in nats.
+  """
+  chex.assert_rank([z, means, logvars], [1, 2, 2])
+  log_probs = jax.vmap(gaussian_log_prob, (None, 0, 0))(z, means, logvars)
+  return jax.nn.logsumexp(log_probs) - math.log(means.shape[0])
+
+
 def standard_normal_log_prob(z: Array) -> Array:
   """log N(z; 0, I), for z [D]; a scalar in nats."""
   chex.assert_rank(z, 1)
@@ -147,10 +167,25 @@ def elbo(
 
 
 def log_weight(
-    log_likelihood: Array, z: Array, mean: Array, logvar: Array
+    log_likelihood: Array,
+    z: Array,
+    mean: Array,
+    logvar: Array,
+    log_prior_fn: Callable[[Array], Array] = standard_normal_log_prob,
 ) -> Array:
-  """log [ p(x|z) p(z) / q(z|x) ] of one latent z [D]; a scalar in nats."""
-  prior = standard_normal_log_prob(z)
+  """log [ p(x|z) p(z) / q(z|x) ] of one latent.
+
+  Args:
+    log_likelihood: log p(x|z), a scalar in nats.
+    z: One draw of q, shape [D].
+    mean: Of q, shape [D].
+    logvar: Of q, shape [D].
+    log_prior_fn: Maps z [D] to log p(z); N(0, I) if it is left out.
+
+  Returns:
+    A scalar in nats; its mean over draws of q is the ELBO.
+  """
+  prior = log_prior_fn(z)
   return log_likelihood + prior - gaussian_log_prob(z, mean, logvar)
 
 

@@ -111,3 +111,38 @@ def contrastive_loss(
   penalty = jnp.mean(jnp.sum(jnp.square(grads), axis=-1))
   loss = -gap + 0.5 * r1_weight * penalty
   return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
+
+
+def langevin(
+    key: Array,
+    z: Array,
+    energy_fn: Callable[[Array], Array],
+    *,
+    step_size: float,
+    num_steps: int,
+) -> Array:
+  """Langevin dynamics of one chain, z <- z - (s^2 / 2) grad U(z) + s xi.
+
+  Unadjusted: for U = z^2 / (2 v) the variance at rest is v / (1 - s^2 / (4 v)).
+  Few steps from a fixed law are a sampler of their own, "short-run MCMC":
+  Nijkamp et al. (2019), https://arxiv.org/abs/1904.09770.
+
+  Args:
+    key: PRNG key of the noise xi ~ N(0, I).
+    z: Where the chain starts, shape [D].
+    energy_fn: Maps z [D] to U(z), a scalar in nats.
+    step_size: s > 0, in latent units.
+    num_steps: Steps of the chain.
+
+  Returns:
+    Where the chain ends, shape [D].
+  """
+  chex.assert_rank(z, 1)
+  grad_fn = jax.grad(energy_fn)
+
+  def step(z, key):
+    noise = jax.random.normal(key, z.shape, z.dtype)
+    return z - 0.5 * step_size**2 * grad_fn(z) + step_size * noise, None
+
+  z, _ = jax.lax.scan(step, z, jax.random.split(key, num_steps))
+  return z

@@ -315,5 +315,49 @@ class EvidenceTest(_StrictTest):
     np.testing.assert_allclose(actual, -9e4 + math.log(2 / 3), atol=8e-3)
 
 
+class MixtureTest(_StrictTest):
+
+  def _components(self, z, means, logvars):
+    """log N(z; mean_c, exp(logvar_c)) in NumPy, [C]."""
+    std = np.exp(0.5 * logvars)
+    return np.sum(scipy.stats.norm.logpdf(z[None], means, std), axis=1)
+
+  def test_is_the_mean_density_of_its_components(self):
+    z, means, logvars = _normal(0, 3), _normal(1, 4, 3), _normal(2, 4, 3)
+    expected = np.log(np.mean(np.exp(self._components(z, means, logvars))))
+    # float32, three terms each
+    np.testing.assert_allclose(
+        elbo.mixture_log_prob(z, means, logvars), expected, rtol=1e-5
+    )
+
+  def test_one_component_is_a_gaussian(self):
+    z, mean, logvar = _normal(0, 3), _normal(1, 3), _normal(2, 3)
+    np.testing.assert_allclose(
+        elbo.mixture_log_prob(z, mean[None], logvar[None]),
+        elbo.gaussian_log_prob(z, mean, logvar),
+        rtol=1e-6,  # float32
+    )
+
+  def test_is_finite_far_from_every_component(self):
+    means, logvars = jnp.zeros((4, 3)), jnp.full((4, 3), -8.0)
+    actual = elbo.mixture_log_prob(jnp.full(3, 10.0), means, logvars)
+    # 3 x 10^2 / 2 x exp(8) = 4.5e5 below the top, where exp underflows
+    np.testing.assert_allclose(actual, -150.0 * np.exp(8.0), rtol=1e-3)
+
+  def test_weighs_as_the_prior(self):
+    z, mean, logvar = _normal(0, 3), _normal(1, 3), _normal(2, 3)
+    means, logvars = _normal(3, 4, 3), _normal(4, 4, 3)
+    actual = elbo.log_weight(
+        jnp.float32(-3.0),
+        z,
+        mean,
+        logvar,
+        lambda z: elbo.mixture_log_prob(z, means, logvars),
+    )
+    prior = np.log(np.mean(np.exp(self._components(z, means, logvars))))
+    posterior = self._components(z, mean[None], logvar[None])[0]
+    np.testing.assert_allclose(actual, -3.0 + prior - posterior, rtol=1e-5)
+
+
 if __name__ == '__main__':
   absltest.main()

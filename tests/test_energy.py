@@ -1,6 +1,7 @@
 """Tests of ldc_vae.energy."""
 
 import functools
+import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -175,6 +176,47 @@ class ContrastiveLossTest(_StrictTest):
     grad_fn = jax.grad(loss_fn, argnums=(0, 1))
     grads = grad_fn(_normal(0, 6, 3), _normal(1, 4, 3))
     chex.assert_trees_all_equal(grads, (np.zeros((6, 3)), np.zeros((4, 3))))
+
+
+class LangevinTest(_StrictTest):
+
+  def test_reaches_the_variance_of_a_gaussian(self):
+    variance, step_size = 0.25, 0.3
+    keys = jax.random.split(jax.random.key(0), 4000)
+    energy_fn = lambda z: jnp.sum(jnp.square(z - 1.0)) / (2.0 * variance)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+      return energy.langevin(
+          key, jnp.zeros(2), energy_fn, step_size=step_size, num_steps=60
+      )
+
+    z = np.asarray(draw(keys), np.float64)
+    expected = variance / (1.0 - step_size**2 / (4.0 * variance))
+    error = 4.0 / math.sqrt(8000)  # four standard errors of 8000 draws
+    self.assertAlmostEqual(np.mean(z), 1.0, delta=error * math.sqrt(expected))
+    np.testing.assert_allclose(
+        np.mean((z - 1.0) ** 2), expected, rtol=error * math.sqrt(2.0)
+    )
+
+  def test_one_step_is_that_of_its_equation(self):
+    key = jax.random.key(3)
+    start = jnp.array([1.0, -2.0])
+    energy_fn = lambda z: jnp.sum(z**4)
+    actual = energy.langevin(
+        key, start, energy_fn, step_size=0.2, num_steps=1
+    )
+    noise = jax.random.normal(jax.random.split(key, 1)[0], (2,))
+    expected = start - 0.02 * 4.0 * start**3 + 0.2 * noise
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32
+
+  def test_no_step_stays(self):
+    start = jnp.array([1.0, -2.0])
+    actual = energy.langevin(
+        jax.random.key(0), start, jnp.sum, step_size=0.2, num_steps=0
+    )
+    np.testing.assert_array_equal(actual, start)
 
 
 if __name__ == '__main__':
