@@ -9,9 +9,66 @@ from ml_collections import config_dict
 # The fields of `config.objective`, one entry per method. A method has these
 # fields and no others, so that a misplaced override is an error.
 OBJECTIVES = {
+    'ae': dict(
+        moments_decay=0.99,  # of the codes' running mean and covariance
+    ),
     'vae': dict(
         beta=1.0,  # weight of the KL term; 1 is the ELBO
         num_samples=1,  # posterior samples per image and step
+    ),
+    'beta_vae': dict(
+        beta=4.0,  # as Higgins et al. start
+        num_samples=1,
+    ),
+    'iwae': dict(
+        num_samples=5,  # K; the paper's are 1, 5 and 50
+    ),
+    'wae_mmd': dict(
+        # of the MMD, in nats. The code weighs 10 times the sum over 7 scales
+        # against 0.05 |x - y|^2; -log p is |x - y|^2 / (2 scale^2), or 5
+        # |x - y|^2 at scale^2 = 0.1, and the MMD a mean: 10 * 7 * 5 / 0.05
+        mmd_weight=7000.0,
+    ),
+    'info_vae': dict(
+        alpha=0.0,  # 1 - alpha weighs KL(q(z|x) || p); 1 is the MMD-VAE
+        mmd_scaling=1000.0,  # lambda; alpha + lambda - 1 weighs the MMD, nats
+    ),
+    'aae': dict(
+        adversarial_weight=100.0,  # of -log D(z), in nats
+        num_discriminator_updates=1,  # per step
+    ),
+    # The RAE code weighs 1e-4 of the mean z_d^2 and 1e-7 of the sum of squared
+    # weights against the mean squared error of a pixel. -log p is 784 / (2
+    # scale^2) = 3920 times that error at scale^2 = 0.1; in |z|^2 / 2, with 16
+    # dimensions, the first is 3920 * 1e-4 * 2 / 16.
+    'rae_l2': dict(
+        embedding_weight=0.05,  # of |z|^2 / 2, in nats
+        decoder_weight=4e-4,  # of the decoder's |weights|^2, in nats
+        moments_decay=0.99,
+    ),
+    'rae_gp': dict(
+        embedding_weight=0.05,
+        # of |dD / dz|^2, in nats: what noise of deviation 0.1 in z would cost
+        # on average at scale^2 = 0.1, 0.1^2 / (2 * 0.1)
+        gradient_weight=0.05,
+        moments_decay=0.99,
+    ),
+    'vamp': dict(
+        num_samples=1,
+    ),
+    'stein_vae': dict(
+        num_particles=4,  # K, particles per image; at least 2
+        kernel='rbf',  # rbf, imq, multi_scale, linear
+        bandwidth='mean',  # mean, median, or a number in squared latent units
+        off_diagonal=True,  # leave j = i out of the direction
+    ),
+    # Steps and sizes are those of the LEBM code.
+    'lebm': dict(
+        posterior_steps=20,  # of Langevin dynamics, from N(0, I)
+        posterior_step_size=0.1,  # in latent units
+        prior_steps=60,
+        prior_step_size=0.4,
+        r1_weight=0.0,  # of E|grad f|^2 / 2 on posterior draws
     ),
     'ldc': dict(
         inverse_temperature=2.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
@@ -38,6 +95,17 @@ OBJECTIVES = {
     ),
 }
 
+# Fields of `config.model` that a method needs otherwise than below.
+MODEL_FIELDS = {
+    'ae': dict(encoder='deterministic'),
+    'aae': dict(encoder='deterministic'),
+    'lebm': dict(encoder='none'),
+    'rae_gp': dict(encoder='deterministic'),
+    'rae_l2': dict(encoder='deterministic'),
+    'stein_vae': dict(encoder='implicit'),
+    'wae_mmd': dict(encoder='deterministic'),
+}
+
 
 def create(arg: str = '') -> config_dict.ConfigDict:
   """Returns the default config for `arg`, '' or 'METHOD' or 'METHOD,debug'."""
@@ -59,26 +127,31 @@ def create(arg: str = '') -> config_dict.ConfigDict:
 
   config.model = model = config_dict.ConfigDict()
   model.architecture = 'mlp'  # mlp, conv (28x28 and 32x32), conv64
-  model.encoder = 'gaussian'  # gaussian, implicit (noise-injected)
+  # gaussian, implicit (noise-injected), deterministic, none (lebm infers by
+  # Langevin dynamics)
+  model.encoder = 'gaussian'
   model.latent_size = 16
   model.hidden_sizes = (512, 512)  # mlp: encoder; the decoder mirrors it
   model.channels = (32, 64, 128)  # conv: one entry per stride of 2
   model.sampler_width = 128  # of the sampler net's residual blocks
   model.sampler_blocks = 4
-  model.energy_width = 256  # of the latent energy's residual blocks
-  model.energy_blocks = 2
+  model.energy_width = 256  # of the latent energy's residual blocks, and of
+  model.energy_blocks = 2  # the layers of the discriminator (aae)
   model.noise_size = 16  # implicit encoder: dimension of the injected noise
+  model.num_pseudo_inputs = 500  # components of the VampPrior (vamp)
   model.likelihood = 'gaussian'  # bernoulli, gaussian, discretized_logistic
   model.scale = 0.31622776  # of gaussian and logistic, pixels in [0, 1]
   model.learn_scale = False  # one scale for all pixels, by gradient
   model.dtype = 'float32'  # of the matmuls: float32, bfloat16
+  model.update(MODEL_FIELDS.get(method, {}))
 
   config.objective = config_dict.ConfigDict(OBJECTIVES[method])
   config.objective.name = method
 
   config.optimizer = optimizer = config_dict.ConfigDict()
   optimizer.learning_rate = 1e-3  # of the encoder and decoder
-  optimizer.latent_learning_rate = 1e-3  # of the sampler and latent energy
+  # of the sampler, the latent energy and the discriminator
+  optimizer.latent_learning_rate = 1e-3
   optimizer.schedule = 'cosine'  # cosine (to 0, or the next line), constant
   optimizer.latent_final_fraction = 0.1  # of latent_learning_rate, at the end
   optimizer.warmup_steps = 100
@@ -132,6 +205,7 @@ def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     model.channels = (8,) * len(model.channels)
     model.sampler_width = model.energy_width = 32
     model.sampler_blocks = model.energy_blocks = 1
+    model.num_pseudo_inputs = 16
     config.train.batch_size = min(config.train.batch_size, 32)
     config.train.num_steps = 24
     config.train.log_every = 4

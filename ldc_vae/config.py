@@ -30,7 +30,24 @@ DATASETS = (
     'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64', 'images'
 )
 DTYPES = ('float32', 'bfloat16')
-ENCODERS = ('gaussian', 'implicit')
+ENCODERS = ('gaussian', 'implicit', 'deterministic', 'none')
+# The encoders that each method can train.
+METHOD_ENCODERS = {
+    'aae': ('deterministic', 'gaussian', 'implicit'),
+    'ae': ('deterministic',),
+    'beta_vae': ('gaussian',),
+    'info_vae': ('gaussian',),
+    'iwae': ('gaussian',),
+    'ldc': ('gaussian', 'implicit'),
+    'lebm': ('none',),
+    'rae_gp': ('deterministic',),
+    'rae_l2': ('deterministic',),
+    'stein_vae': ('implicit', 'gaussian'),
+    'vae': ('gaussian',),
+    'vamp': ('gaussian',),
+    'wae_mmd': ('deterministic', 'gaussian', 'implicit'),
+}
+SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
 LATENT_TARGETS = ('learned', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
@@ -581,7 +598,12 @@ _RULES = (
     *_one_of(ENCODERS, 'model.encoder'),
     *_one_of(LIKELIHOODS, 'model.likelihood'),
     *_one_of(DTYPES, 'model.dtype'),
-    *_at_least(1, 'model.latent_size', 'model.noise_size'),
+    *_at_least(
+        1,
+        'model.latent_size',
+        'model.noise_size',
+        'model.num_pseudo_inputs',
+    ),
     *_above_zero('model.scale'),
     *_sizes('model.hidden_sizes', empty=True),
     *_at_least(
@@ -592,9 +614,25 @@ _RULES = (
         'model.energy_blocks',
     ),
     *_sizes('model.channels', empty=False),
-    *_at_least(0, 'objective.beta'),
+    *_at_least(
+        0,
+        'objective.beta',
+        'objective.adversarial_weight',
+        'objective.decoder_weight',
+        'objective.embedding_weight',
+        'objective.gradient_weight',
+        'objective.mmd_scaling',
+        'objective.mmd_weight',
+    ),
+    _Rule(
+        'objective.alpha',
+        lambda x: _is_number(x) and x <= 1,
+        _says('is more than 1; use 1 or less'),
+    ),
     *_above_zero(
         'objective.inverse_temperature',
+        'objective.posterior_step_size',
+        'objective.prior_step_size',
         'objective.sampler_bandwidth_factor',
         'objective.temperature_start',
         'objective.temperature_end',
@@ -603,7 +641,10 @@ _RULES = (
         1,
         'objective.num_samples',
         'objective.num_particles',
+        'objective.num_discriminator_updates',
         'objective.num_latent_updates',
+        'objective.posterior_steps',
+        'objective.prior_steps',
         'objective.latents_per_image',
     ),
     *_one_of(KERNELS, 'objective.kernel', 'objective.sampler_kernel'),
@@ -705,10 +746,25 @@ _RELATIONS = (
         lambda weight, target: weight == 0 or target == 'learned',
         'weighs an energy that is not there; use weight 0 or target learned',
     ),
+    *(
+        _Relation(
+            ('model.encoder', 'objective.name'),
+            lambda encoder, name, method=method, encoders=encoders: (
+                name != method or encoder in encoders
+            ),
+            f'does not go together; use encoder {" or ".join(encoders)}',
+        )
+        for method, encoders in METHOD_ENCODERS.items()
+    ),
     _Relation(
-        ('model.encoder', 'objective.name'),
-        lambda encoder, name: encoder == 'gaussian' or name != 'vae',
-        'has no density for the ELBO; use encoder gaussian or method ldc',
+        ('objective.alpha', 'objective.mmd_scaling'),
+        lambda alpha, scaling: alpha + scaling >= 1,
+        'rewards a discrepancy; use alpha + mmd_scaling of 1 or more',
+    ),
+    _Relation(
+        ('train.batch_size', 'objective.name'),
+        lambda batch_size, name: batch_size > 1 or name not in SET_METHODS,
+        'compares no sets; use a batch_size of 2 or more',
     ),
     _Relation(
         ('model.learn_scale', 'model.likelihood'),

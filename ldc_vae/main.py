@@ -30,8 +30,10 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
   python -m ldc_vae.main --config=FILE[:METHOD][,debug] [flags]
 
   --config=FILE[:METHOD][,debug]
-                       run file, as configs/digits.py; METHOD is ldc (default)
-                       or vae; debug shrinks the run to seconds
+                       run file, as configs/digits.py; METHOD is ldc (default),
+                       ae, aae, beta_vae, info_vae, iwae, lebm, rae_gp, rae_l2,
+                       stein_vae, vae, vamp or wae_mmd; debug shrinks the run
+                       to seconds
   --config.GROUP.FIELD=VALUE
                        overrides a field; configs/default.py explains them all
   --workdir=DIR        where the run lives and resumes by itself

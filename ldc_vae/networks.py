@@ -224,6 +224,52 @@ class ObservationScale(nn.Module):
     return self.param('log_scale', start, ())
 
 
+class DeterministicEncoder(nn.Module):
+  """Images [..., H, W, C] -> codes [..., D]."""
+
+  torso: nn.Module
+  latent_size: int
+
+  @nn.compact
+  def __call__(self, images: Array) -> Array:
+    x = self.torso(images).astype(jnp.float32)
+    return nn.Dense(self.latent_size, name='mean')(x)
+
+
+class Discriminator(nn.Module):
+  """Latents z [..., D] -> log odds [...] that they are draws of the prior.
+
+  It starts undecided, at log odds 0.
+  """
+
+  width: int
+  num_layers: int
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    for _ in range(self.num_layers):
+      z = nn.relu(nn.Dense(self.width)(z))
+    return nn.Dense(1, kernel_init=nn.initializers.zeros_init())(z)[..., 0]
+
+
+class PseudoInputs(nn.Module):
+  """Learned images [N, H, W, C] in (0, 1), whatever is given to it.
+
+  The sigmoid of free logits, as grey images have in the code of Tomczak and
+  Welling, https://github.com/jmtomczak/vae_vampprior.
+  """
+
+  number: int
+  image_shape: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self) -> Array:
+    # a spread of 1: pseudo-inputs that start alike stay alike
+    start = nn.initializers.normal(1.0)
+    logits = self.param('logits', start, (self.number, *self.image_shape))
+    return jax.nn.sigmoid(logits)
+
+
 def _mlp(sizes, image_shape, dtype):
   torso = MlpTorso(sizes.hidden_sizes, dtype)
   mirrored = tuple(reversed(sizes.hidden_sizes))
@@ -254,10 +300,20 @@ class Sizes(NamedTuple):
   energy_width: int = 256
   energy_blocks: int = 2
   noise_size: int = 16
+  num_pseudo_inputs: int = 500
 
 
 ARCHITECTURES = {'mlp': _mlp, 'conv': _conv, 'conv64': _conv64}
-ENCODERS = ('gaussian', 'implicit')
+ENCODERS = {
+    'gaussian': lambda torso, sizes: GaussianEncoder(torso, sizes.latent_size),
+    'implicit': lambda torso, sizes: ImplicitEncoder(
+        torso, sizes.latent_size, sizes.hidden_sizes[-1]
+    ),
+    'deterministic': lambda torso, sizes: DeterministicEncoder(
+        torso, sizes.latent_size
+    ),
+    'none': lambda torso, sizes: None,  # a method that infers without a net
+}
 LIKELIHOODS = {
     'bernoulli': lambda logits, image, log_scale: elbo.bernoulli_log_likelihood(
         logits, image
@@ -304,6 +360,8 @@ class Model(NamedTuple):
         'decoder': (z,),
         'sampler': (z,),
         'energy': (z,),
+        'discriminator': (z,),
+        'pseudo_inputs': (),
         'scale': (),
     }
     if self.encoder == 'implicit':
@@ -316,7 +374,8 @@ class Model(NamedTuple):
 
   def autoencoder_names(self) -> tuple[str, ...]:
     """The networks of every method: encoder, decoder, a learned scale."""
-    return ('encoder', 'decoder') + (('scale',) if self.learn_scale else ())
+    encoder = () if self.encoder == 'none' else ('encoder',)
+    return (*encoder, 'decoder', *(('scale',) if self.learn_scale else ()))
 
   def particles(
       self, params, images: Array, keys: Array, num_particles: int
@@ -331,9 +390,13 @@ class Model(NamedTuple):
 
     Returns:
       z [B, K, D], and the mean and logvar [B, D] of a gaussian encoder, None
-      and None of an implicit one.
+      and None of an implicit one, mean and None of a deterministic one, whose
+      particles are K times its code.
     """
     encoder = self.modules['encoder']
+    if self.encoder == 'deterministic':
+      mean = encoder.apply(params['encoder'], images)
+      return jnp.repeat(mean[:, None], num_particles, axis=1), mean, None
     if self.encoder == 'implicit':
       shape = (num_particles, self.sizes.noise_size)
       noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
@@ -387,7 +450,7 @@ def create_model(
     image_shape: (H, W, C).
     sizes: Widths of all networks.
     architecture: A key of ARCHITECTURES.
-    encoder: One of ENCODERS.
+    encoder: A key of ENCODERS.
     likelihood: A key of LIKELIHOODS.
     scale: Standard deviation (gaussian) or scale (discretized_logistic) of a
       pixel in [0, 1]; where it starts, if it is learned.
@@ -399,16 +462,15 @@ def create_model(
   """
   matmul_dtype = jnp.dtype(dtype)
   torso, decoder = ARCHITECTURES[architecture](sizes, image_shape, matmul_dtype)
-  if encoder == 'gaussian':
-    encoder_module = GaussianEncoder(torso, sizes.latent_size)
-  else:
-    hidden = sizes.hidden_sizes[-1]
-    encoder_module = ImplicitEncoder(torso, sizes.latent_size, hidden)
   modules = {
-      'encoder': encoder_module,
+      'encoder': ENCODERS[encoder](torso, sizes),
       'decoder': decoder,
       'sampler': SamplerNet(sizes.sampler_width, sizes.sampler_blocks),
       'energy': LatentEnergy(sizes.energy_width, sizes.energy_blocks),
+      'discriminator': Discriminator(sizes.energy_width, sizes.energy_blocks),
+      'pseudo_inputs': PseudoInputs(
+          sizes.num_pseudo_inputs, tuple(image_shape)
+      ),
       'scale': ObservationScale(scale),
   }
   return Model(

@@ -22,7 +22,21 @@ from ldc_vae import figures
 from ldc_vae import writer
 
 _LOWER, _HIGHER = 'lower', 'higher'
-_METHODS = {'ldc': 'LDC-VAE', 'vae': 'VAE'}
+_METHODS = {
+    'aae': 'Adversarial autoencoder',
+    'ae': 'Autoencoder',
+    'beta_vae': 'Beta-VAE',
+    'info_vae': 'InfoVAE',
+    'iwae': 'IWAE',
+    'ldc': 'LDC-VAE',
+    'lebm': 'Latent energy-based prior',
+    'rae_gp': 'RAE-GP',
+    'rae_l2': 'RAE-L2',
+    'stein_vae': 'Stein VAE',
+    'vae': 'VAE',
+    'vamp': 'VampPrior',
+    'wae_mmd': 'WAE-MMD',
+}
 
 # A distance is FAMILY/SOURCE. What each family measures:
 _DISTANCES = {

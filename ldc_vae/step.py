@@ -127,8 +127,9 @@ def create_optimizers(
   Args:
     method: Its phases say how many updates a network has per step.
     num_steps: Train steps in all.
-    learning_rate: Peak rate of networks in per-image phases (encoder, decoder).
-    latent_learning_rate: Peak rate of the others (sampler, latent energy).
+    learning_rate: Peak rate of the first phase's networks (encoder, decoder).
+    latent_learning_rate: Peak rate of the others (sampler, latent energy,
+      discriminator).
     latent_final_fraction: Of that rate, where its cosine ends. The sampler and
       the energy circle their equilibrium; their averaged weights reach it while
       they still move, and stop short of it where the rate falls to 0.
@@ -144,16 +145,17 @@ def create_optimizers(
     A dict by network name.
   """
   txs = {}
-  for phase in method.phases:
-    peak = learning_rate if phase.per_image else latent_learning_rate
+  for index, phase in enumerate(method.phases):
+    is_autoencoder = index == 0
+    peak = learning_rate if is_autoencoder else latent_learning_rate
     rate = learning_rate_schedule(
         schedule,
         peak,
         warmup_steps=warmup_steps * phase.num_updates,
         num_steps=num_steps * phase.num_updates,
-        final_fraction=0.0 if phase.per_image else latent_final_fraction,
+        final_fraction=0.0 if is_autoencoder else latent_final_fraction,
     )
-    decay1 = b1 if phase.per_image else latent_b1
+    decay1 = b1 if is_autoencoder else latent_b1
     if weight_decay:
       adam = optax.adamw(rate, decay1, b2, weight_decay=weight_decay)
     else:

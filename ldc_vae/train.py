@@ -76,7 +76,7 @@ def make_validation_fn(
     binarize: Draw binary images, as in training.
     batch_size: Images at a time.
   """
-  objective_fn = experiment.method.phases[0].objective_fn
+  objective_fn, *_, per_image = experiment.method.phases[0]
   images = experiment.dataset.images['validation']
   key = jax.random.fold_in(experiment.key, 2**31 + 1)
 
@@ -95,19 +95,22 @@ def make_validation_fn(
         'latents': None,
     }
 
-    def image_metrics(image, key):
-      _, (metrics, _) = objective_fn(
-          state.ema_params, image[None], key[None], context
-      )
+    def metrics_fn(images, keys):
+      _, (metrics, _) = objective_fn(state.ema_params, images, keys, context)
       return metrics
 
-    metrics = jax.vmap(image_metrics)(images, keys)
+    if per_image:
+      metrics = jax.vmap(metrics_fn)(images[:, None], keys[:, None])
+    else:
+      metrics = metrics_fn(images, keys)
     return jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
 
   def validate(state):
     totals = collections.defaultdict(float)
     for index, (batch, mask) in enumerate(
         datasets.eval_batches(images, batch_size)
+        if per_image
+        else _whole_sets(images, batch_size)
     ):
       sums = batch_metrics(state, batch, mask, index)
       for name, value in jax.device_get(sums).items():
@@ -115,6 +118,17 @@ def make_validation_fn(
     return dict(totals)
 
   return validate
+
+
+def _whole_sets(
+    images: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """As `datasets.eval_batches`, without padding, which a set would contain.
+
+  The parts differ by one image at most, so that none is too small a set.
+  """
+  for part in np.array_split(images, -(-len(images) // batch_size)):
+    yield part, np.ones(len(part), bool)
 
 
 def _claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Tests for config: loading, overriding, checking and comparing."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -14,6 +15,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import latents
 from ldc_vae import networks
+from ldc_vae import objectives
 from ldc_vae import svgd
 from ldc_vae.objectives import ldc
 
@@ -94,7 +96,7 @@ class LoadTest(_FileTestCase):
   def test_an_unknown_method_is_told(self):
     message = self.message_of(config_lib.load, self.run_file() + ':vea')
     self.assertIn("'vea'", message)
-    self.assertIn('ldc, vae', message)
+    self.assertIn(', '.join(sorted(objectives.METHODS)), message)
 
   @parameterized.named_parameters(
       ('syntax', 'x = (', 'SyntaxError'),
@@ -262,7 +264,7 @@ class OverrideTest(_FileTestCase):
 
 class ValidateTest(_FileTestCase):
 
-  @parameterized.parameters('', 'vae', 'debug', 'vae,debug')
+  @parameterized.parameters('', 'debug', *default.OBJECTIVES)
   def test_the_defaults_hold(self, arg):
     config_lib.validate(default.create(arg))
 
@@ -366,13 +368,58 @@ class ValidateTest(_FileTestCase):
         },
     )
 
-  def test_the_elbo_needs_a_density(self):
+  @parameterized.parameters(
+      ('vae', 'implicit', 'use encoder gaussian'),
+      ('ae', 'gaussian', 'use encoder deterministic'),
+      ('ldc', 'deterministic', 'use encoder gaussian or implicit'),
+      ('lebm', 'gaussian', 'use encoder none'),
+  )
+  def test_an_encoder_that_a_method_cannot_train_is_told(
+      self, method, encoder, remedy
+  ):
     message = self.message_of(
-        config_lib.override,
-        default.create('vae'),
-        {'model.encoder': 'implicit'},
+        config_lib.override, default.create(method), {'model.encoder': encoder}
     )
-    self.assertIn('no density', message)
+    self.assertIn(
+        f'config.model.encoder={encoder} with config.objective.name={method}',
+        message,
+    )
+    self.assertEndsWith(message, remedy)
+
+  @parameterized.parameters(
+      ('iwae', 'objective.num_samples', 0),
+      ('wae_mmd', 'objective.mmd_weight', -1.0),
+      ('info_vae', 'objective.alpha', 1.5),
+      ('info_vae', 'objective.mmd_scaling', -1.0),
+      ('aae', 'objective.adversarial_weight', -1.0),
+      ('aae', 'objective.num_discriminator_updates', 0),
+      ('rae_l2', 'objective.embedding_weight', -1.0),
+      ('rae_l2', 'objective.decoder_weight', -1.0),
+      ('rae_gp', 'objective.gradient_weight', -1.0),
+      ('ae', 'objective.moments_decay', 1.0),
+      ('vamp', 'model.num_pseudo_inputs', 0),
+      ('lebm', 'objective.posterior_steps', 0),
+      ('lebm', 'objective.prior_steps', 0),
+      ('lebm', 'objective.posterior_step_size', 0.0),
+      ('lebm', 'objective.prior_step_size', 0.0),
+  )
+  def test_a_field_of_another_method_is_checked(self, method, name, value):
+    message = self.message_of(
+        config_lib.override, default.create(method), {name: value}
+    )
+    self.assertStartsWith(message, f'config.{name}=')
+
+  @parameterized.parameters(
+      ('info_vae', {'objective.mmd_scaling': 0.5}, 'mmd_scaling of 1 or more'),
+      ('wae_mmd', {'train.batch_size': 1}, 'use a batch_size of 2 or more'),
+  )
+  def test_fields_of_another_method_are_checked_together(
+      self, method, overrides, remedy
+  ):
+    message = self.message_of(
+        config_lib.override, default.create(method), overrides
+    )
+    self.assertIn(remedy, message)
 
   def test_a_near_name_is_suggested(self):
     message = self.message_of(
@@ -405,6 +452,34 @@ class KnownNamesTest(parameterized.TestCase):
     self.assertSameElements(
         (*config_lib.LATENT_SAMPLERS, 'gmm_K'), latents.SAMPLERS
     )
+
+  def test_agree_with_the_methods(self):
+    self.assertSameElements(default.OBJECTIVES, objectives.METHODS)
+    self.assertSameElements(config_lib.METHOD_ENCODERS, objectives.METHODS)
+    sizes = networks.Sizes(latent_size=2)
+    for method, suited in config_lib.METHOD_ENCODERS.items():
+      create = functools.partial(
+          objectives.METHODS[method], **default.OBJECTIVES[method]
+      )
+      model_fn = functools.partial(networks.create_model, (4, 4, 1), sizes)
+      for encoder in suited:
+        create(model_fn(encoder=encoder))
+      # ldc trusts the config here
+      for encoder in set(networks.ENCODERS) - set(suited) - (
+          {'deterministic', 'none'} if method == 'ldc' else set()
+      ):
+        with self.assertRaisesRegex(ValueError, f'objective .*{encoder!r}'):
+          create(model_fn(encoder=encoder))
+
+  def test_agree_with_the_sets_that_methods_see(self):
+    sizes = networks.Sizes(latent_size=2)
+    for name, create in objectives.METHODS.items():
+      fields = default.MODEL_FIELDS.get(name, {})
+      model = networks.create_model((4, 4, 1), sizes, **fields)
+      first_phase = create(model, **default.OBJECTIVES[name]).phases[0]
+      self.assertEqual(
+          name in config_lib.SET_METHODS, not first_phase.per_image, name
+      )
 
   def test_agree_with_the_data_sets(self):
     with self.assertRaises(ValueError) as context:

@@ -55,7 +55,7 @@ class CreateModelTest(chex.TestCase):
 
   @parameterized.product(
       architecture=('mlp', 'conv', 'conv64'),
-      encoder=('gaussian', 'implicit'),
+      encoder=('gaussian', 'implicit', 'deterministic'),
       image_shape=(
           (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3), (30, 21, 3)
       ),
@@ -83,6 +83,9 @@ class CreateModelTest(chex.TestCase):
     chex.assert_shape(log_likelihoods, (2, 4))
     if encoder == 'gaussian':
       chex.assert_shape(moments, (2, 3))
+    elif encoder == 'deterministic':
+      chex.assert_shape(moments[0], (2, 3))
+      self.assertIsNone(moments[1])
     else:
       self.assertEqual(moments, (None, None))
 
@@ -145,12 +148,19 @@ class CreateModelTest(chex.TestCase):
     with self.assertRaises(AssertionError):
       chex.assert_trees_all_equal(params, others)
 
-  def test_autoencoder_names_hold_a_learned_scale(self):
-    for learn_scale in (False, True):
-      model = networks.create_model(
-          (8, 8, 1), _SIZES, learn_scale=learn_scale
-      )
-      self.assertEqual('scale' in model.autoencoder_names(), learn_scale)
+  @parameterized.product(
+      learn_scale=(False, True), encoder=tuple(networks.ENCODERS)
+  )
+  def test_autoencoder_names_hold_a_learned_scale_and_no_missing_encoder(
+      self, learn_scale, encoder
+  ):
+    model = networks.create_model(
+        (8, 8, 1), _SIZES, learn_scale=learn_scale, encoder=encoder
+    )
+    names = model.autoencoder_names()
+    self.assertEqual('scale' in names, learn_scale)
+    self.assertEqual('encoder' in names, encoder != 'none')
+    self.assertIn('decoder', names)
 
 
 class GaussianEncoderTest(chex.TestCase):
@@ -229,6 +239,13 @@ class ParticlesTest(chex.TestCase):
     params = _params(model, 'encoder')
     z, _, _ = model.particles(params, _images(1, (8, 8, 1)), _keys(1), 2)
     self.assertGreater(float(jnp.max(jnp.abs(z[:, 0] - z[:, 1]))), 1e-3)
+
+  def test_those_of_a_deterministic_encoder_are_its_code(self):
+    model = networks.create_model((8, 8, 1), _SIZES, encoder='deterministic')
+    params = _params(model, 'encoder')
+    z, mean, _ = model.particles(params, _images(2, (8, 8, 1)), _keys(2), 3)
+    for k in range(3):
+      np.testing.assert_array_equal(z[:, k], mean)
 
 
 class LikelihoodTest(chex.TestCase):

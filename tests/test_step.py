@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from configs import default
 from ldc_vae import networks
@@ -21,6 +22,18 @@ _SHAPE = (4, 4, 1)
 _BATCH = 8
 _NUM_STEPS = 40
 _METHODS = {
+    'aae': ('aae', dict(num_discriminator_updates=2)),
+    'ae': ('ae', {}),
+    'beta_vae': ('beta_vae', {}),
+    'info_vae': ('info_vae', {}),
+    'iwae': ('iwae', {}),
+    'lebm': ('lebm', dict(posterior_steps=2, prior_steps=2)),
+    'rae_gp': ('rae_gp', {}),
+    'rae_l2': ('rae_l2', {}),
+    'stein_vae': ('stein_vae', {}),
+    'vamp': ('vamp', {}),
+    # a weight whose rounding is not larger than the rest
+    'wae_mmd': ('wae_mmd', dict(mmd_weight=10.0)),
     'vae': ('vae', dict(num_samples=2)),
     'learned': (
         'ldc',
@@ -40,8 +53,9 @@ _METHODS = {
 
 
 @functools.cache
-def _model() -> networks.Model:
-  """Small networks for 4x4 images."""
+def _model(name: str = 'vae') -> networks.Model:
+  """Small networks for 4x4 images, with the encoder of a method."""
+  fields = default.MODEL_FIELDS.get(_METHODS[name][0], {})
   sizes = networks.Sizes(
       latent_size=2,
       hidden_sizes=(12,),
@@ -49,8 +63,10 @@ def _model() -> networks.Model:
       sampler_blocks=1,
       energy_width=8,
       energy_blocks=1,
+      noise_size=3,
+      num_pseudo_inputs=3,
   )
-  return networks.create_model(_SHAPE, sizes, scale=0.5)
+  return networks.create_model(_SHAPE, sizes, scale=0.5, **fields)
 
 
 @functools.cache
@@ -58,7 +74,7 @@ def _method(name: str) -> base.Method:
   """A method of `_METHODS`."""
   key, overrides = _METHODS[name]
   fields = {**default.OBJECTIVES[key], **overrides}
-  return objectives.METHODS[key](_model(), **fields)
+  return objectives.METHODS[key](_model(name), **fields)
 
 
 @functools.cache
@@ -85,7 +101,9 @@ def _setup(name: str, optimizer: str):
 def _state(name: str, optimizer: str = 'sgd') -> step_lib.TrainState:
   """A fresh state, the same each time."""
   method, txs, _ = _setup(name, optimizer)
-  return step_lib.create_train_state(jax.random.key(0), _model(), method, txs)
+  return step_lib.create_train_state(
+      jax.random.key(0), _model(name), method, txs
+  )
 
 
 def _images(index: int = 0) -> np.ndarray:
@@ -200,6 +218,44 @@ class ShardedStepTest(chex.TestCase):
       values = [step[key] for step in metrics]
       finite = [True, False, False, True, False]  # the first and the fourth
       self.assertEqual(np.isfinite(values).tolist(), finite)
+
+  def test_every_method_has_its_line(self):
+    self.assertEqual(
+        {key for key, _ in _METHODS.values()}, set(objectives.METHODS)
+    )
+
+  def _one_step_is_that_of_one_device(self, name, kind):
+    expected, expected_metrics = _run_single(name, 'sgd', 1)
+    actual, metrics = _run(_step_fn(name, 'sgd', kind), _state(name), 1)
+    # float32 means of 8 images in another order, and of their Langevin chains
+    chex.assert_trees_all_close(
+        (actual.params, actual.stats),
+        (expected.params, expected.stats),
+        rtol=1e-4,
+        atol=2e-6,
+    )
+    np.testing.assert_allclose(
+        metrics[0]['loss'], expected_metrics[0]['loss'], rtol=1e-4
+    )
+    for network in actual.params:  # each is trained
+      before = _state(name).params[network]
+      change = _largest_change(before, actual.params[network])
+      self.assertGreater(change, 1e-6, network)
+
+  # a set of latents over the devices; latents of one phase in the next; chains
+  @parameterized.parameters(
+      ('wae_mmd', 'pmap_4'), ('aae', 'vmap_4'), ('lebm', 'vmap_4')
+  )
+  def test_one_step_is_that_of_one_device(self, name, kind):
+    self._one_step_is_that_of_one_device(name, kind)
+
+  @parameterized.parameters(
+      'ae', 'beta_vae', 'info_vae', 'iwae', 'rae_gp', 'rae_l2', 'stein_vae',
+      'vamp',
+  )
+  @pytest.mark.slow
+  def test_one_step_of_any_method_is_that_of_one_device(self, name):
+    self._one_step_is_that_of_one_device(name, 'pmap_4')
 
   @parameterized.parameters(('vae',), ('learned',), ('smoothed',))
   def test_twenty_steps_stay_near(self, name):

@@ -25,6 +25,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import elbo
+from ldc_vae import networks
+
 Array = jax.Array
 Context = dict[str, Any]
 ObjectiveFn = Callable[..., tuple[Array, tuple[dict[str, Array], Context]]]
@@ -38,7 +41,8 @@ class Phase(NamedTuple):
     trains: Keys of `params` whose gradient is taken.
     num_updates: Optimiser updates per train step.
     per_image: The objective is a mean over images, so that micro-batches of it
-      add up; the others see the whole batch at once.
+      add up; the others see the whole batch at once, and one that looks at a
+      set of latents gathers it from all devices, see `gather`.
   """
 
   objective_fn: ObjectiveFn
@@ -47,19 +51,33 @@ class Phase(NamedTuple):
   per_image: bool = True
 
 
+def normal_log_prior(params, stats, z: Array) -> Array:
+  """log N(z; 0, I) of one latent z [D]: the prior of most methods; nats."""
+  del params, stats
+  return elbo.standard_normal_log_prob(z)
+
+
 class Method(NamedTuple):
   """A way to train, and to make images.
 
   Attributes:
-    phases: Run in this order in each step.
+    phases: Run in this order in each step; the first trains the autoencoder,
+      at the rate of the autoencoder, and its metrics are those of validation.
     init_stats: `() -> stats`, a pytree of arrays, or ().
     generate: `(params, stats, keys [N]) -> z [N, D]`: latents whose decoding is
       the method's own sample.
+    log_prior: `(params, stats, z [D]) -> log p(z)`, a scalar in nats, under
+      which likelihoods are evaluated; None where its normaliser is not known.
+    encode: `(params, stats, images, keys [B]) -> (z, mean)`, both [B, D], one
+      posterior draw and the posterior's mean, of a method that infers without
+      an encoder net; None where the net does it.
   """
 
   phases: tuple[Phase, ...]
   init_stats: Callable[[], Any]
   generate: Callable[..., Array]
+  log_prior: Callable[..., Array] | None = normal_log_prior
+  encode: Callable[..., tuple[Array, Array]] | None = None
 
   @property
   def trained(self) -> tuple[str, ...]:
@@ -79,6 +97,28 @@ def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   return draw_normal(keys, (latent_size,))
 
 
+def require_encoder(
+    method: str, model: networks.Model, *encoders: str, reason: str
+) -> None:
+  """Raises a ValueError unless the model's encoder is one of `encoders`."""
+  if model.encoder not in encoders:
+    raise ValueError(
+        f'objective {method} needs model.encoder={" or ".join(encoders)}, got'
+        f' {model.encoder!r}: {reason}'
+    )
+
+
+def gather(points: Array, axis_name: str | None) -> Array:
+  """The points [n, D] of all devices, one set [devices n, D].
+
+  A loss of such a set is the same on every device, and the mean over devices of
+  its gradients is the gradient of the whole set's loss.
+  """
+  if axis_name is None:
+    return points
+  return jax.lax.all_gather(points, axis_name, tiled=True)
+
+
 def fold_in(keys: Array, data: Array | int) -> Array:
   """`jax.random.fold_in` of each key of keys [B]."""
   return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
@@ -88,11 +128,11 @@ def posterior_metrics(logvar: Array | None, z: Array) -> dict[str, Array]:
   """Scale of the posteriors, to see collapse and blow-up in the log.
 
   Args:
-    logvar: Of a gaussian encoder, shape [B, D], or None.
+    logvar: Of a gaussian encoder, shape [B, D], or None of another.
     z: Particles, shape [B, K, D].
 
   Returns:
-    'posterior_std' (mean over images and dimensions; of an implicit encoder the
+    'posterior_std' (mean over images and dimensions; without a logvar, the
     particles' spread) and 'latent_rms'.
   """
   if logvar is None:

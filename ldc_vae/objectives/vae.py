@@ -72,11 +72,12 @@ def create(
   Raises:
     ValueError: The encoder has no density.
   """
-  if model.encoder != 'gaussian':
-    raise ValueError(
-        f'objective vae needs model.encoder=gaussian, got {model.encoder!r}:'
-        ' its KL divergence needs the density of the posterior'
-    )
+  base.require_encoder(
+      'vae',
+      model,
+      'gaussian',
+      reason='its KL divergence needs the density of the posterior',
+  )
   objective_fn = functools.partial(
       objective, model=model, beta=beta, num_samples=num_samples
   )

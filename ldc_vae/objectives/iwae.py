@@ -1,0 +1,85 @@
+"""The importance weighted autoencoder.
+
+Burda et al. (2016), https://arxiv.org/abs/1509.00519. With one sample it is the
+VAE, its KL divergence estimated from that sample.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import elbo
+from ldc_vae import networks
+from ldc_vae.objectives import base
+
+Array = jax.Array
+
+
+def objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    num_samples: int,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """-log (1/K) sum_k w_k, eq. 8, the mean over images; nats.
+
+  Args:
+    params: With 'encoder' and 'decoder'.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: Unused.
+    model: With a gaussian encoder.
+    num_samples: K.
+
+  Returns:
+    The loss and (metrics, updates), see `base`.
+  """
+  del context
+  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
+  over_samples = jax.vmap(elbo.log_weight, in_axes=(0, 0, None, None))
+  log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
+  bounds = jax.vmap(elbo.importance_weighted_bound)(log_weights)
+  loss = -jnp.mean(bounds)
+  metrics = {
+      'loss': loss,
+      'reconstruction': -jnp.mean(log_likelihoods),
+      'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
+      **base.posterior_metrics(logvar, z),
+  }
+  return loss, (metrics, {})
+
+
+def create(model: networks.Model, *, num_samples: int) -> base.Method:
+  """The method `iwae`.
+
+  Args:
+    model: With a gaussian encoder.
+    num_samples: K, posterior samples per image and step.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: The encoder has no density.
+  """
+  base.require_encoder(
+      'iwae',
+      model,
+      'gaussian',
+      reason='its weights need the density of the posterior',
+  )
+  objective_fn = functools.partial(
+      objective, model=model, num_samples=num_samples
+  )
+  return base.Method(
+      phases=(base.Phase(objective_fn, model.autoencoder_names()),),
+      init_stats=tuple,
+      generate=functools.partial(
+          base.prior_latents, latent_size=model.latent_size
+      ),
+  )

@@ -1,0 +1,71 @@
+"""The Stein VAE: an encoder of any shape, by amortised SVGD.
+
+Pu et al. (2017), https://arxiv.org/abs/1704.05155. It is the first phase of
+`ldc` at inverse temperature 1, the Bayes posterior under N(0, I), without a
+sampler net: images are made from the prior.
+"""
+
+import functools
+
+from ldc_vae import networks
+from ldc_vae import svgd
+from ldc_vae.objectives import base
+from ldc_vae.objectives import ldc
+
+
+def create(
+    model: networks.Model,
+    *,
+    num_particles: int,
+    kernel: str,
+    bandwidth: float | str,
+    off_diagonal: bool,
+) -> base.Method:
+  """The method `stein_vae`.
+
+  Args:
+    model: With an implicit or a gaussian encoder.
+    num_particles: K, particles per image.
+    kernel: A key of `svgd.KERNELS`.
+    bandwidth: 'mean', 'median' or a number in squared latent units.
+    off_diagonal: Leave j = i out of the direction; needs two particles.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: The encoder has no particles, or a field is out of range.
+  """
+  base.require_encoder(
+      'stein_vae',
+      model,
+      'implicit',
+      'gaussian',
+      reason='SVGD moves particles that differ',
+  )
+  if off_diagonal and num_particles < 2:
+    raise ValueError(
+        f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
+        ' needs at least 2 (or objective.off_diagonal=False)'
+    )
+  if kernel not in svgd.KERNELS:
+    raise ValueError(
+        f'objective.kernel={kernel!r}; known: {", ".join(svgd.KERNELS)}'
+    )
+  objective_fn = functools.partial(
+      ldc.autoencoder_objective,
+      model=model,
+      inverse_temperature=1.0,
+      num_particles=num_particles,
+      kernel=svgd.KERNELS[kernel](bandwidth),
+      off_diagonal=off_diagonal,
+      whiten=False,
+      latent_energy_weight=0.0,
+  )
+  return base.Method(
+      phases=(base.Phase(objective_fn, model.autoencoder_names()),),
+      init_stats=tuple,
+      generate=functools.partial(
+          base.prior_latents, latent_size=model.latent_size
+      ),
+  )

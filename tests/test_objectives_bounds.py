@@ -1,0 +1,417 @@
+"""Tests of beta_vae, iwae, vamp, stein_vae and lebm."""
+
+import functools
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from configs import default
+from ldc_vae import networks
+from ldc_vae.objectives import base
+from ldc_vae.objectives import beta_vae
+from ldc_vae.objectives import iwae
+from ldc_vae.objectives import ldc
+from ldc_vae.objectives import lebm
+from ldc_vae.objectives import stein_vae
+from ldc_vae.objectives import vae
+from ldc_vae.objectives import vamp
+
+_SHAPE = (4, 4, 1)
+_SCALE = 0.5
+_BATCH, _DIM = 4, 3
+_STEIN_FIELDS = dict(
+    num_particles=3, kernel='rbf', bandwidth='mean', off_diagonal=True
+)
+_LEBM_FIELDS = dict(
+    posterior_steps=3,
+    posterior_step_size=0.1,
+    prior_steps=2,
+    prior_step_size=0.4,
+    r1_weight=0.0,
+)
+
+
+def _model(encoder: str = 'gaussian', num_pseudo_inputs=2) -> networks.Model:
+  """Small networks for 4x4 images."""
+  sizes = networks.Sizes(
+      latent_size=_DIM,
+      hidden_sizes=(12,),
+      energy_width=8,
+      energy_blocks=1,
+      noise_size=4,
+      num_pseudo_inputs=num_pseudo_inputs,
+  )
+  return networks.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
+
+
+def _params(model, *names):
+  """Random weights of the shapes that `init` gives, without compiling it."""
+  shapes = jax.eval_shape(
+      lambda key: model.init(key, names), jax.random.key(0)
+  )
+  rng = np.random.default_rng(7)
+
+  def draw(leaf):
+    fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
+    draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
+    return jnp.asarray(draws, leaf.dtype)
+
+  return jax.tree.map(draw, shapes)
+
+
+def _images() -> np.ndarray:
+  """Random images in [0, 1], float32 [B, H, W, C]."""
+  rng = np.random.default_rng(0)
+  return rng.uniform(size=(_BATCH, *_SHAPE)).astype(np.float32)
+
+
+def _keys(seed: int = 1) -> jax.Array:
+  """Keys [B]."""
+  return jax.random.split(jax.random.key(seed), _BATCH)
+
+
+def _context(**kwargs) -> base.Context:
+  """A context on one device."""
+  return {'stats': (), 'axis_name': None, 'latents': None, **kwargs}
+
+
+def _run(method, params, phase=0, **context):
+  """(loss, (metrics, updates)) and the gradient by all of `params`."""
+
+  @jax.jit
+  def run(params):
+    objective_fn = method.phases[phase].objective_fn
+    loss_fn = lambda params: objective_fn(
+        params, _images(), _keys(), _context(**context)
+    )
+    return jax.value_and_grad(loss_fn, has_aux=True)(params)
+
+  return run(params)
+
+
+def _norm(tree) -> float:
+  """Largest absolute value in a tree."""
+  return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def _posterior(model, params, num_samples):
+  """mean, std [B, 1, D] and draws z [B, K, D] in NumPy."""
+  mean, logvar = model.modules['encoder'].apply(params['encoder'], _images())
+  mean, std = np.asarray(mean)[:, None], np.exp(0.5 * logvar)[:, None]
+  noise = np.asarray(base.draw_normal(_keys(), (num_samples, _DIM)))
+  return mean, std, mean + std * noise
+
+
+def _log_likelihoods(model, params, z):
+  """log N(x; D(z), scale^2) [B, K] in NumPy."""
+  decoded = np.asarray(model.decode(params, z))
+  terms = scipy.stats.norm.logpdf(_images()[:, None], decoded, _SCALE)
+  return np.sum(terms, axis=(2, 3, 4))
+
+
+def _log_normal(z, mean, std):
+  """log N(z; mean, std^2), summed over the last axis, in NumPy."""
+  return np.sum(scipy.stats.norm.logpdf(z, mean, std), axis=-1)
+
+
+class BetaVaeTest(chex.TestCase):
+
+  def test_is_the_vae_of_that_weight(self):
+    self.assertIs(beta_vae.create, vae.create)
+    self.assertGreater(default.OBJECTIVES['beta_vae']['beta'], 1.0)
+
+
+class IwaeTest(chex.TestCase):
+
+  def test_loss_is_the_bound_by_hand(self):
+    num_samples = 3
+    model = _model()
+    params = _params(model, 'encoder', 'decoder')
+    (loss, _), grads = _run(iwae.create(model, num_samples=num_samples), params)
+    mean, std, z = _posterior(model, params, num_samples)
+    log_weights = (
+        _log_likelihoods(model, params, z)
+        + _log_normal(z, 0.0, 1.0)
+        - _log_normal(z, mean, std)
+    )
+    bounds = scipy.special.logsumexp(log_weights, axis=1) - np.log(num_samples)
+    np.testing.assert_allclose(loss, -np.mean(bounds), rtol=1e-5)  # float32
+    self.assertGreater(_norm(grads['encoder']), 1e-2)
+
+  def test_one_sample_is_the_elbo(self):
+    # whose KL divergence is then that of the sample: equal on average
+    model = _model()
+    params = _params(model, 'encoder', 'decoder')
+    method = iwae.create(model, num_samples=1)
+    keys = jax.random.split(jax.random.key(0), 500)
+
+    @jax.jit
+    def losses(keys):
+      one = lambda key: method.phases[0].objective_fn(
+          params, _images()[:1], key[None], _context()
+      )
+      loss, (metrics, _) = jax.vmap(one)(keys)
+      return loss, metrics['reconstruction'] + metrics['kl']
+
+    iwae_losses, elbo_losses = losses(keys)
+    difference = np.asarray(iwae_losses - elbo_losses, np.float64)
+    # 500 draws: four standard errors
+    self.assertLess(
+        abs(np.mean(difference)), 4.0 * np.std(difference) / math.sqrt(500)
+    )
+    self.assertGreater(np.std(difference), 0.1)
+
+
+class VampTest(chex.TestCase):
+
+  def test_loss_is_the_bound_under_the_mixture(self):
+    num_pseudo_inputs = 3
+    model = _model(num_pseudo_inputs=num_pseudo_inputs)
+    params = _params(model, 'encoder', 'decoder', 'pseudo_inputs')
+    (loss, (metrics, _)), grads = _run(
+        vamp.create(model, num_samples=2), params
+    )
+    logits = params['pseudo_inputs']['params']['logits']
+    chex.assert_shape(logits, (num_pseudo_inputs, *_SHAPE))
+    means, logvars = model.modules['encoder'].apply(
+        params['encoder'], 1.0 / (1.0 + np.exp(-logits))
+    )
+    mean, std, z = _posterior(model, params, 2)
+    components = [
+        _log_normal(z, m, np.exp(0.5 * v)) for m, v in zip(means, logvars)
+    ]
+    log_prior = scipy.special.logsumexp(components, axis=0)
+    log_prior -= np.log(num_pseudo_inputs)
+    kl = np.mean(_log_normal(z, mean, std) - log_prior)
+    reconstruction = -np.mean(_log_likelihoods(model, params, z))
+    # float32
+    np.testing.assert_allclose(loss, reconstruction + kl, rtol=1e-5)
+    np.testing.assert_allclose(metrics['kl'], kl, rtol=1e-4)
+    for network in ('encoder', 'decoder', 'pseudo_inputs'):
+      self.assertGreater(_norm(grads[network]), 1e-4)
+
+  def test_one_pseudo_input_is_the_kl_to_its_posterior(self):
+    model = _model(num_pseudo_inputs=1)
+    params = _params(model, 'encoder', 'pseudo_inputs')
+    (m, v), (mean, logvar) = (
+        [np.asarray(x[0], np.float64) for x in pair]
+        for pair in (
+            vamp.prior_components(params, model=model),
+            model.modules['encoder'].apply(params['encoder'], _images()),
+        )
+    )
+    expected = 0.5 * np.sum(
+        v - logvar + np.exp(logvar - v) + (mean - m) ** 2 * np.exp(-v) - 1.0
+    )
+    noise = np.random.default_rng(0).normal(size=(4000, _DIM))
+    z = jnp.asarray(mean + np.exp(0.5 * logvar) * noise, jnp.float32)
+    method = vamp.create(model, num_samples=1)
+    log_prior_fn = functools.partial(method.log_prior, params, ())
+    log_prior = np.asarray(jax.jit(jax.vmap(log_prior_fn))(z), np.float64)
+    draws = _log_normal(z, mean, np.exp(0.5 * logvar)) - log_prior
+    # 4000 draws: four standard errors
+    self.assertAlmostEqual(
+        np.mean(draws), expected, delta=4.0 * np.std(draws) / math.sqrt(4000)
+    )
+
+  def test_generates_from_its_components(self):
+    model = _model(num_pseudo_inputs=2)
+    params = _params(model, 'encoder', 'pseudo_inputs')
+    method = vamp.create(model, num_samples=1)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    z = np.asarray(jax.jit(method.generate)(params, (), keys))
+    means, logvars = vamp.prior_components(params, model=model)
+    variances = np.exp(logvars)
+    # 4000 draws: four standard errors
+    variance = np.mean(variances + means**2, axis=0)
+    variance -= np.mean(means, axis=0) ** 2
+    error = 4.0 / math.sqrt(4000)
+    np.testing.assert_array_less(
+        np.abs(np.mean(z, axis=0) - np.mean(means, axis=0)),
+        error * np.sqrt(variance),
+    )
+    np.testing.assert_allclose(np.var(z, axis=0), variance, rtol=2 * error)
+
+  def test_pseudo_inputs_are_different_images(self):
+    model = _model(num_pseudo_inputs=5)
+    params = model.init(jax.random.key(0), ('pseudo_inputs',))
+    inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
+    self.assertGreater(float(jnp.min(inputs)), 0.0)
+    self.assertLess(float(jnp.max(inputs)), 1.0)
+    self.assertGreater(float(jnp.min(jnp.std(inputs, axis=0))), 0.01)
+
+
+class DensityTest(chex.TestCase):
+
+  @parameterized.parameters(
+      (iwae.create, dict(num_samples=2)), (vamp.create, dict(num_samples=2))
+  )
+  def test_an_encoder_without_one_is_an_error(self, create, fields):
+    with self.assertRaisesRegex(ValueError, "=gaussian, got 'implicit'"):
+      create(_model('implicit'), **fields)
+
+
+class SteinVaeTest(chex.TestCase):
+
+  def test_is_the_first_phase_of_ldc_at_the_bayes_posterior(self):
+    model = _model('implicit')
+    params = _params(model, 'encoder', 'decoder')
+    method = stein_vae.create(model, **_STEIN_FIELDS)
+    fields = {**default.OBJECTIVES['ldc'], **_STEIN_FIELDS}
+    twin = ldc.create(
+        model,
+        **{**fields, 'inverse_temperature': 1.0, 'match_moments': False},
+    )
+    (loss, _), grads = _run(method, params)
+    stats = {'latents': ldc.init_moments(_DIM)}
+    (expected, _), expected_grads = _run(twin, params, stats=stats)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    # float32
+    chex.assert_trees_all_close(grads, expected_grads, rtol=1e-4, atol=1e-6)
+    self.assertEqual(method.trained, ('encoder', 'decoder'))
+
+  @parameterized.parameters(
+      ({'num_particles': 1}, 'num_particles=1: .*at least 2'),
+      ({'kernel': 'rfb'}, "objective.kernel='rfb'; known: .*rbf"),
+      ({'bandwidth': 'maen'}, "bandwidth='maen'"),
+  )
+  def test_wrong_field_is_an_error(self, fields, message):
+    with self.assertRaisesRegex(ValueError, message):
+      stein_vae.create(_model('implicit'), **{**_STEIN_FIELDS, **fields})
+
+  def test_one_code_for_an_image_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, "or gaussian, got 'deterministic'"):
+      stein_vae.create(_model('deterministic'), **_STEIN_FIELDS)
+
+
+class LebmTest(chex.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.model = _model('none')
+    self.params = _params(self.model, 'decoder', 'energy')
+
+  def _energy(self, z):
+    """f(z) [...]."""
+    return self.model.modules['energy'].apply(self.params['energy'], z)
+
+  def _chains(self, score_fn, keys, num_steps, step_size):
+    """Langevin dynamics written out: z [B, D]."""
+    z = base.draw_normal(keys, (_DIM,))
+    chain_keys = [
+        jax.random.split(key, num_steps) for key in base.fold_in(keys, 1)
+    ]
+    for step in range(num_steps):
+      noise = jnp.stack(
+          [jax.random.normal(keys[step], (_DIM,)) for keys in chain_keys]
+      )
+      z = z + 0.5 * step_size**2 * score_fn(z) + step_size * noise
+    return z
+
+  def _posterior_draws(self, keys):
+    """What three steps of 0.1 give."""
+
+    @jax.jit
+    @jax.grad
+    def score_fn(z):
+      decoded = self.model.decode(self.params, z)
+      residual = (_images() - decoded) / _SCALE
+      log_joint = -0.5 * jnp.sum(jnp.square(residual))
+      return log_joint - jnp.sum(self._energy(z)) - 0.5 * jnp.sum(z**2)
+
+    return self._chains(score_fn, keys, 3, 0.1)
+
+  def test_decoder_learns_at_posterior_draws(self):
+    method = lebm.create(self.model, **_LEBM_FIELDS)
+    (loss, (_, updates)), grads = _run(method, self.params)
+    z = self._posterior_draws(_keys())
+    # float32, three steps
+    np.testing.assert_allclose(
+        updates['latents'][:, 0], z, rtol=1e-4, atol=1e-5
+    )
+
+    def loss_fn(decoder):
+      return -jnp.mean(
+          self.model.log_likelihood(
+              {'decoder': decoder}, _images(), z[:, None]
+          )
+      )
+
+    expected, gradient = jax.jit(jax.value_and_grad(loss_fn))(
+        self.params['decoder']
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    # and along the chains flows none
+    chex.assert_trees_all_close(
+        grads['decoder'], gradient, rtol=1e-3, atol=1e-4
+    )
+    self.assertEqual(_norm(grads['energy']), 0.0)
+
+  def test_energy_learns_the_contrast_of_posterior_and_prior(self):
+    method = lebm.create(self.model, **_LEBM_FIELDS)
+    latents = jax.random.normal(jax.random.key(4), (_BATCH, 1, _DIM)) + 1.0
+    (loss, _), grads = _run(method, self.params, phase=1, latents=latents)
+    score_fn = jax.jit(
+        jax.grad(lambda z: -jnp.sum(self._energy(z)) - 0.5 * jnp.sum(z**2))
+    )
+    samples = self._chains(score_fn, _keys(), 2, 0.4)
+
+    def loss_fn(params):
+      energy_fn = functools.partial(self.model.modules['energy'].apply, params)
+      return jnp.mean(energy_fn(latents)) - jnp.mean(energy_fn(samples))
+
+    expected, gradient = jax.jit(jax.value_and_grad(loss_fn))(
+        self.params['energy']
+    )
+    # float32, two steps; a difference of means
+    np.testing.assert_allclose(loss, expected, atol=1e-5)
+    chex.assert_trees_all_close(
+        grads['energy'], gradient, rtol=1e-3, atol=1e-5
+    )
+    self.assertEqual(_norm(grads['decoder']), 0.0)
+
+  def test_draws_follow_a_prior_that_is_known(self):
+    # f = 0: the prior is N(0, I), and Langevin's is wider by its step
+    params = jax.tree.map(jnp.zeros_like, self.params)
+    method = lebm.create(
+        self.model, **{**_LEBM_FIELDS, 'prior_steps': 30}
+    )
+    keys = jax.random.split(jax.random.key(0), 2000)
+    z = jax.jit(method.generate)(params, (), keys)
+    # 6000 draws: four standard errors of a variance
+    self.assertAlmostEqual(
+        float(np.mean(np.square(z))) * (1.0 - 0.4**2 / 4.0),
+        1.0,
+        delta=4.0 * math.sqrt(2.0 / 6000),
+    )
+
+  def test_encodes_by_its_chains(self):
+    method = lebm.create(self.model, **_LEBM_FIELDS)
+    z, mean = jax.jit(method.encode)(self.params, (), _images(), _keys())
+    chains = [
+        self._posterior_draws(base.fold_in(_keys(), index))
+        for index in range(4)
+    ]
+    # float32, three steps
+    np.testing.assert_allclose(z, chains[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        mean, np.mean(chains, axis=0), rtol=1e-4, atol=1e-5
+    )
+
+  def test_has_neither_an_encoder_nor_a_normalised_prior(self):
+    method = lebm.create(self.model, **_LEBM_FIELDS)
+    self.assertEqual(method.trained, ('decoder', 'energy'))
+    self.assertIsNone(method.log_prior)
+    with self.assertRaisesRegex(ValueError, "=none, got 'gaussian'"):
+      lebm.create(_model('gaussian'), **_LEBM_FIELDS)
+
+
+if __name__ == '__main__':
+  absltest.main()
