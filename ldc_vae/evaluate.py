@@ -6,6 +6,7 @@ law costs can be told from what the decoder costs. Averaged (EMA) weights
 throughout.
 """
 
+import functools
 import os
 import pathlib
 import time
@@ -115,9 +116,11 @@ class Apply:
     model, method = experiment.model, experiment.method
 
     @jax.jit
-    def encode(params, images, key):
+    def encode(params, stats, images, key):
       keys = step_lib.image_keys(key, images.shape[0], None)
       images = step_lib.prepare_images(images, keys, binarize)
+      if method.encode is not None:
+        return method.encode(params, stats, images, keys)
       # an implicit encoder's mean is that of its particles
       z, mean, _ = model.particles(params, images, keys, 16)
       return z[:, 0], jnp.mean(z, axis=1) if mean is None else mean
@@ -141,7 +144,7 @@ class Apply:
         datasets.eval_batches(images, self._batch_size)
     ):
       z, mean = self._encode(
-          self._params, batch, jax.random.fold_in(key, index)
+          self._params, self._stats, batch, jax.random.fold_in(key, index)
       )
       parts.append((np.asarray(z)[mask], np.asarray(mean)[mask]))
     z, means = zip(*parts)
@@ -410,27 +413,33 @@ def _latent_distances(sources: Sources, key: Array) -> dict[str, float]:
 
 
 def _likelihoods(config, experiment, state, key) -> dict[str, float]:
-  """-ELBO and -log p of test images (lambda = 1, prior N(0, I)), in nats.
+  """-ELBO and -log p of test images (lambda = 1) under the method's prior.
 
-  Both from the same importance samples, and for gaussian encoders only.
+  In nats, both from the same importance samples; for gaussian encoders only.
   """
   num_particles = config.evaluate.importance_samples
-  model = experiment.model
+  model, log_prior = experiment.model, experiment.method.log_prior
   images = experiment.dataset.images['test'][: config.evaluate.num_nll_images]
-  if not num_particles or model.encoder != 'gaussian' or not len(images):
+  if model.encoder != 'gaussian' or log_prior is None:
+    return {}  # no density of the posterior, or none of the prior
+  if not num_particles or not len(images):
     return {}
   binarize = config.dataset.binarize
 
   @jax.jit
-  def bounds(params, images, key):
+  def bounds(params, stats, images, key):
     keys = step_lib.image_keys(key, images.shape[0], None)
     images = step_lib.prepare_images(images, keys, binarize)
     z, mean, logvar = model.particles(params, images, keys, num_particles)
     log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-    over_particles = jax.vmap(elbo.log_weight, in_axes=(0, 0, None, None))
+    log_weight_fn = functools.partial(
+        elbo.log_weight,
+        log_prior_fn=functools.partial(log_prior, params, stats),
+    )
+    over_particles = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
     log_weights = jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
     return (
-        jax.vmap(elbo.elbo)(log_likelihoods, mean, logvar),
+        jnp.mean(log_weights, axis=1),
         jax.vmap(elbo.importance_weighted_bound)(log_weights),
     )
 
@@ -439,7 +448,9 @@ def _likelihoods(config, experiment, state, key) -> dict[str, float]:
   for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, batch_size)
   ):
-    values = bounds(state.ema_params, batch, jax.random.fold_in(key, index))
+    values = bounds(
+        state.ema_params, state.stats, batch, jax.random.fold_in(key, index)
+    )
     totals += [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
   negative = -totals / len(images)
   return {

@@ -9,13 +9,17 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import objectives
+from ldc_vae import step as step_lib
 from ldc_vae import train
+from ldc_vae import writer
 
 _OVERRIDES = {'train.num_steps': 8, 'evaluate.num_samples': 96}
 
@@ -159,6 +163,111 @@ class EvaluateTest(parameterized.TestCase):
     empty = pathlib.Path(self.create_tempdir().full_path)
     with self.assertRaisesRegex(OSError, 'no checkpoint'):
       evaluate.evaluate(self.config, empty)
+
+
+class MethodsTest(parameterized.TestCase):
+  """Every method trains, is evaluated and makes images, at debug sizes."""
+
+  def _results(self, method):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    config = _train(workdir, method, {'train.num_steps': 4})
+    results = json.loads((workdir / 'results.json').read_text())
+    for source in ('reconstruction', 'aggregate', 'generator'):
+      value = results[f'frechet_classifier/{source}']
+      self.assertTrue(np.isfinite(value), source)
+    with np.load(workdir / 'samples.npz') as samples:
+      self.assertEqual(samples['images'].shape, (96, 8, 8, 1))
+      self.assertGreater(np.std(samples['latents']), 0.01)
+    with checkpoint.Checkpointer(
+        workdir / 'checkpoints', read_only=True
+    ) as checkpointer:
+      self.experiment = experiment_lib.create(config)
+      self.state = checkpointer.restore(self.experiment.init_state()).state
+    return results
+
+  def test_vamp_is_scored_under_its_own_prior(self):
+    results = self._results('vamp')
+    model, params = self.experiment.model, self.state.ema_params
+    images = self.experiment.dataset.images['test'][:128] / np.float32(255)
+    mean, logvar = model.modules['encoder'].apply(params['encoder'], images)
+    inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
+    components = model.modules['encoder'].apply(params['encoder'], inputs)
+    noise = np.random.default_rng(0).normal(size=(64, *mean.shape))
+    z = mean + np.exp(0.5 * logvar) * noise.astype(np.float32)  # [64, N, D]
+    log_prior = jax.vmap(
+        jax.vmap(elbo.mixture_log_prob, (0, None, None)), (0, None, None)
+    )(z, *components)
+    log_posterior = -0.5 * np.sum(noise**2 + logvar, axis=-1)
+    log_posterior -= 0.5 * z.shape[-1] * np.log(2 * np.pi)
+    kl = np.mean(log_posterior - log_prior, axis=1)  # of each draw
+    likelihood_fn = jax.jit(lambda z: model.log_likelihood(params, images, z))
+    reconstruction = [
+        -np.mean(likelihood_fn(draw[:, None])) for draw in jnp.asarray(z)
+    ]
+    bounds = np.asarray(reconstruction) + kl
+    # 8 and 64 draws of each of 128 posteriors, as in the plain loop above
+    self.assertAlmostEqual(
+        results['nll/elbo'],
+        float(np.mean(bounds)),
+        delta=5 * np.std(bounds) / np.sqrt(8) + 1e-3,
+    )
+    self.assertLess(results['nll/importance'], results['nll/elbo'])
+
+  def test_a_method_may_encode_without_a_net(self):
+    experiment = experiment_lib.create(
+        config_lib.load('configs/digits.py:lebm,debug')
+    )
+    state = experiment.init_state()
+    self.assertNotIn('encoder', state.params)
+    apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+    images = experiment.dataset.images['test'][:70]
+    z, means = apply.encode(images, jax.random.key(0))
+    keys = step_lib.image_keys(
+        jax.random.fold_in(jax.random.key(0), 1), 50, None
+    )
+    padded = np.zeros((50, 8, 8, 1), np.float32)
+    padded[:20] = images[50:] / np.float32(255)
+    expected = experiment.method.encode(
+        state.ema_params, state.stats, padded, keys
+    )
+    for actual, wanted in zip((z, means), expected):
+      self.assertEqual(actual.shape, (70, 8))
+      # float32, 20 steps of Langevin dynamics
+      np.testing.assert_allclose(
+          actual[50:], wanted[:20], rtol=1e-3, atol=1e-3
+      )
+
+  @parameterized.parameters(
+      *sorted(set(objectives.METHODS) - {'ldc', 'vae', 'vamp'})
+  )
+  @pytest.mark.slow
+  def test_any_method_ends(self, method):
+    results = self._results(method)
+    has_density = self.experiment.model.encoder == 'gaussian'
+    self.assertEqual(results['nll/elbo'] is not None, has_density)
+
+  @parameterized.parameters(*objectives.METHODS)
+  @pytest.mark.slow
+  def test_any_method_learns(self, method):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    config = config_lib.load(
+        f'configs/digits.py:{method}',
+        {
+            'train.num_steps': 400,
+            'train.ema_decay': 0.99,
+            'evaluate.num_samples': 360,
+        },
+    )
+    train.train_and_evaluate(config, workdir)
+    results = json.loads((workdir / 'results.json').read_text())
+    losses = [
+        row['validation/reconstruction']
+        for row in writer.read_metrics(workdir / 'metrics.jsonl')
+        if 'validation/reconstruction' in row
+    ]
+    self.assertLess(losses[-1], losses[0] - 10.0)  # nats
+    # the mean image has 0.075
+    self.assertLess(results['eval/reconstruction_mse'], 0.05)
 
 
 class OtherRunsTest(absltest.TestCase):
