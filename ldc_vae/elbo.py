@@ -103,7 +103,7 @@ def mixture_log_prob(z: Array, means: Array, logvars: Array) -> Array:
   """log (1/C) sum_c N(z; mean_c, exp(logvar_c)), equal weights.
 
   With the posteriors of C pseudo-inputs, the VampPrior: Tomczak and Welling
-  (2018), eq. 9, https://arxiv.org/abs/1705.07120.
+  (2018), https://arxiv.org/abs/1705.07120.
 
   Args:
     z: One latent, shape [D].

@@ -76,7 +76,7 @@ def make_validation_fn(
     binarize: Draw binary images, as in training.
     batch_size: Images at a time.
   """
-  objective_fn, *_, per_image = experiment.method.phases[0]
+  phase = experiment.method.phases[0]
   images = experiment.dataset.images['validation']
   key = jax.random.fold_in(experiment.key, 2**31 + 1)
 
@@ -96,10 +96,12 @@ def make_validation_fn(
     }
 
     def metrics_fn(images, keys):
-      _, (metrics, _) = objective_fn(state.ema_params, images, keys, context)
+      _, (metrics, _) = phase.objective_fn(
+          state.ema_params, images, keys, context
+      )
       return metrics
 
-    if per_image:
+    if phase.per_image:
       metrics = jax.vmap(metrics_fn)(images[:, None], keys[:, None])
     else:
       metrics = metrics_fn(images, keys)
@@ -107,11 +109,8 @@ def make_validation_fn(
 
   def validate(state):
     totals = collections.defaultdict(float)
-    for index, (batch, mask) in enumerate(
-        datasets.eval_batches(images, batch_size)
-        if per_image
-        else _whole_sets(images, batch_size)
-    ):
+    batches_fn = datasets.eval_batches if phase.per_image else _whole_sets
+    for index, (batch, mask) in enumerate(batches_fn(images, batch_size)):
       sums = batch_metrics(state, batch, mask, index)
       for name, value in jax.device_get(sums).items():
         totals[f'validation/{name}'] += float(value) / len(images)

@@ -6,6 +6,7 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import numpy as np
 
@@ -15,6 +16,7 @@ from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import networks
 from ldc_vae import objectives
+from ldc_vae import step as step_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _RUN_FILES = sorted(
@@ -83,6 +85,31 @@ class CreateTest(parameterized.TestCase):
           lambda a, b: float(abs(a - b).max()), params, state.params[network]
       )
       self.assertGreater(max(jax.tree.leaves(moved)), 0.0, network)
+
+  @parameterized.parameters(*objectives.METHODS)
+  def test_every_method_suits_convolutions(self, method):
+    config, experiment = _create('cifar10', f'{method},debug')
+    train_step = functools.partial(
+        experiment_lib.make_train_step(
+            config, experiment.method, experiment.txs, experiment.num_steps
+        ),
+        axis_name=None,
+    )
+    images = experiment.dataset.images['train'][:8]
+
+    def run(key):
+      state = step_lib.create_train_state(
+          key, experiment.model, experiment.method, experiment.txs
+      )
+      after, metrics = train_step(state, images, key)
+      keys = jax.random.split(key, 5)
+      z = experiment.method.generate(after.params, after.stats, keys)
+      return state, after, metrics, experiment.model.decode(after.params, z)
+
+    state, after, metrics, decoded = jax.eval_shape(run, experiment.key)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    self.assertEqual(metrics['loss'].shape, ())
+    self.assertEqual(decoded.shape, (5, 32, 32, 3))
 
   def test_state_is_the_same_for_the_same_seed(self):
     _, experiment = _create('digits', 'ldc,debug')

@@ -1,6 +1,6 @@
 """The InfoVAE with a maximum mean discrepancy (MMD-VAE at alpha = 1).
 
-Zhao et al. (2019), https://arxiv.org/abs/1706.02262, eq. 6:
+Zhao et al. (2019), https://arxiv.org/abs/1706.02262, the family L_InfoVAE:
 
     L = E[-log p(x|z)] + (1 - alpha) KL(q(z|x) || p(z))
         + (alpha + lambda - 1) D(q(z) || p(z)).

@@ -88,7 +88,7 @@ def decoder_objective(
     model: networks.Model,
     posterior_fn: Callable[..., Array],
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
-  """-log p(x|z) at a posterior draw, eq. 11, the mean over images; nats.
+  """-log p(x|z) at a posterior draw, the mean over images; nats.
 
   Args:
     params: With 'decoder' and 'energy'.
@@ -124,7 +124,7 @@ def energy_objective(
     prior_fn: Callable[..., Array],
     r1_weight: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
-  """E f(posterior draws) - E f(prior draws), eq. 10; nats.
+  """E f(posterior draws) - E f(prior draws); nats.
 
   Args:
     params: With 'energy'.

@@ -1,8 +1,9 @@
 """The regularised autoencoder with a gradient penalty on the decoder.
 
-Ghosh et al. (2020), https://arxiv.org/abs/1903.12436, eq. 11 with L_GP = |grad
-D(E(x))|^2: the Jacobian of the decoder by its latent, as in their code (their
-text could be read as a derivative by the image).
+Ghosh et al. (2020), https://arxiv.org/abs/1903.12436, L_RAE with L_REG = |grad
+D(E(x))|^2. The derivative is by the latent, as in their code (the text could be
+read as one by the image), and of the image as in their text (the code squares
+the pixels first).
 """
 
 from collections.abc import Callable

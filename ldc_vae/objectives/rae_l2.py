@@ -1,6 +1,6 @@
 """The regularised autoencoder with an L2 penalty on the decoder's weights.
 
-Ghosh et al. (2020), https://arxiv.org/abs/1903.12436, eq. 11 with L_REG =
+Ghosh et al. (2020), https://arxiv.org/abs/1903.12436, L_RAE with L_REG =
 |theta|^2; code: https://github.com/ParthaEth/Regularized_autoencoders-RAE-.
 """
 

@@ -23,7 +23,7 @@ def prior_components(params, *, model: networks.Model) -> tuple[Array, Array]:
 
 
 def log_prior(params, stats, z: Array, *, model: networks.Model) -> Array:
-  """log p(z) under the VampPrior, eq. 9, of one latent z [D]; nats."""
+  """log p(z) under the VampPrior of one latent z [D]; nats."""
   del stats
   means, logvars = prior_components(params, model=model)
   return elbo.mixture_log_prob(z, means, logvars)
