@@ -30,6 +30,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import writer
 from ldc_vae.metrics import frechet
 from ldc_vae.metrics import latent as latent_metrics
+from ldc_vae.objectives import base
 
 Array = jax.Array
 
@@ -119,11 +120,8 @@ class Apply:
     def encode(params, stats, images, key):
       keys = step_lib.image_keys(key, images.shape[0], None)
       images = step_lib.prepare_images(images, keys, binarize)
-      if method.encode is not None:
-        return method.encode(params, stats, images, keys)
-      # an implicit encoder's mean is that of its particles
-      z, mean, _ = model.particles(params, images, keys, 16)
-      return z[:, 0], jnp.mean(z, axis=1) if mean is None else mean
+      z, mean, _ = base.encode(method, model, params, stats, images, keys)
+      return z, mean
 
     @jax.jit
     def decode(params, z):

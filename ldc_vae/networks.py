@@ -253,7 +253,7 @@ class Discriminator(nn.Module):
 
 
 class PseudoInputs(nn.Module):
-  """Learned images [N, H, W, C] in (0, 1), whatever is given to it.
+  """Learned images [N, H, W, C] in (0, 1); takes no input.
 
   The sigmoid of free logits, as grey images have in the code of Tomczak and
   Welling, https://github.com/jmtomczak/vae_vampprior.

@@ -413,5 +413,33 @@ class LebmTest(chex.TestCase):
       lebm.create(_model('gaussian'), **_LEBM_FIELDS)
 
 
+class EncodeTest(chex.TestCase):
+
+  def _encode(self, encoder, method_fn):
+    model = _model(encoder)
+    params = _params(model, *model.autoencoder_names())
+    run = jax.jit(
+        functools.partial(base.encode, method_fn(model), model, stats=())
+    )
+    return model, params, run(params, images=_images(), keys=_keys())
+
+  def test_a_gaussian_has_its_moments(self):
+    method_fn = functools.partial(iwae.create, num_samples=1)
+    model, params, (z, mean, logvar) = self._encode('gaussian', method_fn)
+    expected = model.modules['encoder'].apply(params['encoder'], _images())
+    chex.assert_trees_all_close((mean, logvar), expected, rtol=1e-5)
+    self.assertGreater(_norm(z - mean), 1e-3)  # a draw
+
+  def test_the_mean_of_an_implicit_one_is_of_its_particles(self):
+    method_fn = lambda model: stein_vae.create(model, **_STEIN_FIELDS)
+    model, params, (z, mean, logvar) = self._encode('implicit', method_fn)
+    particles, _, _ = model.particles(params, _images(), _keys(), 16)
+    np.testing.assert_allclose(z, particles[:, 0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        mean, np.mean(particles, axis=1), rtol=1e-4, atol=1e-6
+    )
+    self.assertIsNone(logvar)
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -32,6 +32,9 @@ Array = jax.Array
 Context = dict[str, Any]
 ObjectiveFn = Callable[..., tuple[Array, tuple[dict[str, Array], Context]]]
 
+# Behind the mean of a posterior that has no closed form.
+_NUM_PARTICLES = 16
+
 
 class Phase(NamedTuple):
   """One objective and the networks it trains.
@@ -84,6 +87,35 @@ class Method(NamedTuple):
     """The names of all networks that the method trains, each once."""
     names = [name for phase in self.phases for name in phase.trains]
     return tuple(dict.fromkeys(names))
+
+
+def encode(
+    method: Method,
+    model: networks.Model,
+    params,
+    stats,
+    images: Array,
+    keys: Array,
+) -> tuple[Array, Array, Array | None]:
+  """Posteriors of images, by whatever the method infers with.
+
+  Args:
+    method: The method.
+    model: Its networks.
+    params: Their weights.
+    stats: The method's.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+
+  Returns:
+    One draw and the mean of each posterior, both [B, D], and the logvar [B, D]
+    of a gaussian encoder, else None.
+  """
+  if method.encode is not None:
+    return *method.encode(params, stats, images, keys), None
+  z, mean, logvar = model.particles(params, images, keys, _NUM_PARTICLES)
+  # an implicit encoder's mean is that of its particles
+  return z[:, 0], jnp.mean(z, axis=1) if mean is None else mean, logvar
 
 
 def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
