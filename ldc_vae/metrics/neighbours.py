@@ -1,0 +1,131 @@
+"""Measures from nearest neighbours: fidelity, diversity, memorisation.
+
+Letters: n, m vectors of a set, F features, B rows of a block. Distances are
+Euclidean.
+"""
+
+from collections.abc import Iterator
+
+import chex
+import numpy as np
+
+_BLOCK_SIZE = 1000  # rows of the distance matrix at once: 80 MB at m = 10,000
+
+
+def precision_recall_density_coverage(
+    real: chex.Array, fake: chex.Array, num_neighbours: int
+) -> dict[str, float]:
+  """Fidelity and diversity of a set of features, by balls around vectors.
+
+  A ball around a vector reaches to its k-th nearest neighbour in its own set.
+
+  Precision and recall: Kynkaanniemi et al. (2019), equations 1 and 2,
+  https://arxiv.org/abs/1904.06991. Density and coverage: Naeem et al. (2020),
+  section 3.2, https://arxiv.org/abs/2002.09797, less moved by outliers.
+
+  Args:
+    real: Features of the reference, shape [n, F], n more than k.
+    fake: Features of the samples, shape [m, F], m more than k.
+    num_neighbours: k, at least 1.
+
+  Returns:
+    'precision', the share of fakes in a real ball; 'recall', the share of reals
+    in a fake ball; 'density', real balls around a fake over k, which is 1 in
+    expectation where the laws agree and may be more; 'coverage', the share of
+    real balls that hold a fake. Equal counts n and m compare best.
+  """
+  real, fake = _as_finite(real), _as_finite(fake)
+  chex.assert_equal(real.shape[1], fake.shape[1])
+  if not 1 <= num_neighbours < min(len(real), len(fake)):
+    raise ValueError(
+        f'num_neighbours={num_neighbours} must be at least 1 and less than the'
+        f' {len(real)} and {len(fake)} vectors of the two sets'
+    )
+  real_radii = _neighbour_distances(real, num_neighbours)
+  fake_radii = _neighbour_distances(fake, num_neighbours)
+  num_balls = np.zeros(len(fake), np.int64)  # real balls around each fake
+  recalled, covered = [], []
+  for rows, squared in _blocks(real, fake):
+    inside = squared < real_radii[rows, None]
+    num_balls += np.sum(inside, axis=0)
+    covered.append(np.any(inside, axis=1))
+    recalled.append(np.any(squared < fake_radii[None], axis=1))
+  return {
+      'precision': float(np.mean(num_balls > 0)),
+      'recall': float(np.mean(np.concatenate(recalled))),
+      'density': float(np.mean(num_balls)) / num_neighbours,
+      'coverage': float(np.mean(np.concatenate(covered))),
+  }
+
+
+def nearest_distances(x: chex.Array, reference: chex.Array) -> np.ndarray:
+  """Distance of each vector from the nearest one of a reference set.
+
+  Of flattened images: samples that lie nearer to the training images than the
+  test images do are copies (Meehan et al. (2020), section 4.1,
+  https://arxiv.org/abs/2004.05675, compare the two laws of distance).
+
+  Args:
+    x: Shape [n, F].
+    reference: Shape [m, F], m at least 1.
+
+  Returns:
+    Shape [n], in units of x; exactly 0 for a vector that is in the reference.
+  """
+  x, reference = np.asarray(x), np.asarray(reference)
+  chex.assert_rank([x, reference], 2)
+  chex.assert_equal(x.shape[1], reference.shape[1])
+  if not len(reference):
+    raise ValueError('there is no nearest vector in an empty reference set')
+  # The matmul form finds the neighbour, in float32: a distance is then that
+  # of the two vectors themselves.
+  nearest = np.zeros(len(x), np.int64)
+  best = np.full(len(x), np.inf, np.float32)
+  x32 = x.astype(np.float32)
+  for start in range(0, len(reference), 10 * _BLOCK_SIZE):
+    part = reference[start : start + 10 * _BLOCK_SIZE].astype(np.float32)
+    # without |x|^2, which moves no minimum
+    squared = np.sum(np.square(part), axis=1)[None] - 2.0 * (x32 @ part.T)
+    rows = np.argmin(squared, axis=1)
+    smallest = np.take_along_axis(squared, rows[:, None], axis=1)[:, 0]
+    nearest = np.where(smallest < best, start + rows, nearest)
+    best = np.minimum(smallest, best)
+  differences = x.astype(np.float64) - reference[nearest].astype(np.float64)
+  return np.sqrt(np.sum(np.square(differences), axis=1))
+
+
+def _neighbour_distances(x: np.ndarray, num_neighbours: int) -> np.ndarray:
+  """Squared distances [n] to the k-th nearest other vector of x [n, F]."""
+  radii = []
+  for rows, squared in _blocks(x, x):
+    squared[np.arange(len(rows)), rows] = -1.0  # itself, before all others
+    squared.partition(num_neighbours, axis=1)
+    radii.append(squared[:, num_neighbours])
+  return np.concatenate(radii)
+
+
+def _blocks(
+    x: np.ndarray, y: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields row numbers [B] of x [n, F] and their squared distances [B, m]."""
+  # One centre for both: the matmul form of distances loses digits far from 0.
+  center = np.mean(y, axis=0, keepdims=True)
+  x, y = x - center, y - center
+  squared_x, squared_y = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
+  for start in range(0, len(x), _BLOCK_SIZE):
+    rows = np.arange(start, min(start + _BLOCK_SIZE, len(x)))
+    squared = squared_x[rows, None] + squared_y[None] - 2.0 * (x[rows] @ y.T)
+    yield rows, np.maximum(squared, 0.0)  # rounding of equal vectors
+
+
+def _as_finite(x: chex.Array) -> np.ndarray:
+  """x [n, F] in float64; ValueError if any entry is not finite."""
+  x = np.asarray(x, np.float64)
+  chex.assert_rank(x, 2)
+  num_bad = int(np.sum(~np.isfinite(x)))
+  if num_bad:
+    raise ValueError(
+        f'{num_bad} of {x.size} features are not finite; check that the images'
+        ' they come from are finite'
+    )
+  return x
