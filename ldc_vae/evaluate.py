@@ -19,17 +19,15 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import checkpoint
-from ldc_vae import classifier as classifier_lib
 from ldc_vae import datasets
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import figures
 from ldc_vae import latents as latents_lib
+from ldc_vae import measures
 from ldc_vae import report
 from ldc_vae import step as step_lib
 from ldc_vae import writer
-from ldc_vae.metrics import frechet
-from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.objectives import base
 
 Array = jax.Array
@@ -57,6 +55,10 @@ _OTHER_NAMES = (
     'prdc/recall',
     'prdc/density',
     'prdc/coverage',
+    'classifier/entropy',
+    'classifier/class_balance',
+    'nearest/train_generator',
+    'nearest/train_test',
     'nll/elbo',
     'nll/importance',
     'nll/ais',
@@ -65,12 +67,12 @@ _OTHER_NAMES = (
     'latent/sliced_wasserstein_generator',
     'latent/sliced_wasserstein_prior',
     'latent/ksd_generator',
+    'latent/ksd_prior',
+    'latent/ksd_aggregate',
     'latent/active_units',
     'eval/reconstruction_mse',
     'time/sample_10k_seconds',
 )
-_NUM_COMPONENTS = 64  # of the pixels, for data without labels
-_NUM_PROJECTIONS = 512  # of the sliced Wasserstein distance
 _TIMED_SAMPLES = 10_000
 _DECODES_AT_ONCE = 4_000  # latents in one decoder call of the likelihood
 _NUM_INTERPOLATIONS = 8
@@ -87,6 +89,8 @@ class Sources(NamedTuple):
     test_images: The reference, uint8 [M, H, W, C].
     test_means: Posterior means of the reference, float32 [M, D].
     train_means: Posterior means of the training split, float32 [L, D].
+    train_logvars: Their log variances [L, D], or None without a gaussian
+      encoder.
     aggregate_labels: Classes of the images behind the aggregate latents, or
       None.
   """
@@ -96,6 +100,7 @@ class Sources(NamedTuple):
   test_images: np.ndarray
   test_means: np.ndarray
   train_means: np.ndarray
+  train_logvars: np.ndarray | None
   aggregate_labels: np.ndarray | None
 
 
@@ -120,8 +125,7 @@ class Apply:
     def encode(params, stats, images, key):
       keys = step_lib.image_keys(key, images.shape[0], None)
       images = step_lib.prepare_images(images, keys, binarize)
-      z, mean, _ = base.encode(method, model, params, stats, images, keys)
-      return z, mean
+      return base.encode(method, model, params, stats, images, keys)
 
     @jax.jit
     def decode(params, z):
@@ -135,18 +139,22 @@ class Apply:
 
     self._encode, self._decode, self._generate = encode, decode, generate
 
-  def encode(self, images, key: Array) -> tuple[np.ndarray, np.ndarray]:
-    """One posterior sample and the mean of each image, both [N, D]."""
+  def encode(
+      self, images, key: Array
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """One posterior sample of each image, its mean and log variance, [N, D].
+
+    The last is None unless the encoder is gaussian.
+    """
     parts = []
     for index, (batch, mask) in enumerate(
         datasets.eval_batches(images, self._batch_size)
     ):
-      z, mean = self._encode(
+      outputs = self._encode(
           self._params, self._stats, batch, jax.random.fold_in(key, index)
       )
-      parts.append((np.asarray(z)[mask], np.asarray(mean)[mask]))
-    z, means = zip(*parts)
-    return np.concatenate(z), np.concatenate(means)
+      parts.append(jax.tree.map(lambda x: np.asarray(x)[mask], outputs))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
   def decode(self, z: np.ndarray) -> np.ndarray:
     """Mean images, uint8 [N, H, W, C], of latents [N, D]."""
@@ -209,8 +217,17 @@ def evaluate(
   if len(sources.test_images) < 2:
     logging.warning('one test image has no distances: they stay null')
   else:
-    results.update(_image_distances(config, experiment.dataset, sources))
-    results.update(_latent_distances(sources, jax.random.fold_in(key, 1)))
+    results.update(
+        measures.image_measures(config, experiment.dataset, sources.images)
+    )
+    results.update(
+        measures.latent_measures(
+            sources.latents,
+            sources.train_means,
+            sources.train_logvars,
+            jax.random.fold_in(key, 1),
+        )
+    )
   results.update(
       _likelihoods(config, experiment, state, jax.random.fold_in(key, 2))
   )
@@ -309,8 +326,8 @@ def make_sources(
   keys = jax.random.split(key, 4)
   seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
   num_samples = min(config.evaluate.num_samples, len(test))
-  _, test_means = apply.encode(test, keys[1])
-  train_z, train_means = apply.encode(train, keys[2])
+  _, test_means, _ = apply.encode(test, keys[1])
+  train_z, train_means, train_logvars = apply.encode(train, keys[2])
   order = np.random.default_rng(seed).permutation(len(train))
   chosen = np.sort(order[:num_samples])
   latents = {
@@ -332,7 +349,9 @@ def make_sources(
   labels = None
   if dataset.labels is not None:
     labels = dataset.labels['train'][chosen]
-  return Sources(latents, images, test, test_means, train_means, labels)
+  return Sources(
+      latents, images, test, test_means, train_means, train_logvars, labels
+  )
 
 
 def _restore(config, experiment, workdir):
@@ -354,60 +373,6 @@ def _restore(config, experiment, workdir):
       batch_size=config.evaluate.batch_size,
   )
   return restored.state, restored.step, apply
-
-
-def _image_distances(config, dataset, sources) -> dict[str, float]:
-  """Fréchet distances of all sources from the test split."""
-  if not dataset.num_classes:
-    flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
-    mean, components = frechet.fit_components(
-        flat(sources.test_images), _NUM_COMPONENTS
-    )
-    features_fn = lambda images: frechet.project(flat(images), mean, components)
-    return _frechet(features_fn, 'frechet_pca', sources)
-  results = {}
-  for seed in config.evaluate.classifier_seeds:
-    classifier = classifier_lib.load_or_train(dataset, seed=seed)
-    family = 'frechet_classifier'
-    if seed != config.evaluate.classifier_seeds[0]:
-      family += f'_seed_{seed}'
-    logging.info(
-        'feature classifier, seed %d: test accuracy %.4f',
-        seed,
-        classifier.test_accuracy,
-    )
-    results.update(_frechet(classifier.features, family, sources))
-  return results
-
-
-def _frechet(features_fn, family: str, sources: Sources) -> dict[str, float]:
-  """One family of Fréchet distances."""
-  reference = features_fn(sources.test_images)
-  return {
-      f'{family}/{name}': frechet.frechet_distance(
-          features_fn(images), reference
-      )
-      for name, images in sources.images.items()
-  }
-
-
-def _latent_distances(sources: Sources, key: Array) -> dict[str, float]:
-  """Distances between latent laws, and the active units."""
-  aggregate = sources.latents['aggregate']
-  results = {
-      'latent/active_units': int(
-          latent_metrics.active_units(sources.train_means)
-      )
-  }
-  for name in ('generator', 'prior'):
-    z = sources.latents.get(name)
-    if z is None:
-      continue
-    results[f'latent/mmd_{name}'] = float(latent_metrics.mmd(aggregate, z))
-    results[f'latent/sliced_wasserstein_{name}'] = float(
-        latent_metrics.sliced_wasserstein(aggregate, z, key, _NUM_PROJECTIONS)
-    )
-  return results
 
 
 def _likelihoods(config, experiment, state, key) -> dict[str, float]:

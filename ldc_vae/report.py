@@ -106,6 +106,33 @@ _FAMILIES = {
             ),
         },
     ),
+    'classifier': (
+        'Predicted classes of the samples',
+        {
+            'entropy': (
+                _LOWER,
+                'Mean entropy of the classifier\'s prediction, in nats: how'
+                ' unclear single samples are.',
+            ),
+            'class_balance': (
+                _HIGHER,
+                'Effective share of the classes that occur; 1 where all are'
+                ' equally frequent.',
+            ),
+        },
+    ),
+    'nearest': (
+        'Copies of training images',
+        {
+            'train_generator': (
+                '',
+                'Median distance of a sample from its nearest training image,'
+                ' pixels in [0, 1]. Far below the next line, samples are'
+                ' copies.',
+            ),
+            'train_test': ('', 'The same of test images.'),
+        },
+    ),
     'latent': (
         'Latent consistency with the aggregate posterior',
         {
@@ -127,7 +154,17 @@ _FAMILIES = {
             ),
             'ksd_generator': (
                 _LOWER,
-                'Kernel Stein discrepancy of the generator\'s latents.',
+                'Squared kernel Stein discrepancy of the generator\'s latents;'
+                ' unbiased, so it may fall below 0.',
+            ),
+            'ksd_prior': (
+                _LOWER,
+                'Squared kernel Stein discrepancy of N(0, I).',
+            ),
+            'ksd_aggregate': (
+                _LOWER,
+                'The same of draws of the aggregate posterior itself, for'
+                ' scale: expected 0.',
             ),
             'active_units': (
                 _HIGHER,

@@ -76,6 +76,8 @@ class EvaluateTest(parameterized.TestCase):
         ' latent/sliced_wasserstein_generator latent/sliced_wasserstein_prior'
         ' latent/ksd_generator latent/active_units eval/reconstruction_mse'
         ' time/sample_10k_seconds seed step num_samples wall_seconds'
+        ' classifier/entropy classifier/class_balance nearest/train_generator'
+        ' nearest/train_test latent/ksd_prior latent/ksd_aggregate'
     ).split():
       self.assertIn(name, self.results)
 
@@ -87,9 +89,18 @@ class EvaluateTest(parameterized.TestCase):
       value = self.results[f'frechet_classifier/{source}']
       self.assertGreater(value, 0.0)
     # real images are nearer to real images than those of 8 training steps
+    for family in ('frechet_classifier', 'kid_classifier'):
+      self.assertLess(
+          self.results[f'{family}/real'],
+          0.5 * self.results[f'{family}/generator'],
+      )
+    self.assertLess(self.results['prdc/coverage'], 0.5)
+    self.assertBetween(self.results['classifier/entropy'], 0.0, np.log(10))
+    self.assertBetween(self.results['classifier/class_balance'], 0.1, 1.0)
+    # draws of the law itself, and of another
     self.assertLess(
-        self.results['frechet_classifier/real'],
-        0.5 * self.results['frechet_classifier/generator'],
+        abs(self.results['latent/ksd_aggregate']),
+        0.1 * self.results['latent/ksd_prior'],
     )
     # more importance samples never loosen the bound: E log mean >= mean E log
     self.assertLess(

@@ -27,6 +27,7 @@ _FLOORS = {
     'experiment': 3,
     'train': 3,
     'evaluate': 3,
+    'measures': 3,
     'figures': 3,
     'report': 3,
     'config': 3,

@@ -111,13 +111,13 @@ class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
 
 class NearestDistancesTest(parameterized.TestCase):
 
-  @parameterized.parameters(3, 1000)
+  @parameterized.parameters(1, 64, 2**24)
   def test_matches_scikit_learn(self, block):
     rng = np.random.default_rng(0)
     x, reference = rng.normal(size=(20, 5)), rng.normal(size=(70, 5))
     tree = neighbors.NearestNeighbors(n_neighbors=1).fit(reference)
     expected = tree.kneighbors(x)[0][:, 0]
-    with mock.patch.object(neighbours, '_BLOCK_SIZE', block):
+    with mock.patch.object(neighbours, '_BLOCK_NUMBERS', block):
       actual = neighbours.nearest_distances(x, reference)
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 

@@ -10,6 +10,7 @@ import chex
 import numpy as np
 
 _BLOCK_SIZE = 1000  # rows of the distance matrix at once: 80 MB at m = 10,000
+_BLOCK_NUMBERS = 2**24  # of the reference at once: 64 MB
 
 
 def precision_recall_density_coverage(
@@ -82,8 +83,9 @@ def nearest_distances(x: chex.Array, reference: chex.Array) -> np.ndarray:
   nearest = np.zeros(len(x), np.int64)
   best = np.full(len(x), np.inf, np.float32)
   x32 = x.astype(np.float32)
-  for start in range(0, len(reference), 10 * _BLOCK_SIZE):
-    part = reference[start : start + 10 * _BLOCK_SIZE].astype(np.float32)
+  step = max(1, _BLOCK_NUMBERS // max(1, *reference.shape[1:], len(x)))
+  for start in range(0, len(reference), step):
+    part = reference[start : start + step].astype(np.float32)
     # without |x|^2, which moves no minimum
     squared = np.sum(np.square(part), axis=1)[None] - 2.0 * (x32 @ part.T)
     rows = np.argmin(squared, axis=1)
