@@ -12,12 +12,14 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A module imports modules of lower floors, and of its own. A folder's entry
 # holds for all of its files.
 _FLOORS = {
+    'ais': 0,
     'elbo': 0,
     'energy': 0,
     'svgd': 0,
     'metrics': 0,
     'networks': 1,
     'latents': 1,
+    'two_stage': 1,
     'datasets': 1,
     'classifier': 1,
     'checkpoint': 1,
