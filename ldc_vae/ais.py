@@ -11,8 +11,9 @@ mixing. It needs no density of an encoder. All functions are of one chain, and
 lifted by `vmap`.
 
   z = jax.random.normal(z_key, (num_chains, latent_size))
-  step_sizes = adapt_step_sizes(adapt_key, z, log_initial_fn, log_target_fn, ...)
-  weights = vmap(lambda key, z: ais(key, z, ...).log_weight)(keys, z)
+  step_sizes = adapt_step_sizes(adapt_key, z, ...)
+  fresh_z = jax.random.normal(fresh_key, z.shape)
+  weights = vmap(lambda key, z: ais(key, z, ...).log_weight)(keys, fresh_z)
   log_evidence = elbo.importance_weighted_bound(weights)
 
 The other way, from an exact draw of p_1 to p_0, the mean weight estimates the

@@ -53,7 +53,7 @@ LATENT_TARGETS = ('learned', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
 CHECKPOINTS = ('latest', 'best')
-LATENT_SAMPLERS = ('prior', 'gaussian')  # and gmm_K for any K >= 1
+LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage')  # and gmm_K, K >= 1
 
 # Fields that may differ between a run and its continuation: none of them
 # reaches the parameters. `train.num_epochs` does, through the schedules.
@@ -686,6 +686,8 @@ _RULES = (
         'train.accumulate',
         'train.log_every',
         'evaluate.batch_size',
+        'evaluate.two_stage_steps',
+        'evaluate.ais_temperatures',
     ),
     *_at_least(
         0,
@@ -695,6 +697,8 @@ _RULES = (
         'train.checkpoint_every',
         'evaluate.importance_samples',
         'evaluate.num_nll_images',
+        'evaluate.ais_chains',
+        'evaluate.ais_images',
     ),
     *_fraction('train.ema_decay'),
     *_at_least(2, 'evaluate.num_samples'),
@@ -718,6 +722,7 @@ _RULES = (
         _says('is no list of seeds; use different whole numbers from 0 on'),
     ),
     *_one_of(CHECKPOINTS, 'evaluate.checkpoint'),
+    *_one_of((False, True), 'evaluate.inception'),
 )
 
 _RELATIONS = (

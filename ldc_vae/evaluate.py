@@ -6,7 +6,6 @@ law costs can be told from what the decoder costs. Averaged (EMA) weights
 throughout.
 """
 
-import functools
 import os
 import pathlib
 import time
@@ -20,10 +19,11 @@ import numpy as np
 
 from ldc_vae import checkpoint
 from ldc_vae import datasets
-from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import figures
+from ldc_vae import inception
 from ldc_vae import latents as latents_lib
+from ldc_vae import likelihood
 from ldc_vae import measures
 from ldc_vae import report
 from ldc_vae import step as step_lib
@@ -62,6 +62,8 @@ _OTHER_NAMES = (
     'nll/elbo',
     'nll/importance',
     'nll/ais',
+    'nll/ais_gap',
+    'nll/ais_importance',
     'latent/mmd_generator',
     'latent/mmd_prior',
     'latent/sliced_wasserstein_generator',
@@ -72,9 +74,9 @@ _OTHER_NAMES = (
     'latent/active_units',
     'eval/reconstruction_mse',
     'time/sample_10k_seconds',
+    'time/sample_10k_latents_seconds',
 )
 _TIMED_SAMPLES = 10_000
-_DECODES_AT_ONCE = 4_000  # latents in one decoder call of the likelihood
 _NUM_INTERPOLATIONS = 8
 _INTERPOLATION_STEPS = 11
 _SHOWN = 100  # images of a figure
@@ -202,23 +204,28 @@ def evaluate(
 
   Raises:
     OSError: No checkpoint, or a file cannot be read or written.
+    ValueError: Inception features are asked for and cannot be had.
   """
   start = time.monotonic()
   workdir = pathlib.Path(workdir)
   experiment = experiment or experiment_lib.create(config)
   state, step, apply = _restore(config, experiment, workdir)
+  inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, 2**31 + 2)  # no step has it
   sources = make_sources(config, experiment, apply, key)
 
+  names = dict.fromkeys((*SOURCES, *config.evaluate.samplers))
   results = {
-      f'{family}/{source}': None for family in _DISTANCES for source in SOURCES
+      f'{family}/{source}': None for family in _DISTANCES for source in names
   }
   results.update({name: None for name in _OTHER_NAMES})
   if len(sources.test_images) < 2:
     logging.warning('one test image has no distances: they stay null')
   else:
     results.update(
-        measures.image_measures(config, experiment.dataset, sources.images)
+        measures.image_measures(
+            config, experiment.dataset, sources.images, inception_fn
+        )
     )
     results.update(
         measures.latent_measures(
@@ -228,16 +235,22 @@ def evaluate(
             jax.random.fold_in(key, 1),
         )
     )
-  results.update(
-      _likelihoods(config, experiment, state, jax.random.fold_in(key, 2))
-  )
+  for estimate, number in (likelihood.importance, 2), (likelihood.annealed, 3):
+    results.update(
+        estimate(config, experiment, state, jax.random.fold_in(key, number))
+    )
   decoded = sources.images['reconstruction'].astype(np.float32)
   residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
   results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
-  results['time/sample_10k_seconds'] = _sampling_seconds(apply, key)
+  results.update(_sampling_seconds(apply, key))
   results['seed'] = config.seed
   results['step'] = step
   results['num_samples'] = len(sources.images['generator'])
+  results.update(
+      measures.protocol(
+          config, results['num_samples'], len(sources.test_images)
+      )
+  )
 
   writer.write_npz(
       workdir / 'samples.npz',
@@ -335,10 +348,13 @@ def make_sources(
       'aggregate': train_z[chosen],
       'generator': apply.generate(num_samples, keys[3]),
   }
+  options = {'two_stage': {'num_steps': config.evaluate.two_stage_steps}}
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:
-      sample_fn = latents_lib.fit(name, train_z, seed=seed)
+      sample_fn = latents_lib.fit(
+          name, train_z, seed=seed, **options.get(name, {})
+      )
     except ValueError as error:  # e.g. fewer images than components
       logging.warning('latent source %s is left out: %s', name, error)
       continue
@@ -375,58 +391,16 @@ def _restore(config, experiment, workdir):
   return restored.state, restored.step, apply
 
 
-def _likelihoods(config, experiment, state, key) -> dict[str, float]:
-  """-ELBO and -log p of test images (lambda = 1) under the method's prior.
-
-  In nats, both from the same importance samples; for gaussian encoders only.
-  """
-  num_particles = config.evaluate.importance_samples
-  model, log_prior = experiment.model, experiment.method.log_prior
-  images = experiment.dataset.images['test'][: config.evaluate.num_nll_images]
-  if model.encoder != 'gaussian' or log_prior is None:
-    return {}  # no density of the posterior, or none of the prior
-  if not num_particles or not len(images):
-    return {}
-  binarize = config.dataset.binarize
-
-  @jax.jit
-  def bounds(params, stats, images, key):
-    keys = step_lib.image_keys(key, images.shape[0], None)
-    images = step_lib.prepare_images(images, keys, binarize)
-    z, mean, logvar = model.particles(params, images, keys, num_particles)
-    log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-    log_weight_fn = functools.partial(
-        elbo.log_weight,
-        log_prior_fn=functools.partial(log_prior, params, stats),
-    )
-    over_particles = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
-    log_weights = jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
-    return (
-        jnp.mean(log_weights, axis=1),
-        jax.vmap(elbo.importance_weighted_bound)(log_weights),
-    )
-
-  batch_size = max(1, _DECODES_AT_ONCE // num_particles)
-  totals = np.zeros(2)
-  for index, (batch, mask) in enumerate(
-      datasets.eval_batches(images, batch_size)
-  ):
-    values = bounds(
-        state.ema_params, state.stats, batch, jax.random.fold_in(key, index)
-    )
-    totals += [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
-  negative = -totals / len(images)
-  return {
-      'nll/elbo': float(negative[0]),
-      'nll/importance': float(negative[1]),
-  }
-
-
-def _sampling_seconds(apply: Apply, key: Array) -> float:
-  """Seconds for 10,000 images from the generator, compiled before."""
+def _sampling_seconds(apply: Apply, key: Array) -> dict[str, float]:
+  """Seconds for 10,000 draws from the generator, compiled before."""
   start = time.monotonic()
-  apply.decode(apply.generate(_TIMED_SAMPLES, key))
-  return time.monotonic() - start
+  z = apply.generate(_TIMED_SAMPLES, key)
+  drawn = time.monotonic()
+  apply.decode(z)
+  return {
+      'time/sample_10k_latents_seconds': drawn - start,
+      'time/sample_10k_seconds': time.monotonic() - start,
+  }
 
 
 def _draw(workdir, apply, sources, results) -> None:

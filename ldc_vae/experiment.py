@@ -14,6 +14,7 @@ from ml_collections import config_dict
 import optax
 
 from ldc_vae import datasets
+from ldc_vae import inception
 from ldc_vae import networks
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
@@ -69,6 +70,8 @@ def create(config: config_dict.ConfigDict) -> Experiment:
     ValueError: A field does not fit the data or the devices.
     OSError: The data cannot be had.
   """
+  if config.evaluate.inception:
+    inception.require()  # rather than after the training
   dataset = datasets.load(config.dataset.name, **_dataset_options(config))
   model = create_model(config, dataset.image_shape)
   fields = config.objective.to_dict()

@@ -1,14 +1,16 @@
 """Laws of the latent that are fitted after training: what decodes to images.
 
 Each is a function `(latents, *, seed) -> sample_fn` in `SAMPLERS`; a name that
-ends in a number, as `gmm_10`, gives it that number. A `sample_fn(num, seed)`
-returns float32 [num, D], the same for the same seed.
+ends in a number, as `gmm_10`, gives it that number, and it may have options of
+its own. A `sample_fn(num, seed)` returns float32 [num, D], the same for the
+same seed.
 
 Letters: N latents, D latent size, K components.
 """
 
 from collections.abc import Callable
 import re
+from typing import Any
 import warnings
 
 from absl import logging
@@ -16,16 +18,22 @@ import numpy as np
 from sklearn import exceptions
 from sklearn import mixture
 
+from ldc_vae import two_stage
+
 SampleFn = Callable[[int, int], np.ndarray]
 
 
-def fit(name: str, latents: np.ndarray, *, seed: int = 0) -> SampleFn:
+def fit(
+    name: str, latents: np.ndarray, *, seed: int = 0, **options: Any
+) -> SampleFn:
   """Fits the law of a name to latents.
 
   Args:
-    name: 'prior', 'gaussian' or 'gmm_K' with a number K, as 'gmm_10'.
+    name: 'prior', 'gaussian', 'gmm_K' with a number K, as 'gmm_10', or
+      'two_stage'.
     latents: Draws of the aggregate posterior, shape [N, D].
     seed: Of the fit, where it is random.
+    **options: Of this law, as `num_steps` of 'two_stage'.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
@@ -43,8 +51,8 @@ def fit(name: str, latents: np.ndarray, *, seed: int = 0) -> SampleFn:
         ' cannot be fitted; check that the training did not diverge'
     )
   if number is None:
-    return SAMPLERS[family](latents, seed=seed)
-  return SAMPLERS[family](latents, number, seed=seed)
+    return SAMPLERS[family](latents, seed=seed, **options)
+  return SAMPLERS[family](latents, number, seed=seed, **options)
 
 
 def fit_prior(latents: np.ndarray, *, seed: int) -> SampleFn:
@@ -122,6 +130,7 @@ SAMPLERS = {
     'prior': fit_prior,
     'gaussian': fit_gaussian,
     'gmm_K': fit_mixture,
+    'two_stage': two_stage.fit,
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ldc_vae import classifier as classifier_lib
 from ldc_vae import datasets
+from ldc_vae import inception
 from ldc_vae.metrics import classes
 from ldc_vae.metrics import frechet
 from ldc_vae.metrics import kid
@@ -31,10 +32,40 @@ _STEIN_POINTS = 2000  # of a Stein discrepancy: all pairs of them
 _STEIN_SCALE = 1.0  # c of its kernel, the prior's standard deviation
 
 
+def protocol(
+    config: config_dict.ConfigDict, num_samples: int, num_test: int
+) -> dict[str, str]:
+  """How the numbers come about, in words.
+
+  Args:
+    config: The run's config.
+    num_samples: Images of each source.
+    num_test: Images of the reference.
+
+  Returns:
+    The results 'protocol/...'.
+  """
+  results = {
+      'protocol/distances': (
+          f'{num_samples} uint8 images of each source against the test split of'
+          f' {num_test}'
+      ),
+      'protocol/kid': (
+          f'mean over {_KID_SUBSETS} subsets of {_KID_SUBSET_SIZE}, or of all'
+          ' where there are fewer'
+      ),
+      'protocol/prdc': f'{_NUM_NEIGHBOURS} nearest neighbours',
+  }
+  if config.evaluate.inception:
+    results['protocol/inception'] = inception.PROTOCOL
+  return results
+
+
 def image_measures(
     config: config_dict.ConfigDict,
     dataset: datasets.Dataset,
     images: Mapping[str, np.ndarray],
+    inception_fn: FeaturesFn | None = None,
 ) -> dict[str, float]:
   """Compares the images of all sources with the test split.
 
@@ -42,6 +73,7 @@ def image_measures(
     config: The run's config.
     dataset: With the splits 'train' and 'test'.
     images: Source -> uint8 [N, H, W, C]; with 'generator'.
+    inception_fn: Features of the Inception network, if they are wanted.
 
   Returns:
     Frechet and kernel distances of each source; of the generator also
@@ -49,6 +81,9 @@ def image_measures(
   """
   test = dataset.images['test']
   results = _nearest_images(dataset, images['generator'])
+  if inception_fn is not None:
+    features = _features(inception_fn, images, test)
+    results.update(_frechet('frechet_inception', features))
   if not dataset.num_classes:
     flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
     mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)

@@ -89,6 +89,15 @@ _FAMILIES = {
                 'Annealed importance sampling; also scores encoders without a'
                 ' density.',
             ),
+            'ais_importance': (
+                _LOWER,
+                'Importance sampling of the same few images.',
+            ),
+            'ais_gap': (
+                _LOWER,
+                'What annealing leaves open between bounds from above and'
+                ' below, on images that the model made.',
+            ),
         },
     ),
     'prdc': (
@@ -181,10 +190,23 @@ _FAMILIES = {
             ),
         },
     ),
+    'protocol': (
+        'Protocol',
+        {
+            'distances': ('', 'What is compared.'),
+            'kid': ('', 'How the kernel distance is estimated.'),
+            'prdc': ('', 'Of precision, recall, density and coverage.'),
+            'inception': ('', 'How Inception features are computed.'),
+        },
+    ),
     'time': (
         'Cost',
         {
             'sample_10k_seconds': (_LOWER, 'Seconds to make 10,000 images.'),
+            'sample_10k_latents_seconds': (
+                _LOWER,
+                'Of these, seconds to draw their latents.',
+            ),
         },
     ),
 }

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,6 +17,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import inception
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
 from ldc_vae import train
@@ -77,7 +79,8 @@ class EvaluateTest(parameterized.TestCase):
         ' latent/ksd_generator latent/active_units eval/reconstruction_mse'
         ' time/sample_10k_seconds seed step num_samples wall_seconds'
         ' classifier/entropy classifier/class_balance nearest/train_generator'
-        ' nearest/train_test latent/ksd_prior latent/ksd_aggregate'
+        ' nearest/train_test latent/ksd_prior latent/ksd_aggregate nll/ais_gap'
+        ' nll/ais_importance time/sample_10k_latents_seconds'
     ).split():
       self.assertIn(name, self.results)
 
@@ -102,6 +105,10 @@ class EvaluateTest(parameterized.TestCase):
         abs(self.results['latent/ksd_aggregate']),
         0.1 * self.results['latent/ksd_prior'],
     )
+    self.assertLess(
+        self.results['time/sample_10k_latents_seconds'],
+        self.results['time/sample_10k_seconds'],
+    )
     # more importance samples never loosen the bound: E log mean >= mean E log
     self.assertLess(
         self.results['nll/importance'], self.results['nll/elbo']
@@ -124,10 +131,31 @@ class EvaluateTest(parameterized.TestCase):
 
   def test_evaluating_again_gives_the_same_numbers(self):
     before = dict(self.results)
-    after = evaluate.evaluate(self.config, self.workdir)
+    # and those of a stand-in for the Inception network besides
+    brightness = lambda images: np.stack(
+        [images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1
+    )
+    with mock.patch.multiple(
+        inception, require=lambda: None, load=lambda: brightness
+    ):
+      after = evaluate.evaluate(
+          config_lib.override(self.config, {'evaluate.inception': True}),
+          self.workdir,
+      )
     for name, value in before.items():
-      if not name.startswith('time/') and name != 'wall_seconds':
+      if name.startswith('frechet_inception/'):
+        self.assertIsNone(value, name)
+        self.assertGreater(after[name], 0.0, name)
+      elif not name.startswith('time/') and name != 'wall_seconds':
         self.assertEqual(after[name], value, name)
+    self.assertIn('299x299', after['protocol/inception'])
+    self.assertIn('96 uint8 images', after['protocol/distances'])
+
+  def test_inception_that_is_not_there_is_told_before_the_work(self):
+    config = config_lib.override(self.config, {'evaluate.inception': True})
+    with mock.patch('importlib.util.find_spec', return_value=None):
+      with self.assertRaisesRegex(ValueError, 'inception=True needs .* pip'):
+        experiment_lib.create(config)
 
   def test_nll_is_that_of_a_plain_loop(self):
     experiment = experiment_lib.create(self.config)

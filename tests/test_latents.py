@@ -75,7 +75,9 @@ class FitTest(parameterized.TestCase):
       'gmm', 'gmm_', 'gmm_K', 'gmm_-1', 'gmm_2x', 'prior_3', 'vamp', ''
   )
   def test_an_unknown_name_lists_the_known(self, name):
-    with self.assertRaisesRegex(ValueError, 'known: gaussian, gmm_K, prior'):
+    with self.assertRaisesRegex(
+        ValueError, 'known: gaussian, gmm_K, prior, two_stage'
+    ):
       latents.fit(name, _two_clusters(10))
 
   @parameterized.parameters(('gmm_11', 10), ('gmm_0', 10))

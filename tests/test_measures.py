@@ -1,0 +1,134 @@
+"""Tests of ldc_vae.measures, on random images without labels."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import datasets
+from ldc_vae import measures
+
+
+def _images(seed, num, highest=256):
+  """Random images, uint8 [num, 4, 3, 1]."""
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, highest, (num, 4, 3, 1), np.uint8)
+
+
+def _dataset():
+  images = {name: _images(i, 60) for i, name in enumerate(('train', 'test'))}
+  return datasets.Dataset(
+      name='images', images=images, labels=None, num_classes=0
+  )
+
+
+def _config(inception=False):
+  config = config_dict.ConfigDict()
+  config.evaluate = {'classifier_seeds': (0,), 'inception': inception}
+  return config
+
+
+class ImageMeasuresTest(parameterized.TestCase):
+
+  def test_the_test_split_itself_is_perfect(self):
+    dataset = _dataset()
+    images = {
+        'generator': dataset.images['test'],
+        'prior': _images(2, 60, highest=100),  # darker
+    }
+    results = measures.image_measures(_config(), dataset, images)
+    self.assertAlmostEqual(results['frechet_pca/generator'], 0.0, places=6)
+    self.assertGreater(results['frechet_pca/prior'], 0.1)
+    for name in ('precision', 'recall', 'coverage'):
+      self.assertEqual(results[f'prdc/{name}'], 1.0, name)
+    self.assertEqual(
+        results['nearest/train_generator'], results['nearest/train_test']
+    )
+
+  def test_copies_of_training_images_are_found(self):
+    dataset = _dataset()
+    images = {'generator': dataset.images['train'][::-1]}
+    results = measures.image_measures(_config(), dataset, images)
+    self.assertEqual(results['nearest/train_generator'], 0.0)
+    distances = [
+        min(np.sqrt(np.sum((x / 255 - y / 255) ** 2)) for y in
+            dataset.images['train'].astype(np.float64))
+        for x in dataset.images['test'].astype(np.float64)
+    ]
+    self.assertAlmostEqual(
+        results['nearest/train_test'], np.median(distances), places=6
+    )
+
+  def test_other_features_are_a_family_of_their_own(self):
+    dataset = _dataset()
+    mean_and_first = lambda images: np.stack(
+        [images.mean(axis=(1, 2, 3)), images[:, 0, 0, 0]], axis=1
+    )
+    images = {'generator': _images(2, 60), 'aggregate': dataset.images['test']}
+    results = measures.image_measures(
+        _config(), dataset, images, mean_and_first
+    )
+    self.assertGreater(results['frechet_inception/generator'], 1.0)
+    self.assertAlmostEqual(
+        results['frechet_inception/aggregate'], 0.0, places=6
+    )
+
+  def test_too_few_images_have_no_neighbours(self):
+    dataset = _dataset()
+    few = dataset._replace(
+        images={**dataset.images, 'test': dataset.images['test'][:5]}
+    )
+    results = measures.image_measures(
+        _config(), few, {'generator': _images(2, 5)}
+    )
+    self.assertNotIn('prdc/precision', results)
+    self.assertIn('frechet_pca/generator', results)
+
+
+class LatentMeasuresTest(parameterized.TestCase):
+
+  def _measure(self, logvars):
+    rng = np.random.default_rng(0)
+    # aggregate posterior: N(0, 0.75 + 0.25) of 500 images, 3 latents, 1 unused
+    means = np.sqrt(0.75) * rng.normal(size=(500, 4)).astype(np.float32)
+    means[:, 3] = 0.0
+    draws = lambda: means + 0.5 * rng.normal(size=means.shape)
+    latents = {
+        'aggregate': draws().astype(np.float32),
+        'generator': draws().astype(np.float32),
+        'prior': 2.0 * rng.normal(size=means.shape).astype(np.float32),
+    }
+    return measures.latent_measures(latents, means, logvars, jax.random.key(0))
+
+  def test_the_law_itself_is_nearer_than_another(self):
+    results = self._measure(np.full((500, 4), np.log(0.25), np.float32))
+    self.assertEqual(results['latent/active_units'], 3)
+    for measure in ('mmd', 'sliced_wasserstein', 'ksd'):
+      self.assertLess(
+          abs(results[f'latent/{measure}_generator']),
+          0.3 * results[f'latent/{measure}_prior'],
+          measure,
+      )
+    self.assertLess(
+        abs(results['latent/ksd_aggregate']), 0.1 * results['latent/ksd_prior']
+    )
+
+  def test_without_densities_there_is_no_stein_discrepancy(self):
+    results = self._measure(None)
+    self.assertFalse([name for name in results if 'ksd' in name])
+    self.assertIn('latent/mmd_generator', results)
+
+
+class ProtocolTest(parameterized.TestCase):
+
+  @parameterized.parameters(False, True)
+  def test_says_what_is_compared(self, inception):
+    results = measures.protocol(_config(inception), 100, 200)
+    self.assertStartsWith(results['protocol/distances'], '100 uint8 images')
+    self.assertIn('test split of 200', results['protocol/distances'])
+    self.assertEqual('protocol/inception' in results, inception)
+
+
+if __name__ == '__main__':
+  absltest.main()
