@@ -137,7 +137,7 @@ def _mean_kernel(
     squared = (
         jnp.sum(jnp.square(block), axis=1)[:, None]
         + squared_b[None]
-        - 2.0 * block @ b.T
+        - 2.0 * jnp.matmul(block, b.T, precision=jax.lax.Precision.HIGHEST)
     )
     squared = jnp.maximum(squared, 0.0)  # [B, m], rounding of equal latents
     kernel = sum(c / (c + squared) for c in constants) / len(constants)
