@@ -260,7 +260,7 @@ class MethodsTest(parameterized.TestCase):
     self.assertNotIn('encoder', state.params)
     apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
     images = experiment.dataset.images['test'][:70]
-    z, means = apply.encode(images, jax.random.key(0))
+    z, means, _ = apply.encode(images, jax.random.key(0))
     keys = step_lib.image_keys(
         jax.random.fold_in(jax.random.key(0), 1), 50, None
     )
