@@ -22,6 +22,7 @@ import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
+import uuid
 
 from absl import logging
 import jax
@@ -40,6 +41,14 @@ _FORMAT = 1  # of the manifest
 _CHUNK = 1 << 26  # bytes of one broadcast between processes
 _DELETED = 'deleted'  # the subdirectory of what is being deleted
 _ORBAX = os.path.dirname(ocp.__file__)
+_REMEDIES = {
+    errno.ENOSPC: 'free some disk space',
+    errno.EDQUOT: 'free some of the disk quota',
+    errno.EFBIG: 'raise the file size limit (ulimit -f)',
+    errno.EROFS: 'make the directory writable',
+    errno.EACCES: 'make the directory writable',
+    errno.ENOENT: 'put the directory back',
+}
 
 
 class CheckpointError(OSError):
@@ -157,7 +166,7 @@ class Checkpointer:
     """Restores the newest, or the best, checkpoint that verifies.
 
     One that does not verify is named in a warning and renamed to
-    `<step>.corrupt`, and the next is tried.
+    `<step>.corrupt` (`_2`, ... if that is taken), and the next is tried.
 
     Args:
       like: A state of the structure, shapes and dtypes to restore. Where it
@@ -323,11 +332,12 @@ class Checkpointer:
     if self._read_only:
       outcome = 'ignored'
     else:
-      aside = self._directory / f'{step}.corrupt'
-      if aside.exists():
-        shutil.rmtree(aside)  # a newer failure of the same step replaces it
-      path.rename(aside)
-      outcome = f'set aside as {aside.name}'
+      aside = _free_name(self._directory / f'{step}.corrupt')
+      try:
+        path.rename(aside)
+        outcome = f'set aside as {aside.name}'
+      except OSError as error:
+        outcome = f'left there ({error.strerror})'
     logging.warning(
         'checkpoint %s is corrupt (%s): %s, using checkpoint %d instead',
         path, reason, outcome, used,
@@ -386,6 +396,22 @@ def verify(directory: str | os.PathLike[str]) -> list[Verification]:
   return verdicts
 
 
+def read_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+  """Returns the metadata of the newest checkpoint whose manifest verifies.
+
+  Args:
+    directory: Where the checkpoints are.
+
+  Returns:
+    What was given to `save`, or None if there is no such checkpoint.
+  """
+  directory = pathlib.Path(os.path.abspath(directory))
+  for step in reversed(_steps(directory)):
+    with contextlib.suppress(_CorruptError):
+      return _read_manifest(directory / str(step))['meta']
+  return None
+
+
 class _CorruptError(Exception):
   """A checkpoint does not hold what was saved."""
 
@@ -394,8 +420,7 @@ def _prepare_directory(directory: pathlib.Path) -> None:
   """Makes the directory and completes what an interrupted save has begun."""
   try:
     directory.mkdir(exist_ok=True)
-    if not os.access(directory, os.W_OK | os.X_OK):
-      raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    _check_writable(directory)
     shutil.rmtree(directory / _DELETED, ignore_errors=True)
     for replaced in directory.glob('*.replaced'):
       if replaced.with_suffix('').exists():
@@ -403,7 +428,9 @@ def _prepare_directory(directory: pathlib.Path) -> None:
       else:
         replaced.rename(replaced.with_suffix(''))
   except OSError as error:
-    remedy = 'choose a directory that can be written to'
+    remedy = _REMEDIES.get(
+        error.errno, 'choose a directory that can be written to'
+    )
     if not directory.parent.exists():
       remedy = f'create {directory.parent} first'
     elif directory.exists() and not directory.is_dir():
@@ -413,6 +440,17 @@ def _prepare_directory(directory: pathlib.Path) -> None:
         f' ({error.strerror}); {remedy}',
         error.errno,
     ) from error
+
+
+def _check_writable(directory: pathlib.Path) -> None:
+  """Raises the system's error if no file can be made in the directory."""
+  # Tried, since the permissions do not tell of a read-only file system.
+  probe = directory / f'.{uuid.uuid4().hex[:12]}.tmp'
+  try:
+    probe.mkdir()
+  finally:
+    with contextlib.suppress(OSError):
+      probe.rmdir()
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
@@ -457,6 +495,8 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     raise _CorruptError(f'its manifest: {_one_line(error)}') from error
   if not whole:
     raise _CorruptError('its manifest does not match its digest')
+  if path.name != str(manifest['step']):
+    raise _CorruptError(f'its manifest is that of step {manifest["step"]}')
   if manifest['format'] != _FORMAT:
     raise CheckpointError(
         f'checkpoint {path} has format {manifest["format"]} but this version'
@@ -518,6 +558,15 @@ def _raise_if_unreadable(path: pathlib.Path) -> None:
           ' it readable',
           error.errno,
       ) from error
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+  """Returns `path`, or the first of `path`_2, `path`_3, ... that is free."""
+  free, count = path, 1
+  while free.exists():
+    count += 1
+    free = path.with_name(f'{path.name}_{count}')
+  return free
 
 
 def _is_whole(path: pathlib.Path, digest: str) -> bool:
@@ -686,19 +735,11 @@ def _save_error(
 ) -> CheckpointError:
   """Returns the sentence to raise for a save that failed."""
   number, text = getattr(error, 'errno', None), str(error)
-  for known in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS,
-                errno.EACCES, errno.ENOENT):
+  for known in _REMEDIES:
     if os.strerror(known) in text:  # Orbax wraps the system's error in others
       number = number or known
   cause = os.strerror(number) if number else _one_line(error)
-  remedy = {
-      errno.ENOSPC: 'free some disk space',
-      errno.EDQUOT: 'free some of the disk quota',
-      errno.EFBIG: 'raise the file size limit (ulimit -f)',
-      errno.EROFS: 'make the directory writable',
-      errno.EACCES: 'make the directory writable',
-      errno.ENOENT: 'put the directory back',
-  }.get(number, 'check the disk')
+  remedy = _REMEDIES.get(number, 'check the disk')
   return CheckpointError(
       f'checkpoint {step} could not be saved in {directory} ({cause});'
       f' {remedy} and run again: the checkpoints before it are whole',
