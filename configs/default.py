@@ -179,6 +179,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   train.log_every = 50  # steps between lines of metrics.jsonl
   train.validate_every = 0  # steps; 0: once an epoch
   train.checkpoint_every = 0  # steps; 0: once an epoch
+  train.non_finite = 'stop'  # an update with NaN or inf: stop, or skip it
 
   config.evaluate = evaluate = config_dict.ConfigDict()
   evaluate.batch_size = 500

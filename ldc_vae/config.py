@@ -53,6 +53,7 @@ LATENT_TARGETS = ('learned', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
 CHECKPOINTS = ('latest', 'best')
+NON_FINITE = ('stop', 'skip')
 LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage')  # and gmm_K, K >= 1
 
 # Fields that may differ between a run and its continuation: none of them
@@ -62,6 +63,7 @@ MAY_CHANGE = (
     'evaluate.*',
     'train.checkpoint_every',
     'train.log_every',
+    'train.non_finite',
     'train.validate_every',
 )
 
@@ -205,19 +207,35 @@ def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
 
 def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
   """Returns the locked, validated config of a record made by `to_json`."""
-
-  def revive(value: Any) -> Any:
-    if isinstance(value, Mapping):
-      return {name: revive(each) for name, each in value.items()}
-    return tuple(value) if isinstance(value, list) else value  # JSON's lists
-
   if not isinstance(record, Mapping) or not isinstance(
       record.get('config'), Mapping
   ):
     raise ConfigError('the record has no group "config", as config.json has')
-  config = config_dict.ConfigDict(revive(record['config']))
+  config = config_dict.ConfigDict(_revive(record['config']))
   validate(config)
   return config.lock()
+
+
+def check_same_run(
+    stored: Mapping[str, Any], config: config_dict.ConfigDict, where: str
+) -> None:
+  """Raises a `ConfigError` where a config cannot continue a stored run.
+
+  Args:
+    stored: The fields of the run as nested dictionaries, read from JSON or not.
+    config: The config that is to continue it.
+    where: What holds the run, for the message.
+  """
+  before = config_dict.ConfigDict(_revive(stored))
+  changed = differences(before, config)
+  if changed:
+    missing = 'nothing'
+    old = flatten(before).get(changed[0], missing)
+    new = flatten(config).get(changed[0], missing)
+    raise ConfigError(
+        f'{where} holds a run with config.{changed[0]}={_show(old)}, not'
+        f' {_show(new)}; use its config, or another --workdir'
+    )
 
 
 def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
@@ -230,9 +248,19 @@ def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
         f'{path}: no such file; give a --workdir that was trained in'
     ) from None
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise ConfigError(f'{path}: not valid JSON ({error})') from None
+    raise ConfigError(
+        f'{path}: not valid JSON ({error}); restore it, or delete it and run'
+        ' --mode=train: the checkpoints hold the config too'
+    ) from None
   except ConfigError as error:
     raise ConfigError(f'{path}: {error}') from None
+
+
+def _revive(value: Any) -> Any:
+  """Returns the fields of a config as they were before JSON made lists."""
+  if isinstance(value, Mapping):
+    return {name: _revive(each) for name, each in value.items()}
+  return tuple(value) if isinstance(value, list) else value
 
 
 # Reading a run file.
@@ -701,6 +729,7 @@ _RULES = (
         'evaluate.ais_images',
     ),
     *_fraction('train.ema_decay'),
+    *_one_of(NON_FINITE, 'train.non_finite'),
     *_at_least(2, 'evaluate.num_samples'),
     _Rule(
         'evaluate.samplers',

@@ -18,6 +18,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import checkpoint
+from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import figures
@@ -382,6 +383,9 @@ def _restore(config, experiment, workdir):
     raise checkpoint.CheckpointError(
         f'{workdir} holds no checkpoint; train in it first (--mode=train)'
     )
+  config_lib.check_same_run(
+      restored.meta['config'], config, f'{workdir}/checkpoints'
+  )
   apply = Apply(
       experiment,
       restored.state,

@@ -32,6 +32,7 @@ class TrainState:
     ema_params: Their exponential moving averages, which are evaluated.
     opt_state: Optimiser states by network name.
     stats: What the method keeps without a gradient, e.g. latent moments.
+    skipped: Steps whose update was not finite and left out, int32 [].
   """
 
   step: Array
@@ -39,6 +40,7 @@ class TrainState:
   ema_params: dict[str, chex.ArrayTree]
   opt_state: dict[str, optax.OptState]
   stats: Any
+  skipped: Array
 
 
 def create_train_state(
@@ -66,6 +68,7 @@ def create_train_state(
       ema_params=jax.tree.map(jnp.copy, params),
       opt_state={name: txs[name].init(params[name]) for name in params},
       stats=method.init_stats(),
+      skipped=jnp.zeros((), jnp.int32),
   )
 
 
@@ -237,7 +240,8 @@ def train_step(
     axis_name: The device axis.
 
   Returns:
-    The next state and the metrics, averaged over devices.
+    The next state and the metrics, averaged over devices; an update that is
+    not finite is left out, see `keep_finite`.
   """
   keys = image_keys(
       jax.random.fold_in(key, state.step), images.shape[0], axis_name
@@ -276,16 +280,47 @@ def train_step(
   ema_params = optax.incremental_update(
       params, state.ema_params, 1.0 - decay
   )
-  return (
-      TrainState(
-          step=state.step + 1,
-          params=params,
-          ema_params=ema_params,
-          opt_state=opt_state,
-          stats=context['stats'],
-      ),
-      metrics,
+  new_state = TrainState(
+      step=state.step + 1,
+      params=params,
+      ema_params=ema_params,
+      opt_state=opt_state,
+      stats=context['stats'],
+      skipped=state.skipped,
   )
+  return keep_finite(state, new_state, metrics)
+
+
+def keep_finite(
+    state: TrainState, new_state: TrainState, metrics: Mapping[str, Array]
+) -> tuple[TrainState, dict[str, Array]]:
+  """The new state, or the old one and a count where a number is not finite.
+
+  Looked at are the metrics, among them the norm of every gradient, the new
+  weights and the statistics: where these are finite, so are the moments of
+  Adam and the averaged weights.
+
+  Args:
+    state: Before the step.
+    new_state: After it.
+    metrics: Of the step, the same on every device, and thus the choice too.
+
+  Returns:
+    The state, with the step counted in any case, and the metrics with
+    'skipped', the updates left out so far.
+  """
+  looked_at = (metrics, new_state.params, new_state.stats)
+  finite = jnp.stack(
+      [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(looked_at)]
+  ).all()
+  kept = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), new_state, state
+  )
+  kept = kept.replace(
+      step=new_state.step,
+      skipped=state.skipped + (1 - finite.astype(jnp.int32)),
+  )
+  return kept, {**metrics, 'skipped': kept.skipped}
 
 
 def pmap_train_step(

@@ -7,7 +7,7 @@ same parameters as one that was not.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import os
 import pathlib
@@ -26,8 +26,11 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import health
 from ldc_vae import step as step_lib
 from ldc_vae import writer
+from ldc_vae.metrics import latent as latent_metrics
+from ldc_vae.objectives import base
 
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
@@ -47,14 +50,15 @@ def train_and_evaluate(
     workdir: Made if it is missing; holds the files of the run.
 
   Raises:
-    ValueError: The config is not the one that `workdir` was begun with, or the
-      loss is not finite.
+    ValueError: The config is not the one that `workdir` was begun with.
+    FloatingPointError: An update is not finite; the state before it is kept.
     OSError: A file cannot be read or written.
   """
   workdir = pathlib.Path(workdir)
   with writer.lock_workdir(workdir):
-    _claim(workdir, config)
-    experiment = experiment_lib.create(config)
+    _check_same_run(workdir, config)
+    experiment = experiment_lib.create(config)  # refuses before a file is made
+    writer.write_json(workdir / 'config.json', config_lib.to_json(config))
     with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
       _train(config, workdir, experiment, checkpointer)
     if not evaluate.is_evaluated(workdir, config, experiment.num_steps):
@@ -69,14 +73,16 @@ def make_validation_fn(
   """Returns a function of the state: the mean metrics on the validation split.
 
   They are the metrics of the method's first phase under the averaged weights,
-  with noise that is the same each time.
+  with noise that is the same each time, and the number of active units of a
+  method with an encoder.
 
   Args:
     experiment: The run.
     binarize: Draw binary images, as in training.
     batch_size: Images at a time.
   """
-  phase = experiment.method.phases[0]
+  method = experiment.method
+  phase = method.phases[0]
   images = experiment.dataset.images['validation']
   key = jax.random.fold_in(experiment.key, 2**31 + 1)
 
@@ -105,15 +111,30 @@ def make_validation_fn(
       metrics = jax.vmap(metrics_fn)(images[:, None], keys[:, None])
     else:
       metrics = metrics_fn(images, keys)
-    return jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
+    sums = jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
+    if method.encode is not None:  # chains: too long to run once more
+      return sums, None
+    _, mean, _ = base.encode(
+        method, experiment.model, state.ema_params, state.stats, images, keys
+    )
+    return sums, mean
 
   def validate(state):
     totals = collections.defaultdict(float)
+    means = []
     batches_fn = datasets.eval_batches if phase.per_image else _whole_sets
     for index, (batch, mask) in enumerate(batches_fn(images, batch_size)):
-      sums = batch_metrics(state, batch, mask, index)
-      for name, value in jax.device_get(sums).items():
+      sums, batch_means = jax.device_get(
+          batch_metrics(state, batch, mask, index)
+      )
+      if batch_means is not None:
+        means.append(batch_means[mask])
+      for name, value in sums.items():
         totals[f'validation/{name}'] += float(value) / len(images)
+    if means:
+      totals['validation/active_units'] = float(
+          latent_metrics.active_units(np.concatenate(means))
+      )
     return dict(totals)
 
   return validate
@@ -130,21 +151,17 @@ def _whole_sets(
     yield part, np.ones(len(part), bool)
 
 
-def _claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
-  """Writes config.json, or checks that the one there is of the same run."""
-  path = workdir / 'config.json'
-  if path.exists():
-    before = config_lib.read(workdir)
-    changed = config_lib.differences(before, config)
-    if changed:
-      name = changed[0]
-      old = config_lib.flatten(before).get(name)
-      new = config_lib.flatten(config).get(name)
-      raise ValueError(
-          f'{workdir} holds a run with config.{name}={old!r}, not {new!r}; use'
-          ' its config, or another --workdir'
-      )
-  writer.write_json(path, config_lib.to_json(config))
+def _check_same_run(
+    workdir: pathlib.Path, config: config_dict.ConfigDict
+) -> None:
+  """Refuses a workdir that holds a run of another config."""
+  if (workdir / 'config.json').exists():
+    stored = config_lib.read(workdir).to_dict()
+  else:  # lost, perhaps: the checkpoints have it too
+    meta = checkpoint.read_meta(workdir / 'checkpoints') or {}
+    stored = meta.get('config')
+  if stored is not None:
+    config_lib.check_same_run(stored, config, str(workdir))
 
 
 def _train(config, workdir, experiment, checkpointer) -> None:
@@ -155,6 +172,9 @@ def _train(config, workdir, experiment, checkpointer) -> None:
   first_step = 0
   if restored is not None:
     state, first_step = restored.state, restored.step
+    config_lib.check_same_run(
+        restored.meta['config'], config, f'{workdir}/checkpoints'
+    )
     logging.info('continuing from step %d of %s', first_step, workdir)
   num_steps = experiment.num_steps
   if first_step >= num_steps:
@@ -170,7 +190,22 @@ def _train(config, workdir, experiment, checkpointer) -> None:
   )
   batches = _device_batches(config, experiment, first_step)
   batch_size = config.train.batch_size
-  in_flight = collections.deque()
+  def last_good() -> str:
+    checkpointer.wait()
+    step = checkpointer.latest_step()
+    if step is None:
+      return 'no checkpoint was saved before it'
+    return f'{workdir / "checkpoints" / str(step)} is the last good checkpoint'
+
+  watch = health.Watch(
+      config.train.non_finite,
+      skipped=int(state.skipped),
+      depth=_MAX_IN_FLIGHT,
+      last_good_fn=last_good,
+  )
+  alarms = health.Alarms(
+      latent_size=config.model.latent_size, num_steps=num_steps
+  )
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
         writer.MetricWriter(workdir / 'metrics.jsonl')
@@ -183,14 +218,13 @@ def _train(config, workdir, experiment, checkpointer) -> None:
     clock = _Clock(first_step)
     for step in range(first_step + 1, num_steps + 1):
       state, metrics = train_step(state, next(batches), experiment.key)
-      in_flight.append(metrics)
-      if len(in_flight) > _MAX_IN_FLIGHT:
-        jax.block_until_ready(in_flight.popleft())
+      watch.add(step, metrics)
       last = step == num_steps
       interrupted = stop.is_set() and not last
       row, is_checkpoint = {}, False
       if step_lib.is_logged(step, config.train.log_every, num_steps):
-        row = _check_finite(jax.device_get(metrics), step)
+        watch.drain()
+        row = _row(jax.device_get(metrics))
         row['train/images_per_sec'] = clock.rate(step) * batch_size
         progress.set_loss(row['train/loss'])
       if step % experiment.checkpoint_every == 0 or last:
@@ -199,12 +233,13 @@ def _train(config, workdir, experiment, checkpointer) -> None:
         with clock.paused():
           row.update(validation_fn(state))
       if row:
+        alarms.check(step, row)
         metric_writer.write(step, row)
       if is_checkpoint or interrupted:
         with clock.paused():
-          _check_finite(jax.device_get(metrics), step)
+          watch.drain()
           checkpointer.save(
-              step, state, metrics=row, meta={'seed': config.seed}
+              step, state, metrics=row, meta={'config': config.to_dict()}
           )
       progress.update(step)
       if interrupted:
@@ -229,17 +264,9 @@ def _device_batches(config, experiment, first_step) -> Iterator[np.ndarray]:
     yield batch.reshape(devices, -1, *batch.shape[1:])
 
 
-def _check_finite(metrics, step: int) -> dict[str, float]:
-  """The metrics under their logged names; refuses a loss that is not finite."""
-  row = {f'train/{name}': float(value) for name, value in metrics.items()}
-  if not np.isfinite(row['train/loss']):
-    bad = [name for name, value in row.items() if not np.isfinite(value)]
-    raise ValueError(
-        f'{", ".join(bad)} not finite at step {step}; the checkpoints before it'
-        ' are kept: lower config.optimizer.learning_rate, or set'
-        ' config.optimizer.clip_norm'
-    )
-  return row
+def _row(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """The metrics of a train step under their logged names."""
+  return {f'train/{name}': float(value) for name, value in metrics.items()}
 
 
 class _Clock:

@@ -1,7 +1,10 @@
 """Tests of the evaluation and of sampling, on a run of seconds."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -32,6 +35,29 @@ def _train(workdir, method='ldc', overrides=None):
   )
   train.train_and_evaluate(config, workdir)
   return config
+
+
+def _without_times(workdir):
+  """All numbers that a run left, but for the seconds that it took."""
+  def strip(row):
+    times = ('train/images_per_sec', 'wall_seconds', 'time/sample_10k_seconds')
+    return {name: x for name, x in row.items() if name not in times}
+
+  found = {
+      'results': strip(json.loads((workdir / 'results.json').read_text())),
+      'metrics': [
+          strip(json.loads(line))
+          for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+      ],
+  }
+  for path in (workdir / 'checkpoints').iterdir():
+    manifest = json.loads((path / 'manifest' / 'metadata').read_text())
+    del manifest['digest']  # of the times too
+    manifest['metrics'] = strip(manifest['metrics'])
+    found[f'manifest of {path.name}'] = manifest  # a SHA-256 for each array
+  with np.load(workdir / 'samples.npz') as samples:
+    found['samples'] = {name: samples[name].tobytes() for name in samples}
+  return found
 
 
 class EvaluateTest(parameterized.TestCase):
@@ -156,6 +182,21 @@ class EvaluateTest(parameterized.TestCase):
     with mock.patch('importlib.util.find_spec', return_value=None):
       with self.assertRaisesRegex(ValueError, 'inception=True needs .* pip'):
         experiment_lib.create(config)
+
+  def test_the_same_seed_gives_the_same_run_bit_for_bit(self):
+    again = self.workdir.with_name('again')
+    program = (
+        'import sys; from ldc_vae import config, train\n'
+        'train.train_and_evaluate(config.read(sys.argv[1]), sys.argv[2])'
+    )
+    subprocess.run(  # a process of its own: another order of Python's sets
+        (sys.executable, '-c', program, self.workdir, again),
+        env=dict(os.environ, PYTHONHASHSEED='7'), cwd=config_lib.ROOT,
+        check=True, capture_output=True,
+    )
+    runs = [_without_times(each) for each in (self.workdir, again)]
+    self.assertEqual(*runs)
+    self.assertIn('validation/loss', runs[0]['manifest of 8']['metrics'])
 
   def test_nll_is_that_of_a_plain_loop(self):
     experiment = experiment_lib.create(self.config)

@@ -24,6 +24,7 @@ _FLOORS = {
     'datasets': 1,
     'classifier': 1,
     'checkpoint': 1,
+    'health': 1,
     'writer': 1,
     'step': 2,
     'objectives': 2,

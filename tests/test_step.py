@@ -386,6 +386,7 @@ def _run_probe(
       ema_params={'weight': jnp.copy(weight)},
       opt_state={'weight': tx.init(weight)},
       stats=(),
+      skipped=jnp.zeros((), jnp.int32),
   )
   train_step = functools.partial(
       step_lib.train_step,
@@ -403,6 +404,86 @@ def _run_probe(
     state, metrics = step_fn(state, _images(), jax.random.key(5))
     history.append(jax.device_get(metrics))
   return history, jax.device_get(state)
+
+
+def _fragile(term):
+  """A method whose loss, or gradient, is NaN where one image is white."""
+
+  @jax.custom_vjp
+  def spoil_gradient(x, spoilt):
+    del spoilt
+    return x
+
+  spoil_gradient.defvjp(
+      lambda x, spoilt: (x, spoilt),
+      lambda spoilt, g: (jnp.where(spoilt, jnp.nan, g), None),
+  )
+
+  def objective_fn(params, images, keys, context):
+    del keys, context
+    white = jnp.any(jnp.all(images == 1.0, axis=(1, 2, 3)))
+    weight = spoil_gradient(params['weight'], white & (term == 'gradient'))
+    loss = jnp.mean(jnp.square(weight - images))
+    if term == 'loss':
+      loss = jnp.where(white, jnp.nan, loss)
+    first = jnp.where(white & (term == 'stats'), jnp.inf, jnp.mean(images))
+    return loss, ({'loss': loss}, {'stats': {'first': first}})
+
+  phase = base.Phase(objective_fn, ('weight',))
+  return base.Method((phase,), lambda: {'first': jnp.zeros(())}, None)
+
+
+class KeepFiniteTest(parameterized.TestCase):
+  """A step that is not finite on one device leaves all as they were."""
+
+  @parameterized.product(
+      kind=('single', 'pmap_4'), term=('loss', 'gradient', 'stats')
+  )
+  def test_the_update_never_happened(self, kind, term):
+    tx = optax.adam(0.1)
+    weight = jnp.full((), 0.25)
+    state = step_lib.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params={'weight': weight},
+        ema_params={'weight': jnp.copy(weight)},
+        opt_state={'weight': tx.init(weight)},
+        stats={'first': jnp.zeros(())},
+        skipped=jnp.zeros((), jnp.int32),
+    )
+    step_fn = _make_step(
+        functools.partial(
+            step_lib.train_step,
+            method=_fragile(term),
+            txs={'weight': tx},
+            num_steps=_NUM_STEPS,
+            ema_decay=0.5,
+            binarize=False,
+            accumulate=1,
+        ),
+        kind,
+    )
+    good, bad = _images(0), _images(1).copy()
+    bad[5] = 255  # of device 2 of 4
+    histories = {}
+    for name, batches in (('with', (good, bad, good)), ('without', (good,))):
+      own, history = jax.tree.map(jnp.copy, state), []
+      for images in batches:
+        own, metrics = step_fn(own, images, jax.random.key(0))
+        history.append((jax.device_get(own), jax.device_get(metrics)))
+      histories[name] = history
+    after_good, after_bad, after_all = [x for x, _ in histories['with']]
+    self.assertEqual([m['skipped'] for _, m in histories['with']], [0, 1, 1])
+    self.assertEqual(after_bad.step, 2)
+    self.assertEqual(after_bad.skipped, 1)
+    chex.assert_trees_all_equal(
+        after_bad.replace(step=1, skipped=0),
+        after_good.replace(step=1, skipped=0),
+    )
+    chex.assert_tree_all_finite(after_all)
+    self.assertNotEqual(
+        after_all.params['weight'], after_bad.params['weight']
+    )
+    chex.assert_trees_all_equal(after_good, histories['without'][0][0])
 
 
 class KeysTest(chex.TestCase):

@@ -17,6 +17,7 @@ from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import health
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae import writer
@@ -125,13 +126,67 @@ class TrainAndEvaluateTest(parameterized.TestCase):
   def test_other_config_is_refused_by_field(self):
     config = _config()
     train.train_and_evaluate(config, self.dir)
-    with self.assertRaisesRegex(ValueError, r'config\.optimizer\.b2'):
-      train.train_and_evaluate(_config(**{'optimizer.b2': 0.99}), self.dir)
+    other = _config(**{'optimizer.b2': 0.99})
+    message = r'holds a run with config\.optimizer\.b2=0\.999, not 0\.99; use'
+    with self.assertRaisesRegex(ValueError, message):
+      train.train_and_evaluate(other, self.dir)
+    (self.dir / 'config.json').unlink()  # the checkpoints have it too
+    with self.assertRaisesRegex(ValueError, message):
+      train.train_and_evaluate(other, self.dir)
+    self.assertFalse((self.dir / 'config.json').exists())
+    train.train_and_evaluate(config, self.dir)
+    self.assertTrue((self.dir / 'config.json').exists())
 
   def test_loss_that_is_not_finite_stops_with_its_step(self):
     config = _config(**{'optimizer.learning_rate': 1e30})
-    with self.assertRaisesRegex(ValueError, r'not finite at step \d+'):
+    with self.assertRaisesRegex(
+        health.NonFiniteError, r'^loss, .* not finite at step \d+; no checkpoint'
+    ):
       train.train_and_evaluate(config, self.dir)
+
+  def test_a_step_that_is_not_finite_is_skipped_or_stops_as_asked(self):
+    config = _config('vae')
+    skipping = _config('vae', **{'train.non_finite': 'skip'})
+    keep_finite = step_lib.keep_finite
+
+    def break_step_7(state, new_state, metrics):
+      bad = state.step == 6
+      metrics['kl'] = jax.numpy.where(bad, jax.numpy.nan, metrics['kl'])
+      return keep_finite(state, new_state, metrics)
+
+    def rows(name):
+      path = self.dir / name / 'metrics.jsonl'
+      return {x['step']: x['train/skipped'] for x in writer.read_metrics(path)
+              if 'train/skipped' in x}
+
+    with mock.patch.object(step_lib, 'keep_finite', break_step_7):
+      with self.assertLogs('absl', 'WARNING') as logs:
+        train.train_and_evaluate(skipping, self.dir / 'skip')
+      self.assertIn('step 7: kl not finite, the update is left out (1 so far)',
+                    ' '.join(logs.output))
+      self.assertEqual(rows('skip'), {1: 0, 3: 0, 6: 0, 9: 1, 12: 1})
+      with self.assertRaisesRegex(
+          health.NonFiniteError,
+          '^kl not finite at step 7; .*/stop/checkpoints/5 is the last good',
+      ):
+        train.train_and_evaluate(config, self.dir / 'stop')
+      self.assertEqual(
+          [x.name for x in (self.dir / 'stop' / 'checkpoints').iterdir()], ['5']
+      )
+      train.train_and_evaluate(skipping, self.dir / 'stop')  # as it was told
+    _assert_same(
+        _final_state(config, self.dir / 'stop').state,
+        _final_state(config, self.dir / 'skip').state,
+    )
+
+  def test_a_collapsed_run_is_warned_of_once(self):
+    alarm = mock.Mock(return_value=[])
+    with mock.patch.object(health.Alarms, 'check', alarm):
+      train.train_and_evaluate(_config('vae'), self.dir)
+    rows = {step: row for (step, row), _ in alarm.call_args_list}
+    self.assertContainsSubset([1, 3, 5, 6, 9, 10, 12], rows)
+    self.assertIn('train/posterior_std', rows[3])
+    self.assertBetween(rows[12]['validation/active_units'], 0, 8)
 
   def test_batch_size_that_devices_cannot_share_is_refused(self):
     config = _config(**{'train.batch_size': 30})

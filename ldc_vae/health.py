@@ -1,0 +1,210 @@
+"""Whether a run is still sound: updates that are not finite, and collapse.
+
+Everything here runs on the host, on metrics that the train step has already
+computed. `Watch` reads one number per step, of steps that lie a few behind the
+one under way, so that the devices never wait for it.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Mapping
+import math
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+
+POLICIES = ('stop', 'skip')
+
+SKIPPED = 'skipped'  # the metric that counts the updates left out
+
+# Updates left out in a row after which skipping cannot help: the weights have
+# not moved, and every batch of the last hundred was refused.
+_MAX_IN_A_ROW = 100
+
+# A posterior of a Gibbs energy with prior N(0, I) is no wider than the prior:
+# at twice its width the repulsion has run away. At a fiftieth it is a point:
+# SVGD with the diagonal ends there, and then latents between those of two
+# images were never decoded in training.
+_POSTERIOR_STD = (0.02, 2.0)
+
+# The sampler's latents are standardised by those that they must match, whose
+# standard deviation is thus 1: below half of it modes are missing, above twice
+# of it the sampler draws what the decoder has never seen.
+_SAMPLER_STD = (0.5, 2.0)
+
+# Burda et al. (2016), table 1, https://arxiv.org/abs/1509.00519: VAEs of 50
+# latents use 19 to 25 of them. Below a tenth the decoder all but ignores them.
+_ACTIVE_FRACTION = 0.1
+
+# Before this fraction of the training everything is still on its way.
+_WARM_UP = 0.1
+
+
+class NonFiniteError(FloatingPointError):
+  """An update was not finite, and the run is to stop for it."""
+
+
+class Watch:
+  """Looks at every step for an update that was not finite.
+
+  The train step leaves such an update out by itself and counts it in its
+  metric `skipped`; here the run stops for it, or says so and goes on.
+  """
+
+  def __init__(
+      self,
+      policy: str,
+      *,
+      skipped: int,
+      depth: int,
+      last_good_fn: Callable[[], str],
+  ):
+    """Starts with nothing under way.
+
+    Args:
+      policy: 'stop' or 'skip'.
+      skipped: Updates left out before, in an earlier part of the run.
+      depth: Steps that may be under way before the oldest is waited for.
+      last_good_fn: Says in words where the last good checkpoint is.
+    """
+    if policy not in POLICIES:
+      raise ValueError(f'policy={policy!r}; known: {", ".join(POLICIES)}')
+    self._policy, self._skipped, self._depth = policy, skipped, depth
+    self._last_good_fn = last_good_fn
+    self._in_a_row = 0
+    self._under_way = collections.deque()
+
+  def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Notes a step that was started; waits for the one `depth` before it.
+
+    Raises:
+      NonFiniteError: That earlier one was not finite, and the policy is stop;
+        or skipping leads nowhere.
+    """
+    metrics[SKIPPED].copy_to_host_async()
+    self._under_way.append((step, metrics))
+    if len(self._under_way) > self._depth:
+      self._look(*self._under_way.popleft())
+
+  def drain(self) -> None:
+    """Waits for all steps under way; raises like `add`."""
+    while self._under_way:
+      self._look(*self._under_way.popleft())
+
+  def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Waits for one step and judges it."""
+    skipped = int(metrics[SKIPPED])
+    if skipped == self._skipped:
+      self._in_a_row = 0
+      return
+    self._skipped = skipped
+    self._in_a_row += 1
+    what = non_finite_terms(jax.device_get(metrics))
+    if self._policy == 'stop':
+      raise NonFiniteError(
+          f'{what} not finite at step {step}; {self._last_good_fn()}: run again'
+          ' with --config.train.non_finite=skip to go on without such updates,'
+          ' or in another --workdir with a lower config.optimizer.learning_rate'
+          ' or a config.optimizer.clip_norm'
+      )
+    if self._in_a_row == _MAX_IN_A_ROW:
+      raise NonFiniteError(
+          f'{what} not finite at step {step}, as at each of the {_MAX_IN_A_ROW}'
+          f' steps up to it; {self._last_good_fn()}: start in another --workdir'
+          ' with a lower config.optimizer.learning_rate or a'
+          ' config.optimizer.clip_norm'
+      )
+    if skipped & (skipped - 1) == 0:  # 1, 2, 4, 8, ... lines, not thousands
+      logging.warning(
+          'step %d: %s not finite, the update is left out (%d so far)',
+          step, what, skipped,
+      )
+
+
+def non_finite_terms(metrics: Mapping[str, Any]) -> str:
+  """The names of the metrics that are not finite, the loss first, in words."""
+  names = sorted(
+      (name for name, x in metrics.items() if not math.isfinite(x)),
+      key=lambda name: (name != 'loss', name),
+  )
+  return ', '.join(names) or 'the updated weights'
+
+
+class _Alarm(NamedTuple):
+  """Something to warn of, once: a metric between two bounds, and why."""
+
+  name: str
+  above: float
+  below: float
+  sentence: str
+
+
+class Alarms:
+  """Warns, once each, of the ways in which a latent model collapses."""
+
+  def __init__(self, *, latent_size: int, num_steps: int):
+    """Starts with no alarm given.
+
+    Args:
+      latent_size: D.
+      num_steps: Steps of the whole run; the first tenth is passed over.
+    """
+    self._first_step = _WARM_UP * num_steps
+    self._alarms = list(_alarms(latent_size))
+
+  def check(self, step: int, row: Mapping[str, float]) -> list[str]:
+    """Logs the alarms that a row of metrics sets off.
+
+    Args:
+      step: The step of the row.
+      row: Metrics under their logged names; not all need be there.
+
+    Returns:
+      The sentences, which do not come again.
+    """
+    if step < self._first_step:
+      return []
+    ringing = [
+        alarm for alarm in self._alarms
+        if alarm.above < row.get(alarm.name, math.nan) < alarm.below
+    ]
+    sentences = []
+    for alarm in ringing:
+      self._alarms.remove(alarm)
+      sentences.append(
+          f'step {step}: {alarm.name}={row[alarm.name]:.3g}: {alarm.sentence}'
+      )
+      logging.warning('%s', sentences[-1])
+    return sentences
+
+
+def _alarms(latent_size: int) -> Iterator[_Alarm]:
+  """Yields all alarms of a model with D latents."""
+  low, high = _POSTERIOR_STD
+  yield _Alarm(
+      'train/posterior_std', 0.0, low,  # exactly 0: meant to be points
+      f'the posteriors have collapsed to points (below {low}): the likelihood'
+      ' weighs too much, or their repulsion too little',
+  )
+  yield _Alarm(
+      'train/posterior_std', high, math.inf,
+      f'the posteriors are wider than the prior (above {high}): they run away;'
+      ' lower config.optimizer.learning_rate',
+  )
+  low, high = _SAMPLER_STD
+  yield _Alarm(
+      'train/sampler_std', -math.inf, low,
+      f'the sampler draws from a part of the latents only (below {low} of'
+      ' their spread); lower config.optimizer.latent_learning_rate',
+  )
+  yield _Alarm(
+      'train/sampler_std', high, math.inf,
+      f'the sampler spreads beyond the latents (above {high} times theirs);'
+      ' lower config.optimizer.latent_learning_rate',
+  )
+  least = max(1, math.ceil(_ACTIVE_FRACTION * latent_size))
+  yield _Alarm(
+      'validation/active_units', -math.inf, least,
+      f'of {latent_size} latents fewer than {least} depend on the image: the'
+      ' decoder ignores them; give the likelihood more weight',
+  )
