@@ -401,6 +401,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
     yield
     return
   lock = path / LOCK_NAME
+  is_new = not path.exists()
   try:
     path.mkdir(parents=True, exist_ok=True)
     file = _open_lock(lock)
@@ -415,6 +416,9 @@ def lock_workdir(path: Path) -> Iterator[None]:
       with contextlib.suppress(OSError):
         lock.unlink()  # before it is released: the name is still ours
       file.close()
+    if is_new:
+      with contextlib.suppress(OSError):
+        path.rmdir()  # where nothing came of it
 
 
 def _open_lock(path: pathlib.Path) -> io.FileIO | None:

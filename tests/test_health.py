@@ -48,7 +48,7 @@ class WatchTest(parameterized.TestCase):
     watch.add(9, _metrics(4))
     watch.drain()
     watch.add(10, _metrics(5, kl=math.nan))
-    with self.assertRaisesRegex(FloatingPointError, '^kl not finite at step 10'):
+    with self.assertRaisesRegex(FloatingPointError, '^kl not .* at step 10;'):
       watch.drain()
 
   def test_skip_goes_on_and_says_so_ever_more_rarely(self):

@@ -140,7 +140,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
   def test_loss_that_is_not_finite_stops_with_its_step(self):
     config = _config(**{'optimizer.learning_rate': 1e30})
     with self.assertRaisesRegex(
-        health.NonFiniteError, r'^loss, .* not finite at step \d+; no checkpoint'
+        health.NonFiniteError, r'^loss, .* not finite at step \d; no checkpoint'
     ):
       train.train_and_evaluate(config, self.dir)
 
