@@ -210,7 +210,9 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
   if not isinstance(record, Mapping) or not isinstance(
       record.get('config'), Mapping
   ):
-    raise ConfigError('the record has no group "config", as config.json has')
+    raise ConfigError(
+        'the record has no group "config", as config.json has; restore it'
+    )
   config = config_dict.ConfigDict(_revive(record['config']))
   validate(config)
   return config.lock()
@@ -323,8 +325,9 @@ def _line_in(path: pathlib.Path, error: BaseException) -> str:
   if isinstance(error, SyntaxError):
     return f', line {error.lineno},'
   line, trace = None, error.__traceback__
+  file = os.path.abspath(path)
   while trace is not None:
-    if trace.tb_frame.f_code.co_filename == str(path):
+    if trace.tb_frame.f_code.co_filename == file:
       line = trace.tb_lineno
     trace = trace.tb_next
   return '' if line is None else f', line {line},'
@@ -789,6 +792,11 @@ _RELATIONS = (
             f'does not go together; use encoder {" or ".join(encoders)}',
         )
         for method, encoders in METHOD_ENCODERS.items()
+    ),
+    _Relation(
+        ('objective.whiten', 'model.encoder'),
+        lambda whiten, encoder: not whiten or encoder == 'gaussian',
+        'has no standard deviations; use whiten=false or encoder gaussian',
     ),
     _Relation(
         ('objective.alpha', 'objective.mmd_scaling'),

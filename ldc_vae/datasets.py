@@ -678,7 +678,8 @@ def _load_images(request: _Request) -> Dataset:
     write_fn = lambda folder: _decode_files(files, request, folder)
   elif not path.exists():
     raise FileNotFoundError(
-        f'dataset.path={request.path!r} does not exist (looked for {path})'
+        f'dataset.path={request.path!r} does not exist (looked for {path}):'
+        ' name a folder, an .npz or an .npy file'
     )
   elif path.suffix in ('.npz', '.npy'):
     files = [path]
@@ -729,7 +730,8 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     ]
   if not files:
     raise ValueError(
-        f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file'
+        f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file: name'
+        ' the folder that has them'
     )
   return sorted(files)
 
@@ -829,7 +831,8 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
   except Exception as error:  # NumPy and zipfile raise many types
     raise ValueError(
         f'dataset.path: {path} cannot be read as an array file'
-        f' ({_first_line(error)})'
+        f' ({_first_line(error)}): write it anew with np.savez(path,'
+        ' images=images) or np.save(path, images)'
     ) from error
   if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
     raise ValueError(

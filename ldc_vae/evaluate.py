@@ -209,6 +209,7 @@ def evaluate(
   """
   start = time.monotonic()
   workdir = pathlib.Path(workdir)
+  writer.check_writable(workdir / 'results.json')
   experiment = experiment or experiment_lib.create(config)
   state, step, apply = _restore(config, experiment, workdir)
   inception_fn = inception.load() if config.evaluate.inception else None
@@ -283,6 +284,7 @@ def sample(
       grid of the first hundred is put beside it as a PNG.
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+  writer.check_writable(output)
   experiment = experiment_lib.create(config)
   state, step, apply = _restore(config, experiment, workdir)
   key = jax.random.fold_in(experiment.key, 2**31 + 3)

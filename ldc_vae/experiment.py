@@ -158,11 +158,11 @@ def _check_batch_size(batch_size: int, accumulate: int) -> None:
   if batch_size % devices:
     raise ValueError(
         f'config.train.batch_size={batch_size} is not divisible by {devices}'
-        ' devices'
+        f' devices; use a multiple of {devices}'
     )
   if batch_size // devices % accumulate:
     raise ValueError(
         f'config.train.accumulate={accumulate} does not divide the'
         f' {batch_size // devices} images of each of {devices} devices'
-        f' (config.train.batch_size={batch_size})'
+        f' (config.train.batch_size={batch_size}); use one that does'
     )

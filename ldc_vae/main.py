@@ -4,6 +4,7 @@ python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 """
 
 from collections.abc import Sequence
+import errno
 import logging
 import os
 import pathlib
@@ -23,6 +24,12 @@ _RUNTIME_ERROR, _USAGE_ERROR, _INTERRUPTED = 1, 2, 130
 
 # What a user causes and can mend; anything else is our bug, with a traceback.
 _TOLD_IN_A_SENTENCE = (ValueError, OSError, FloatingPointError, MemoryError)
+
+_OUT_OF_MEMORY = (
+    'the device has too little memory; raise config.train.accumulate, or lower'
+    ' config.train.batch_size, config.evaluate.batch_size or the sizes of'
+    ' config.model'
+)
 
 _HELP = """\
 LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
@@ -90,6 +97,10 @@ def main(argv: Sequence[str]) -> int:
     return _INTERRUPTED
   except _TOLD_IN_A_SENTENCE as error:
     return _fail(error, _RUNTIME_ERROR)
+  except RuntimeError as error:  # jax has no type of its own for it
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return _fail(MemoryError(_OUT_OF_MEMORY), _RUNTIME_ERROR)
   return 0
 
 
@@ -275,6 +286,7 @@ def _set_up_jax(values: flags.FlagValues) -> None:
   from ldc_vae import datasets
 
   cache = datasets.cache_dir() / 'xla'
+  _check_cache(cache)
   jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
@@ -284,6 +296,28 @@ def _set_up_jax(values: flags.FlagValues) -> None:
         num_processes=values.num_processes,
         process_id=values.process_id,
     )
+  try:
+    jax.devices()
+  except RuntimeError as error:  # no such platform, or in use by another
+    wanted = os.environ.get('JAX_PLATFORMS')
+    what = f'JAX_PLATFORMS={wanted}' if wanted else 'jax'
+    raise ValueError(
+        f'{what}: no device can be used ({error}); unset it, or install the'
+        ' jax of this platform'
+    ) from error
+
+
+def _check_cache(path: pathlib.Path) -> None:
+  """Makes the folder of compiled programs, or says why it cannot be made."""
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  except OSError as error:
+    raise ValueError(
+        f'LDC_VAE_CACHE={path.parent}: it cannot be written'
+        f' ({error.strerror}); set it to a folder that can'
+    ) from error
 
 
 def _is_raised_by_us(error: Exception) -> bool:

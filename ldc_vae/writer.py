@@ -213,6 +213,29 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
       temporary.unlink()
 
 
+def check_writable(path: Path) -> None:
+  """Raises what writing `path` would raise, before the work for it is done.
+
+  Args:
+    path: A file; it stays as it is.
+
+  Raises:
+    FileError: If it could not be written.
+  """
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+  try:
+    if path.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    with open(temporary, 'xb'):
+      pass
+  except OSError as error:
+    raise _file_error(path, error) from error
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
 def write_json(path: Path, obj: Any) -> None:
   """Writes `obj` as JSON, atomically; what is not finite becomes null.
 
@@ -237,11 +260,22 @@ def write_json(path: Path, obj: Any) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-  """Returns what a JSON file holds; None where it is missing or broken."""
+  """Returns what a JSON file holds; None where it is missing or broken.
+
+  Args:
+    path: The file.
+
+  Raises:
+    FileError: If it is there and cannot be read, or is a folder.
+  """
   try:
     return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
   except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
     return None
+  except OSError as error:
+    raise FileError(
+        f'{path} cannot be read ({error.strerror}); move it away', error.errno
+    ) from error
 
 
 def write_npz(path: Path, /, **arrays: Any) -> None:

@@ -255,6 +255,13 @@ class RuntimeErrorsTest(_MainTestCase):
     self.assertEqual(code, 1)
     self.assertStartsWith(err, 'error: ValueError: x (LDC_VAE_TRACEBACK=1')
 
+  def test_too_little_memory_has_its_remedy(self):
+    error = RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 GB')
+    code, _, _, err = self.run_main('--config=toy.py', error=error)
+    self.assertEqual(code, 1)
+    self.assertStartsWith(err, 'error: the device has too little memory; raise')
+    self.assertLen(err.splitlines(), 1)
+
   def test_the_traceback_is_shown_on_request(self):
     with mock.patch.dict(os.environ, LDC_VAE_TRACEBACK='1'):
       code, _, _, err = self.run_main('--config=toy.py', error=OSError('x'))

@@ -341,7 +341,36 @@ class LockTest(_TestCase):
     workdir = self.directory / 'runs' / 'digits'
     with writer.lock_workdir(workdir):
       self.assertTrue(workdir.is_dir())
-    self.assertEmpty(list(workdir.iterdir()))
+      (workdir / 'config.json').write_text('{}')
+    self.assertEqual([x.name for x in workdir.iterdir()], ['config.json'])
+
+  def test_a_new_workdir_that_stayed_empty_is_taken_away(self):
+    workdir = self.directory / 'runs' / 'digits'
+    with writer.lock_workdir(workdir):
+      pass
+    self.assertFalse(workdir.exists())
+    workdir.mkdir()
+    with writer.lock_workdir(workdir):
+      pass
+    self.assertTrue(workdir.exists())  # the user's own
+
+  def test_what_cannot_be_written_is_known_before(self):
+    path = self.directory / 'x.json'
+    path.write_text('{}')
+    writer.check_writable(path)
+    writer.check_writable(self.directory / 'y.json')
+    self.assertEqual([x.name for x in self.directory.iterdir()], ['x.json'])
+    self.assertEqual(path.read_text(), '{}')
+    for path, reason in (
+        (self.directory / 'no' / 'x.json', 'create .*no first'),
+        (self.directory, 'a directory has this name'),
+    ):
+      with self.assertRaisesRegex(writer.FileError, reason):
+        writer.check_writable(path)
+
+  def test_json_that_cannot_be_read_is_no_missing_file(self):
+    with self.assertRaisesRegex(writer.FileError, r'\(Is a directory\)'):
+      writer.read_json(self.directory)
 
   def test_second_is_refused_by_name(self):
     with writer.lock_workdir(self.directory):

@@ -1,0 +1,910 @@
+"""A user's mistakes: each is told in one sentence, and nothing is lost."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Callable, NamedTuple
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+from PIL import Image
+
+from ldc_vae import checkpoint
+from ldc_vae import config as config_lib
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import main
+from ldc_vae import writer
+
+_USAGE, _RUNTIME = 2, 1
+_STEP = 24  # of the checkpoint in the trained workdir
+
+_CONFIG = 'configs/digits.py:ldc,debug'
+_VAE = 'configs/digits.py:vae,debug'
+_IMAGES = 'configs/images.py:vae,debug'
+
+
+class _Case(NamedTuple):
+  """A mistake: what is there, what is typed, and what the answer says.
+
+  `part` is the regular expression that the sentence must match: the field, flag
+  or file with its value, and the remedy.
+  """
+
+  argv: tuple[str, ...]
+  part: str
+  code: int = _USAGE
+  setup: Callable[[pathlib.Path], None] | None = None
+
+
+def _train(*overrides, config=_CONFIG):
+  return (f'--config={config}', '--workdir=w', *overrides)
+
+
+def _set(field, value):
+  return _train(f'--config.{field}={value}')
+
+
+def _set_vae(field, value):
+  return _train(f'--config.{field}={value}', config=_VAE)
+
+
+def _file(name, content):
+  def write(folder):
+    (folder / name).write_text(content)
+  return write
+
+
+_FLAGS = {
+    'nothing': _Case((), r'--config is missing; give a run file'),
+    'empty_config': _Case(('--config=',), r'--config is missing; give'),
+    'config_without_value': _Case(('--config',), r'config'),
+    'unknown_flag': _Case(
+        (f'--config={_CONFIG}', '--workdr=w'),
+        r"Unknown command line flag 'workdr'\. Did you mean: workdir",
+    ),
+    'no_flag': _Case(
+        (f'--config={_CONFIG}', 'train'), r"'train' is not a flag; see --help"
+    ),
+    'unknown_mode': _Case(
+        (f'--config={_CONFIG}', '--mode=tarin'),
+        r'--mode=tarin: unknown mode; known: train, evaluate, sample',
+    ),
+    'no_samples': _Case(
+        ('--mode=sample', '--workdir=trained', '--num_samples=0'),
+        r'num_samples=0.* 1|num_samples=0.*positive',
+    ),
+    'many_samples': _Case(
+        ('--mode=sample', '--workdir=trained', '--num_samples=many'),
+        r'num_samples=many',
+    ),
+    'samples_of_training': _Case(
+        (f'--config={_CONFIG}', '--num_samples=4'),
+        r'--num_samples: read by --mode=sample only; leave it out of',
+    ),
+    'output_of_training': _Case(
+        (f'--config={_CONFIG}', '--output=x.npz'),
+        r'--output: read by --mode=sample only; leave it out of',
+    ),
+    'untrained_workdir': _Case(
+        ('--mode=evaluate', '--workdir=nowhere'),
+        r'--workdir=nowhere: no such folder; train it first',
+    ),
+    'evaluate_without_workdir': _Case(
+        ('--mode=evaluate',), r'--workdir is missing; --mode=evaluate needs'
+    ),
+}
+
+_RUN_FILES = {
+    'missing': _Case(
+        ('--config=configs/digts.py',),
+        r'--config=configs/digts.py: no such file \(did you mean'
+        r' configs/digits.py\?\)',
+    ),
+    'a_folder': _Case(
+        ('--config=mine',), r'--config=mine: a folder.*; available: configs/',
+        setup=lambda folder: (folder / 'mine').mkdir(),
+    ),
+    'unknown_method': _Case(
+        ('--config=configs/digits.py:lcd',),
+        r"unknown method 'lcd' after the colon of --config; known:",
+    ),
+    'unknown_word': _Case(
+        ('--config=configs/digits.py:ldc,debgu',), r"'ldc,debgu'.*,debug"
+    ),
+    'raises': _Case(
+        ('--config=my.py',),
+        r'--config=my.py: my.py, line 2, raised ZeroDivisionError',
+        setup=_file('my.py', 'def get_config(arg):\n  return 1 / 0\n'),
+    ),
+    'does_not_parse': _Case(
+        ('--config=my.py',),
+        r'--config=my.py: my.py, line 1, raised SyntaxError',
+        setup=_file('my.py', 'def get_config(arg:\n'),
+    ),
+    'imports_nothing_known': _Case(
+        ('--config=my.py',),
+        r'my.py, line 1, raised ModuleNotFoundError.*notthere',
+        setup=_file('my.py', 'import notthere\n'),
+    ),
+    'has_no_function': _Case(
+        ('--config=my.py',), r'my.py.*does not define get_config\(arg\)',
+        setup=_file('my.py', 'x = 1\n'),
+    ),
+    'returns_no_config': _Case(
+        ('--config=my.py',), r'get_config returned dict, not a ConfigDict',
+        setup=_file('my.py', 'def get_config(arg):\n  return {}\n'),
+    ),
+    'adds_a_field': _Case(
+        ('--config=my.py',), r'my.py, line 4, raised \w+.*widht',
+        setup=_file(
+            'my.py',
+            'from configs import default\ndef get_config(arg):\n'
+            '  config = default.create(arg)\n  config.model.widht = 3\n'
+            '  return config\n',
+        ),
+    ),
+    'changes_a_type': _Case(
+        ('--config=my.py',), r'my.py, line 4, raised TypeError.*batch_size',
+        setup=_file(
+            'my.py',
+            'from configs import default\ndef get_config(arg):\n'
+            '  config = default.create(arg)\n'
+            "  config.train.batch_size = 'big'\n  return config\n",
+        ),
+    ),
+}
+
+_FIELDS = {
+    'unknown': _Case(
+        _set('optimizer.learning_rat', 1),
+        r'--config.optimizer.learning_rat: no such field; did you mean'
+        r' optimizer.learning_rate\?',
+    ),
+    'unknown_group': _Case(_set('zzz.qqq', 1), r'--config.zzz.qqq: no such'),
+    'of_another_method': _Case(
+        _set_vae('objective.num_particles', 4), r'no such field'
+    ),
+    'a_group': _Case(_set('train', 3), r'--config.train: a group of fields'),
+    'method': _Case(_set('objective.name', 'vae'), r'after the colon'),
+    'no_value': _Case(
+        _train('--config.seed'), r'--config.seed: needs a value'
+    ),
+    'word_for_int': _Case(
+        _set('train.batch_size', 'many'),
+        r'--config.train.batch_size=many: not a whole number, as 32 is',
+    ),
+    'fraction_for_int': _Case(
+        _set('train.batch_size', 1.5), r'batch_size=1.5: not a whole number'
+    ),
+    'word_for_float': _Case(
+        _set('optimizer.learning_rate', 'fast'),
+        r'learning_rate=fast: not a number, as 0.001 is',
+    ),
+    'word_for_bool': _Case(
+        _set('dataset.binarize', 'maybe'), r'binarize=maybe: not a boolean'
+    ),
+    'word_in_tuple': _Case(
+        _set('model.hidden_sizes', '(64,wide)'),
+        r'hidden_sizes=\(64,wide\): not a tuple, each element a whole number',
+    ),
+    'word_in_float_tuple': _Case(
+        _set('objective.flow_scales', '0.1,x'), r'flow_scales=0.1,x: not a tup'
+    ),
+    'negative_in_tuple': _Case(
+        _set('model.hidden_sizes', '(64,-1)'),
+        r'hidden_sizes=\(64, -1\) does not hold; use a tuple of positive',
+    ),
+    'empty_tuple': _Case(_set('model.channels', '()'), r'channels=.*one or mo'),
+    'seeds_twice': _Case(
+        _set('evaluate.classifier_seeds', '1,1'),
+        r'classifier_seeds=\(1, 1\).*use different whole numbers',
+    ),
+    'negative_seed': _Case(_set('seed', -1), r'config.seed=-1 is outside \[0'),
+    'huge_seed': _Case(_set('seed', 2**32), r'config.seed=4294967296 is outsi'),
+    'nan': _Case(
+        _set('optimizer.learning_rate', 'nan'), r'rate=nan is not finite'
+    ),
+    'inf': _Case(
+        _set('optimizer.learning_rate', 'inf'), r'rate=inf is not finite'
+    ),
+    'no_step': _Case(
+        _train('--config.train.num_epochs=0', '--config.train.num_steps=0'),
+        r'num_epochs=0 with config.train.num_steps=0 trains for no step; make',
+    ),
+    'odd_micro_batches': _Case(
+        _set('train.accumulate', 3),
+        r'batch_size=32 with config.train.accumulate=3 does not divide; use a',
+    ),
+    'more_latents_than_particles': _Case(
+        _set('objective.latents_per_image', 5),
+        r'latents_per_image=5 with config.objective.num_particles=4 .*use num',
+    ),
+    'lone_particle': _Case(
+        _train(
+            '--config.objective.num_particles=1',
+            '--config.objective.latents_per_image=1',
+        ),
+        r'num_particles=1 with .*off_diagonal=True .*use 2 particles or more',
+    ),
+    'energy_of_smoothed': _Case(
+        _train(
+            '--config.objective.latent_energy_weight=1',
+            '--config.objective.latent_target=smoothed',
+        ),
+        r'latent_energy_weight=1.0 .*target learned',
+    ),
+    'implicit_vae': _Case(
+        _set_vae('model.encoder', 'implicit'),
+        r'encoder=implicit with config.objective.name=vae has no density',
+    ),
+    'whitened_implicit': _Case(
+        _train(
+            '--config.objective.whiten=true', '--config.model.encoder=implicit'
+        ),
+        r'whiten=True .*encoder=?.?implicit|encoder=implicit.*whiten',
+    ),
+    'scale_of_bernoulli': _Case(
+        _train(
+            '--config.model.learn_scale=true',
+            '--config.model.likelihood=bernoulli',
+        ),
+        r'learn_scale=True .*use learn_scale=false',
+    ),
+    'binary_gaussian': _Case(
+        _set('dataset.binarize', 'true'), r'binarize=True .*bernoulli'
+    ),
+    'path_of_digits': _Case(
+        _set('dataset.path', 'x'), r'name=digits with config.dataset.path=x'
+    ),
+    'images_without_path': _Case(
+        _train(config=_IMAGES), r"config.dataset.path='' .*path is the folder"
+    ),
+}
+
+# Field, a value out of range, and how the remedy begins.
+for _field, _value, _remedy in (
+    ('train.batch_size', 0, 'use 1 or more'),
+    ('train.batch_size', -4, 'use 1 or more'),
+    ('train.accumulate', 0, 'use 1 or more'),
+    ('train.num_steps', -5, 'use 0 or more'),
+    ('train.num_epochs', -1, 'use 0 or more'),
+    ('train.log_every', 0, 'use 1 or more'),
+    ('train.checkpoint_every', -1, 'use 0 or more'),
+    ('train.validate_every', -1, 'use 0 or more'),
+    ('train.ema_decay', 1, 'use 0 <= value < 1'),
+    ('optimizer.learning_rate', 0, 'use more than 0'),
+    ('optimizer.learning_rate', -1, 'use more than 0'),
+    ('optimizer.latent_learning_rate', 0, 'use more than 0'),
+    ('optimizer.latent_final_fraction', 2, 'use a fraction'),
+    ('optimizer.b1', 1, 'use 0 <= value < 1'),
+    ('optimizer.b2', 1.5, 'use 0 <= value < 1'),
+    ('optimizer.warmup_steps', -1, 'use 0 or more'),
+    ('optimizer.weight_decay', -0.1, 'use 0 or more'),
+    ('optimizer.clip_norm', -1, 'use 0 or more'),
+    ('objective.inverse_temperature', 0, 'use more than 0'),
+    ('objective.num_latent_updates', 0, 'use 1 or more'),
+    ('objective.r1_weight', -1, 'use 0 or more'),
+    ('objective.temperature_end', 0, 'use more than 0'),
+    ('objective.temperature_fraction', 1.5, 'use a fraction'),
+    ('objective.moments_decay', -0.1, 'use 0 <= value < 1'),
+    ('objective.sampler_bandwidth_factor', 0, 'use more than 0'),
+    ('objective.bandwidth', 'wide', 'use mean, median, or a positive'),
+    ('model.latent_size', 0, 'use 1 or more'),
+    ('model.sampler_blocks', 0, 'use 1 or more'),
+    ('model.scale', 0, 'use more than 0'),
+    ('dataset.num_validation', 0, 'use 1 or more'),
+    ('dataset.image_size', -1, 'use 0 or more'),
+    ('evaluate.batch_size', 0, 'use 1 or more'),
+    ('evaluate.num_samples', 1, 'use 2 or more'),
+    ('evaluate.importance_samples', -1, 'use 0 or more'),
+    # unknown names, and the known one that is meant
+    ('objective.kernel', 'rfb', r'did you mean rbf\?\); known: rbf, imq'),
+    ('objective.sampler_kernel', 'gauss', 'known: rbf, imq'),
+    ('objective.latent_target', 'smooth', r'did you mean smoothed\?'),
+    ('model.likelihood', 'gausian', r'did you mean gaussian\?'),
+    ('model.architecture', 'resnet', 'known: mlp, conv, conv64'),
+    ('model.encoder', 'normal', 'known: gaussian, implicit'),
+    ('model.dtype', 'float16', r'did you mean bfloat16\?|known: float32, bfl'),
+    ('dataset.name', 'minst', r'did you mean mnist\?'),
+    ('optimizer.schedule', 'cosin', r'did you mean cosine\?'),
+    ('evaluate.samplers', 'prior,gmm', r"unknown sampler 'gmm'"),
+    ('evaluate.checkpoint', 'newest', 'known: latest, best'),
+    ('train.non_finite', 'ignore', 'known: stop, skip'),
+):
+  _FIELDS[f'{_field}_{_value}'] = _Case(
+      _set(_field, _value), rf'config.{_field}=.*{_remedy}'
+  )
+_FIELDS['objective.beta_-1'] = _Case(
+    _set_vae('objective.beta', -1), r'config.objective.beta=-1.0 .*use 0 or'
+)
+_FIELDS['objective.num_samples_0'] = _Case(
+    _set_vae('objective.num_samples', 0), r'num_samples=0 .*use 1 or more'
+)
+
+
+# Data.
+
+
+def _images_from(name, *overrides):
+  return _train(f'--config.dataset.path={name}', *overrides, config=_IMAGES)
+
+
+def _pictures(*sizes, mode='L', spoil=None):
+  """Writes PNGs of some sizes into `pictures`; `spoil` changes one's bytes."""
+  def write(folder):
+    (folder / 'pictures').mkdir()
+    for index, size in enumerate(sizes):
+      each = mode[index] if isinstance(mode, tuple) else mode
+      Image.new(each, size).save(folder / 'pictures' / f'{index}.png')
+    if spoil is not None:
+      path = folder / 'pictures' / '1.png'
+      path.write_bytes(spoil(path.read_bytes()))
+  return write
+
+
+def _npy(make_fn, name='x.npy', **others):
+  """Writes an array, or an .npz of several."""
+  def write(folder):
+    if name.endswith('.npy'):
+      np.save(folder / name, make_fn())
+    else:
+      np.savez(folder / name, **(make_fn() | others))
+  return write
+
+
+def _float_image(value):
+  images = np.zeros((40, 8, 8), np.float32)
+  images[7, 3, 3] = value
+  return images
+
+
+def _truncated_npz(folder):
+  np.savez(folder / 'x.npz', images=np.zeros((40, 8, 8), np.uint8))
+  os.truncate(folder / 'x.npz', 300)
+
+
+def _truncated_tfds(folder):
+  """A prepared set whose description is whole and whose records are not."""
+  path = folder / 'tfds' / 'mnist' / '3.0.1'
+  path.mkdir(parents=True)
+  splits = [
+      {'name': name, 'shardLengths': ['10'], 'numBytes': '100',
+       'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'}
+      for name in ('train', 'test')
+  ]
+  info = {'name': 'mnist', 'version': '3.0.1', 'splits': splits,
+          'fileFormat': 'array_record'}
+  (path / 'dataset_info.json').write_text(json.dumps(info))
+  (path / 'features.json').write_text('{}')
+  for name in ('train', 'test'):
+    record = path / f'mnist-{name}.array_record-00000-of-00001'
+    record.write_bytes(b'\0' * 50)
+
+
+_uint8 = lambda *shape: np.zeros(shape, np.uint8)
+
+_DATA = {
+    'no_such_path': _Case(
+        _images_from('nowhere'),
+        r"dataset.path='nowhere' does not exist \(looked for /.*\): name a",
+        _RUNTIME,
+    ),
+    'empty_folder': _Case(
+        _images_from('pictures'), r'pictures.* holds no PNG or JPEG file: name',
+        _RUNTIME, _pictures(),
+    ),
+    'one_image': _Case(
+        _images_from('pictures'), r'holds 1 image: .* need at least 3',
+        _RUNTIME, _pictures((8, 8)),
+    ),
+    'corrupt_image': _Case(
+        _images_from('pictures'),
+        r'pictures/1.png cannot be decoded .*: remove or replace it', _RUNTIME,
+        _pictures(*[(8, 8)] * 40, spoil=lambda data: data[: len(data) // 2]),
+    ),
+    'text_as_image': _Case(
+        _images_from('pictures'), r'pictures/1.png cannot be decoded', _RUNTIME,
+        _pictures(*[(8, 8)] * 40, spoil=lambda data: b'not a picture'),
+    ),
+    'mixed_sizes': _Case(
+        _images_from('pictures'), r'0.png is 8x8 .*but .* 9x8 .*: set dataset'
+        r'.image_size', _RUNTIME, _pictures(*[(8, 8)] * 39, (9, 8)),
+    ),
+    'mixed_colours': _Case(
+        _images_from('pictures'), r'grey but .* colour: set dataset.num_ch',
+        _RUNTIME, _pictures(*[(8, 8)] * 4, mode=('L', 'L', 'L', 'RGB')),
+    ),
+    'no_array_file': _Case(
+        _images_from('x.txt'), r'x.txt. must be a folder, an .npz or an .npy',
+        _RUNTIME, _file('x.txt', 'x'),
+    ),
+    'no_images_inside': _Case(
+        _images_from('x.npz'), r'x.npz cannot be read .*none of them named im',
+        _RUNTIME, _npy(lambda: {'a': _uint8(9, 8, 8), 'b': _uint8(2)}, 'x.npz'),
+    ),
+    'truncated_npz': _Case(
+        _images_from('x.npz'), r'x.npz cannot be read .*: write it anew with',
+        _RUNTIME, _truncated_npz,
+    ),
+    'pickled': _Case(
+        _images_from('x.npy'), r'x.npy cannot be read as an array file',
+        _RUNTIME, _npy(lambda: np.array([{}, {}], object)),
+    ),
+    'whole_numbers': _Case(
+        _images_from('x.npy'), r'holds int32 images: convert them to uint8',
+        _RUNTIME, _npy(lambda: np.zeros((40, 8, 8), np.int32)),
+    ),
+    'nan_pixel': _Case(
+        _images_from('x.npy'), r'image 7 of .*x.npy holds NaN: .*in \[0, 1\]',
+        _RUNTIME, _npy(lambda: _float_image(np.nan)),
+    ),
+    'inf_pixel': _Case(
+        _images_from('x.npy'), r'image 7 of .*x.npy holds \[0, inf\]',
+        _RUNTIME, _npy(lambda: _float_image(np.inf)),
+    ),
+    'pixels_to_255': _Case(
+        _images_from('x.npy'), r'image 7 of .*holds \[0, 255\]: .*in \[0, 1\]',
+        _RUNTIME, _npy(lambda: _float_image(255.0)),
+    ),
+    'negative_pixel': _Case(
+        _images_from('x.npy'), r'image 7 of .*holds \[-1, 0\]',
+        _RUNTIME, _npy(lambda: _float_image(-1.0)),
+    ),
+    'rank_2': _Case(
+        _images_from('x.npy'), r'shape \(40, 64\): expected \[N, H, W\]',
+        _RUNTIME, _npy(lambda: _uint8(40, 64)),
+    ),
+    'channels_first': _Case(
+        _images_from('x.npy'), r'shape \(40, 3, 8, 8\): expected \[N, H, W\]',
+        _RUNTIME, _npy(lambda: _uint8(40, 3, 8, 8)),
+    ),
+    'labels_of_others': _Case(
+        _images_from('x.npz'), r'labels of .*shape \(3,\): expected .*\(40,\)',
+        _RUNTIME,
+        _npy(lambda: {'images': _uint8(40, 8, 8)}, 'x.npz',
+             labels=np.zeros(3, int)),
+    ),
+    'all_held_out': _Case(
+        _images_from('x.npy', '--config.dataset.num_test=39'),
+        r'num_test=39 .*leave none of the 40 images',
+        _RUNTIME, _npy(lambda: _uint8(40, 8, 8)),
+    ),
+    'fewer_than_a_batch': _Case(
+        _images_from('x.npy', '--config.model.architecture=mlp'),
+        r'batch_size=32 is more than the 24 training images of images; lower',
+        _RUNTIME, _npy(lambda: _uint8(30, 8, 8)),
+    ),
+    'no_image_at_all': _Case(
+        _images_from('x.npy'), r'shape \(0, 8, 8, 1\): expected \[N, H, W\]',
+        _RUNTIME, _npy(lambda: _uint8(0, 8, 8)),
+    ),
+    'negative_labels': _Case(
+        _images_from('x.npz'), r'the labels of .* are int64 .*: expected integ',
+        _RUNTIME,
+        _npy(lambda: {'images': _uint8(40, 8, 8)}, 'x.npz',
+             labels=np.full(40, -1)),
+    ),
+    'batch_of_odd_size': _Case(
+        _set('train.batch_size', 30),
+        r'batch_size=30 is not divisible by 4 devices; use a multiple',
+        _RUNTIME,
+    ),
+    'micro_batches_of_odd_size': _Case(
+        _set('train.accumulate', 16),
+        r'accumulate=16 does not divide the 8 images of each of 4 .*; use',
+        _RUNTIME,
+    ),
+    'more_than_all': _Case(
+        _set('train.batch_size', 4096),
+        r'batch_size=4096 is more than the \d+ training images', _RUNTIME,
+    ),
+    'not_prepared': _Case(
+        _train('--config.dataset.data_dir=tfds',
+               config='configs/mnist.py:vae,debug'),
+        r'mnist is not prepared .*tfds and the network cannot be reached'
+        r' .*; prepare it on a machine with a network', _RUNTIME,
+    ),
+    'truncated_records': _Case(
+        _train('--config.dataset.data_dir=tfds',
+               config='configs/mnist.py:vae,debug'),
+        r'mnist in .*tfds/mnist/3.0.1 cannot be read .*: delete that folder',
+        _RUNTIME, _truncated_tfds,
+    ),
+}
+
+
+# What a run left.
+
+
+def _trained(change_fn=None):
+  """Puts a trained workdir in place, changed by `change_fn(workdir)`."""
+  def copy(folder):
+    shutil.copytree(_shared['trained'], folder / 'trained')
+    if change_fn is not None:
+      change_fn(folder / 'trained')
+  return copy
+
+
+def _rewrite_config(path, **fields):
+  record = json.loads((path / 'config.json').read_text())
+  for name, value in fields.items():
+    group, _, leaf = name.partition('__')
+    if leaf:
+      record['config'][group][leaf] = value
+    else:
+      record['config'][group] = value
+  (path / 'config.json').write_text(json.dumps(record))
+
+
+def _damage_all(path):
+  for each in path.glob('checkpoints/*/state/d/*'):
+    data = bytearray(each.read_bytes())
+    data[len(data) // 2] ^= 1
+    each.write_bytes(data)
+
+
+def _drop_field(path):
+  record = json.loads((path / 'config.json').read_text())
+  del record['config']['model']['latent_size']
+  (path / 'config.json').write_text(json.dumps(record))
+
+
+def _replace_by_folder(name):
+  def replace(path):
+    (path / name).unlink(missing_ok=True)
+    (path / name).mkdir()
+    (path / name / 'x').write_text('')
+  return replace
+
+
+_EVALUATE = ('--mode=evaluate', '--workdir=trained')
+_SAMPLE = ('--mode=sample', '--workdir=trained')
+_RESUME = (f'--config={_VAE}', '--workdir=trained')
+
+_WORKDIRS = {
+    'a_file': _Case(
+        (f'--config={_CONFIG}', '--workdir=w'),
+        r'w.* cannot be written \(.*\); a file has this name: move it away',
+        _RUNTIME, _file('w', ''),
+    ),
+    'below_a_file': _Case(
+        (f'--config={_CONFIG}', '--workdir=f/w'),
+        r'f/w cannot be written \(Not a directory\); .*f must be a directory',
+        _RUNTIME, _file('f', ''),
+    ),
+    'no_checkpoint': _Case(
+        _EVALUATE, r'trained: it holds no checkpoint; train it first',
+        setup=_trained(lambda path: shutil.rmtree(path / 'checkpoints')),
+    ),
+    'no_config': _Case(
+        _EVALUATE, r'trained/config.json: no such file; give a --workdir that',
+        setup=_trained(lambda path: (path / 'config.json').unlink()),
+    ),
+    'torn_config': _Case(
+        _EVALUATE, r'trained/config.json: not valid JSON .*; restore it, or',
+        setup=_trained(lambda path: os.truncate(path / 'config.json', 100)),
+    ),
+    'torn_config_of_training': _Case(
+        _RESUME, r'trained/config.json: not valid JSON .*; restore it, or del',
+        _RUNTIME,
+        _trained(lambda path: os.truncate(path / 'config.json', 100)),
+    ),
+    'config_of_nothing': _Case(
+        _EVALUATE, r'trained/config.json: .* no group "config".*; restore it',
+        setup=_trained(
+            lambda path: (path / 'config.json').write_text('[]')
+        ),
+    ),
+    'config_without_field': _Case(
+        _EVALUATE, r'config.json: config.model.latent_size is missing',
+        setup=_trained(_drop_field),
+    ),
+    'other_seed': _Case(
+        (*_RESUME, '--config.seed=3'),
+        r'trained holds a run with config.seed=0, not 3; use its config, or',
+        _RUNTIME, _trained(),
+    ),
+    'other_seed_to_evaluate': _Case(
+        (*_EVALUATE, '--config.seed=3'),
+        r'config.seed differs from trained/config.json; leave --config out',
+        setup=_trained(),
+    ),
+    'other_architecture': _Case(
+        (*_RESUME, '--config.model.latent_size=4'),
+        r'holds a run with config.model.latent_size=8, not 4', _RUNTIME,
+        _trained(),
+    ),
+    'config_of_another_run': _Case(
+        _EVALUATE,
+        r'trained/checkpoints holds a run with config.seed=0, not 5; use its',
+        _RUNTIME, _trained(lambda path: _rewrite_config(path, seed=5)),
+    ),
+    'config_of_another_architecture': _Case(
+        _EVALUATE,
+        r'checkpoints.* has .*: float32\[.*\] where this run has float32\[.*;'
+        r' use the config',
+        _RUNTIME,
+        _trained(lambda path: _rewrite_config(path, model__latent_size=4)),
+    ),
+    'lost_config_other_seed': _Case(
+        (*_RESUME, '--config.seed=3'), r'holds a run with config.seed=0, not 3',
+        _RUNTIME, _trained(lambda path: (path / 'config.json').unlink()),
+    ),
+    'corrupt_checkpoint': _Case(
+        _EVALUATE,
+        rf'no checkpoint in .*checkpoints verifies \({_STEP}: .*\); put a bac',
+        _RUNTIME, _trained(_damage_all),
+    ),
+    'corrupt_checkpoint_to_resume': _Case(
+        _RESUME, r'no checkpoint in .*checkpoints verifies', _RUNTIME,
+        _trained(_damage_all),
+    ),
+    'results_are_a_folder': _Case(
+        _RESUME, r'results.json cannot be read \(Is a directory\)', _RUNTIME,
+        _trained(_replace_by_folder('results.json')),
+    ),
+    'metrics_are_a_folder': _Case(
+        (*_RESUME, '--config.train.log_every=4'),
+        r'metrics.jsonl cannot be written \(Is a directory\)', _RUNTIME,
+        _trained(lambda path: (
+            _replace_by_folder('metrics.jsonl')(path),
+            shutil.rmtree(path / 'checkpoints' / str(_STEP)),
+        )),
+    ),
+    'checkpoints_are_a_file': _Case(
+        _RESUME, r'checkpoint directory .* cannot be used .*a file has this na',
+        _RUNTIME,
+        _trained(lambda path: (
+            shutil.rmtree(path / 'checkpoints'),
+            (path / 'checkpoints').write_text(''),
+        )),
+    ),
+    'output_in_no_folder': _Case(
+        (*_SAMPLE, '--output=no/x.npz'),
+        r'no/x.npz cannot be written \(No such file or directory\); create no',
+        _RUNTIME, _trained(),
+    ),
+    'output_is_a_folder': _Case(
+        (*_SAMPLE, '--output=trained'),
+        r'trained cannot be written \(Is a directory\)', _RUNTIME, _trained(),
+    ),
+}
+
+_shared = {}
+
+
+def setUpModule():
+  """A workdir as training leaves it, but that the weights are the first."""
+  folder = tempfile.TemporaryDirectory()
+  _shared['folder'] = folder
+  _shared['trained'] = workdir = pathlib.Path(folder.name) / 'trained'
+  workdir.mkdir()
+  config = config_lib.load(_VAE)
+  writer.write_json(workdir / 'config.json', config_lib.to_json(config))
+  writer.write_json(workdir / 'results.json', {'step': _STEP})
+  (workdir / 'metrics.jsonl').write_text('{"step": 24, "train/loss": 1.0}\n')
+  with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
+    checkpointer.save(
+        _STEP, experiment_lib.create(config).init_state(), metrics={},
+        meta={'config': config.to_dict()},
+    )
+
+
+def tearDownModule():
+  _shared['folder'].cleanup()
+
+
+def _tree(folder):
+  """Every name below a folder, with a digest of what it holds."""
+  return {
+      path.relative_to(folder).as_posix(): (
+          hashlib.sha256(path.read_bytes()).hexdigest()
+          if path.is_file() else 'a folder'
+      )
+      for path in folder.rglob('*')
+  }
+
+
+class _BadInputTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    outer = pathlib.Path(
+        self.enter_context(tempfile.TemporaryDirectory())
+    ).resolve()
+    self.folder = outer / 'here'
+    self.folder.mkdir()
+    self.enter_context(contextlib.chdir(self.folder))
+    self.enter_context(mock.patch.dict(
+        os.environ,
+        LDC_VAE_CACHE=str(outer / 'cache'),
+        HTTPS_PROXY='http://127.0.0.1:9', HTTP_PROXY='http://127.0.0.1:9',
+        https_proxy='http://127.0.0.1:9', http_proxy='http://127.0.0.1:9',
+    ))
+    for name in ('LDC_VAE_TRACEBACK', 'TFDS_DATA_DIR'):
+      os.environ.pop(name, None)
+    self.enter_context(mock.patch.object(jax.config, 'update'))
+
+  def check(self, case):
+    """The case is answered as it says, and changes no file."""
+    if case.setup is not None:
+      case.setup(self.folder)
+    before = _tree(self.folder)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      code = main.main(case.argv)
+    self.assert_answer(case, code, out.getvalue(), err.getvalue())
+    self.assertEqual(_tree(self.folder), before)
+
+  def assert_answer(self, case, code, out, err):
+    """One sentence, which begins with 'error: ' and ends the output."""
+    self.assertEqual(code, case.code, err)
+    self.assertEmpty(out)
+    lines = err.splitlines()
+    self.assertStartsWith(lines[-1], 'error: ')
+    self.assertLen([x for x in lines if x.startswith('error: ')], 1)
+    self.assertRegex(lines[-1], case.part)
+    self.assertNotIn('Traceback', err)
+    self.assertNotIn('LDC_VAE_TRACEBACK', err)  # said of errors not our own
+
+
+class FlagsTest(_BadInputTest):
+
+  @parameterized.named_parameters(*_FLAGS.items())
+  def test_told(self, case):
+    self.check(case)
+
+
+class RunFilesTest(_BadInputTest):
+
+  @parameterized.named_parameters(*_RUN_FILES.items())
+  def test_told(self, case):
+    self.check(case)
+
+
+class FieldsTest(_BadInputTest):
+
+  @parameterized.named_parameters(*_FIELDS.items())
+  def test_told(self, case):
+    self.check(case)
+
+
+class DataTest(_BadInputTest):
+
+  @parameterized.named_parameters(*_DATA.items())
+  def test_told(self, case):
+    self.check(case)
+
+  def test_a_missing_network_is_told_within_5_seconds(self):
+    start = time.monotonic()
+    self.check(_DATA['not_prepared'])
+    self.assertLess(time.monotonic() - start, 5.0)
+
+  def test_an_unprepared_environment_is_told(self):
+    os.environ['TFDS_DATA_DIR'] = str(self.folder / 'nowhere')
+    self.check(_Case(
+        _train(config='configs/mnist.py:vae,debug'),
+        r'not prepared .*here/nowhere or .*cache/tfds and the network',
+        _RUNTIME,
+    ))
+
+  def test_a_cache_that_is_a_file_is_told(self):
+    _file('cache', '')(self.folder)
+    os.environ['LDC_VAE_CACHE'] = str(self.folder / 'cache')
+    for argv in (_train(), _RESUME):
+      self.check(_Case(
+          argv, r'LDC_VAE_CACHE=.*here/cache: .*; set it to a folder that can',
+          _RUNTIME,
+      ))
+
+
+class WorkdirsTest(_BadInputTest):
+
+  @parameterized.named_parameters(*_WORKDIRS.items())
+  def test_told(self, case):
+    self.check(case)
+
+  def test_a_workdir_in_use_is_told(self):
+    _trained()(self.folder)
+    program = (
+        'import sys; from ldc_vae import writer\n'
+        'with writer.lock_workdir("trained"):\n'
+        '  print("locked", flush=True); sys.stdin.read()'
+    )
+    with subprocess.Popen(
+        (sys.executable, '-c', program), text=True,
+        env=dict(os.environ, PYTHONPATH=str(config_lib.ROOT)),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:
+      self.assertEqual(holder.stdout.readline(), 'locked\n')
+      self.check(_Case(
+          _RESUME, rf'trained is in use by process {holder.pid} on', _RUNTIME
+      ))
+      holder.stdin.close()
+
+  @parameterized.parameters(_RESUME, _EVALUATE, _SAMPLE)
+  def test_a_workdir_that_is_read_only_is_told(self, *argv):
+    _trained()(self.folder)
+    (self.folder / 'trained').chmod(0o555)
+    self.folder.parent.chmod(0o755)
+    (self.folder.parent / 'cache').mkdir()
+    (self.folder.parent / 'cache').chmod(0o777)
+    self.enter_context(_as_nobody())
+    self.check(_Case(argv, r'trained.* cannot be \w+ \(Permission', _RUNTIME))
+
+  def test_a_disk_that_fills_up_is_told_and_the_last_checkpoint_is_whole(self):
+    size = sum(x.stat().st_size for x in _shared['trained'].rglob('*'))
+    workdir = self.folder / 'w'
+    workdir.mkdir()
+    options = ('-t', 'tmpfs', '-o', f'size={2 * size}', 'tmpfs')
+    mounted = subprocess.run(
+        ('mount', *options, workdir), capture_output=True, check=False
+    )
+    if mounted.returncode:
+      self.skipTest('only root mounts a disk of its own')
+    self.addCleanup(subprocess.run, ('umount', '-l', workdir), check=True)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      code = main.main((*_train(config=_VAE), '--config.train.log_every=1'))
+    self.assert_answer(
+        _Case((), r'cannot be written|could not be saved', _RUNTIME), code,
+        out.getvalue(), err.getvalue(),
+    )
+    self.assertRegex(err.getvalue(), r'\(No space left on device\); free some')
+    self.assertNotEmpty(checkpoint.verify(workdir / 'checkpoints'))
+    for each in checkpoint.verify(workdir / 'checkpoints'):
+      self.assertTrue(each.ok, each.reason)
+
+
+@contextlib.contextmanager
+def _as_nobody():
+  """Without the rights of root, to whom no file is read-only."""
+  if os.geteuid() != 0:
+    yield
+    return
+  os.seteuid(65534)
+  try:
+    yield
+  finally:
+    os.seteuid(0)
+
+
+class CommandTest(_BadInputTest):
+  """The same through a process of its own."""
+
+  def command(self, case, **env):
+    before = _tree(self.folder)
+    result = subprocess.run(
+        (sys.executable, '-m', 'ldc_vae.main', *case.argv),
+        env=dict(os.environ, PYTHONPATH=str(config_lib.ROOT), **env),
+        capture_output=True, text=True, check=False,
+    )
+    self.assert_answer(case, result.returncode, result.stdout, result.stderr)
+    self.assertEqual(_tree(self.folder), before)
+
+  def test_a_flag(self):
+    self.command(_FLAGS['unknown_flag'])
+
+  def test_a_batch_for_other_devices(self):
+    self.command(_DATA['batch_of_odd_size'])
+
+  def test_a_platform_that_is_not_there(self):
+    self.command(
+        _Case(_train(), r'JAX_PLATFORMS=abacus: .*unset it', _RUNTIME),
+        JAX_PLATFORMS='abacus',
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()
