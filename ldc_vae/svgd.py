@@ -497,6 +497,9 @@ def smoothed_flow(
 
   Returns:
     Shape [n, D], an ascent direction, without gradient.
+
+  Raises:
+    ValueError: Fewer than two particles: a lone one has no others to leave.
   """
   chex.assert_rank([particles, targets], 2)
   # a direction is data: no gradient through weights or sets
@@ -505,6 +508,13 @@ def smoothed_flow(
   if axis_name is not None:
     all_u, all_y = jax.lax.all_gather((u, y), axis_name, tiled=True)
     first = jax.lax.axis_index(axis_name) * u.shape[0]
+  if all_u.shape[0] < 2:
+    raise ValueError(
+        f'a smoothed flow needs 2 particles, got {all_u.shape[0]}'
+    )
+  # one centre for all: the matmul form of distances loses digits far from 0
+  centre = jnp.mean(all_y, axis=0, keepdims=True)
+  u, all_u, all_y = u - centre, all_u - centre, all_y - centre
   unit = jnp.sqrt(2.0 * u.shape[1])
   to_targets = jnp.sqrt(squared_distances(u, all_y)) / unit
   to_particles = jnp.sqrt(squared_distances(u, all_u)) / unit

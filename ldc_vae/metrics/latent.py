@@ -103,11 +103,14 @@ def active_units(means: Array, threshold: float = 0.01) -> Array:
     threshold: In squared latent units.
 
   Returns:
-    An integer scalar in [0, D].
+    A whole number in [0, D], as a float scalar; NaN if a mean is not finite.
   """
   means = jnp.asarray(means)
   chex.assert_rank(means, 2)
-  return jnp.sum(jnp.var(means, axis=0) > threshold)
+  variances = jnp.var(means, axis=0)
+  # a comparison with NaN is False: it would pass for a latent at rest
+  count = jnp.sum(variances > threshold).astype(means.dtype)
+  return jnp.where(jnp.all(jnp.isfinite(variances)), count, jnp.nan)
 
 
 @functools.partial(
