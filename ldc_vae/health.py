@@ -127,7 +127,7 @@ def non_finite_terms(metrics: Mapping[str, Any]) -> str:
       (name for name, x in metrics.items() if not math.isfinite(x)),
       key=lambda name: (name != 'loss', name),
   )
-  return ', '.join(names) or 'the updated weights'
+  return ', '.join(names) or 'the statistics of the latents'
 
 
 class _Alarm(NamedTuple):

@@ -296,9 +296,10 @@ def keep_finite(
 ) -> tuple[TrainState, dict[str, Array]]:
   """The new state, or the old one and a count where a number is not finite.
 
-  Looked at are the metrics, among them the norm of every gradient, the new
-  weights and the statistics: where these are finite, so are the moments of
-  Adam and the averaged weights.
+  Looked at are the metrics, among them the norm of every gradient, and the
+  statistics. Where the squares of a gradient are finite, so is Adam's update,
+  and with it the weights and their averages: looking at these too would read
+  the whole state once more.
 
   Args:
     state: Before the step.
@@ -309,7 +310,7 @@ def keep_finite(
     The state, with the step counted in any case, and the metrics with
     'skipped', the updates left out so far.
   """
-  looked_at = (metrics, new_state.params, new_state.stats)
+  looked_at = (metrics, new_state.stats)
   finite = jnp.stack(
       [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(looked_at)]
   ).all()

@@ -72,11 +72,11 @@ class WatchTest(parameterized.TestCase):
       for step in range(1, 200):
         watch.add(step, _metrics(max(0, step - 20), loss=math.nan))
 
-  def test_finite_metrics_mean_that_the_weights_were_not(self):
+  def test_finite_metrics_mean_that_the_statistics_were_not(self):
     watch = _watch('stop')
     watch.add(1, _metrics(1))
     with self.assertRaisesRegex(
-        FloatingPointError, '^the updated weights not finite at step 1'
+        FloatingPointError, '^the statistics of the latents not finite at'
     ):
       watch.drain()
 

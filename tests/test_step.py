@@ -1,6 +1,7 @@
 """Tests of ldc_vae.step."""
 
 import functools
+import tempfile
 from unittest import mock
 
 from absl.testing import absltest
@@ -13,6 +14,7 @@ import optax
 import pytest
 
 from configs import default
+from ldc_vae import checkpoint
 from ldc_vae import networks
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
@@ -484,6 +486,39 @@ class KeepFiniteTest(parameterized.TestCase):
         after_all.params['weight'], after_bad.params['weight']
     )
     chex.assert_trees_all_equal(after_good, histories['without'][0][0])
+
+
+class CheckpointTest(parameterized.TestCase):
+  """A state saved on four devices goes on on any number of them."""
+
+  def test_goes_on_alike_on_another_number_of_devices(self):
+    middle, _ = _run(
+        _step_fn('learned', 'sgd', 'pmap_4'), _state('learned', 'sgd'), 3
+    )
+    with tempfile.TemporaryDirectory() as folder:
+      with checkpoint.Checkpointer(folder + '/checkpoints') as checkpointer:
+        checkpointer.save(3, middle, metrics={}, meta={})
+        restored = checkpointer.restore(_state('learned', 'sgd')).state
+    chex.assert_trees_all_equal(restored, middle)
+    ends = {
+        kind: _run(
+            _step_fn('learned', 'sgd', kind), jax.tree.map(jnp.copy, restored),
+            3,
+        )[0]
+        for kind in ('pmap_4', 'pmap_2', 'single')
+    }
+    whole, _ = _run(
+        _step_fn('learned', 'sgd', 'pmap_4'), _state('learned', 'sgd'), 3
+    )
+    for end in ends.values():
+      self.assertEqual(end.step, 6)
+      # rtol, atol: float32 sums over other parts of the batch, six steps
+      chex.assert_trees_all_close(
+          end.params, ends['pmap_4'].params, rtol=1e-4, atol=1e-5
+      )
+    self.assertGreater(
+        _largest_change(whole.params, ends['single'].params), 1e-3
+    )
 
 
 class KeysTest(chex.TestCase):
