@@ -114,6 +114,29 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     self.assertEqual(rows['parts'], rows['whole'])
     self.assertIn('validation/loss', rows['whole'][-1])
 
+  def test_a_corrupt_checkpoint_costs_the_steps_since_the_one_before(self):
+    config = _config('vae')
+    for name in ('whole', 'parts'):
+      train.train_and_evaluate(config, self.dir / name)
+    folder = self.dir / 'parts' / 'checkpoints'
+    for path in (folder / '12').glob('state/**/d/*'):
+      path.write_bytes(path.read_bytes()[:-1])
+    with self.assertLogs('absl', 'WARNING') as logs:
+      train.train_and_evaluate(config, self.dir / 'parts')
+    self.assertRegex(
+        logs.output[0],
+        'checkpoints/12 is corrupt .*set aside as 12.corrupt, using checkpoint'
+        ' 10 instead',
+    )
+    self.assertEqual(
+        {path.name for path in folder.iterdir()}, {'10', '12', '12.corrupt'}
+        | {path.name for path in (self.dir / 'whole' / 'checkpoints').iterdir()}
+    )
+    _assert_same(
+        _final_state(config, self.dir / 'parts').state,
+        _final_state(config, self.dir / 'whole').state,
+    )
+
   def test_done_run_is_left_alone(self):
     config = _config()
     train.train_and_evaluate(config, self.dir)
