@@ -22,6 +22,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import figures
+from ldc_vae import health
 from ldc_vae import inception
 from ldc_vae import latents as latents_lib
 from ldc_vae import likelihood
@@ -388,6 +389,12 @@ def _restore(config, experiment, workdir):
   config_lib.check_same_run(
       restored.meta['config'], config, f'{workdir}/checkpoints'
   )
+  bad = health.first_non_finite(restored.state.ema_params)
+  if bad is not None:  # decoded, it would pass for black images
+    raise checkpoint.CheckpointError(
+        f'{workdir}/checkpoints/{restored.step} has numbers in {bad} that are'
+        ' not finite; train again with a lower config.optimizer.learning_rate'
+    )
   apply = Apply(
       experiment,
       restored.state,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 import jax
+import numpy as np
 
 POLICIES = ('stop', 'skip')
 
@@ -128,6 +129,14 @@ def non_finite_terms(metrics: Mapping[str, Any]) -> str:
       key=lambda name: (name != 'loss', name),
   )
   return ', '.join(names) or 'the statistics of the latents'
+
+
+def first_non_finite(tree: Any) -> str | None:
+  """The name of the first array in a tree that holds NaN or inf, or None."""
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    if not np.isfinite(np.asarray(leaf)).all():
+      return jax.tree_util.keystr(path, simple=True, separator='.')
+  return None
 
 
 class _Alarm(NamedTuple):

@@ -568,6 +568,19 @@ def _replace_by_folder(name):
   return replace
 
 
+def _poison(path):
+  """Saves weights with a NaN, as an older program may have done."""
+  config = config_lib.read(path)
+  state = experiment_lib.create(config).init_state()
+  params = state.ema_params
+  params['decoder'] = jax.tree.map(lambda x: x.at[0].set(np.nan),
+                                   params['decoder'])
+  with checkpoint.Checkpointer(path / 'checkpoints') as checkpointer:
+    checkpointer.save(
+        _STEP + 1, state, metrics={}, meta={'config': config.to_dict()}
+    )
+
+
 _EVALUATE = ('--mode=evaluate', '--workdir=trained')
 _SAMPLE = ('--mode=sample', '--workdir=trained')
 _RESUME = (f'--config={_VAE}', '--workdir=trained')
@@ -645,6 +658,11 @@ _WORKDIRS = {
         _EVALUATE,
         rf'no checkpoint in .*checkpoints verifies \({_STEP}: .*\); put a bac',
         _RUNTIME, _trained(_damage_all),
+    ),
+    'weights_that_are_nan': _Case(
+        _EVALUATE,
+        rf'checkpoints/{_STEP + 1} has numbers in decoder.* not finite; train',
+        _RUNTIME, _trained(_poison),
     ),
     'corrupt_checkpoint_to_resume': _Case(
         _RESUME, r'no checkpoint in .*checkpoints verifies', _RUNTIME,

@@ -13,6 +13,7 @@ from ml_collections import config_dict
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
+from ldc_vae import health
 from ldc_vae import latents
 from ldc_vae import networks
 from ldc_vae import objectives
@@ -453,6 +454,7 @@ class KnownNamesTest(parameterized.TestCase):
     self.assertSameElements(config_lib.ENCODERS, networks.ENCODERS)
     self.assertSameElements(config_lib.LIKELIHOODS, networks.LIKELIHOODS)
     self.assertSameElements(config_lib.LATENT_TARGETS, ldc.LATENT_TARGETS)
+    self.assertSameElements(config_lib.NON_FINITE, health.POLICIES)
     self.assertSameElements(
         (*config_lib.LATENT_SAMPLERS, 'gmm_K'), latents.SAMPLERS
     )
@@ -522,6 +524,28 @@ class DifferencesTest(parameterized.TestCase):
     other = config_lib.override(default.create(), {name: 77})
     self.assertEqual(config_lib.differences(default.create(), other), [name])
     self.assertEqual(config_lib.differences(other, default.create()), [name])
+
+  def test_what_json_made_of_a_config_is_the_same_run(self):
+    config = default.create()
+    stored = json.loads(json.dumps(config.to_dict()))  # tuples are lists now
+    config_lib.check_same_run(stored, config, 'runs/x')
+    stored['train']['non_finite'] = 'skip'  # reaches no finite run
+    config_lib.check_same_run(stored, config, 'runs/x')
+
+  @parameterized.parameters(
+      ('hidden_sizes', [7], r'hidden_sizes=\(7,\), not \(512, 512\); use its'),
+      ('latent_size', 4, r'latent_size=4, not 16; use its config, or another'),
+      ('depth', 4, r'depth=4, not nothing; use its config'),
+  )
+  def test_a_field_of_another_run_is_named_with_both_values(
+      self, field, value, part
+  ):
+    stored = default.create().to_dict()
+    stored['model'][field] = value
+    with self.assertRaisesRegex(
+        config_lib.ConfigError, rf'^runs/x holds a run with config.model.{part}'
+    ):
+      config_lib.check_same_run(stored, default.create(), 'runs/x')
 
   def test_another_method_differs(self):
     names = config_lib.differences(default.create(), default.create('vae'))

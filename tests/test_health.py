@@ -85,6 +85,16 @@ class WatchTest(parameterized.TestCase):
       _watch('ignore')
 
 
+class FirstNonFiniteTest(parameterized.TestCase):
+
+  @parameterized.parameters(math.nan, math.inf, -math.inf)
+  def test_is_named(self, value):
+    tree = {'a': jnp.zeros(2, jnp.bfloat16), 'b': {'c': jnp.arange(3.0)}}
+    self.assertIsNone(health.first_non_finite(tree))
+    tree['b']['c'] = tree['b']['c'].at[1].set(value)
+    self.assertEqual(health.first_non_finite(tree), 'b.c')
+
+
 class AlarmsTest(parameterized.TestCase):
 
   def alarms(self, num_steps=100):
