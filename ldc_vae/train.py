@@ -190,6 +190,7 @@ def _train(config, workdir, experiment, checkpointer) -> None:
   )
   batches = _device_batches(config, experiment, first_step)
   batch_size = config.train.batch_size
+
   def last_good() -> str:
     checkpointer.wait()
     step = checkpointer.latest_step()
