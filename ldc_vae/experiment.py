@@ -132,6 +132,7 @@ def make_train_step(
       ema_decay=config.train.ema_decay,
       binarize=config.dataset.binarize,
       accumulate=config.train.accumulate,
+      non_finite=config.train.non_finite,
   )
 
 

@@ -48,8 +48,9 @@ class NonFiniteError(FloatingPointError):
 class Watch:
   """Looks at every step for an update that was not finite.
 
-  The train step leaves such an update out by itself and counts it in its
-  metric `skipped`; here the run stops for it, or says so and goes on.
+  The train step counts such an update in its metric `skipped`, and leaves it
+  out where it may be skipped; here the run stops for it, or says so and goes
+  on.
   """
 
   def __init__(
@@ -92,6 +93,29 @@ class Watch:
     while self._under_way:
       self._look(*self._under_way.popleft())
 
+  def check_state(self, step: int, state: Any) -> None:
+    """Refuses a state with NaN or inf, before it is saved.
+
+    Args:
+      step: Of the state.
+      state: Any tree of arrays.
+
+    Raises:
+      NonFiniteError: A number is not finite: a gradient whose loss was.
+    """
+    name = first_non_finite(state)
+    if name is not None:
+      raise NonFiniteError(self._sentence(name, step))
+
+  def _sentence(self, what: str, step: int) -> str:
+    """Says why the run stops, and what to do."""
+    return (
+        f'{what} not finite at step {step}; {self._last_good_fn()}: run again'
+        ' with --config.train.non_finite=skip to go on without such updates,'
+        ' or in another --workdir with a lower config.optimizer.learning_rate'
+        ' or a config.optimizer.clip_norm'
+    )
+
   def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
     """Waits for one step and judges it."""
     skipped = int(metrics[SKIPPED])
@@ -100,14 +124,12 @@ class Watch:
       return
     self._skipped = skipped
     self._in_a_row += 1
-    what = non_finite_terms(jax.device_get(metrics))
+    seen = jax.device_get(metrics)
+    if self._policy == 'stop':  # norms are taken in logged steps only
+      seen = {k: x for k, x in seen.items() if not k.startswith('grad_norm_')}
+    what = non_finite_terms(seen)
     if self._policy == 'stop':
-      raise NonFiniteError(
-          f'{what} not finite at step {step}; {self._last_good_fn()}: run again'
-          ' with --config.train.non_finite=skip to go on without such updates,'
-          ' or in another --workdir with a lower config.optimizer.learning_rate'
-          ' or a config.optimizer.clip_norm'
-      )
+      raise NonFiniteError(self._sentence(what, step))
     if self._in_a_row == _MAX_IN_A_ROW:
       raise NonFiniteError(
           f'{what} not finite at step {step}, as at each of the {_MAX_IN_A_ROW}'

@@ -20,6 +20,7 @@ from ldc_vae.objectives import base
 
 Array = jax.Array
 AXIS_NAME = 'devices'
+_NORM = 'grad_norm_'  # begins the names of these metrics
 
 
 @struct.dataclass
@@ -32,7 +33,7 @@ class TrainState:
     ema_params: Their exponential moving averages, which are evaluated.
     opt_state: Optimiser states by network name.
     stats: What the method keeps without a gradient, e.g. latent moments.
-    skipped: Steps whose update was not finite and left out, int32 [].
+    skipped: Steps whose update was not finite, int32 [].
   """
 
   step: Array
@@ -221,6 +222,7 @@ def train_step(
     ema_decay: float,
     binarize: bool,
     accumulate: int,
+    non_finite: str,
     axis_name: str | None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One train step on one device: all phases of the method, then the EMA.
@@ -233,15 +235,16 @@ def train_step(
     txs: Optimisers by network name.
     num_steps: Train steps in all, for `progress`.
     log_every: The norms of the gradients, a tenth of a small step's time, are
-      taken in logged steps only (see `is_logged`) and are NaN in the others.
+      taken in logged steps only (see `is_logged`) and are NaN in the others;
+      where updates may be skipped, they are taken in every step.
     ema_decay: Of the evaluated weights, in [0, 1).
     binarize: Draw binary images from the grey ones.
     accumulate: Micro-batches of the per-image phases; divides B.
+    non_finite: 'stop' or 'skip', see `keep_finite`.
     axis_name: The device axis.
 
   Returns:
-    The next state and the metrics, averaged over devices; an update that is
-    not finite is left out, see `keep_finite`.
+    The next state and the metrics, averaged over devices.
   """
   keys = image_keys(
       jax.random.fold_in(key, state.step), images.shape[0], axis_name
@@ -253,6 +256,9 @@ def train_step(
       'ema_params': state.ema_params,
       'latents': None,
   }
+  with_norms = is_logged(state.step + 1, log_every, num_steps)
+  if non_finite == 'skip':
+    with_norms = True
   params, opt_state = dict(state.params), dict(state.opt_state)
   metrics = {}
   for index, phase in enumerate(method.phases):
@@ -263,7 +269,7 @@ def train_step(
         images=images,
         keys=base.fold_in(keys, index + 1),
         accumulate=accumulate if phase.per_image else 1,
-        with_norms=is_logged(state.step + 1, log_every, num_steps),
+        with_norms=with_norms,
         axis_name=axis_name,
     )
     if phase.num_updates == 1:
@@ -288,40 +294,51 @@ def train_step(
       stats=context['stats'],
       skipped=state.skipped,
   )
-  return keep_finite(state, new_state, metrics)
+  return keep_finite(state, new_state, metrics, non_finite=non_finite)
 
 
 def keep_finite(
-    state: TrainState, new_state: TrainState, metrics: Mapping[str, Array]
+    state: TrainState,
+    new_state: TrainState,
+    metrics: Mapping[str, Array],
+    *,
+    non_finite: str,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """The new state, or the old one and a count where a number is not finite.
-
-  Looked at are the metrics, among them the norm of every gradient, and the
-  statistics. Where the squares of a gradient are finite, so is Adam's update,
-  and with it the weights and their averages: looking at these too would read
-  the whole state once more.
+  """Counts an update that is not finite, and leaves it out if asked.
 
   Args:
     state: Before the step.
     new_state: After it.
     metrics: Of the step, the same on every device, and thus the choice too.
+    non_finite: What to do where a metric or a statistic is not finite. 'skip'
+      keeps the old state: where the loss, the statistics and the norm of every
+      gradient are finite, so are the weights that follow. 'stop' only counts,
+      for a loop that ends there and saves nothing more; a gradient that is not
+      finite then shows in the loss of the next step.
 
   Returns:
     The state, with the step counted in any case, and the metrics with
-    'skipped', the updates left out so far.
+    'skipped', the number of updates so far that were not finite.
   """
-  looked_at = (metrics, new_state.stats)
-  finite = jnp.stack(
-      [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(looked_at)]
-  ).all()
-  kept = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), new_state, state
-  )
-  kept = kept.replace(
-      step=new_state.step,
-      skipped=state.skipped + (1 - finite.astype(jnp.int32)),
-  )
-  return kept, {**metrics, 'skipped': kept.skipped}
+  looked_at = metrics
+  if non_finite == 'stop':  # the norms are not there in every step
+    looked_at = {
+        name: x for name, x in metrics.items() if not name.startswith(_NORM)
+    }
+  finite = all_finite((looked_at, new_state.stats))
+  if non_finite == 'skip':
+    new_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), new_state, state
+    )
+  skipped = state.skipped + (1 - finite.astype(jnp.int32))
+  new_state = new_state.replace(step=state.step + 1, skipped=skipped)
+  return new_state, {**metrics, 'skipped': skipped}
+
+
+def all_finite(tree: chex.ArrayTree) -> Array:
+  """Whether every number in a tree is finite; a bool []."""
+  leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+  return jnp.stack(leaves).all()
 
 
 def pmap_train_step(
@@ -394,7 +411,7 @@ def _phase_update(
       lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
       lambda: {name: jnp.full((), jnp.nan) for name in phase.trains},
   )
-  metrics.update({f'grad_norm_{name}': x for name, x in norms.items()})
+  metrics.update({f'{_NORM}{name}': x for name, x in norms.items()})
   params, opt_state = dict(params), dict(opt_state)
   for name in phase.trains:
     changes, opt_state[name] = txs[name].update(

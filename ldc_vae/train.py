@@ -239,6 +239,7 @@ def _train(config, workdir, experiment, checkpointer) -> None:
       if is_checkpoint or interrupted:
         with clock.paused():
           watch.drain()
+          watch.check_state(step, state)
           checkpointer.save(
               step, state, metrics=row, meta={'config': config.to_dict()}
           )

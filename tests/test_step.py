@@ -93,6 +93,7 @@ def _setup(name: str, optimizer: str):
       txs=txs,
       num_steps=_NUM_STEPS,
       log_every=4,
+      non_finite='stop',
       ema_decay=0.15,
       binarize=False,
       accumulate=1,
@@ -396,6 +397,7 @@ def _run_probe(
       txs={'weight': tx},
       num_steps=_NUM_STEPS,
       log_every=1,
+      non_finite='stop',
       ema_decay=0.0,
       binarize=binarize,
       accumulate=1,
@@ -435,7 +437,7 @@ def _fragile(term):
   return base.Method((phase,), lambda: {'first': jnp.zeros(())}, None)
 
 
-class KeepFiniteTest(parameterized.TestCase):
+class NonFiniteTest(parameterized.TestCase):
   """A step that is not finite on one device leaves all as they were."""
 
   @parameterized.product(
@@ -458,6 +460,8 @@ class KeepFiniteTest(parameterized.TestCase):
             method=_fragile(term),
             txs={'weight': tx},
             num_steps=_NUM_STEPS,
+            log_every=100,
+            non_finite='skip',
             ema_decay=0.5,
             binarize=False,
             accumulate=1,
@@ -486,6 +490,42 @@ class KeepFiniteTest(parameterized.TestCase):
         after_all.params['weight'], after_bad.params['weight']
     )
     chex.assert_trees_all_equal(after_good, histories['without'][0][0])
+
+  @parameterized.parameters('loss', 'gradient', 'stats')
+  def test_a_step_is_counted_where_the_run_will_stop(self, term):
+    tx = optax.adam(0.1)
+    weight = jnp.full((), 0.25)
+    state = step_lib.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params={'weight': weight},
+        ema_params={'weight': jnp.copy(weight)},
+        opt_state={'weight': tx.init(weight)},
+        stats={'first': jnp.zeros(())},
+        skipped=jnp.zeros((), jnp.int32),
+    )
+    step_fn = _make_step(
+        functools.partial(
+            step_lib.train_step,
+            method=_fragile(term),
+            txs={'weight': tx},
+            num_steps=_NUM_STEPS,
+            log_every=100,
+            non_finite='stop',
+            ema_decay=0.5,
+            binarize=False,
+            accumulate=1,
+        ),
+        'single',
+    )
+    bad = _images(1).copy()
+    bad[5] = 255
+    counts = []
+    for images in (_images(0), bad, _images(0)):
+      state, metrics = step_fn(state, images, jax.random.key(0))
+      counts.append(int(metrics['skipped']))
+    # a gradient is looked at through the loss of the step that follows it
+    expected = {'loss': [0, 1, 1], 'gradient': [0, 0, 1], 'stats': [0, 1, 1]}
+    self.assertEqual(counts, expected[term])
 
 
 class CheckpointTest(parameterized.TestCase):

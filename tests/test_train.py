@@ -172,10 +172,10 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     skipping = _config('vae', **{'train.non_finite': 'skip'})
     keep_finite = step_lib.keep_finite
 
-    def break_step_7(state, new_state, metrics):
+    def break_step_7(state, new_state, metrics, **kwargs):
       bad = state.step == 6
       metrics['kl'] = jax.numpy.where(bad, jax.numpy.nan, metrics['kl'])
-      return keep_finite(state, new_state, metrics)
+      return keep_finite(state, new_state, metrics, **kwargs)
 
     def rows(name):
       path = self.dir / name / 'metrics.jsonl'
