@@ -27,6 +27,7 @@ from ldc_vae import inception
 from ldc_vae import latents as latents_lib
 from ldc_vae import likelihood
 from ldc_vae import measures
+from ldc_vae import processes
 from ldc_vae import report
 from ldc_vae import step as step_lib
 from ldc_vae import writer
@@ -213,6 +214,8 @@ def evaluate(
   writer.check_writable(workdir / 'results.json')
   experiment = experiment or experiment_lib.create(config)
   state, step, apply = _restore(config, experiment, workdir)
+  if not processes.is_first():  # it evaluates alone; the others wait for it
+    return processes.barrier('evaluated')[0]
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, 2**31 + 2)  # no step has it
   sources = make_sources(config, experiment, apply, key)
@@ -265,6 +268,7 @@ def evaluate(
   writer.write_json(workdir / 'results.json', results)
   report.write_report(workdir)
   _log(results)
+  processes.barrier('evaluated', results)
   return results
 
 
@@ -288,6 +292,9 @@ def sample(
   writer.check_writable(output)
   experiment = experiment_lib.create(config)
   state, step, apply = _restore(config, experiment, workdir)
+  if not processes.is_first():
+    processes.barrier('sampled')
+    return
   key = jax.random.fold_in(experiment.key, 2**31 + 3)
   z = apply.generate(num_samples, key)
   images = apply.decode(z)
@@ -298,6 +305,7 @@ def sample(
       title=f'Samples of {workdir.name}, step {step}',
   )
   logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
+  processes.barrier('sampled')
 
 
 def is_evaluated(

@@ -8,6 +8,7 @@ one under way, so that the devices never wait for it.
 import collections
 from collections.abc import Callable, Iterator, Mapping
 import math
+import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -59,6 +60,7 @@ class Watch:
       *,
       skipped: int,
       depth: int,
+      seconds: float,
       last_good_fn: Callable[[], str],
   ):
     """Starts with nothing under way.
@@ -67,17 +69,21 @@ class Watch:
       policy: 'stop' or 'skip'.
       skipped: Updates left out before, in an earlier part of the run.
       depth: Steps that may be under way before the oldest is waited for.
+      seconds: Fewer where they would take longer than this: a signal waits for
+        all of them.
       last_good_fn: Says in words where the last good checkpoint is.
     """
     if policy not in POLICIES:
       raise ValueError(f'policy={policy!r}; known: {", ".join(POLICIES)}')
-    self._policy, self._skipped, self._depth = policy, skipped, depth
+    self._policy, self._skipped = policy, skipped
+    self._depth, self._seconds = depth, seconds
+    self._step_seconds, self._last = 0.0, None  # of a step, smoothed
     self._last_good_fn = last_good_fn
     self._in_a_row = 0
     self._under_way = collections.deque()
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Notes a step that was started; waits for the one `depth` before it.
+    """Notes a step that was started; waits for those too far before it.
 
     Raises:
       NonFiniteError: That earlier one was not finite, and the policy is stop;
@@ -85,8 +91,15 @@ class Watch:
     """
     metrics[SKIPPED].copy_to_host_async()
     self._under_way.append((step, metrics))
-    if len(self._under_way) > self._depth:
+    allowed = self._depth
+    if self._step_seconds * allowed > self._seconds:
+      allowed = int(self._seconds / self._step_seconds)
+    while len(self._under_way) > allowed:
       self._look(*self._under_way.popleft())
+      now = time.monotonic()
+      if self._last is not None:
+        self._step_seconds += 0.3 * (now - self._last - self._step_seconds)
+      self._last = now
 
   def drain(self) -> None:
     """Waits for all steps under way; raises like `add`."""

@@ -8,6 +8,8 @@ import errno
 import logging
 import os
 import pathlib
+import re
+import signal
 import sys
 from typing import NoReturn
 
@@ -19,8 +21,8 @@ from ldc_vae import config as config_lib
 _PACKAGE = str(config_lib.ROOT / 'ldc_vae') + os.sep
 
 # 0 is success, 1 an error at run time, 2 a mistake on the command line or in
-# a config, 130 an interrupt from the keyboard, as shells count it.
-_RUNTIME_ERROR, _USAGE_ERROR, _INTERRUPTED = 1, 2, 130
+# a config; a signal gives 128 and its number, as shells count it.
+_RUNTIME_ERROR, _USAGE_ERROR = 1, 2
 
 # What a user causes and can mend; anything else is our bug, with a traceback.
 _TOLD_IN_A_SENTENCE = (ValueError, OSError, FloatingPointError, MemoryError)
@@ -29,6 +31,12 @@ _OUT_OF_MEMORY = (
     'the device has too little memory; raise config.train.accumulate, or lower'
     ' config.train.batch_size, config.evaluate.batch_size or the sizes of'
     ' config.model'
+)
+
+# How XLA begins its errors, whatever their type.
+_XLA_STATUS = re.compile(
+    '(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNKNOWN'
+    '|UNAVAILABLE): '
 )
 
 _HELP = """\
@@ -51,12 +59,14 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
   --num_samples=N      sample: how many images (default: 64)
   --output=FILE        sample: where to write (default: WORKDIR/generated.npz)
   --coordinator_address=HOST:PORT --num_processes=N --process_id=I
-                       one run over several processes; give all three
+                       one run over several processes; give all three, or set
+                       LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
+                       (TPU pod slices, SLURM, MPI, Kubernetes)
   --help               this text
 
 evaluate and sample read the config of the workdir where --config is missing.
 Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
-shows where an error was raised.
+shows where an error was raised. SIGINT and SIGTERM save and stop a run.
 """
 
 
@@ -74,33 +84,44 @@ def main(argv: Sequence[str]) -> int:
 
   Returns:
     The exit code: 0, or 1 for an error at run time, 2 for a mistake on the
-    command line or in a config, 130 for an interrupt from the keyboard.
+    command line or in a config, 130 after SIGINT, 143 after SIGTERM.
   """
   if any(argument in ('--help', '-h', '-help') for argument in argv):
     print(_HELP, end='')
     return 0
   try:
     values, overrides = _parse(argv)
-    job = _JOBS[values.mode]
     config, workdir = _resolve(values, overrides)
   except (config_lib.ConfigError, flags.Error) as error:
     return _fail(error, _USAGE_ERROR)
-  try:
-    _set_up_jax(values)
-    job(config, workdir, values)
-  except KeyboardInterrupt:
-    print(
-        f'interrupted: the same command continues {workdir} from its latest'
-        ' checkpoint' if values.mode == 'train' else 'interrupted',
-        file=sys.stderr,
-    )
-    return _INTERRUPTED
-  except _TOLD_IN_A_SENTENCE as error:
-    return _fail(error, _RUNTIME_ERROR)
-  except RuntimeError as error:  # jax has no type of its own for it
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    return _fail(MemoryError(_OUT_OF_MEMORY), _RUNTIME_ERROR)
+  flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
+  from ldc_vae import processes
+
+  with processes.watch() as watch:
+    try:
+      _set_up_jax(values, watch)
+      _JOBS[values.mode](config, workdir, values)
+      watch.finish()
+    except (KeyboardInterrupt, SystemExit) as stop:
+      code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
+      again = f': the same command continues {workdir} from its latest'
+      again = f'{again} checkpoint' if values.mode == 'train' else ''
+      print(f'interrupted{again}', file=sys.stderr)
+      watch.leave(code)
+      return code
+    except Exception as error:
+      if 'RESOURCE_EXHAUSTED' in str(error):  # jax has no type of its own for it
+        error = MemoryError(_OUT_OF_MEMORY)
+      if _is_of_the_runtime(error):
+        watch.await_verdict()  # ends here if another process has died
+      if not isinstance(error, _TOLD_IN_A_SENTENCE):
+        if not watch.is_alone:
+          sys.excepthook(type(error), error, error.__traceback__)
+        watch.leave(_RUNTIME_ERROR, f'has failed: {_sentence(error)}')
+        raise
+      code = _fail(error, _RUNTIME_ERROR)
+      watch.leave(code, f'has failed: {_sentence(error)}')
+      return code
   return 0
 
 
@@ -279,23 +300,21 @@ def _show_messages() -> None:
   absl_logging.set_verbosity(absl_logging.INFO)
 
 
-def _set_up_jax(values: flags.FlagValues) -> None:
+def _set_up_jax(values: flags.FlagValues, watch) -> None:
   """Turns the compilation cache on and joins the other processes."""
-  flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   import jax
   from ldc_vae import datasets
+  from ldc_vae import processes
 
   cache = datasets.cache_dir() / 'xla'
   _check_cache(cache)
   jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
-  if values.coordinator_address is not None:
-    jax.distributed.initialize(
-        coordinator_address=values.coordinator_address,
-        num_processes=values.num_processes,
-        process_id=values.process_id,
-    )
+  processes.join(
+      values.coordinator_address, values.num_processes, values.process_id
+  )
+  watch.connect()
   try:
     jax.devices()
   except RuntimeError as error:  # no such platform, or in use by another
@@ -305,6 +324,13 @@ def _set_up_jax(values: flags.FlagValues) -> None:
         f'{what}: no device can be used ({error}); unset it, or install the'
         ' jax of this platform'
     ) from error
+  if watch.is_alone:
+    return
+  for handler in absl_logging.get_absl_logger().handlers:
+    if isinstance(handler, logging.StreamHandler):
+      handler.setStream(sys.stderr)  # which the watch has replaced
+  if not processes.is_first():
+    absl_logging.set_verbosity(absl_logging.WARNING)
 
 
 def _check_cache(path: pathlib.Path) -> None:
@@ -318,6 +344,11 @@ def _check_cache(path: pathlib.Path) -> None:
         f'LDC_VAE_CACHE={path.parent}: it cannot be written'
         f' ({error.strerror}); set it to a folder that can'
     ) from error
+
+
+def _is_of_the_runtime(error: Exception) -> bool:
+  """Whether XLA has failed, as its collectives do where a process died."""
+  return bool(_XLA_STATUS.match(str(error)))
 
 
 def _is_raised_by_us(error: Exception) -> bool:
@@ -334,13 +365,16 @@ def _fail(error: Exception, code: int) -> int:
   """Prints an error as one sentence and returns the exit code."""
   if os.environ.get('LDC_VAE_TRACEBACK', '0') not in ('', '0'):
     sys.excepthook(type(error), error, error.__traceback__)
-  message = ' '.join(str(error).split())
-  if not message or not _is_raised_by_us(error):
-    message = (
-        f'{type(error).__name__}: {message} (LDC_VAE_TRACEBACK=1 shows where)'
-    )
-  print(f'error: {message}', file=sys.stderr)
+  print(f'error: {_sentence(error)}', file=sys.stderr)
   return code
+
+
+def _sentence(error: BaseException) -> str:
+  """What an error says, in one line."""
+  message = ' '.join(str(error).split())
+  if message and _is_raised_by_us(error):
+    return message
+  return f'{type(error).__name__}: {message} (LDC_VAE_TRACEBACK=1 shows where)'
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ import chex
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ldc_vae import networks
@@ -345,11 +346,14 @@ def pmap_train_step(
     train_step_fn: Callable[..., tuple[TrainState, dict[str, Array]]],
     num_devices: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-  """Maps a train step over the local devices.
+  """Maps a train step over the devices of all processes.
+
+  The axis orders them by process, so that a process that passes its part of
+  the batch passes consecutive positions.
 
   Args:
     train_step_fn: `train_step` with its keywords bound but `axis_name`.
-    num_devices: Of this process; None for all.
+    num_devices: Of a single process; None for all.
 
   Returns:
     `(state, images [num_devices, B, H, W, C], key) -> (state, metrics)`; state
@@ -362,7 +366,7 @@ def pmap_train_step(
         functools.partial(train_step_fn, axis_name=None), donate_argnums=0
     )
     return lambda state, images, key: step_fn(state, images[0], key)
-  return jax.pmap(
+  mapped_fn = jax.pmap(
       functools.partial(train_step_fn, axis_name=AXIS_NAME),
       axis_name=AXIS_NAME,
       in_axes=(None, 0, None),
@@ -370,6 +374,19 @@ def pmap_train_step(
       donate_argnums=0,
       devices=devices,
   )
+  if jax.process_count() == 1:
+    return mapped_fn
+  # Across processes pmap deletes a donated argument that it has to move before
+  # it is read: here it is moved first, once; what a step returns lies right.
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS_NAME,))
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+  def step_fn(state, images, key):
+    if not state.step.sharding.is_equivalent_to(everywhere, 0):
+      state = jax.device_put(state, everywhere)
+    return mapped_fn(state, images, key)
+
+  return step_fn
 
 
 def _phase_update(

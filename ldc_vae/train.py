@@ -9,11 +9,11 @@ same parameters as one that was not.
 import collections
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import json
 import os
 import pathlib
-import signal
-import threading
 import time
+import zlib
 
 from absl import logging
 import jax
@@ -27,6 +27,7 @@ from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import health
+from ldc_vae import processes
 from ldc_vae import step as step_lib
 from ldc_vae import writer
 from ldc_vae.metrics import latent as latent_metrics
@@ -35,6 +36,11 @@ from ldc_vae.objectives import base
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
 _MAX_IN_FLIGHT = 8
+# Less where steps are slow: a signal waits for all of them.
+_MAX_SECONDS_IN_FLIGHT = 1.0
+
+# Fields that may differ from host to host.
+_OF_THE_HOST = ('dataset.data_dir', 'dataset.path')
 
 
 def train_and_evaluate(
@@ -55,13 +61,18 @@ def train_and_evaluate(
     OSError: A file cannot be read or written.
   """
   workdir = pathlib.Path(workdir)
-  with writer.lock_workdir(workdir):
-    _check_same_run(workdir, config)
+  with processes.watch() as watch, writer.lock_workdir(workdir):
+    if processes.is_first():
+      _check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made
-    writer.write_json(workdir / 'config.json', config_lib.to_json(config))
+    _check_agreement(watch, config, experiment)
+    if processes.is_first():
+      writer.write_json(workdir / 'config.json', config_lib.to_json(config))
     with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
-      _train(config, workdir, experiment, checkpointer)
-    if not evaluate.is_evaluated(workdir, config, experiment.num_steps):
+      _train(config, workdir, experiment, checkpointer, watch)
+    # process 0 decides: the workdir may be out of sight of the others
+    done = evaluate.is_evaluated(workdir, config, experiment.num_steps)
+    if not watch.barrier('trained', done)[0]:
       evaluate.evaluate(config, workdir, experiment=experiment)
     else:
       logging.info('already done: see %s', workdir / 'results.json')
@@ -164,7 +175,29 @@ def _check_same_run(
     config_lib.check_same_run(stored, config, str(workdir))
 
 
-def _train(config, workdir, experiment, checkpointer) -> None:
+def _check_agreement(watch, config, experiment) -> None:
+  """Waits for the other processes; refuses another config or other data."""
+  images = experiment.dataset.images['train']
+  sample = np.ascontiguousarray(images[:: max(1, len(images) // 1000)])
+  own = {
+      f'config.{name}': value
+      for name, value in json.loads(
+          json.dumps(config_lib.flatten(config))
+      ).items()
+      if not name.startswith(_OF_THE_HOST)
+  }
+  own['the training images'] = [*images.shape, zlib.crc32(sample)]
+  for index, other in enumerate(watch.barrier('ready', own)):
+    for name in own:
+      if other.get(name) != own[name]:
+        raise ValueError(
+            f'{name} is {other.get(name)!r} on process {index} and'
+            f' {own[name]!r} on process {jax.process_index()}; give every'
+            ' process the same config and data'
+        )
+
+
+def _train(config, workdir, experiment, checkpointer, watch) -> None:
   """Runs the steps that are still to be done."""
   state = experiment.init_state()
   experiment_lib.log_parameters(state)
@@ -190,6 +223,7 @@ def _train(config, workdir, experiment, checkpointer) -> None:
   )
   batches = _device_batches(config, experiment, first_step)
   batch_size = config.train.batch_size
+  meta = {'config': config.to_dict()}
 
   def last_good() -> str:
     checkpointer.wait()
@@ -198,10 +232,11 @@ def _train(config, workdir, experiment, checkpointer) -> None:
       return 'no checkpoint was saved before it'
     return f'{workdir / "checkpoints" / str(step)} is the last good checkpoint'
 
-  watch = health.Watch(
+  updates = health.Watch(
       config.train.non_finite,
       skipped=int(state.skipped),
       depth=_MAX_IN_FLIGHT,
+      seconds=_MAX_SECONDS_IN_FLIGHT,
       last_good_fn=last_good,
   )
   alarms = health.Alarms(
@@ -215,16 +250,19 @@ def _train(config, workdir, experiment, checkpointer) -> None:
     progress = stack.enter_context(
         writer.ProgressBar(num_steps, initial=first_step, batch_size=batch_size)
     )
-    stop = stack.enter_context(_signals())
+    stack.enter_context(watch.stepping(num_steps))
     clock = _Clock(first_step)
+    saved = first_step
     for step in range(first_step + 1, num_steps + 1):
+      if not watch.begin(step):
+        step -= 1
+        break
       state, metrics = train_step(state, next(batches), experiment.key)
-      watch.add(step, metrics)
+      updates.add(step, metrics)
       last = step == num_steps
-      interrupted = stop.is_set() and not last
       row, is_checkpoint = {}, False
       if step_lib.is_logged(step, config.train.log_every, num_steps):
-        watch.drain()
+        updates.drain()
         row = _row(jax.device_get(metrics))
         row['train/images_per_sec'] = clock.rate(step) * batch_size
         progress.set_loss(row['train/loss'])
@@ -234,21 +272,25 @@ def _train(config, workdir, experiment, checkpointer) -> None:
         with clock.paused():
           row.update(validation_fn(state))
       if row:
-        alarms.check(step, row)
+        if processes.is_first():
+          alarms.check(step, row)
         metric_writer.write(step, row)
-      if is_checkpoint or interrupted:
+      if is_checkpoint:
         with clock.paused():
-          watch.drain()
-          watch.check_state(step, state)
-          checkpointer.save(
-              step, state, metrics=row, meta={'config': config.to_dict()}
-          )
+          updates.drain()
+          updates.check_state(step, state)
+          checkpointer.save(step, state, metrics=row, meta=meta)
+        saved = step
       progress.update(step)
-      if interrupted:
-        checkpointer.wait()
-        logging.info('interrupted: saved step %d of %s', step, workdir)
-        stop.raise_again()
+    if step > saved:  # the run is to stop between two checkpoints
+      updates.drain()
+      updates.check_state(step, state)
+      checkpointer.save(step, state, metrics={}, meta=meta)
+    # a process that leaves before its part of a step is done fails the others
+    jax.block_until_ready(state)
     checkpointer.wait()
+    if step < num_steps:
+      logging.info('interrupted: saved step %d of %s', step, workdir)
 
 
 def _device_batches(config, experiment, first_step) -> Iterator[np.ndarray]:
@@ -291,43 +333,3 @@ class _Clock:
     start = time.monotonic()
     yield
     self._away += time.monotonic() - start
-
-
-class _Stop:
-  """Whether SIGINT or SIGTERM has asked the loop to end."""
-
-  def __init__(self):
-    self._signal = None
-
-  def request(self, signum, frame) -> None:
-    """The signal handler: a second SIGINT ends at once."""
-    del frame
-    if self._signal is not None and signum == signal.SIGINT:
-      raise KeyboardInterrupt
-    self._signal = signum
-
-  def is_set(self) -> bool:
-    """Whether a signal has come."""
-    return self._signal is not None
-
-  def raise_again(self) -> None:
-    """Ends the process as the signal would have done."""
-    if self._signal == signal.SIGINT:
-      raise KeyboardInterrupt
-    raise SystemExit(128 + self._signal)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
-  """Turns SIGINT and SIGTERM into a request to stop after the step."""
-  stop = _Stop()
-  if threading.current_thread() is not threading.main_thread():
-    yield stop  # handlers belong to the main thread
-    return
-  handled = (signal.SIGINT, signal.SIGTERM)
-  before = {signum: signal.signal(signum, stop.request) for signum in handled}
-  try:
-    yield stop
-  finally:
-    for signum, handler in before.items():
-      signal.signal(signum, handler)

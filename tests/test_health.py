@@ -12,6 +12,7 @@ from ldc_vae import health
 def _watch(policy, **options):
   return health.Watch(
       policy, skipped=options.pop('skipped', 0), depth=options.pop('depth', 3),
+      seconds=60.0,
       last_good_fn=lambda: 'run/checkpoints/5 is the last good checkpoint',
   )
 

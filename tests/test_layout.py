@@ -26,6 +26,7 @@ _FLOORS = {
     'checkpoint': 1,
     'health': 1,
     'writer': 1,
+    'processes': 1,
     'step': 2,
     'objectives': 2,
     'experiment': 3,

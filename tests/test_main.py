@@ -279,10 +279,16 @@ class RuntimeErrorsTest(_MainTestCase):
     self.assertEqual(code, 130)
     self.assertStartsWith(err, 'interrupted: the same command continues w')
 
+  def test_a_signal_gives_its_exit_code(self):
+    code, _, _, err = self.run_main('--config=toy.py', error=SystemExit(143))
+    self.assertEqual(code, 143)
+    self.assertStartsWith(err, 'interrupted')
+
 
 class ProcessesTest(_MainTestCase):
 
-  def test_are_joined_before_training(self):
+  def joined(self, *argv, **environ):
+    """Returns the calls of jax's own joining, and of training, in order."""
     order = []
     distributed = types.SimpleNamespace(
         initialize=lambda **kwargs: order.append(kwargs)
@@ -290,23 +296,41 @@ class ProcessesTest(_MainTestCase):
     with (
         mock.patch.object(jax, 'distributed', distributed),
         mock.patch.dict(main._JOBS, train=lambda *_: order.append('train')),
+        mock.patch.dict(os.environ, environ),
     ):
-      code, *_ = self.run_main(
-          '--config=toy.py', '--coordinator_address=localhost:8476',
-          '--num_processes=2', '--process_id=1',
-      )
+      code, *_ = self.run_main('--config=toy.py', *argv)
     self.assertEqual(code, 0)
-    self.assertEqual(
-        order,
-        [
-            dict(
-                coordinator_address='localhost:8476',
-                num_processes=2,
-                process_id=1,
-            ),
-            'train',
-        ],
+    return order
+
+  def test_are_joined_before_training(self):
+    flags = dict(
+        coordinator_address='localhost:8476', num_processes=2, process_id=1
     )
+    argv = [f'--{name}={value}' for name, value in flags.items()]
+    self.assertEqual(self.joined(*argv), [flags, 'train'])
+    # its service would take SIGTERM away from us
+    self.assertIs(self.updates['jax_enable_preemption_service'], False)
+
+  def test_are_found_by_jax_only_where_it_is_asked(self):
+    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='1'), [{}, 'train'])
+    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='0'), ['train'])
+    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED=''), ['train'])
+
+  @parameterized.parameters(('yes', 'neither 0 nor 1'), ('1', 'no cluster'))
+  def test_that_are_not_found_are_told(self, value, part):
+    def initialize():
+      raise ValueError('coordinator_address should be defined.')
+
+    distributed = types.SimpleNamespace(initialize=initialize)
+    with (
+        mock.patch.object(jax, 'distributed', distributed),
+        mock.patch.dict(os.environ, LDC_VAE_DISTRIBUTED=value),
+    ):
+      code, calls, _, err = self.run_main('--config=toy.py')
+    self.assertEqual((code, calls), (1, []))
+    self.assertStartsWith(err, f'error: LDC_VAE_DISTRIBUTED={value}')
+    self.assertIn(part, err)
+    self.assertLen(err.splitlines(), 1)
 
 
 class CommandTest(parameterized.TestCase):
@@ -324,7 +348,7 @@ class CommandTest(parameterized.TestCase):
   def test_help_is_short_and_loads_no_jax(self):
     result = self.command('--help')
     self.assertEqual(result.returncode, 0, result.stderr)
-    self.assertLess(len(result.stdout.splitlines()), 30)
+    self.assertLess(len(result.stdout.splitlines()), 33)
     self.assertLessEqual(max(map(len, result.stdout.splitlines())), 80)
     for name in main._define_flags():
       self.assertIn(f'--{name}', result.stdout)

@@ -78,10 +78,8 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     with mock.patch.object(writer.ProgressBar, 'update', interrupt):
       with self.assertRaises(KeyboardInterrupt):
         train.train_and_evaluate(config, self.dir / 'parts')
-    # the step under way is finished, then saved
-    self.assertEqual(
-        _final_state(config, self.dir / 'parts').step, stop_after + 1
-    )
+    # the step under way is finished, and saved
+    self.assertEqual(_final_state(config, self.dir / 'parts').step, stop_after)
     train.train_and_evaluate(config, self.dir / 'parts')
     whole = _final_state(config, self.dir / 'whole')
     parts = _final_state(config, self.dir / 'parts')

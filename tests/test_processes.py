@@ -1,0 +1,348 @@
+"""Tests of several processes, and of signals and deaths, with real ones."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+import pytest
+
+from ldc_vae import checkpoint
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import processes
+from ldc_vae import step as step_lib
+from ldc_vae import train
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_NUM_STEPS = 20
+
+# A run of nothing but steps, to the command line's own handling of its end.
+_STEPS = """
+import sys, time
+from ldc_vae import main, processes
+import jax, numpy as np
+
+def job(*unused):
+  sum_fn = jax.pmap(lambda x: jax.lax.psum(x, 'i'), axis_name='i')
+  with processes.watch() as watch, watch.stepping(10**6):
+    step = 0
+    while watch.begin(step + 1):
+      step += 1
+      jax.block_until_ready(sum_fn(np.ones((jax.local_device_count(), 1))))
+      if step == 3:
+        print('running', flush=True)
+      time.sleep(0.02)
+    print(f'stopped after {step}', flush=True)
+
+main._JOBS['train'] = job
+"""
+
+# One process fails, the other waits for it where files are made.
+_FAILURE = """
+import sys
+from ldc_vae import main, processes
+
+def job(*unused):
+  if not processes.is_first():
+    raise ValueError('dataset.path=x is empty')
+  processes.barrier('never')
+
+main._JOBS['train'] = job
+"""
+
+# The main thread is inside a library and does not come back.
+_BUSY = """
+from ldc_vae import main
+import numpy as np
+
+def job(*unused):
+  matrix = np.random.default_rng(0).normal(size=(5000, 5000))
+  print('running', flush=True)
+  np.linalg.svd(matrix)
+
+main._JOBS['train'] = job
+"""
+
+# Trains without the evaluation, once per method.
+_TRAIN = """
+import sys
+from ldc_vae import config, evaluate, main, train
+evaluate.evaluate = lambda *args, **kwargs: None
+
+def job(config_of_flags, workdir, values):
+  for method in ('vae', 'ldc'):
+    train.train_and_evaluate(
+        config.load(
+            f'configs/digits.py:{method},debug',
+            {'train.num_steps': 20, 'train.checkpoint_every': 10},
+        ),
+        f'{workdir}/{method}',
+    )
+
+main._JOBS['train'] = job
+"""
+
+
+class Processes:
+  """The processes of one run on this machine, and what they print."""
+
+  def __init__(
+      self, count, workdir, program='', *, devices=1, argv=(), before=''
+  ):
+    """Starts `count` processes.
+
+    Args:
+      count: How many.
+      workdir: Of the run.
+      program: Code before the command line is run; '' for the real thing.
+      devices: Emulated devices of each.
+      argv: Further flags.
+      before: Code before that.
+    """
+    flags = [f'--workdir={workdir}', *argv]
+    if not any(flag.startswith('--config=') for flag in argv):
+      flags.append('--config=configs/digits.py:ldc,debug')
+    if count > 1:
+      with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+      flags += [
+          f'--coordinator_address=localhost:{port}', f'--num_processes={count}'
+      ]
+    env = dict(
+        os.environ,
+        NPROC='32',
+        JAX_PLATFORMS='cpu',
+        XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
+        PYTHONPATH=str(_ROOT),
+    )
+    code = f'{before}\n{program}\nfrom ldc_vae import main\nmain.run()\n'
+    self.printed = ['' for _ in range(count)]
+    self.running = []
+    for index in range(count):
+      own = [*flags, f'--process_id={index}'] if count > 1 else flags
+      self.running.append(
+          subprocess.Popen(
+              [sys.executable, '-c', code, *own],
+              cwd=_ROOT,
+              env=env,
+              stdout=subprocess.PIPE,
+              stderr=subprocess.STDOUT,
+              text=True,
+          )
+      )
+    self._readers = [
+        threading.Thread(target=self._read, args=(index,), daemon=True)
+        for index in range(count)
+    ]
+    for reader in self._readers:
+      reader.start()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_exc_info):
+    for process in self.running:
+      process.kill()
+      process.wait()
+      process.stdout.close()
+
+  def await_line(self, pattern, seconds=120):
+    """Waits until every process has printed a line with `pattern`."""
+    deadline = time.monotonic() + seconds
+    while not all(re.search(pattern, text) for text in self.printed):
+      if time.monotonic() > deadline or all(
+          process.poll() is not None for process in self.running
+      ):
+        raise AssertionError(f'no {pattern!r} in {self.printed}')
+      time.sleep(0.02)
+
+  def wait(self, seconds=200):
+    """Waits for all to end; returns their exit codes."""
+    deadline = time.monotonic() + seconds
+    codes = [
+        process.wait(max(deadline - time.monotonic(), 0.01))
+        for process in self.running
+    ]
+    for reader in self._readers:
+      reader.join(10)
+    return codes
+
+  def _read(self, index):
+    with contextlib.suppress(ValueError):  # closed in the middle
+      for line in self.running[index].stdout:
+        self.printed[index] += line
+
+
+def final_values(workdir):
+  """The step and the leaves, by name, of the newest checkpoint."""
+  directory = pathlib.Path(workdir) / 'checkpoints'
+  step = max(int(path.name) for path in directory.iterdir()
+             if path.name.isdecimal())
+  path = directory / str(step)
+  return step, checkpoint._read_values(path, checkpoint._read_manifest(path))
+
+
+def _trained(config, num_devices):
+  """The leaves after training in this process on some of its devices."""
+  experiment = experiment_lib.create(config)
+  train_step = step_lib.pmap_train_step(
+      experiment_lib.make_train_step(
+          config, experiment.method, experiment.txs, experiment.num_steps
+      ),
+      num_devices,
+  )
+  state = experiment.init_state()
+  batches = datasets.train_batches(
+      experiment.dataset.images['train'], config.train.batch_size,
+      seed=config.seed,
+  )
+  for _ in range(_NUM_STEPS):
+    images = next(batches)
+    images = images.reshape(num_devices, -1, *images.shape[1:])
+    state, _ = train_step(state, images, experiment.key)
+    jax.block_until_ready(state)
+  return checkpoint._to_host(state)[0]
+
+
+def _assert_params_close(actual, expected, method):
+  compared = [name for name in expected if 'params.' in name]
+  assert any('ema_params' in name for name in compared)
+  for name in compared:
+    # float32 sums of 32 images in another order, over 20 steps of Adam, which
+    # divides by the root of a mean square
+    np.testing.assert_allclose(
+        actual[name], expected[name], rtol=1e-4,
+        atol=2e-5 * np.abs(expected[name]).max(), err_msg=f'{method} {name}',
+    )
+
+
+class StopTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.dir = self.create_tempdir().full_path
+
+  @parameterized.parameters((signal.SIGTERM, 1), (signal.SIGINT, 0))
+  def test_a_signal_to_one_process_stops_all_at_one_step(self, signum, which):
+    with Processes(2, self.dir, _STEPS) as run:
+      run.await_line('running')
+      run.running[which].send_signal(signum)
+      start = time.monotonic()
+      codes = run.wait(60)
+      self.assertLess(time.monotonic() - start, 10.0)
+    self.assertEqual(codes, [128 + signum] * 2, run.printed)
+    steps = [re.findall(r'stopped after (\d+)', x) for x in run.printed]
+    self.assertLen(steps[0], 1, run.printed)
+    self.assertEqual(steps[0], steps[1])
+    for text in run.printed:
+      self.assertIn('the same command continues', text)
+      self.assertNotIn('Traceback', text)
+
+  def test_a_signal_ends_a_process_that_is_inside_a_library(self):
+    short = 'from ldc_vae import processes\nprocesses.GRACE = 1.0'
+    with Processes(1, self.dir, _BUSY, before=short) as run:
+      run.await_line('running')
+      run.running[0].send_signal(signal.SIGTERM)
+      start = time.monotonic()
+      codes = run.wait(30)
+      self.assertLess(time.monotonic() - start, 10.0)
+    self.assertEqual(codes, [143])
+    self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
+    self.assertLess(processes.GRACE, 9.0)
+
+
+class DeathTest(parameterized.TestCase):
+
+  @parameterized.parameters(0, 1)
+  def test_the_other_ends_with_one_sentence(self, victim):
+    # waiting less than users' runs do; that theirs is short enough, below
+    short = 'from ldc_vae import processes\nprocesses.SILENCE = 8.0'
+    with Processes(
+        2, self.create_tempdir().full_path, _STEPS, before=short
+    ) as run:
+      run.await_line('running')
+      run.running[victim].kill()
+      start = time.monotonic()
+      codes = run.wait(60)
+      self.assertLess(time.monotonic() - start, 30.0)
+    self.assertEqual(codes[victim], -signal.SIGKILL)
+    self.assertEqual(codes[1 - victim], 1, run.printed)
+    self._assert_one_sentence(
+        run.printed[1 - victim], f'process {victim} of 2 has died'
+    )
+    self.assertLess(processes.SILENCE, 50.0)
+
+  def test_a_failure_is_told_to_the_others(self):
+    with Processes(2, self.create_tempdir().full_path, _FAILURE) as run:
+      self.assertEqual(run.wait(60), [1, 1], run.printed)
+    self._assert_one_sentence(
+        run.printed[0],
+        'process 1 of 2 has failed: ValueError: dataset.path=x is empty',
+    )
+
+  def _assert_one_sentence(self, printed, part):
+    lines = [
+        line
+        for line in printed.splitlines()
+        if not line.startswith(('[Gloo]', 'running'))
+    ]
+    self.assertLen(lines, 1, printed)
+    self.assertStartsWith(lines[0], 'error (process ')
+    self.assertIn(part, lines[0])
+
+
+class TrainTest(absltest.TestCase):
+
+  def test_two_processes_train_as_four_devices_and_as_one(self):
+    directory = self.create_tempdir().full_path
+    with Processes(2, directory, _TRAIN, devices=2) as run:
+      self.assertEqual(run.wait(), [0, 0], run.printed)
+    for method in ('vae', 'ldc'):
+      step, actual = final_values(f'{directory}/{method}')
+      self.assertEqual(step, _NUM_STEPS)
+      config = config_lib.read(f'{directory}/{method}')
+      for num_devices in (4, 1):
+        _assert_params_close(actual, _trained(config, num_devices), method)
+
+  @pytest.mark.slow
+  def test_four_processes_train_as_four_devices(self):
+    directory = self.create_tempdir().full_path
+    with Processes(4, directory, _TRAIN) as run:
+      self.assertEqual(run.wait(400), [0] * 4, run.printed)
+    for method in ('vae', 'ldc'):
+      _, actual = final_values(f'{directory}/{method}')
+      config = config_lib.read(f'{directory}/{method}')
+      _assert_params_close(actual, _trained(config, 4), method)
+
+
+class BarrierTest(absltest.TestCase):
+
+  def test_alone_returns_the_value_at_once(self):
+    self.assertEqual(processes.barrier('here', {'a': 1}), [{'a': 1}])
+
+  def test_watches_nest(self):
+    before = signal.getsignal(signal.SIGTERM)
+    with processes.watch() as outer, processes.watch() as inner:
+      self.assertIs(outer, inner)
+      self.assertNotEqual(signal.getsignal(signal.SIGTERM), before)
+    self.assertEqual(signal.getsignal(signal.SIGTERM), before)
+    with processes.watch() as another:
+      self.assertIsNot(another, outer)
+
+
+if __name__ == '__main__':
+  absltest.main()
