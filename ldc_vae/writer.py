@@ -444,6 +444,8 @@ def lock_workdir(path: Path) -> Iterator[None]:
       raise
     raise _file_error(path, error) from error
   try:
+    for left in path.glob('.*.tmp') if file is not None else ():
+      left.unlink(missing_ok=True)  # of `open_atomically`, in a killed process
     yield
   finally:
     if file is not None:

@@ -76,23 +76,10 @@ def job(*unused):
 main._JOBS['train'] = job
 """
 
-# Trains without the evaluation, once per method.
+# Trains without the evaluation.
 _TRAIN = """
-import sys
-from ldc_vae import config, evaluate, main, train
+from ldc_vae import evaluate
 evaluate.evaluate = lambda *args, **kwargs: None
-
-def job(config_of_flags, workdir, values):
-  for method in ('vae', 'ldc'):
-    train.train_and_evaluate(
-        config.load(
-            f'configs/digits.py:{method},debug',
-            {'train.num_steps': 20, 'train.checkpoint_every': 10},
-        ),
-        f'{workdir}/{method}',
-    )
-
-main._JOBS['train'] = job
 """
 
 
@@ -170,7 +157,7 @@ class Processes:
         raise AssertionError(f'no {pattern!r} in {self.printed}')
       time.sleep(0.02)
 
-  def wait(self, seconds=200):
+  def wait(self, seconds=600):
     """Waits for all to end; returns their exit codes."""
     deadline = time.monotonic() + seconds
     codes = [
@@ -305,28 +292,34 @@ class DeathTest(parameterized.TestCase):
     self.assertIn(part, lines[0])
 
 
-class TrainTest(absltest.TestCase):
+class TrainTest(parameterized.TestCase):
 
-  def test_two_processes_train_as_four_devices_and_as_one(self):
+  def _assert_same_as_here(self, method, count, devices, here):
+    """Trains in `count` processes, and in this one on `here` devices each."""
     directory = self.create_tempdir().full_path
-    with Processes(2, directory, _TRAIN, devices=2) as run:
-      self.assertEqual(run.wait(), [0, 0], run.printed)
-    for method in ('vae', 'ldc'):
-      step, actual = final_values(f'{directory}/{method}')
-      self.assertEqual(step, _NUM_STEPS)
-      config = config_lib.read(f'{directory}/{method}')
-      for num_devices in (4, 1):
-        _assert_params_close(actual, _trained(config, num_devices), method)
+    argv = [
+        f'--config=configs/digits.py:{method},debug',
+        f'--config.train.num_steps={_NUM_STEPS}',
+    ]
+    with Processes(
+        count, directory, _TRAIN, devices=devices, argv=argv
+    ) as run:
+      self.assertEqual(run.wait(), [0] * count, run.printed)
+    step, actual = final_values(directory)
+    self.assertEqual(step, _NUM_STEPS)
+    config = config_lib.read(directory)
+    for num_devices in here:
+      _assert_params_close(actual, _trained(config, num_devices), method)
 
+  def test_two_processes_train_as_four_devices(self):
+    self._assert_same_as_here('ldc', 2, 2, (4,))
+
+  @parameterized.parameters(
+      ('vae', 2, 2), ('ldc', 2, 2), ('vae', 4, 1), ('ldc', 4, 1)
+  )
   @pytest.mark.slow
-  def test_four_processes_train_as_four_devices(self):
-    directory = self.create_tempdir().full_path
-    with Processes(4, directory, _TRAIN) as run:
-      self.assertEqual(run.wait(400), [0] * 4, run.printed)
-    for method in ('vae', 'ldc'):
-      _, actual = final_values(f'{directory}/{method}')
-      config = config_lib.read(f'{directory}/{method}')
-      _assert_params_close(actual, _trained(config, 4), method)
+  def test_processes_train_as_devices_do(self, method, count, devices):
+    self._assert_same_as_here(method, count, devices, (4, 1))
 
 
 class BarrierTest(absltest.TestCase):

@@ -216,6 +216,22 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     ):
       train.train_and_evaluate(config, self.dir)
 
+  @parameterized.parameters(
+      ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
+      ('the training images', [1], 'same config and data'),
+  )
+  def test_processes_of_other_config_or_data_are_refused(
+      self, name, value, part
+  ):
+    def barrier(unused_name, own):
+      return [own, {**own, name: value}]
+
+    config = _config()
+    with self.assertRaisesRegex(ValueError, part):
+      train._check_agreement(
+          mock.Mock(barrier=barrier), config, experiment_lib.create(config)
+      )
+
   def test_validation_is_the_mean_over_every_image(self):
     experiment = experiment_lib.create(_config('vae'))
     state = experiment.init_state()

@@ -407,6 +407,13 @@ class LockTest(_TestCase):
     with writer.lock_workdir(self.directory):
       pass
 
+  def test_what_a_killed_process_was_writing_is_removed(self):
+    (self.directory / '.results.json.0123456789ab.tmp').touch()
+    (self.directory / 'notes.tmp').touch()  # not ours
+    with writer.lock_workdir(self.directory):
+      pass
+    self.assertEqual(self.names(), {'notes.tmp'})
+
   @parameterized.parameters(True, False)
   def test_where_files_cannot_be_locked_it_warns(self, has_fcntl):
     if has_fcntl:
