@@ -7,7 +7,6 @@ and files.
 """
 
 import argparse
-import collections
 import json
 import math
 import os
@@ -20,11 +19,12 @@ import numpy as np
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import health
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
 from ldc_vae import writer
 
-_MAX_IN_FLIGHT = 8  # as in ldc_vae.train
+_MAX_IN_FLIGHT, _MAX_SECONDS_IN_FLIGHT = 8, 1.0  # as in ldc_vae.train
 
 
 def make_epoch_fn(images: np.ndarray, batch_size: int, likelihood: str):
@@ -75,15 +75,20 @@ def make_epoch_fn(images: np.ndarray, batch_size: int, likelihood: str):
 
   def run_epoch():
     nonlocal state
-    losses, in_flight = [], collections.deque()
+    losses = []
+    updates = health.Watch(
+        config.train.non_finite,
+        skipped=0,
+        depth=_MAX_IN_FLIGHT,
+        seconds=_MAX_SECONDS_IN_FLIGHT,
+        last_good_fn=lambda: 'nothing was saved',
+    )
     with writer.ProgressBar(steps_per_epoch, batch_size=batch_size) as progress:
       for step in range(1, steps_per_epoch + 1):
         batch = next(batches)
         batch = batch.reshape(num_devices, -1, *batch.shape[1:])
         state, metrics = train_step(state, batch, key)
-        in_flight.append(metrics)
-        if len(in_flight) > _MAX_IN_FLIGHT:
-          jax.block_until_ready(in_flight.popleft())
+        updates.add(step, metrics)
         if step % config.train.log_every == 0 or step == steps_per_epoch:
           losses.append(float(jax.device_get(metrics)['loss']))
           progress.set_loss(losses[-1])
