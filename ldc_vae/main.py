@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
       watch.leave(code)
       return code
     except Exception as error:
-      if 'RESOURCE_EXHAUSTED' in str(error):  # jax has no type of its own for it
+      if 'RESOURCE_EXHAUSTED' in str(error):  # jax has no type for it
         error = MemoryError(_OUT_OF_MEMORY)
       if _is_of_the_runtime(error):
         watch.await_verdict()  # ends here if another process has died

@@ -138,6 +138,7 @@ class Watch:
     self._client, self._index, self._count = None, 0, 1
     self._condition = threading.Condition()  # reentrant: signal handlers
     self._signum = 0  # that has asked the run to stop
+    self._handled = False  # whether the handler has seen a signal
     self._deadline = None
     self._stepping = False
     self._committed = None  # the last step begun; None before the first
@@ -303,7 +304,8 @@ class Watch:
 
   def on_signal(self, signum: int, unused_frame) -> None:
     """The handler: stops at once where no step has to be finished."""
-    again = bool(self._signum) and signum == signal.SIGINT
+    # the thread may have noted this same signal already: it says nothing here
+    again, self._handled = self._handled and signum == signal.SIGINT, True
     self._request(signum)
     if again or not self._stepping:
       self._raise()

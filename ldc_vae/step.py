@@ -359,8 +359,10 @@ def pmap_train_step(
     `(state, images [num_devices, B, H, W, C], key) -> (state, metrics)`; state
     and metrics have no device axis. The state given is donated.
   """
-  devices = jax.local_devices()[:num_devices]
-  if len(devices) == jax.process_count() == 1:
+  devices = None  # all of them, of every process
+  if num_devices is not None:
+    devices = jax.local_devices()[:num_devices]
+  if len(devices or jax.devices()) == 1:
     # one device has no axis, and calling its program by jit costs less
     step_fn = jax.jit(
         functools.partial(train_step_fn, axis_name=None), donate_argnums=0

@@ -246,7 +246,7 @@ _FIELDS = {
     ),
     'implicit_vae': _Case(
         _set_vae('model.encoder', 'implicit'),
-        r'encoder=implicit with config.objective.name=vae has no density',
+        r'encoder=implicit with config.objective.name=vae does not go',
     ),
     'whitened_implicit': _Case(
         _train(

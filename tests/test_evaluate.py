@@ -40,7 +40,12 @@ def _train(workdir, method='ldc', overrides=None):
 def _without_times(workdir):
   """All numbers that a run left, but for the seconds that it took."""
   def strip(row):
-    times = ('train/images_per_sec', 'wall_seconds', 'time/sample_10k_seconds')
+    times = (
+        'train/images_per_sec',
+        'wall_seconds',
+        'time/sample_10k_latents_seconds',
+        'time/sample_10k_seconds',
+    )
     return {name: x for name, x in row.items() if name not in times}
 
   found = {

@@ -53,7 +53,8 @@ def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
   if encoder == 'gaussian':
     # q(z|x) = N(0, I), which finds the broad posteriors of few pixels
     weights = jax.tree.map(jnp.zeros_like, params['encoder']['params'])
-    weights['log_std']['bias'] += np.arctanh(2.0 / 3.0)  # of networks' range
+    log_std = weights['moments']['bias'].at[_LATENT_SIZE:]
+    weights['moments']['bias'] = log_std.set(np.arctanh(2.0 / 3.0))  # of 3
     params['encoder'] = {'params': weights}
   experiment = _Experiment(model, _Method(**method), _Dataset({'test': images}))
   return experiment, _State(params)
