@@ -384,12 +384,12 @@ def make_sources(
 
 def _restore(config, experiment, workdir):
   """The state, step and functions of the checkpoint; tells if there is none."""
+  template = experiment.init_state()
+  processes.meet('restore')
   with checkpoint.Checkpointer(
       workdir / 'checkpoints', read_only=True
   ) as checkpointer:
-    restored = checkpointer.restore(
-        experiment.init_state(), config.evaluate.checkpoint
-    )
+    restored = checkpointer.restore(template, config.evaluate.checkpoint)
   if restored is None:
     raise checkpoint.CheckpointError(
         f'{workdir} holds no checkpoint; train in it first (--mode=train)'

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed  # its key-value store has no public name
+import numpy as np
 
 # Seconds from the first signal to the end of the process, saved or not.
 GRACE = 8.0
@@ -128,6 +129,21 @@ def barrier(name: str, value: Any = None) -> list[Any]:
   """
   with watch() as active:
     return active.barrier(name, value)
+
+
+def meet(name: str) -> None:
+  """Waits for every process, then connects their devices.
+
+  Devices give each other 30 seconds at their first collective, and one process
+  may load or compile for longer than another; later ones are more patient.
+
+  Args:
+    name: Of the place; the same on every process.
+  """
+  barrier(name)
+  if jax.process_count() > 1:
+    sum_fn = jax.pmap(lambda x: jax.lax.psum(x, 'devices'), axis_name='devices')
+    jax.block_until_ready(sum_fn(np.zeros(jax.local_device_count())))
 
 
 class Watch:
@@ -328,7 +344,10 @@ class Watch:
             self._request(signum)
       if self._client is not None and not self._closing:
         self._exchange()
-      if self._deadline is not None and time.monotonic() > self._deadline:
+      late = self._deadline is not None and time.monotonic() > self._deadline
+      if late and self._left:  # and waits for the others to read it
+        os._exit(128 + self._signum)
+      if late:
         name = signal.Signals(self._signum).name
         again = 'the same command' if self.is_alone else _CONTINUE
         if self.is_alone:
@@ -434,7 +453,7 @@ class Watch:
     """Ends the process after process 0 has gone."""
     self._left = self._lost = True  # nobody is there to be told
     self._end(
-        1,
+        128 + self._signum if self._signum else 1,
         f'process 0 of {self._count} has died, or cannot be reached any more;'
         f' {_CONTINUE}',
     )
@@ -463,7 +482,7 @@ class Watch:
       with contextlib.suppress(jax.errors.JaxRuntimeError):
         self._post()
         # With process 0 goes the coordinator: the others read it first.
-        until = time.monotonic() + 3.0
+        until = self._deadline or time.monotonic() + 5.0
         while self._index == 0 and time.monotonic() < until:
           entries = self._client.key_value_dir_get(f'{_PREFIX}/')
           if all(json.loads(status)['left'] for _, status in entries):

@@ -201,6 +201,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
   """Runs the steps that are still to be done."""
   state = experiment.init_state()
   experiment_lib.log_parameters(state)
+  processes.meet('initialised')
   restored = checkpointer.restore(state)
   first_step = 0
   if restored is not None:

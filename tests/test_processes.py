@@ -1,7 +1,6 @@
 """Tests of several processes, and of signals and deaths, with real ones."""
 
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -24,7 +23,8 @@ from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import processes
 from ldc_vae import step as step_lib
-from ldc_vae import train
+from ldc_vae import writer
+from tests import test_torture
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _NUM_STEPS = 20
@@ -252,6 +252,26 @@ class StopTest(parameterized.TestCase):
     self.assertLess(processes.GRACE, 9.0)
 
 
+class SlowProcessTest(absltest.TestCase):
+
+  @pytest.mark.slow
+  def test_a_process_may_be_late_to_the_first_step(self):
+    late = """
+import sys, time
+from ldc_vae import experiment
+init_state = experiment.Experiment.init_state
+def slow_init_state(self):
+  state = init_state(self)
+  if sys.argv[-1] == '--process_id=1':
+    time.sleep(45)  # devices wait for 30 seconds
+  return state
+experiment.Experiment.init_state = slow_init_state
+"""
+    directory = self.create_tempdir().full_path
+    with Processes(2, directory, _TRAIN, before=late) as run:
+      self.assertEqual(run.wait(), [0, 0], run.printed)
+
+
 class DeathTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1)
@@ -320,6 +340,58 @@ class TrainTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_processes_train_as_devices_do(self, method, count, devices):
     self._assert_same_as_here(method, count, devices, (4, 1))
+
+
+class ResumeTest(absltest.TestCase):
+
+  @pytest.mark.slow
+  def test_a_pair_that_was_stopped_and_killed_ends_bit_identical(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    argv = [
+        '--config=configs/digits.py:ldc,debug', '--config.train.num_steps=300',
+        '--config.train.checkpoint_every=50',
+    ]
+
+    def pair(name):
+      return Processes(2, directory / name, devices=2, argv=argv)
+
+    def run_to(run, step):
+      rows = directory / 'parts' / 'metrics.jsonl'
+      deadline = time.monotonic() + 300
+      while time.monotonic() < deadline:
+        last = writer.read_metrics(rows)[-1:] if rows.exists() else []
+        if last and last[0]['step'] >= step:
+          return
+        self.assertIsNone(run.running[0].poll(), run.printed)
+        time.sleep(0.01)
+      self.fail(run.printed)
+
+    with pair('whole') as run:
+      self.assertEqual(run.wait(), [0, 0], run.printed)
+    with pair('parts') as run:
+      run_to(run, 20)
+      start = time.monotonic()
+      run.running[1].send_signal(signal.SIGTERM)
+      self.assertEqual(run.wait(60), [143, 143], run.printed)
+      self.assertLess(time.monotonic() - start, 10.0)
+    saved, _ = final_values(directory / 'parts')
+    self.assertNotEqual(saved % 50, 0)  # where it was stopped
+    for victim, step in ((0, 110), (1, 210)):
+      with pair('parts') as run:
+        run_to(run, step)
+        start = time.monotonic()
+        run.running[victim].kill()
+        self.assertEqual(run.wait(100)[1 - victim], 1, run.printed)
+        self.assertLess(time.monotonic() - start, 60.0)
+        self.assertIn('has died', run.printed[1 - victim])
+        self.assertNotIn('stack trace', run.printed[1 - victim])
+    with pair('parts') as run:
+      self.assertEqual(run.wait(), [0, 0], run.printed)
+    whole, parts = (
+        test_torture.outcome(directory / name) for name in ('whole', 'parts')
+    )
+    for name, value in whole.items():
+      self.assertEqual(parts[name], value, name)
 
 
 class BarrierTest(absltest.TestCase):
