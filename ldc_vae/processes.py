@@ -488,7 +488,7 @@ class Watch:
           if all(json.loads(status)['left'] for _, status in entries):
             break
           time.sleep(0.05)
-    if self._stderr is not None:
+    if self._stderr is not None and not self._lost:
       self._stderr.close()
     os._exit(code)
 
