@@ -523,7 +523,16 @@ class WorkerTest(launch_case.LaunchTestCase):
     python.parent.mkdir(parents=True)
     python.write_text(_PYTHON)
     python.chmod(0o755)
-    self.addCleanup(self.kill)
+    self.addCleanup(self.end)
+
+  def end(self):
+    """Kills the program; the one that keeps its exit code writes it first."""
+    self.kill()
+    self.wait_until_idle()
+
+  def wait_until_idle(self):
+    # the log tells of the end a moment before another run may begin
+    self.wait_for(lambda: self.launch('idle').returncode == 0)
 
   def kill(self):
     try:
@@ -592,6 +601,7 @@ class WorkerTest(launch_case.LaunchTestCase):
   def test_the_exit_code_is_told_and_the_run_continued(self):
     self.train(tenths='0', FAKE_CODE='1')
     self.wait_for(lambda: 'exit code 1' in self.status())
+    self.wait_until_idle()
     self.assert_done(self.train(tenths='0'), 'started')
     self.wait_for(lambda: 'exit code 0' in self.status())
     self.assertLen(self.calls('ldc_vae.main'), 2)
@@ -600,13 +610,14 @@ class WorkerTest(launch_case.LaunchTestCase):
     self.train()
     self.wait_for(lambda: 'step' in self.status())
     self.kill()
-    self.wait_for(lambda: self.launch('idle').returncode == 0)
+    self.wait_until_idle()
     self.assertIn('ended with exit code 137', self.status())
     self.assert_done(self.train(), 'started')
 
   def test_a_machine_that_went_down_is_told(self):
     self.train(tenths='0')
     self.wait_for(lambda: 'exit code 0' in self.status())
+    self.wait_until_idle()
     (self.state / 'exit').unlink()  # it had no time to write one
     self.assertIn('was killed; train continues it', self.status())
 
