@@ -68,7 +68,7 @@ def frechet_from_moments(
 
 def moments(x: chex.Array) -> tuple[np.ndarray, np.ndarray]:
   """Mean [F] and unbiased covariance [F, F] of features x [n, F]."""
-  x = _as_finite(x)
+  x = as_finite(x)
   if len(x) < 2:
     raise ValueError(f'{len(x)} vectors have no covariance; give at least 2')
   mean = np.mean(x, axis=0)
@@ -96,7 +96,7 @@ def fit_components(
   if reference.shape[1] > _MAX_SIZE and len(reference) > _MAX_SIZE:
     rows = np.linspace(0, len(reference) - 1, _MAX_SIZE).astype(np.int64)
     reference = reference[rows]
-  x = _as_finite(reference)
+  x = as_finite(reference)
   if len(x) < 2:
     raise ValueError(f'{len(x)} images have no components; give at least 2')
   mean = np.mean(x, axis=0)
@@ -123,10 +123,10 @@ def project(
   chex.assert_rank([x, mean, components], [2, 1, 2])
   chex.assert_equal(x.shape[1:], mean.shape)
   chex.assert_equal(components.shape[1:], mean.shape)
-  return _as_finite(x) @ components.T - (components @ mean)[None]
+  return as_finite(x) @ components.T - (components @ mean)[None]
 
 
-def _as_finite(x: chex.Array) -> np.ndarray:
+def as_finite(x: chex.Array) -> np.ndarray:
   """x [n, F] in float64; ValueError if any entry is not finite."""
   x = np.asarray(x, np.float64)
   chex.assert_rank(x, 2)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import chex
 import numpy as np
 
+from ldc_vae.metrics import frechet
+
 _BLOCK_SIZE = 1000  # rows of the distance matrix at once: 80 MB at m = 10,000
 _BLOCK_NUMBERS = 2**24  # of the reference at once: 64 MB
 
@@ -35,7 +37,7 @@ def precision_recall_density_coverage(
     expectation where the laws agree and may be more; 'coverage', the share of
     real balls that hold a fake. Equal counts n and m compare best.
   """
-  real, fake = _as_finite(real), _as_finite(fake)
+  real, fake = frechet.as_finite(real), frechet.as_finite(fake)
   chex.assert_equal(real.shape[1], fake.shape[1])
   if not 1 <= num_neighbours < min(len(real), len(fake)):
     raise ValueError(
@@ -118,16 +120,3 @@ def _blocks(
     rows = np.arange(start, min(start + _BLOCK_SIZE, len(x)))
     squared = squared_x[rows, None] + squared_y[None] - 2.0 * (x[rows] @ y.T)
     yield rows, np.maximum(squared, 0.0)  # rounding of equal vectors
-
-
-def _as_finite(x: chex.Array) -> np.ndarray:
-  """x [n, F] in float64; ValueError if any entry is not finite."""
-  x = np.asarray(x, np.float64)
-  chex.assert_rank(x, 2)
-  num_bad = int(np.sum(~np.isfinite(x)))
-  if num_bad:
-    raise ValueError(
-        f'{num_bad} of {x.size} features are not finite; check that the images'
-        ' they come from are finite'
-    )
-  return x
