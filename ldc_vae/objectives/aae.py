@@ -112,18 +112,13 @@ def create(
       ae.objective, model=model, penalty_fn=penalty_fn
   )
   discriminator_fn = functools.partial(discriminator_objective, model=model)
-  return base.Method(
-      phases=(
-          base.Phase(autoencoder_fn, model.autoencoder_names()),
-          base.Phase(
-              discriminator_fn,
-              ('discriminator',),
-              num_discriminator_updates,
-              per_image=False,
-          ),
-      ),
-      init_stats=tuple,
-      generate=functools.partial(
-          base.prior_latents, latent_size=model.latent_size
+  return base.with_normal_prior(
+      model,
+      base.Phase(autoencoder_fn, model.autoencoder_names()),
+      base.Phase(
+          discriminator_fn,
+          ('discriminator',),
+          num_discriminator_updates,
+          per_image=False,
       ),
   )

@@ -20,6 +20,7 @@ micro-batches. `updates` is merged into the context, a dict with
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -127,6 +128,23 @@ def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   """z ~ N(0, I), shape [N, D]: the generator of a plain VAE."""
   del params, stats
   return draw_normal(keys, (latent_size,))
+
+
+def with_normal_prior(model: networks.Model, *phases: Phase) -> Method:
+  """A method whose images are made from z ~ N(0, I); it keeps no statistics.
+
+  Args:
+    model: Its networks.
+    *phases: Run in this order in each step.
+
+  Returns:
+    The method.
+  """
+  return Method(
+      phases=phases,
+      init_stats=tuple,
+      generate=functools.partial(prior_latents, latent_size=model.latent_size),
+  )
 
 
 def require_encoder(

@@ -76,10 +76,5 @@ def create(model: networks.Model, *, num_samples: int) -> base.Method:
   objective_fn = functools.partial(
       objective, model=model, num_samples=num_samples
   )
-  return base.Method(
-      phases=(base.Phase(objective_fn, model.autoencoder_names()),),
-      init_stats=tuple,
-      generate=functools.partial(
-          base.prior_latents, latent_size=model.latent_size
-      ),
-  )
+  phase = base.Phase(objective_fn, model.autoencoder_names())
+  return base.with_normal_prior(model, phase)

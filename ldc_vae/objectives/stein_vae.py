@@ -62,10 +62,5 @@ def create(
       whiten=False,
       latent_energy_weight=0.0,
   )
-  return base.Method(
-      phases=(base.Phase(objective_fn, model.autoencoder_names()),),
-      init_stats=tuple,
-      generate=functools.partial(
-          base.prior_latents, latent_size=model.latent_size
-      ),
-  )
+  phase = base.Phase(objective_fn, model.autoencoder_names())
+  return base.with_normal_prior(model, phase)

@@ -81,10 +81,5 @@ def create(
   objective_fn = functools.partial(
       objective, model=model, beta=beta, num_samples=num_samples
   )
-  return base.Method(
-      phases=(base.Phase(objective_fn, model.autoencoder_names()),),
-      init_stats=tuple,
-      generate=functools.partial(
-          base.prior_latents, latent_size=model.latent_size
-      ),
-  )
+  phase = base.Phase(objective_fn, model.autoencoder_names())
+  return base.with_normal_prior(model, phase)

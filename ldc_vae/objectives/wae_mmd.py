@@ -69,10 +69,4 @@ def create(model: networks.Model, *, mmd_weight: float) -> base.Method:
   )
   # the discrepancy is one of sets, not a mean over images
   phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
-  return base.Method(
-      phases=(phase,),
-      init_stats=tuple,
-      generate=functools.partial(
-          base.prior_latents, latent_size=model.latent_size
-      ),
-  )
+  return base.with_normal_prior(model, phase)
