@@ -1,8 +1,8 @@
 """Whether a run is still sound: updates that are not finite, and collapse.
 
-Everything here runs on the host, on metrics that the train step has already
-computed. `Watch` reads one number per step, of steps that lie a few behind the
-one under way, so that the devices never wait for it.
+It works on metrics that the train step has already computed. `Watch` reads one
+number per step, of steps that lie a few behind the one under way, so that the
+devices never wait for it.
 """
 
 import collections
@@ -17,7 +17,10 @@ import numpy as np
 
 POLICIES = ('stop', 'skip')
 
-SKIPPED = 'skipped'  # the metric that counts the updates left out
+# Metrics of the train step: the count of updates that were not finite, and the
+# beginning of the names of the gradients' norms.
+SKIPPED = 'skipped'
+GRAD_NORM = 'grad_norm_'
 
 # Updates left out in a row after which skipping cannot help: the weights have
 # not moved, and every batch of the last hundred was refused.
@@ -137,10 +140,9 @@ class Watch:
       return
     self._skipped = skipped
     self._in_a_row += 1
-    seen = jax.device_get(metrics)
-    if self._policy == 'stop':  # norms are taken in logged steps only
-      seen = {k: x for k, x in seen.items() if not k.startswith('grad_norm_')}
-    what = non_finite_terms(seen)
+    what = non_finite_terms(
+        jax.device_get(looked_at(metrics, self._policy))
+    )
     if self._policy == 'stop':
       raise NonFiniteError(self._sentence(what, step))
     if self._in_a_row == _MAX_IN_A_ROW:
@@ -155,6 +157,26 @@ class Watch:
           'step %d: %s not finite, the update is left out (%d so far)',
           step, what, skipped,
       )
+
+
+def looked_at(
+    metrics: Mapping[str, jax.Array], policy: str
+) -> dict[str, jax.Array]:
+  """The metrics by which an update is judged.
+
+  Args:
+    metrics: Of a train step.
+    policy: 'skip' looks at all of them, 'stop' leaves out the norms of the
+      gradients, which are taken in logged steps only.
+
+  Returns:
+    Some of them.
+  """
+  return {
+      name: x
+      for name, x in metrics.items()
+      if policy == 'skip' or not name.startswith(GRAD_NORM)
+  }
 
 
 def non_finite_terms(metrics: Mapping[str, Any]) -> str:

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldc_vae import health
 from ldc_vae import networks
 from ldc_vae.objectives import base
 
 Array = jax.Array
 AXIS_NAME = 'devices'
-_NORM = 'grad_norm_'  # begins the names of these metrics
 
 
 @struct.dataclass
@@ -321,11 +321,7 @@ def keep_finite(
     The state, with the step counted in any case, and the metrics with
     'skipped', the number of updates so far that were not finite.
   """
-  looked_at = metrics
-  if non_finite == 'stop':  # the norms are not there in every step
-    looked_at = {
-        name: x for name, x in metrics.items() if not name.startswith(_NORM)
-    }
+  looked_at = health.looked_at(metrics, non_finite)
   finite = all_finite((looked_at, new_state.stats))
   if non_finite == 'skip':
     new_state = jax.tree.map(
@@ -333,7 +329,7 @@ def keep_finite(
     )
   skipped = state.skipped + (1 - finite.astype(jnp.int32))
   new_state = new_state.replace(step=state.step + 1, skipped=skipped)
-  return new_state, {**metrics, 'skipped': skipped}
+  return new_state, {**metrics, health.SKIPPED: skipped}
 
 
 def all_finite(tree: chex.ArrayTree) -> Array:
@@ -430,7 +426,7 @@ def _phase_update(
       lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
       lambda: {name: jnp.full((), jnp.nan) for name in phase.trains},
   )
-  metrics.update({f'{_NORM}{name}': x for name, x in norms.items()})
+  metrics.update({f'{health.GRAD_NORM}{name}': x for name, x in norms.items()})
   params, opt_state = dict(params), dict(opt_state)
   for name in phase.trains:
     changes, opt_state[name] = txs[name].update(

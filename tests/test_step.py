@@ -437,6 +437,32 @@ def _fragile(term):
   return base.Method((phase,), lambda: {'first': jnp.zeros(())}, None)
 
 
+def _fragile_run(term, kind, non_finite):
+  """The step of a fragile method in one of its forms, and a state for it."""
+  tx = optax.adam(0.1)
+  weight = jnp.full((), 0.25)
+  state = step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params={'weight': weight},
+      ema_params={'weight': jnp.copy(weight)},
+      opt_state={'weight': tx.init(weight)},
+      stats={'first': jnp.zeros(())},
+      skipped=jnp.zeros((), jnp.int32),
+  )
+  train_step = functools.partial(
+      step_lib.train_step,
+      method=_fragile(term),
+      txs={'weight': tx},
+      num_steps=_NUM_STEPS,
+      log_every=100,
+      non_finite=non_finite,
+      ema_decay=0.5,
+      binarize=False,
+      accumulate=1,
+  )
+  return _make_step(train_step, kind), state
+
+
 class NonFiniteTest(parameterized.TestCase):
   """A step that is not finite on one device leaves all as they were."""
 
@@ -444,30 +470,7 @@ class NonFiniteTest(parameterized.TestCase):
       kind=('single', 'pmap_4'), term=('loss', 'gradient', 'stats')
   )
   def test_the_update_never_happened(self, kind, term):
-    tx = optax.adam(0.1)
-    weight = jnp.full((), 0.25)
-    state = step_lib.TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params={'weight': weight},
-        ema_params={'weight': jnp.copy(weight)},
-        opt_state={'weight': tx.init(weight)},
-        stats={'first': jnp.zeros(())},
-        skipped=jnp.zeros((), jnp.int32),
-    )
-    step_fn = _make_step(
-        functools.partial(
-            step_lib.train_step,
-            method=_fragile(term),
-            txs={'weight': tx},
-            num_steps=_NUM_STEPS,
-            log_every=100,
-            non_finite='skip',
-            ema_decay=0.5,
-            binarize=False,
-            accumulate=1,
-        ),
-        kind,
-    )
+    step_fn, state = _fragile_run(term, kind, 'skip')
     good, bad = _images(0), _images(1).copy()
     bad[5] = 255  # of device 2 of 4
     histories = {}
@@ -493,30 +496,7 @@ class NonFiniteTest(parameterized.TestCase):
 
   @parameterized.parameters('loss', 'gradient', 'stats')
   def test_a_step_is_counted_where_the_run_will_stop(self, term):
-    tx = optax.adam(0.1)
-    weight = jnp.full((), 0.25)
-    state = step_lib.TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params={'weight': weight},
-        ema_params={'weight': jnp.copy(weight)},
-        opt_state={'weight': tx.init(weight)},
-        stats={'first': jnp.zeros(())},
-        skipped=jnp.zeros((), jnp.int32),
-    )
-    step_fn = _make_step(
-        functools.partial(
-            step_lib.train_step,
-            method=_fragile(term),
-            txs={'weight': tx},
-            num_steps=_NUM_STEPS,
-            log_every=100,
-            non_finite='stop',
-            ema_decay=0.5,
-            binarize=False,
-            accumulate=1,
-        ),
-        'single',
-    )
+    step_fn, state = _fragile_run(term, 'single', 'stop')
     bad = _images(1).copy()
     bad[5] = 255
     counts = []
