@@ -19,6 +19,7 @@ from ldc_vae import svgd
 from ldc_vae.objectives import base
 from ldc_vae.objectives import ldc
 from ldc_vae.objectives import vae
+from tests import objective_case
 
 _SHAPE = (4, 4, 1)
 _SIZES = networks.Sizes(
@@ -56,36 +57,14 @@ _LDC_FIELDS = dict(
     whiten=False,
 )
 
+_params, _norm = objective_case.params, objective_case.norm
+_images = functools.partial(objective_case.images, (_BATCH, *_SHAPE))
+_keys = functools.partial(objective_case.keys, _BATCH)
+
 
 def _model(**kwargs) -> networks.Model:
   """Small networks for 4x4 images."""
   return networks.create_model(_SHAPE, _SIZES, scale=0.5, **kwargs)
-
-
-def _params(model, *names):
-  """Random weights of the shapes that `init` gives, without compiling it."""
-  shapes = jax.eval_shape(
-      lambda key: model.init(key, names), jax.random.key(0)
-  )
-  rng = np.random.default_rng(7)
-
-  def draw(leaf):
-    fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
-    draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-    return jnp.asarray(draws, leaf.dtype)
-
-  return jax.tree.map(draw, shapes)
-
-
-def _images() -> np.ndarray:
-  """Random images in [0, 1], float32 [B, H, W, C]."""
-  rng = np.random.default_rng(0)
-  return rng.uniform(size=(_BATCH, *_SHAPE)).astype(np.float32)
-
-
-def _keys(seed: int = 1) -> jax.Array:
-  """Keys [B]."""
-  return jax.random.split(jax.random.key(seed), _BATCH)
 
 
 def _context(**kwargs) -> base.Context:
@@ -107,11 +86,6 @@ def _moments(seed: int = 3) -> dict[str, jax.Array]:
   z += [1.0, 0.0, -1.0]
   z = jnp.asarray(z.reshape(-1, 3), jnp.float32)
   return ldc.update_moments(ldc.init_moments(3), z, 0.9)
-
-
-def _norm(tree) -> float:
-  """Largest absolute value in a tree."""
-  return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree))
 
 
 class VaeTest(chex.TestCase):

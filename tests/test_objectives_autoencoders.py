@@ -19,10 +19,15 @@ from ldc_vae.objectives import ldc
 from ldc_vae.objectives import rae_gp
 from ldc_vae.objectives import rae_l2
 from ldc_vae.objectives import wae_mmd
+from tests import objective_case
 
 _SHAPE = (4, 4, 1)
 _SCALE = 0.5
 _BATCH, _DIM = 6, 3
+
+_params, _norm = objective_case.params, objective_case.norm
+_images = functools.partial(objective_case.images, (_BATCH, *_SHAPE))
+_keys = functools.partial(objective_case.keys, _BATCH)
 
 
 def _model(encoder: str) -> networks.Model:
@@ -37,32 +42,6 @@ def _model(encoder: str) -> networks.Model:
   return networks.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
 
 
-def _params(model, *names):
-  """Random weights of the shapes that `init` gives, without compiling it."""
-  shapes = jax.eval_shape(
-      lambda key: model.init(key, names), jax.random.key(0)
-  )
-  rng = np.random.default_rng(7)
-
-  def draw(leaf):
-    fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
-    draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-    return jnp.asarray(draws, leaf.dtype)
-
-  return jax.tree.map(draw, shapes)
-
-
-def _images() -> np.ndarray:
-  """Random images in [0, 1], float32 [B, H, W, C]."""
-  rng = np.random.default_rng(0)
-  return rng.uniform(size=(_BATCH, *_SHAPE)).astype(np.float32)
-
-
-def _keys(seed: int = 1) -> jax.Array:
-  """Keys [B]."""
-  return jax.random.split(jax.random.key(seed), _BATCH)
-
-
 def _context(**kwargs) -> base.Context:
   """A context on one device."""
   context = {
@@ -74,22 +53,14 @@ def _context(**kwargs) -> base.Context:
 
 
 def _run(method, params, phase=0, **context):
-  """(loss, (metrics, updates)) and the gradient by all of `params`."""
-
-  @jax.jit
-  def run(params):
-    objective_fn = method.phases[phase].objective_fn
-    loss_fn = lambda params: objective_fn(
-        params, _images(), _keys(), _context(**context)
-    )
-    return jax.value_and_grad(loss_fn, has_aux=True)(params)
-
-  return run(params)
-
-
-def _norm(tree) -> float:
-  """Largest absolute value in a tree."""
-  return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree))
+  """A phase's (loss, (metrics, updates)) and the gradient by all `params`."""
+  return objective_case.run(
+      method.phases[phase].objective_fn,
+      params,
+      _images(),
+      _keys(),
+      _context(**context),
+  )
 
 
 def _reconstruction(model, params, z) -> float:
