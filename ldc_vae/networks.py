@@ -34,10 +34,11 @@ class MlpTorso(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array) -> Array:
-    x = images.reshape(*images.shape[:-3], -1).astype(self.dtype)
+    # one leading axis: with more, XLA transposes copies for the gradients
+    x = images.reshape(-1, math.prod(images.shape[-3:])).astype(self.dtype)
     for size in self.hidden_sizes:
       x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
-    return x
+    return x.reshape(*images.shape[:-3], x.shape[-1])
 
 
 class ConvTorso(nn.Module):
@@ -112,7 +113,7 @@ class MlpDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Array) -> Array:
-    x = z.astype(self.dtype)
+    x = z.reshape(-1, z.shape[-1]).astype(self.dtype)  # one leading axis
     for size in self.hidden_sizes:
       x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
     x = nn.Dense(math.prod(self.image_shape), dtype=self.dtype)(x)
