@@ -134,7 +134,8 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   dataset.binarize = False  # stochastic binarisation, anew each step
 
   config.model = model = config_dict.ConfigDict()
-  model.architecture = 'mlp'  # mlp, conv (28x28 and 32x32), conv64
+  # mlp, gated_mlp (Tomczak and Welling's), conv (28x28 and 32x32), conv64
+  model.architecture = 'mlp'
   # gaussian, implicit (noise-injected), deterministic, none (lebm infers by
   # Langevin dynamics)
   model.encoder = 'gaussian'

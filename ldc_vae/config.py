@@ -25,7 +25,7 @@ from ml_collections import config_dict
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-ARCHITECTURES = ('mlp', 'conv', 'conv64')
+ARCHITECTURES = ('mlp', 'gated_mlp', 'conv', 'conv64')
 DATASETS = (
     'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64', 'images'
 )

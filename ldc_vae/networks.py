@@ -30,6 +30,7 @@ class MlpTorso(nn.Module):
   """Images [..., H, W, C] -> features [..., F], by dense layers."""
 
   hidden_sizes: Sequence[int]
+  gated: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -37,7 +38,7 @@ class MlpTorso(nn.Module):
     # one leading axis: with more, XLA transposes copies for the gradients
     x = images.reshape(-1, math.prod(images.shape[-3:])).astype(self.dtype)
     for size in self.hidden_sizes:
-      x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
+      x = _dense_layer(x, size, self.gated, self.dtype)
     return x.reshape(*images.shape[:-3], x.shape[-1])
 
 
@@ -109,13 +110,14 @@ class MlpDecoder(nn.Module):
 
   hidden_sizes: Sequence[int]
   image_shape: tuple[int, int, int]
+  gated: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, z: Array) -> Array:
     x = z.reshape(-1, z.shape[-1]).astype(self.dtype)  # one leading axis
     for size in self.hidden_sizes:
-      x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
+      x = _dense_layer(x, size, self.gated, self.dtype)
     x = nn.Dense(math.prod(self.image_shape), dtype=self.dtype)(x)
     return x.reshape(*z.shape[:-1], *self.image_shape).astype(jnp.float32)
 
@@ -271,10 +273,28 @@ class PseudoInputs(nn.Module):
     return jax.nn.sigmoid(logits)
 
 
-def _mlp(sizes, image_shape, dtype):
-  torso = MlpTorso(sizes.hidden_sizes, dtype)
+def _dense_layer(x, size, gated, dtype):
+  """ReLU of a dense layer, or (W x + b) sigmoid(V x + c).
+
+  The gate: Dauphin et al. (2017), https://arxiv.org/abs/1612.08083, as in the
+  VAEs of Tomczak and Welling (2018), https://arxiv.org/abs/1705.07120.
+  """
+  if not gated:
+    return nn.relu(nn.Dense(size, dtype=dtype)(x))
+  values, gates = jnp.split(nn.Dense(2 * size, dtype=dtype)(x), 2, axis=-1)
+  return values * jax.nn.sigmoid(gates)
+
+
+def _mlp(sizes, image_shape, dtype, gated=False):
   mirrored = tuple(reversed(sizes.hidden_sizes))
-  return torso, MlpDecoder(mirrored, image_shape, dtype)
+  return (
+      MlpTorso(sizes.hidden_sizes, gated, dtype),
+      MlpDecoder(mirrored, image_shape, gated, dtype),
+  )
+
+
+def _gated_mlp(sizes, image_shape, dtype):
+  return _mlp(sizes, image_shape, dtype, gated=True)
 
 
 def _conv(sizes, image_shape, dtype):
@@ -304,7 +324,12 @@ class Sizes(NamedTuple):
   num_pseudo_inputs: int = 500
 
 
-ARCHITECTURES = {'mlp': _mlp, 'conv': _conv, 'conv64': _conv64}
+ARCHITECTURES = {
+    'mlp': _mlp,
+    'gated_mlp': _gated_mlp,
+    'conv': _conv,
+    'conv64': _conv64,
+}
 ENCODERS = {
     'gaussian': lambda torso, sizes: GaussianEncoder(torso, sizes.latent_size),
     'implicit': lambda torso, sizes: ImplicitEncoder(

@@ -51,7 +51,7 @@ def _create(name, arg, overrides=None):
   if name == 'images':
     overrides['dataset.path'] = 'somewhere'
   config = config_lib.load(spec, overrides)
-  if name not in _SHAPES:
+  if config.dataset.name not in _SHAPES:
     return config, experiment_lib.create(config)
   with mock.patch.object(datasets, 'load', _stand_in):
     return config, experiment_lib.create(config)

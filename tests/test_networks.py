@@ -54,7 +54,7 @@ def _params(model: networks.Model, *names: str):
 class CreateModelTest(chex.TestCase):
 
   @parameterized.product(
-      architecture=('mlp', 'conv', 'conv64'),
+      architecture=('mlp', 'gated_mlp', 'conv', 'conv64'),
       encoder=('gaussian', 'implicit', 'deterministic'),
       image_shape=(
           (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3), (30, 21, 3)
@@ -139,6 +139,45 @@ class CreateModelTest(chex.TestCase):
     self.assertEqual(networks.num_parameters(params['encoder']), encoder)
     self.assertEqual(networks.num_parameters(params['decoder']), decoder)
     self.assertEqual(networks.num_parameters(params), encoder + decoder + 1)
+
+  def test_gated_layers_match_numpy(self):
+    model = networks.create_model((2, 3, 1), _SIZES, architecture='gated_mlp')
+    params = _params(model, 'decoder')
+    z = np.random.default_rng(0).normal(size=(4, 3))
+    x = z
+    layers = [
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), layer)
+        for _, layer in sorted(params['decoder']['params'].items())
+    ]
+    sigmoid = lambda a: 1.0 / (1.0 + np.exp(-a))
+    for layer in layers[:-1]:
+      both = x @ layer['kernel'] + layer['bias']
+      size = both.shape[1] // 2
+      x = both[:, :size] * sigmoid(both[:, size:])
+    x = sigmoid(x @ layers[-1]['kernel'] + layers[-1]['bias'])
+    # float32, sums of a few terms of size 1
+    np.testing.assert_allclose(
+        model.decode(params, jnp.asarray(z, jnp.float32)),
+        x.reshape(4, 2, 3, 1),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+  def test_weights_of_the_gated_mlp_counted_by_hand(self):
+    # 784 - 300 - 300 - 40 and back, each hidden layer with its gates
+    sizes = networks.Sizes(latent_size=40, hidden_sizes=(300, 300))
+    model = networks.create_model(
+        (28, 28, 1), sizes, architecture='gated_mlp'
+    )
+    params = jax.eval_shape(
+        lambda key: model.init(key, ('encoder', 'decoder')), jax.random.key(0)
+    )
+    hidden = 2 * (784 * 300 + 300 + 300 * 300 + 300)
+    mirrored = 2 * (40 * 300 + 300 + 300 * 300 + 300)
+    self.assertEqual(
+        networks.num_parameters(params),
+        hidden + 2 * (300 * 40 + 40) + mirrored + 300 * 784 + 784,
+    )
 
   def test_init_makes_the_named_networks_of_different_weights(self):
     model = networks.create_model((8, 8, 1), _SIZES)
