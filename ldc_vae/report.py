@@ -365,6 +365,11 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
   return path
 
 
+def method_label(method: str) -> str:
+  """Returns the words for a method, 'ldc' -> 'LDC-VAE'."""
+  return _METHODS.get(method, method)
+
+
 # Reading the workdir.
 
 
@@ -456,7 +461,7 @@ def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
   method, dataset = _field(config, 'objective'), _field(config, 'dataset')
   if not method or not dataset:
     return workdir.resolve().name or 'run'
-  return f'{_METHODS.get(method, method)} on {dataset}'
+  return f'{method_label(method)} on {dataset}'
 
 
 def _field(config: Mapping[str, Any], group: str) -> str:
