@@ -56,22 +56,22 @@ _SOURCE_LABELS = {
 }
 
 # Okabe and Ito (2008): told apart by every common kind of colour vision.
-_BLUE, _VERMILION, _GREEN = '#0072B2', '#D55E00', '#009E73'
-_PURPLE, _ORANGE, _SKY = '#CC79A7', '#E69F00', '#56B4E9'
-_INK, _MUTED = '#1a1a1a', '#5f5f5f'
+BLUE, VERMILION, GREEN = '#0072B2', '#D55E00', '#009E73'
+PURPLE, ORANGE, SKY = '#CC79A7', '#E69F00', '#56B4E9'
+INK, MUTED = '#1a1a1a', '#5f5f5f'
 # Paul Tol's muted scheme and a grey: ten classes.
 _CLASS_COLOURS = (
     '#332288', '#88CCEE', '#44AA99', '#117733', '#999933',
     '#DDCC77', '#CC6677', '#882255', '#AA4499', '#8C8C8C',
 )  # fmt: skip
 _SPLIT_COLOURS = {
-    'train': _BLUE,
-    'validation': _VERMILION,
-    'eval': _GREEN,
-    'test': _PURPLE,
+    'train': BLUE,
+    'validation': VERMILION,
+    'eval': GREEN,
+    'test': PURPLE,
 }
 
-_DPI = 192
+DPI = 192
 _TILE = 128  # pixels an enlarged image should have on its longer side
 _GAP = 6  # pixels between two images
 _MARGIN = 28
@@ -79,13 +79,13 @@ _MIN_WIDTH = 900  # so that a title beside one small image has room
 _MAX_POINTS = 5_000  # of one panel of the latent map; more is a blot
 
 # Set explicitly: a matplotlibrc of the user must not change a figure.
-_STYLE = {
+STYLE = {
     'text.usetex': False,
     'font.family': ['DejaVu Sans'],
     'font.size': 8.5,
     'axes.titlesize': 9.0,
     'axes.labelsize': 8.5,
-    'axes.labelcolor': _MUTED,
+    'axes.labelcolor': MUTED,
     'axes.edgecolor': '#9a9a9a',
     'axes.linewidth': 0.7,
     'axes.spines.top': False,
@@ -96,13 +96,13 @@ _STYLE = {
     'axes.unicode_minus': True,
     'xtick.color': '#9a9a9a',
     'ytick.color': '#9a9a9a',
-    'xtick.labelcolor': _MUTED,
-    'ytick.labelcolor': _MUTED,
+    'xtick.labelcolor': MUTED,
+    'ytick.labelcolor': MUTED,
     'xtick.labelsize': 7.5,
     'ytick.labelsize': 7.5,
     'grid.color': '#e4e4e4',
     'grid.linewidth': 0.6,
-    'text.color': _INK,
+    'text.color': INK,
     'figure.facecolor': 'white',
     'axes.facecolor': 'white',
     'legend.frameon': False,
@@ -163,7 +163,7 @@ def sample_grid(
   Returns:
     The path.
   """
-  images = _checked_images(images, 'images')
+  images = checked_images(images, 'images')
   _check_positive(columns=columns, max_rows=max_rows)
   shown = images[: columns * max_rows]
   rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
@@ -171,7 +171,7 @@ def sample_grid(
   note = f'{height}×{width} pixels, unselected'
   if len(shown) < len(images):
     note = f'The first {len(shown):,} of {len(images):,} images, {note}'
-  return _write_tiles(rows, path, title=title, note=note)
+  return write_tiles(rows, path, title=title, note=note)
 
 
 def reconstructions(
@@ -203,8 +203,8 @@ def reconstructions(
         f' {list(np.shape(decoded))} must have one shape: image n of one'
         ' belongs to image n of the other'
     )
-  originals = _checked_images(originals, 'originals')
-  decoded = _checked_images(decoded, 'decoded')
+  originals = checked_images(originals, 'originals')
+  decoded = checked_images(decoded, 'decoded')
   rows, labels, breaks = [], [], []
   num_shown = min(len(originals), columns * max_pairs_of_rows)
   for start in range(0, num_shown, columns):
@@ -212,7 +212,7 @@ def reconstructions(
     rows += [originals[start:stop], decoded[start:stop]]
     labels += [('original', ''), ('reconstruction', '')]
     breaks.append(len(rows) - 1)
-  return _write_tiles(
+  return write_tiles(
       rows, path, title=title, row_labels=labels, breaks=breaks
   )
 
@@ -239,13 +239,13 @@ def interpolations(
         f' {paths.dtype} {list(paths.shape)}'
     )
   _check_positive(max_rows=max_rows)
-  rows = [_checked_images(row, 'paths') for row in paths[:max_rows]]
+  rows = [checked_images(row, 'paths') for row in paths[:max_rows]]
   num_steps = paths.shape[1]
   fractions = [f'{t:.2g}' for t in np.linspace(0.0, 1.0, num_steps)]
   ends = {0, num_steps - 1}
   for end in ends:
     fractions[end] = f't = {fractions[end]}'
-  return _write_tiles(
+  return write_tiles(
       rows,
       path,
       title=title,
@@ -284,7 +284,7 @@ def source_grid(
   for source in sorted(images, key=source_order):
     if not len(images[source]):
       continue
-    row = _checked_images(images[source], f'images[{source!r}]')
+    row = checked_images(images[source], f'images[{source!r}]')
     rows.append(row[:columns])
     value = distances.get(source)
     number = f'{distance_name} {format_number(value)}' if _finite(value) else ''
@@ -294,7 +294,7 @@ def source_grid(
   shapes = {row.shape[1:3] for row in rows}
   if len(shapes) > 1:
     raise ValueError(f'images of all sources must have one size, got {shapes}')
-  return _write_tiles(rows, path, title=title, row_labels=labels)
+  return write_tiles(rows, path, title=title, row_labels=labels)
 
 
 def latent_map(
@@ -331,17 +331,17 @@ def latent_map(
           f'labels[{source!r}] has {len(values)} entries for'
           f' {len(points[source])} points'
       )
-  mean, basis, explained = _principal_axes(points['aggregate'])
+  mean, basis, explained = principal_axes(points['aggregate'])
   projected = {k: (v - mean) @ basis for k, v in points.items()}
   draw = _draw_histograms if basis.shape[1] == 1 else _draw_scatters
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     num_panels = len(points)
     num_columns = min(num_panels, 3)
     num_rows = math.ceil(num_panels / num_columns)
     fig = mpl_figure.Figure(
         figsize=(max(3.1 * num_columns, 4.2), 3.25 * num_rows + 0.85),
-        dpi=_DPI,
-        layout=_layout(),
+        dpi=DPI,
+        layout=layout(),
     )
     panels = fig.subplots(
         num_rows, num_columns, sharex=True, sharey=True, squeeze=False
@@ -349,9 +349,9 @@ def latent_map(
     note = draw(panels, projected, labels, explained)
     for panel in panels[num_panels:]:
       panel.set_visible(False)
-    _set_title(fig, title)
-    fig.supxlabel(_filled(note, fig, 7.5), fontsize=7.5, color=_MUTED)
-    return _write_figure(fig, path)
+    set_title(fig, title)
+    fig.supxlabel(filled(note, fig, 7.5), fontsize=7.5, color=MUTED)
+    return write_figure(fig, path)
 
 
 def decomposition_bars(
@@ -374,22 +374,22 @@ def decomposition_bars(
     family, _, source = name.partition('/')
     if family.startswith('frechet_') and source and _finite(value):
       families[family][source] = float(value)
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     if not families:
-      return _write_no_data(path, title, 'no finite frechet_* value')
+      return write_no_data(path, title, 'no finite frechet_* value')
     heights = [len(bars) for bars in families.values()]
     fig = mpl_figure.Figure(
         figsize=(6.6, 0.34 * sum(heights) + 0.85 * len(heights) + 0.35),
-        dpi=_DPI,
-        layout=_layout(),
+        dpi=DPI,
+        layout=layout(),
     )
     panels = fig.subplots(
         len(families), 1, squeeze=False, height_ratios=heights
     ).ravel()
     for panel, (family, bars) in zip(panels, families.items()):
       _draw_bars(panel, family, bars)
-    _set_title(fig, title)
-    return _write_figure(fig, path)
+    set_title(fig, title)
+    return write_figure(fig, path)
 
 
 def training_curves(
@@ -410,15 +410,15 @@ def training_curves(
     The path.
   """
   quantities = _series(rows)
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     if not quantities:
-      return _write_no_data(path, title, 'no finite value was logged')
+      return write_no_data(path, title, 'no finite value was logged')
     num_columns = min(3, len(quantities))
     num_rows = math.ceil(len(quantities) / num_columns)
     fig = mpl_figure.Figure(
         figsize=(max(3.15 * num_columns, 4.4), 2.15 * num_rows + 0.55),
-        dpi=_DPI,
-        layout=_layout(),
+        dpi=DPI,
+        layout=layout(),
     )
     panels = fig.subplots(num_rows, num_columns, squeeze=False).ravel()
     every_step = np.concatenate(
@@ -446,11 +446,11 @@ def training_curves(
         names,
         loc='outside upper left',
         ncols=len(names),
-        title=_filled(title, fig, 10) or None,
+        title=filled(title, fig, 10) or None,
         title_fontproperties={'size': 10, 'weight': 'bold'},
         alignment='left',
     )
-    return _write_figure(fig, path)
+    return write_figure(fig, path)
 
 
 def source_label(source: str) -> str:
@@ -480,7 +480,7 @@ def format_number(value: float) -> str:
   return f'{float(text):,.0f}' if abs(float(text)) >= 100 else text
 
 
-def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
+def checked_images(images: np.ndarray, name: str) -> np.ndarray:
   """Returns uint8 [N, H, W, 3]."""
   images = np.asarray(images)
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
@@ -503,7 +503,7 @@ def _check_positive(**values: int) -> None:
       raise ValueError(f'{name}={value} must be at least 1')
 
 
-def _write_tiles(
+def write_tiles(
     rows: Sequence[np.ndarray],
     path: PathLike,
     *,
@@ -550,8 +550,8 @@ def _write_tiles(
   draw = ImageDraw.Draw(canvas)
   cursor = _MARGIN
   for lines, font, colour in (
-      (title_lines, bold, _INK),
-      (note_lines, small, _MUTED),
+      (title_lines, bold, INK),
+      (note_lines, small, MUTED),
   ):
     for text in lines:
       draw.text((_MARGIN, cursor), text, font=font, fill=colour)
@@ -559,7 +559,7 @@ def _write_tiles(
   for c, text in enumerate(column_labels):
     x = left + c * (width + gap) + width // 2
     y = top + header - line // 3 - (line if stagger and c % 2 else 0)
-    draw.text((x, y), text, font=small, fill=_MUTED, anchor='mb')
+    draw.text((x, y), text, font=small, fill=MUTED, anchor='mb')
   for r, (row, y) in enumerate(zip(rows, offsets)):
     for c, image in enumerate(row):
       x = left + c * (width + gap)
@@ -567,19 +567,19 @@ def _write_tiles(
       canvas.paste(Image.fromarray(large), (x, y))
       if (r, c) in framed:
         box = (x - 5, y - 5, x + width + 4, y + height + 4)
-        draw.rectangle(box, outline=_VERMILION, width=4)
+        draw.rectangle(box, outline=VERMILION, width=4)
     if row_labels:
       name, detail = row_labels[r]
       x, middle = left - size, y + height // 2
       shift = line // 2 if detail else 0
       draw.text(
-          (x, middle - shift), name, font=bold, fill=_INK, anchor='rm'
+          (x, middle - shift), name, font=bold, fill=INK, anchor='rm'
       )
       draw.text(
-          (x, middle + shift), detail, font=small, fill=_MUTED, anchor='rm'
+          (x, middle + shift), detail, font=small, fill=MUTED, anchor='rm'
       )
   stream = io.BytesIO()
-  canvas.save(stream, 'PNG', optimize=True, dpi=(_DPI, _DPI))
+  canvas.save(stream, 'PNG', optimize=True, dpi=(DPI, DPI))
   return _write_bytes(path, stream.getvalue())
 
 
@@ -656,7 +656,7 @@ def _map_order(source: str) -> tuple:
   return (source != 'aggregate', source_order(source))
 
 
-def _principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """PCA of x [N, D]: mean [D], axes [D, k], variance shares [k], k <= 2."""
   mean = x.mean(axis=0)
   covariance = (x - mean).T @ (x - mean) / len(x)
@@ -670,7 +670,7 @@ def _principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return mean, vectors[:, :2], np.maximum(variances[:2], 0.0) / total
 
 
-def _shared_limits(
+def shared_limits(
     projected: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Limits [k], [k] for all panels; far outliers do not shrink the rest."""
@@ -695,11 +695,11 @@ def _draw_scatters(
     explained: np.ndarray,
 ) -> str:
   """Draws one scatter [N, 2] per source; returns the caption."""
-  low, high = _shared_limits(projected)
+  low, high = shared_limits(projected)
   half = np.max(high - low) / 2  # a square: both axes in the same unit
   centre = (low + high) / 2
   low, high = centre - half, centre + half
-  contours = _density_contours(projected['aggregate'], low, high)
+  contours = density_contours(projected['aggregate'], low, high)
   num_left_out, any_coloured = 0, False
   for index, (source, x) in enumerate(projected.items()):
     panel = panels[index]
@@ -716,13 +716,13 @@ def _draw_scatters(
       palette = dict(zip(names.tolist(), _CLASS_COLOURS))
       colours = [palette[c] for c in classes[shown].tolist()]
     else:
-      colours = _VERMILION if source == 'generator' else _BLUE
+      colours = VERMILION if source == 'generator' else BLUE
     panel.scatter(
         x[shown, 0], x[shown, 1], s=size, c=colours, alpha=0.6, linewidths=0
     )
     if contours is not None:
       panel.contour(
-          *contours, colors=_INK, linewidths=[0.6, 1.0], linestyles=['--', '-']
+          *contours, colors=INK, linewidths=[0.6, 1.0], linestyles=['--', '-']
       )
     outside = int(np.sum(np.any((x < low) | (x > high), axis=1)))
     num_left_out += outside
@@ -756,7 +756,7 @@ def _draw_scatters(
   return note
 
 
-def _density_contours(
+def density_contours(
     x: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple | None:
   """`contour` arguments for 90 % and 50 % of x [N, 2]; None for few points."""
@@ -833,7 +833,7 @@ def _parted(centres: np.ndarray, distance: float) -> np.ndarray:
 def _ink_on(colour: str) -> str:
   """Black or white, whichever is read more easily on `colour`."""
   red, green, blue = colors.to_rgb(colour)
-  return 'white' if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else _INK
+  return 'white' if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else INK
 
 
 def _draw_histograms(
@@ -844,15 +844,15 @@ def _draw_histograms(
 ) -> str:
   """Draws one histogram [N, 1] per source over the aggregate's outline."""
   del labels, explained  # one axis carries all variance; bars have no class
-  low, high = (limit[0] for limit in _shared_limits(projected))
+  low, high = (limit[0] for limit in shared_limits(projected))
   bins = np.linspace(low, high, 61)
   reference = projected['aggregate'][:, 0]
   for index, (source, x) in enumerate(projected.items()):
     panel = panels[index]
-    colour = _VERMILION if source == 'generator' else _BLUE
+    colour = VERMILION if source == 'generator' else BLUE
     panel.hist(x[:, 0], bins=bins, density=True, color=colour, alpha=0.45)
     panel.hist(
-        reference, bins=bins, density=True, histtype='step', color=_INK, lw=0.9
+        reference, bins=bins, density=True, histtype='step', color=INK, lw=0.9
     )
     panel.set_title(source_label(source), fontweight='bold', loc='left')
     panel.set_xlim(low, high)
@@ -873,8 +873,8 @@ def _draw_bars(
   values = np.array([bars[source] for source in sources])
   positive = values[values > 0]
   logarithmic = len(positive) > 1 and positive.max() > 20 * positive.min()
-  colours = {'generator': _VERMILION}
-  colours.update(dict.fromkeys(('real', 'reconstruction', 'aggregate'), _SKY))
+  colours = {'generator': VERMILION}
+  colours.update(dict.fromkeys(('real', 'reconstruction', 'aggregate'), SKY))
   start = 0.0
   if logarithmic:
     start = 10 ** math.floor(math.log10(positive.min()) - 0.05)
@@ -898,7 +898,7 @@ def _draw_bars(
         fontweight='bold' if source == 'generator' else 'normal',
     )
   panel.set_yticks(positions, [source_label(source) for source in sources])
-  panel.tick_params(axis='y', length=0, labelsize=8.5, labelcolor=_INK)
+  panel.tick_params(axis='y', length=0, labelsize=8.5, labelcolor=INK)
   panel.invert_yaxis()
   top = max(values.max(), start)
   if logarithmic:  # room for the number after the longest bar
@@ -1028,7 +1028,7 @@ def _limit_outliers(panel: mpl_axes.Axes, values: np.ndarray) -> None:
       ha='right',
       va='top',
       fontsize=7,
-      color=_MUTED,
+      color=MUTED,
   )
 
 
@@ -1042,19 +1042,19 @@ def _unit(quantity: str) -> str:
 
 def _split_colour(split: str) -> str:
   """A split's colour; splits that are not known share one."""
-  return _SPLIT_COLOURS.get(split, _ORANGE)
+  return _SPLIT_COLOURS.get(split, ORANGE)
 
 
-def _layout() -> layout_engine.ConstrainedLayoutEngine:
+def layout() -> layout_engine.ConstrainedLayoutEngine:
   """Room around every panel, in inches."""
   return layout_engine.ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09)
 
 
-def _set_title(fig: mpl_figure.Figure, title: str) -> None:
+def set_title(fig: mpl_figure.Figure, title: str) -> None:
   """Writes the title over the figure, wrapped to its width."""
   if title:
     fig.suptitle(
-        _filled(title, fig, 10),
+        filled(title, fig, 10),
         x=0.01,
         ha='left',
         fontsize=10,
@@ -1062,27 +1062,27 @@ def _set_title(fig: mpl_figure.Figure, title: str) -> None:
     )
 
 
-def _filled(text: str, fig: mpl_figure.Figure, size: float) -> str:
+def filled(text: str, fig: mpl_figure.Figure, size: float) -> str:
   """Wraps text of `size` points to the figure; letters are 0.65 em wide."""
   return textwrap.fill(text, int(fig.get_figwidth() * 72 / (0.65 * size)))
 
 
-def _write_no_data(path: PathLike, title: str, reason: str) -> pathlib.Path:
+def write_no_data(path: PathLike, title: str, reason: str) -> pathlib.Path:
   """Writes a picture that says that there was nothing to draw."""
-  fig = mpl_figure.Figure(figsize=(6.6, 1.4), dpi=_DPI, layout=_layout())
-  _set_title(fig, title)
+  fig = mpl_figure.Figure(figsize=(6.6, 1.4), dpi=DPI, layout=layout())
+  set_title(fig, title)
   panel = fig.subplots()
   panel.set_axis_off()
   panel.text(
-      0.5, 0.5, f'no data: {reason}', ha='center', va='center', color=_MUTED
+      0.5, 0.5, f'no data: {reason}', ha='center', va='center', color=MUTED
   )
-  return _write_figure(fig, path)
+  return write_figure(fig, path)
 
 
-def _write_figure(fig: mpl_figure.Figure, path: PathLike) -> pathlib.Path:
+def write_figure(fig: mpl_figure.Figure, path: PathLike) -> pathlib.Path:
   """Renders with Agg, without a version: equal data give equal bytes."""
   stream = io.BytesIO()
-  fig.savefig(stream, format='png', dpi=_DPI, metadata={'Software': None})
+  fig.savefig(stream, format='png', dpi=DPI, metadata={'Software': None})
   return _write_bytes(path, stream.getvalue())
 
 

@@ -291,7 +291,7 @@ class LatentMapTest(FiguresTestCase):
   def test_projection_is_fitted_on_the_aggregate(self):
     rng = np.random.default_rng(0)
     scales = np.array([0.1, 3.0, 1.0])
-    mean, basis, explained = figures._principal_axes(
+    mean, basis, explained = figures.principal_axes(
         rng.normal(size=(20_000, 3)) * scales + 5.0
     )
     # Monte Carlo: 20,000 points give means to 3/sqrt(20000) = 0.02 and shares
@@ -304,15 +304,15 @@ class LatentMapTest(FiguresTestCase):
 
   def test_projection_does_not_depend_on_the_order_of_points(self):
     x = np.random.default_rng(0).normal(size=(50, 4))
-    _, basis, _ = figures._principal_axes(x)
-    _, again, _ = figures._principal_axes(x[::-1])
+    _, basis, _ = figures.principal_axes(x)
+    _, again, _ = figures.principal_axes(x[::-1])
     np.testing.assert_allclose(basis, again, atol=1e-9)  # float64, 50 terms
 
   def test_outline_encloses_its_share_of_points(self):
     # The 90 % region of N(0, I_2) is the disc of radius sqrt(2 log 10).
     x = np.random.default_rng(0).normal(size=(20_000, 2))
     low, high = np.full(2, -5.0), np.full(2, 5.0)
-    xs, ys, density, levels = figures._density_contours(x, low, high)
+    xs, ys, density, levels = figures.density_contours(x, low, high)
     inside = density >= levels[0]
     area = inside.sum() * (xs[1] - xs[0]) * (ys[1] - ys[0])
     # Scott's kernel widens the density by n^(-1/6) = 0.19: 3.7 % in variance.
@@ -321,7 +321,7 @@ class LatentMapTest(FiguresTestCase):
   def test_far_outlier_does_not_shrink_the_map(self):
     x = np.random.default_rng(0).normal(size=(1000, 2))
     x[0] = 1e6
-    low, high = figures._shared_limits({'aggregate': x})
+    low, high = figures.shared_limits({'aggregate': x})
     self.assertLess(np.max(high - low), 20.0)
 
   @parameterized.named_parameters(
