@@ -14,11 +14,11 @@ from typing import Any
 
 from absl import logging
 import jax
-from ml_collections import config_dict
-import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
+from ldc_vae import jobs
+from ldc_vae import spread
 from ldc_vae import writer
 
 # Flags and fields that say where files lie, which is nobody else's business.
@@ -96,15 +96,6 @@ def command(module: str, argv: Sequence[str]) -> str:
   return ' '.join(('python -m', module, *words))
 
 
-def public_config(config: config_dict.ConfigDict) -> dict[str, Any]:
-  """A config as a dict, without the places of its data."""
-  fields = config.to_dict()
-  for name in _PLACES:
-    if name in fields['dataset']:
-      fields['dataset'][name] = ''
-  return fields
-
-
 def create_record(
     module: str, argv: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, Any]:
@@ -133,31 +124,8 @@ def describe_device() -> dict[str, Any]:
       'kind': devices[0].device_kind,
       'count': len(devices),
       'processor': _processor(),
-      'cores': num_cores(),
+      'cores': jobs.num_cores(),
   }
-
-
-def num_cores() -> int:
-  """The cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def mean(values: Sequence[float]) -> float | None:
-  """The mean; None of no values."""
-  return float(np.mean(values)) if len(values) else None
-
-
-def standard_deviation(values: Sequence[float]) -> float | None:
-  """sqrt(sum (x - mean x)^2 / (n - 1)); None of fewer than two values."""
-  return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-  """Of the mean: the standard deviation / sqrt(n); None of one value."""
-  deviation = standard_deviation(values)
-  return None if deviation is None else deviation / math.sqrt(len(values))
 
 
 def show(value: Any, digits: int = 3) -> str:
@@ -178,32 +146,12 @@ def show_spread(values: Sequence[float | None], digits: int = 3) -> str:
   if not present:
     return 'n/a'
   if len(present) < len(values):
-    return f'{show(mean(present), digits)} ({len(present)} of {len(values)})'
+    mean = show(spread.mean(present), digits)
+    return f'{mean} ({len(present)} of {len(values)})'
   if len(present) == 1:
     return show(present[0], digits)
-  deviation = standard_deviation(present)
-  return f'{show(mean(present), digits)} ± {show(deviation, 2)}'
-
-
-def markdown_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]]
-) -> str:
-  """A Markdown table, numbers to the right.
-
-  Args:
-    header: Column names; the first column is text.
-    rows: Cells as text, each row as long as the header.
-
-  Returns:
-    Lines, the last one ended.
-  """
-  rules = ['---'] + ['---:'] * (len(header) - 1)
-  lines = []
-  for row in (header, rules, *rows):
-    if len(row) != len(header):
-      raise ValueError(f'row {row} has {len(row)} cells, not {len(header)}')
-    lines.append(f'| {" | ".join(row)} |')
-  return '\n'.join(lines) + '\n'
+  deviation = spread.standard_deviation(present)
+  return f'{show(spread.mean(present), digits)} ± {show(deviation, 2)}'
 
 
 def write(

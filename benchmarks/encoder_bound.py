@@ -22,11 +22,13 @@ from ml_collections import config_dict
 import numpy as np
 
 from benchmarks import common
+from ldc_vae import comparison
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import networks
+from ldc_vae import spread
 from ldc_vae import step as step_lib
 
 Array = jax.Array
@@ -247,8 +249,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
         summary[f'{method}/{split}/{bound}'] = {
             'differences': differences,
-            'mean': common.mean(differences),
-            'standard_error': common.standard_error(differences),
+            'mean': spread.mean(differences),
+            'standard_error': spread.standard_error(differences),
         }
   return summary
 
@@ -282,7 +284,7 @@ def tables(record: dict[str, Any]) -> str:
   parts = [
       f'Nats per image, lower is better; the normaliser, {constant:.2f}, is'
       ' included: subtract it to compare with bounds that leave it out.\n',
-      common.markdown_table(header, lines),
+      comparison.markdown_table(header, lines),
       'Minus the ELBO\'s, paired over seeds: mean ± standard error (largest).\n'
   ]
   lines = []
@@ -299,7 +301,8 @@ def tables(record: dict[str, Any]) -> str:
         f'{entry["mean"]:+.3f} ± {error}',
         f'{max(differences):+.3f}',
     ))
-  parts.append(common.markdown_table(('difference', 'mean', 'largest'), lines))
+  header = ('difference', 'mean', 'largest')
+  parts.append(comparison.markdown_table(header, lines))
   return '\n'.join(parts)
 
 
@@ -351,7 +354,7 @@ def main(argv: Sequence[str]) -> int:
       logging.info('%s, seed %d: test -ELBO %.3f', method, seed,
                    row['test/negative_elbo'])
       record['rows'].append(row)
-      record['configs'][method] = common.public_config(config)
+      record['configs'][method] = config_lib.public(config)
       record['normaliser'] = normaliser(
           experiment.dataset.image_shape, config.model.scale
       )

@@ -31,6 +31,7 @@ from benchmarks import common
 from configs import default
 from ldc_vae import checkpoint
 from ldc_vae import classifier as classifier_lib
+from ldc_vae import comparison
 from ldc_vae import config as config_lib
 from ldc_vae import energy
 from ldc_vae import evaluate
@@ -647,8 +648,8 @@ def main(argv: Sequence[str]) -> int:
     )
     config = create_config(frozen.config)
     record['num_samples'] = frozen.num_samples
-    record['config'] = common.public_config(config)
-    record['trained_config'] = common.public_config(frozen.config)
+    record['config'] = config_lib.public(config)
+    record['trained_config'] = config_lib.public(frozen.config)
     variants = args.variants or differing_variants(config)
     ablate_images(
         frozen,
@@ -659,7 +660,7 @@ def main(argv: Sequence[str]) -> int:
     )
   if 'toy' in args.sections:
     config = default.create('ldc')
-    record['toy_config'] = common.public_config(config)
+    record['toy_config'] = config_lib.public(config)
     record['toy_config']['model'] = _TOY_SIZES._asdict()
     ablate_toy(
         args.variants or differing_variants(config),
@@ -732,7 +733,7 @@ def _table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
       ))
       for name, group in groups.items()
   ]
-  return common.markdown_table(('variant', *columns), lines)
+  return comparison.markdown_table(('variant', *columns), lines)
 
 
 if __name__ == '__main__':

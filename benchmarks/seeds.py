@@ -10,19 +10,18 @@ the tables of runs that are there.
 
 import argparse
 from collections.abc import Mapping, Sequence
-import os
 import pathlib
 import re
-import subprocess
 import sys
-import time
 from typing import Any, NamedTuple
 
 from absl import logging
-import numpy as np
 
 from benchmarks import common
+from ldc_vae import comparison
 from ldc_vae import config as config_lib
+from ldc_vae import jobs as jobs_lib
+from ldc_vae import spread
 from ldc_vae import writer
 
 MODULE = 'benchmarks.seeds'
@@ -38,7 +37,6 @@ RATIOS = (
     ('generator', 'prior'),
 )
 _NEEDED = 'eval/reconstruction_mse'  # results.json without it is no result
-_POLL_SECONDS = 0.2
 _TIMING = 'benchmark.json'  # in a workdir: what this script knows of the run
 
 
@@ -134,61 +132,30 @@ def train_all(
   Returns:
     The runs that failed.
   """
-  waiting, failed = [], []
+  waiting, failed = {}, []
   for run in runs:
     if is_finished(run, overrides):
       logging.info('%s is finished', run.workdir)
     else:
-      waiting.append(run)
-  slots = core_shares(num_jobs)
-  free, running = list(range(num_jobs)), {}
-  try:
-    while waiting or running:
-      while waiting and free:
-        run, slot = waiting.pop(0), free.pop(0)
-        process = _start(run, overrides, slots[slot], num_jobs > 1)
-        running[slot] = run, process, time.monotonic()
-      time.sleep(_POLL_SECONDS)
-      for slot, (run, process, start) in list(running.items()):
-        if process.poll() is None:
-          continue
-        del running[slot]
-        free.append(slot)
-        succeeded = process.returncode == 0
-        _add_seconds(
-            run,
-            time.monotonic() - start,
-            arguments(run, overrides) if succeeded else None,
-        )
-        if not succeeded:
-          failed.append(run)
-        logging.info('%s: exit code %d', run.workdir, process.returncode)
-  finally:
-    for run, process, start in running.values():
-      process.terminate()  # it saves a checkpoint first
-      process.wait()
-      _add_seconds(run, time.monotonic() - start, None)
+      waiting[run.workdir.name] = run
+
+  def on_end(end: jobs_lib.End) -> None:
+    run = waiting[end.job.name]
+    succeeded = end.code == 0
+    finished = arguments(run, overrides) if succeeded else None
+    _add_seconds(run, end.seconds, finished)
+    if end.code is None:  # we are being stopped
+      return
+    if not succeeded:
+      failed.append(run)
+    logging.info('%s: exit code %d', run.workdir, end.code)
+
+  jobs_lib.run_all(
+      [_job(run, overrides, num_jobs > 1) for run in waiting.values()],
+      num_jobs,
+      on_end=on_end,
+  )
   return failed
-
-
-def core_shares(num_jobs: int) -> list[tuple[int, ...] | None]:
-  """The cores of each job, disjoint; None where they cannot be pinned.
-
-  Args:
-    num_jobs: At most the number of cores.
-
-  Returns:
-    One entry per job; of one job None, for it may use them all.
-  """
-  if num_jobs > common.num_cores():
-    raise ValueError(
-        f'--jobs={num_jobs} is more than the {common.num_cores()} cores of this'
-        ' process'
-    )
-  if num_jobs == 1 or not hasattr(os, 'sched_setaffinity'):
-    return [None] * num_jobs
-  cores = sorted(os.sched_getaffinity(0))
-  return [tuple(map(int, x)) for x in np.array_split(cores, num_jobs)]
 
 
 def collect(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -262,8 +229,8 @@ def summarise(
       values = [value for value in values if isinstance(value, float)]
       if values:
         summary[name][quantity] = {
-            'mean': common.mean(values),
-            'standard_deviation': common.standard_deviation(values),
+            'mean': spread.mean(values),
+            'standard_deviation': spread.standard_deviation(values),
             'worst': max(values),
             'values': values,
         }
@@ -283,9 +250,8 @@ def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
           ', '.join(map(common.show, entry['values'])),
       ))
     parts.append(f'**{name}**, mean ± standard deviation over seeds\n')
-    parts.append(
-        common.markdown_table(('quantity', 'mean', 'largest', 'each'), lines)
-    )
+    header = ('quantity', 'mean', 'largest', 'each')
+    parts.append(comparison.markdown_table(header, lines))
   return '\n'.join(parts)
 
 
@@ -310,7 +276,7 @@ def main(argv: Sequence[str]) -> int:
     )
   record = common.create_record(MODULE, argv, args.seeds)
   record['configs'] = {
-      run.name: common.public_config(config_lib.read(run.workdir))
+      run.name: config_lib.public(config_lib.read(run.workdir))
       for run in reversed(runs)  # of the first seed
       if (run.workdir / 'config.json').exists()
   }
@@ -346,18 +312,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   return args, rest
 
 
-def _start(run, overrides, cores, to_file) -> subprocess.Popen:
-  """Starts the product's command."""
-  words = [sys.executable, '-m', 'ldc_vae.main', *arguments(run, overrides)]
-  if not to_file:
-    return subprocess.Popen(words)
-  log = run.workdir.with_name(f'{run.workdir.name}.log')
-  with open(log, 'ab') as file:
-    process = subprocess.Popen(words, stdout=file, stderr=file)
-  if cores is not None:
-    # before its first thread starts: those inherit it
-    os.sched_setaffinity(process.pid, cores)
-  return process
+def _job(run, overrides, to_file) -> jobs_lib.Job:
+  """The product's command."""
+  words = (sys.executable, '-m', 'ldc_vae.main', *arguments(run, overrides))
+  log = run.workdir.with_name(f'{run.workdir.name}.log') if to_file else None
+  return jobs_lib.Job(run.workdir.name, words, log)
 
 
 def _add_seconds(run, seconds, finished) -> None:

@@ -33,19 +33,19 @@ DTYPES = ('float32', 'bfloat16')
 ENCODERS = ('gaussian', 'implicit', 'deterministic', 'none')
 # The encoders that each method can train.
 METHOD_ENCODERS = {
-    'aae': ('deterministic', 'gaussian', 'implicit'),
     'ae': ('deterministic',),
-    'beta_vae': ('gaussian',),
-    'info_vae': ('gaussian',),
-    'iwae': ('gaussian',),
-    'ldc': ('gaussian', 'implicit'),
-    'lebm': ('none',),
-    'rae_gp': ('deterministic',),
-    'rae_l2': ('deterministic',),
-    'stein_vae': ('implicit', 'gaussian'),
     'vae': ('gaussian',),
-    'vamp': ('gaussian',),
+    'beta_vae': ('gaussian',),
+    'iwae': ('gaussian',),
     'wae_mmd': ('deterministic', 'gaussian', 'implicit'),
+    'info_vae': ('gaussian',),
+    'aae': ('deterministic', 'gaussian', 'implicit'),
+    'rae_l2': ('deterministic',),
+    'rae_gp': ('deterministic',),
+    'vamp': ('gaussian',),
+    'stein_vae': ('implicit', 'gaussian'),
+    'lebm': ('none',),
+    'ldc': ('gaussian', 'implicit'),
 }
 SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
@@ -67,6 +67,9 @@ MAY_CHANGE = (
     'train.validate_every',
 )
 
+# Fields that say where files lie, which is nobody else's business.
+_PLACES = ('dataset.data_dir', 'dataset.path')
+
 # Fields that the word after the colon of --config decides.
 _CHOSEN_BY_ARG = ('debug', 'objective.name')
 
@@ -77,6 +80,20 @@ _PACKAGES = (
 
 class ConfigError(ValueError):
   """A mistake in a config or its flags, told in one sentence."""
+
+
+class Plan(NamedTuple):
+  """One of several methods that are to be compared.
+
+  Attributes:
+    spec: `FILE:METHOD[,debug]`.
+    overrides: `--config.a.b=value` strings.
+    config: What `load` gives for the two.
+  """
+
+  spec: str
+  overrides: tuple[str, ...]
+  config: config_dict.ConfigDict
 
 
 def load(
@@ -97,6 +114,87 @@ def load(
   path, arg = split_spec(spec)
   config = _execute(_find(path), arg, spec)
   return override(config, overrides)
+
+
+def load_each(
+    spec: str, methods: Iterable[str], overrides: Iterable[str] = ()
+) -> dict[str, Plan]:
+  """Returns the plan of each method, for a comparison of them.
+
+  Args:
+    spec: `FILE[,debug]`, without a method.
+    methods: Their names.
+    overrides: `--config.a.b=value` for all methods, which must all have the
+      field; `--config.METHOD.a.b=value` for one of them.
+
+  Raises:
+    ConfigError: As in `load`; or for an unknown or repeated method, a field
+      that some of them lack, and one that the comparison sets itself.
+  """
+  methods = list(methods)
+  path, arg = split_spec(spec)
+  words = [word for word in arg.split(',') if word]
+  if any(word != 'debug' for word in words):
+    raise ConfigError(
+        f'--config={spec}: a comparison takes its methods from --methods; use'
+        f' --config={path}, with or without ",debug"'
+    )
+  for index, method in enumerate(methods):
+    if method not in METHOD_ENCODERS:
+      raise ConfigError(
+          f'--methods={",".join(methods)}: unknown method {method!r}'
+          f'{_suggest(method, METHOD_ENCODERS)}; known:'
+          f' {", ".join(METHOD_ENCODERS)}'
+      )
+    if method in methods[:index]:
+      raise ConfigError(
+          f'--methods={",".join(methods)}: {method} is there twice; name each'
+          ' method once'
+      )
+  for_all, for_one = [], {method: [] for method in methods}
+  for text in overrides:
+    (name, _), = _pairs([text])
+    head, _, field = name.partition('.')
+    own = head in METHOD_ENCODERS and field
+    if own and head not in for_one:
+      raise ConfigError(
+          f'--config.{name}: {head} is not among'
+          f' --methods={",".join(methods)}; add it, or leave this out'
+      )
+    if name == 'seed' or own and field == 'seed':
+      raise ConfigError(
+          f'--config.{name}: a comparison takes its seeds from --seeds; use'
+          ' that'
+      )
+    if own:
+      text = f'--config.{field}{text.partition(name)[2]}'
+      for_one[head].append(text)
+    else:
+      for_all.append(text)
+  specs = {method: f'{path}:{",".join([method, *words])}' for method in methods}
+  bases = {
+      method: _execute(_find(path), split_spec(each)[1], each)
+      for method, each in specs.items()
+  }
+  for name, _ in _pairs(for_all):
+    owners = [m for m in methods if name in flatten(bases[m])]
+    if not owners:
+      every = {}
+      for base in bases.values():
+        every.update(flatten(base))
+      _check_known(name, every)
+    if owners and len(owners) < len(methods):
+      have = 'has' if len(owners) == 1 else 'have'
+      raise ConfigError(
+          f'--config.{name}: of the compared methods only'
+          f' {", ".join(owners)} {have} this field; set it for one of them, as'
+          f' --config.{owners[0]}.{name}=VALUE'
+      )
+  plans = {}
+  for method in methods:
+    own = (*for_all, *for_one[method])
+    plans[method] = Plan(specs[method], own, override(bases[method], own))
+  return plans
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -216,6 +314,24 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
   config = config_dict.ConfigDict(_revive(record['config']))
   validate(config)
   return config.lock()
+
+
+def public(config: config_dict.ConfigDict) -> dict[str, Any]:
+  """Returns a config as a dict, without the places of its data."""
+  fields = config.to_dict()
+  for name in _PLACES:
+    group, _, leaf = name.partition('.')
+    if leaf in fields[group]:
+      fields[group][leaf] = ''
+  return fields
+
+
+def public_override(text: str) -> str:
+  """Returns an override, '--config.dataset.data_dir=DATA_DIR' for a place."""
+  name, equals, value = text.partition('=')
+  if equals and value and name.endswith(_PLACES):
+    value = name.rpartition('.')[2].upper()
+  return f'{name}{equals}{value}'
 
 
 def check_same_run(
@@ -357,6 +473,16 @@ def _set(config: config_dict.ConfigDict, name: str, value: Any) -> None:
         f'--config.{name}: chosen by the word after the colon, as in'
         ' --config=FILE.py:METHOD,debug'
     )
+  _check_known(name, fields)
+  *groups, leaf = name.split('.')
+  node = config
+  for group in groups:
+    node = node[group]
+  node[leaf] = _convert(name, value, fields[name])
+
+
+def _check_known(name: str, fields: Mapping[str, Any]) -> None:
+  """Raises a `ConfigError` unless a name is one of the fields."""
   if name not in fields:
     inside = [each for each in fields if each.startswith(f'{name}.')]
     if inside:
@@ -367,11 +493,6 @@ def _set(config: config_dict.ConfigDict, name: str, value: Any) -> None:
     raise ConfigError(
         f'--config.{name}: no such field{_suggest_field(name, fields)}'
     )
-  *groups, leaf = name.split('.')
-  node = config
-  for group in groups:
-    node = node[group]
-  node[leaf] = _convert(name, value, fields[name])
 
 
 def _suggest_field(name: str, fields: Mapping[str, Any]) -> str:

@@ -62,25 +62,10 @@ class CommandTest(parameterized.TestCase):
         f'python -m benchmarks.x {expected}',
     )
 
-  def test_config_names_no_place(self):
-    config = default.create('vae')
-    config.dataset.data_dir = '/home/me/tfds'
-    fields = common.public_config(config)
-    self.assertEqual(fields['dataset']['data_dir'], '')
-    self.assertEqual(config.dataset.data_dir, '/home/me/tfds')
-
 
 class StatisticsTest(parameterized.TestCase):
 
-  def test_standard_error_of_three(self):
-    # deviations -1, 0, 1: variance 1, standard error 1 / sqrt(3)
-    self.assertAlmostEqual(
-        common.standard_error([1.0, 2.0, 3.0]), 1.0 / math.sqrt(3.0)
-    )
-
   def test_one_value_has_no_spread(self):
-    self.assertIsNone(common.standard_deviation([1.0]))
-    self.assertIsNone(common.standard_error([1.0]))
     self.assertEqual(common.show_spread([1.25]), '1.25')
 
   def test_missing_values_are_counted(self):
@@ -104,16 +89,6 @@ class StatisticsTest(parameterized.TestCase):
 
 
 class TableTest(absltest.TestCase):
-
-  def test_has_a_line_per_row(self):
-    self.assertEqual(
-        common.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
-        '| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n',
-    )
-
-  def test_refuses_a_short_row(self):
-    with self.assertRaisesRegex(ValueError, 'has 1 cells, not 2'):
-      common.markdown_table(('a', 'b'), [('x',)])
 
   def test_record_and_table_lie_side_by_side(self):
     output = _folder(self) / 'results' / 'x.json'
@@ -467,18 +442,6 @@ class RunsTest(absltest.TestCase):
   def test_two_configs_of_one_name_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'names a twice'):
       seeds.create_runs(('x/a.py', 'y/a.py'), (0,), 'r')
-
-  def test_jobs_share_the_cores(self):
-    shares = seeds.core_shares(1)
-    self.assertEqual(shares, [None])
-    with self.assertRaisesRegex(ValueError, 'is more than the'):
-      seeds.core_shares(100_000)
-    with absltest.mock.patch.object(
-        os, 'sched_getaffinity', lambda pid: {3, 1, 2, 0, 7}, create=True
-    ), absltest.mock.patch.object(
-        os, 'sched_setaffinity', lambda pid, cores: None, create=True
-    ):
-      self.assertEqual(seeds.core_shares(2), [(0, 1, 2), (3, 7)])
 
 
 class CollectTest(absltest.TestCase):

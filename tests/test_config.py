@@ -263,6 +263,67 @@ class OverrideTest(_FileTestCase):
     self.assertIn('after the colon', message)
 
 
+class LoadEachTest(_FileTestCase):
+
+  def load(self, *overrides, spec='configs/mnist.py', methods=('ldc', 'vae')):
+    return config_lib.load_each(spec, methods, overrides)
+
+  def test_gives_what_load_gives_for_each_method(self):
+    overrides = ('--config.train.num_epochs=3',)
+    plans = self.load(*overrides, spec='configs/mnist.py,debug')
+    self.assertEqual(list(plans), ['ldc', 'vae'])
+    for method, plan in plans.items():
+      self.assertEqual(plan.spec, f'configs/mnist.py:{method},debug')
+      self.assertEqual(plan.overrides, overrides)
+      self.assertEqual(
+          plan.config.to_dict(),
+          config_lib.load(plan.spec, overrides).to_dict(),
+      )
+
+  def test_a_field_may_be_set_for_one_method(self):
+    plans = self.load(
+        '--config.vae.objective.beta=2', '--config.train.batch_size=64',
+        '-config.ldc.train.batch_size=32',
+    )
+    self.assertEqual(plans['vae'].config.objective.beta, 2.0)
+    self.assertEqual(plans['vae'].config.train.batch_size, 64)
+    self.assertEqual(plans['ldc'].config.train.batch_size, 32)
+    self.assertEqual(
+        plans['ldc'].overrides,
+        ('--config.train.batch_size=64', '--config.train.batch_size=32'),
+    )
+
+  def test_a_field_without_value_is_a_boolean(self):
+    plans = self.load('--config.vae.dataset.binarize',
+                      '--config.model.likelihood=bernoulli')
+    self.assertTrue(plans['vae'].config.dataset.binarize)
+    self.assertFalse(plans['ldc'].config.dataset.binarize)
+
+  def test_a_run_file_that_needs_an_override_is_loaded(self):
+    plans = self.load(
+        '--config.dataset.path=photos', spec='configs/images.py'
+    )
+    self.assertEqual(plans['vae'].config.dataset.path, 'photos')
+
+
+class PublicTest(absltest.TestCase):
+
+  def test_names_no_place(self):
+    config = default.create('vae')
+    config.dataset.data_dir = '/home/me/tfds'
+    self.assertEqual(config_lib.public(config)['dataset']['data_dir'], '')
+    self.assertEqual(config.dataset.data_dir, '/home/me/tfds')
+
+  def test_overrides_name_no_place(self):
+    for text, expected in (
+        ('--config.dataset.data_dir=/x', '--config.dataset.data_dir=DATA_DIR'),
+        ('--config.vae.dataset.path=/x', '--config.vae.dataset.path=PATH'),
+        ('--config.seed=3', '--config.seed=3'),
+        ('--config.dataset.binarize', '--config.dataset.binarize'),
+    ):
+      self.assertEqual(config_lib.public_override(text), expected)
+
+
 class ValidateTest(_FileTestCase):
 
   @parameterized.parameters('', 'debug', *default.OBJECTIVES)
