@@ -24,6 +24,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import figures
 from ldc_vae import health
 from ldc_vae import inception
+from ldc_vae import jobs
 from ldc_vae import latents as latents_lib
 from ldc_vae import likelihood
 from ldc_vae import measures
@@ -257,11 +258,16 @@ def evaluate(
           config, results['num_samples'], len(sources.test_images)
       )
   )
+  results['protocol/device'] = (
+      f'{jax.device_count()} x {jax.devices()[0].device_kind},'
+      f' {jobs.num_cores()} cores of the host'
+  )
 
   writer.write_npz(
       workdir / 'samples.npz',
       images=sources.images['generator'],
       latents=sources.latents['generator'],
+      aggregate_latents=sources.latents['aggregate'],
   )
   _draw(workdir, apply, sources, results)
   results['wall_seconds'] = time.monotonic() - start

@@ -72,22 +72,16 @@ def create(config: config_dict.ConfigDict) -> Experiment:
   """
   if config.evaluate.inception:
     inception.require()  # rather than after the training
-  dataset = datasets.load(config.dataset.name, **_dataset_options(config))
+  dataset = load_dataset(config)
   model = create_model(config, dataset.image_shape)
   fields = config.objective.to_dict()
   method = objectives.METHODS[fields.pop('name')](model, **fields)
 
   batch_size = config.train.batch_size
   num_train = len(dataset.images['train'])
-  if batch_size > num_train:
-    raise ValueError(
-        f'config.train.batch_size={batch_size} is more than the {num_train}'
-        f' training images of {config.dataset.name}; lower it'
-    )
+  num_steps = count_steps(config, num_train)
   _check_batch_size(batch_size, config.train.accumulate)
   steps_per_epoch = num_train // batch_size
-  num_steps = config.train.num_steps
-  num_steps = num_steps or config.train.num_epochs * steps_per_epoch
   often = max(1, math.ceil(num_steps / _DEFAULT_CHECKPOINTS))
   txs = step_lib.create_optimizers(
       method, num_steps=num_steps, **config.optimizer.to_dict()
@@ -103,6 +97,30 @@ def create(config: config_dict.ConfigDict) -> Experiment:
       checkpoint_every=config.train.checkpoint_every or often,
       key=jax.random.key(config.seed),
   )
+
+
+def load_dataset(config: config_dict.ConfigDict) -> datasets.Dataset:
+  """All splits of the data set that `config` names."""
+  options = config.dataset.to_dict()
+  del options['binarize']
+  return datasets.load(options.pop('name'), **options)
+
+
+def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
+  """Train steps in all; a ValueError where no batch can be filled.
+
+  Args:
+    config: A validated config.
+    num_train: Images of the training split.
+  """
+  batch_size = config.train.batch_size
+  if batch_size > num_train:
+    raise ValueError(
+        f'config.train.batch_size={batch_size} is more than the {num_train}'
+        f' training images of {config.dataset.name}; lower it'
+    )
+  steps_per_epoch = num_train // batch_size
+  return config.train.num_steps or config.train.num_epochs * steps_per_epoch
 
 
 def create_model(
@@ -144,13 +162,6 @@ def log_parameters(state: step_lib.TrainState) -> None:
   }
   listed = ', '.join(f'{name} {count:,}' for name, count in counts.items())
   logging.info('parameters: %s; in all %s', listed, f'{sum(counts.values()):,}')
-
-
-def _dataset_options(config: config_dict.ConfigDict) -> dict:
-  """The keywords of `datasets.load`."""
-  options = config.dataset.to_dict()
-  del options['name'], options['binarize']
-  return options
 
 
 def _check_batch_size(batch_size: int, accumulate: int) -> None:

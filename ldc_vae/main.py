@@ -33,6 +33,12 @@ _OUT_OF_MEMORY = (
     ' config.model'
 )
 
+# What is said of a workdir when a signal has stopped its command.
+_CONTINUES = {
+    'train': ': the same command continues {} from its latest checkpoint',
+    'compare': ': the same command continues the runs of {}',
+}
+
 # How XLA begins its errors, whatever their type.
 _XLA_STATUS = re.compile(
     '(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNKNOWN'
@@ -51,13 +57,18 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
                        to seconds
   --config.GROUP.FIELD=VALUE
                        overrides a field; configs/default.py explains them all
+                       (compare: --config.METHOD.GROUP.FIELD for one method)
   --workdir=DIR        where the run lives and resumes by itself
-                       (default: runs/<config>_<method>)
+                       (default: runs/<config>_<method>, or _compare)
   --mode=MODE          train (default): train, evaluate, draw pictures
                        evaluate: evaluate a trained workdir again
                        sample: draw images from a trained workdir
+                       compare: train and evaluate several methods, tabulate
   --num_samples=N      sample: how many images (default: 64)
   --output=FILE        sample: where to write (default: WORKDIR/generated.npz)
+  --methods=A,B        compare: which methods (default: all)
+  --seeds=0,1,2        compare: of each method (default: 0,1,2)
+  --jobs=N             compare: runs at once, each on its own cores (default: 1)
   --coordinator_address=HOST:PORT --num_processes=N --process_id=I
                        one run over several processes; give all three, or set
                        LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
@@ -104,9 +115,10 @@ def main(argv: Sequence[str]) -> int:
       watch.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
       code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
-      again = f': the same command continues {workdir} from its latest'
-      again = f'{again} checkpoint' if values.mode == 'train' else ''
-      print(f'interrupted{again}', file=sys.stderr)
+      print(
+          f'interrupted{_CONTINUES.get(values.mode, "").format(workdir)}',
+          file=sys.stderr,
+      )
       watch.leave(code)
       return code
     except Exception as error:
@@ -153,7 +165,29 @@ def _sample(config, workdir, values):
   )
 
 
-_JOBS = {'train': _train, 'evaluate': _evaluate, 'sample': _sample}
+def _compare(plans, workdir, values):
+  """Trains and evaluates several methods, and tabulates them."""
+  from ldc_vae import compare
+  compare.compare(
+      plans, _seeds(values.seeds), workdir, num_jobs=values.jobs or 1
+  )
+
+
+_JOBS = {
+    'train': _train,
+    'evaluate': _evaluate,
+    'sample': _sample,
+    'compare': _compare,
+}
+
+# Flags that one mode alone reads.
+_FLAGS_OF_A_MODE = {
+    'num_samples': 'sample',
+    'output': 'sample',
+    'methods': 'compare',
+    'seeds': 'compare',
+    'jobs': 'compare',
+}
 
 
 # From arguments to a config and a workdir.
@@ -162,9 +196,12 @@ _JOBS = {'train': _train, 'evaluate': _evaluate, 'sample': _sample}
 def _define_flags() -> flags.FlagValues:
   """Returns the flags, apart from absl's own of the process."""
   values = flags.FlagValues()
-  for name in ('config', 'workdir', 'output', 'coordinator_address'):
+  for name in (
+      'config', 'workdir', 'output', 'methods', 'seeds', 'coordinator_address'
+  ):
     flags.DEFINE_string(name, None, '', flag_values=values)
   flags.DEFINE_string('mode', 'train', '', flag_values=values)
+  flags.DEFINE_integer('jobs', None, '', lower_bound=1, flag_values=values)
   flags.DEFINE_integer(
       'num_samples', None, '', lower_bound=1, flag_values=values
   )
@@ -206,14 +243,17 @@ def _check_flags(values: flags.FlagValues) -> None:
     raise config_lib.ConfigError(
         f'--mode={values.mode}: unknown mode; known: {", ".join(_JOBS)}'
     )
-  for name in ('num_samples', 'output'):
-    if values[name].value is not None and values.mode != 'sample':
+  for name, mode in _FLAGS_OF_A_MODE.items():
+    if values[name].value is not None and values.mode != mode:
       raise config_lib.ConfigError(
-          f'--{name}: read by --mode=sample only; leave it out of'
+          f'--{name}: read by --mode={mode} only; leave it out of'
           f' --mode={values.mode}'
       )
   together = ('coordinator_address', 'num_processes', 'process_id')
   missing = [name for name in together if values[name].value is None]
+  if values.mode == 'compare':
+    _check_alone(set(together) - set(missing))
+    _seeds(values.seeds)
   if len(missing) == len(together):
     return
   if missing:
@@ -235,9 +275,42 @@ def _check_flags(values: flags.FlagValues) -> None:
     )
 
 
+def _check_alone(given: set[str]) -> None:
+  """Raises where a comparison is to be one of several processes."""
+  variable = 'LDC_VAE_DISTRIBUTED'
+  if os.environ.get(variable, '0') not in ('', '0'):
+    name = f'{variable}={os.environ[variable]}'
+  elif given:
+    name = f'--{min(given)}'
+  else:
+    return
+  raise config_lib.ConfigError(
+      f'{name}: --mode=compare starts its runs by itself, on this host; leave'
+      ' it out'
+  )
+
+
+def _seeds(text: str | None) -> list[int]:
+  """Returns the seeds of a comparison."""
+  seeds = []
+  for word in ('0,1,2' if text is None else text).split(','):
+    word = word.strip()
+    if not (word.isascii() and word.isdigit() and int(word) < 2**32):
+      raise config_lib.ConfigError(
+          f'--seeds={text}: {word!r} is no seed; use whole numbers from 0 on,'
+          ' as --seeds=0,1,2'
+      )
+    if int(word) in seeds:
+      raise config_lib.ConfigError(
+          f'--seeds={text}: {word} is there twice; name each seed once'
+      )
+    seeds.append(int(word))
+  return seeds
+
+
 def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
-  """Returns the config of the run and its workdir."""
-  if values.mode == 'train' and not values.config:
+  """Returns the config of the run, or the plans of several, and the workdir."""
+  if values.mode in ('train', 'compare') and not values.config:
     raise config_lib.ConfigError(
         '--config is missing; give a run file, as --config=configs/digits.py'
     )
@@ -245,6 +318,14 @@ def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
     raise config_lib.ConfigError(
         f'--workdir is missing; --mode={values.mode} needs a trained workdir'
     )
+  if values.mode == 'compare':
+    methods = ','.join(config_lib.METHOD_ENCODERS)
+    methods = methods if values.methods is None else values.methods
+    plans = config_lib.load_each(
+        values.config, [word.strip() for word in methods.split(',')], overrides
+    )
+    stem = pathlib.Path(config_lib.split_spec(values.config)[0]).stem
+    return plans, values.workdir or os.path.join('runs', f'{stem}_compare')
   config = values.config and config_lib.load(values.config, overrides)
   workdir = values.workdir or _default_workdir(values.config, config)
   if values.mode == 'train':
@@ -311,6 +392,8 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  if values.mode == 'compare':  # its runs need the accelerator, not it
+    jax.config.update('jax_platforms', 'cpu')
   processes.join(
       values.coordinator_address, values.num_processes, values.process_id
   )

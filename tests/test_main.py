@@ -35,8 +35,8 @@ class _Jobs:
     self._error = error
 
   def __getattr__(self, name):
-    def job(config, workdir, **kwargs):
-      self.calls.append((name, config, workdir, kwargs))
+    def job(config, *args, **kwargs):
+      self.calls.append((name, config, *args, kwargs))
       if self._error is not None:
         raise self._error
     return job
@@ -75,12 +75,15 @@ class _MainTestCase(parameterized.TestCase):
     """Returns (exit code, calls, stdout, stderr)."""
     jobs = _Jobs(error)
     out, err = io.StringIO(), io.StringIO()
-    modules = {'ldc_vae.train': jobs, 'ldc_vae.evaluate': jobs}
+    modules = {
+        f'ldc_vae.{name}': jobs for name in ('train', 'evaluate', 'compare')
+    }
     package = sys.modules['ldc_vae']
     with (
         mock.patch.dict(sys.modules, modules),
         mock.patch.object(package, 'train', jobs, create=True),
         mock.patch.object(package, 'evaluate', jobs, create=True),
+        mock.patch.object(package, 'compare', jobs, create=True),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -193,6 +196,57 @@ class WorkdirModesTest(_MainTestCase):
     self.assert_refused(
         '--mode=sample', f'--workdir={workdir}', part='holds no checkpoint'
     )
+
+
+class CompareTest(_MainTestCase):
+
+  def test_plans_and_seeds_reach_the_comparison(self):
+    code, ((name, plans, seeds, workdir, kwargs),), _, err = self.run_main(
+        '--config=toy.py', '--mode=compare', '--methods=vae, ldc',
+        '--seeds=4, 1', '--jobs=2', '--workdir=w', '--config.train.num_epochs',
+        '3', '--config.vae.objective.beta=2',
+    )
+    self.assertEqual((code, err), (0, ''))
+    self.assertEqual((name, workdir, seeds), ('compare', 'w', [4, 1]))
+    self.assertEqual(kwargs, {'num_jobs': 2})
+    self.assertEqual(list(plans), ['vae', 'ldc'])
+    self.assertEqual(plans['vae'].spec, 'toy.py:vae')
+    self.assertEqual(plans['vae'].config.objective.beta, 2.0)
+    self.assertEqual(plans['ldc'].config.train.num_epochs, 3)
+
+  def test_all_methods_and_three_seeds_by_default(self):
+    _, ((_, plans, seeds, workdir, kwargs),), _, _ = self.run_main(
+        '--config=toy.py,debug', '--mode=compare'
+    )
+    self.assertSameElements(plans, default.OBJECTIVES)
+    self.assertEqual(seeds, [0, 1, 2])
+    self.assertEqual(workdir, 'runs/toy_compare')
+    self.assertEqual(kwargs, {'num_jobs': 1})
+    self.assertTrue(plans['ldc'].config.debug)
+
+  def test_it_leaves_the_accelerator_to_its_runs(self):
+    self.run_main('--config=toy.py', '--mode=compare')
+    self.assertEqual(self.updates['jax_platforms'], 'cpu')
+    self.updates.clear()
+    self.run_main('--config=toy.py')
+    self.assertNotIn('jax_platforms', self.updates)
+
+  def test_an_interrupt_says_how_to_continue(self):
+    code, _, _, err = self.run_main(
+        '--config=toy.py', '--mode=compare', '--workdir=w',
+        error=KeyboardInterrupt(),
+    )
+    self.assertEqual(code, 130)
+    self.assertEqual(
+        err, 'interrupted: the same command continues the runs of w\n'
+    )
+
+  def test_one_of_several_processes_is_refused(self):
+    with mock.patch.dict(os.environ, LDC_VAE_DISTRIBUTED='1'):
+      self.assert_refused(
+          '--config=toy.py', '--mode=compare',
+          part='LDC_VAE_DISTRIBUTED=1: --mode=compare starts its runs by',
+      )
 
 
 class MistakesTest(_MainTestCase):
@@ -348,7 +402,7 @@ class CommandTest(parameterized.TestCase):
   def test_help_is_short_and_loads_no_jax(self):
     result = self.command('--help')
     self.assertEqual(result.returncode, 0, result.stderr)
-    self.assertLess(len(result.stdout.splitlines()), 33)
+    self.assertLess(len(result.stdout.splitlines()), 40)
     self.assertLessEqual(max(map(len, result.stdout.splitlines())), 80)
     for name in main._define_flags():
       self.assertIn(f'--{name}', result.stdout)
@@ -382,7 +436,8 @@ logging.warning('their warning')
     self.assertEqual(result.returncode, 2)
     self.assertEqual(
         result.stderr,
-        'error: --mode=x: unknown mode; known: train, evaluate, sample\n',
+        'error: --mode=x: unknown mode; known: train, evaluate, sample,'
+        ' compare\n',
     )
 
 

@@ -1,0 +1,512 @@
+"""Methods side by side: trains, evaluates and tabulates them over seeds.
+
+Every run is `ldc_vae.main --mode=train` in a process and a workdir of its own,
+WORKDIR/METHOD_seedN, so that it is what a user would get of it alone. What is
+finished is kept, what was interrupted continues, what fails is reported while
+the others go on.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+import signal
+import sys
+from typing import Any, NamedTuple
+
+from absl import logging
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import classifier as classifier_lib
+from ldc_vae import comparison
+from ldc_vae import comparison_figures
+from ldc_vae import config as config_lib
+from ldc_vae import datasets
+from ldc_vae import evaluate
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import jobs as jobs_lib
+from ldc_vae import processes
+from ldc_vae import spread
+from ldc_vae import writer
+
+FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
+
+_COST = 'command.json'  # in a run's workdir: the seconds of all its commands
+_SHOWN = 10  # samples of a method
+
+
+class RunsFailedError(OSError):
+  """Some runs of a comparison failed; the others have their results."""
+
+
+class Run(NamedTuple):
+  """One training.
+
+  Attributes:
+    method: Its name.
+    seed: Its seed.
+    workdir: Where it lives.
+    config: Its config.
+    arguments: Of `ldc_vae.main`, but for the workdir.
+  """
+
+  method: str
+  seed: int
+  workdir: pathlib.Path
+  config: config_dict.ConfigDict
+  arguments: tuple[str, ...]
+
+
+def compare(
+    plans: Mapping[str, config_lib.Plan],
+    seeds: Sequence[int],
+    workdir: str | os.PathLike[str],
+    *,
+    num_jobs: int = 1,
+) -> dict[str, Any]:
+  """Runs every method with every seed, and writes the tables and figures.
+
+  Writes comparison.json, .md and .csv after each run, and figures/ at the end.
+
+  Args:
+    plans: From `config.load_each`, by method.
+    seeds: Of the runs; all methods have the same.
+    workdir: Made if it is missing; holds a folder for each run.
+    num_jobs: Runs at once, each on its own cores.
+
+  Returns:
+    The content of comparison.json.
+
+  Raises:
+    ValueError: A run's folder holds another config, or the data do not fit.
+    OSError: A file cannot be read or written.
+    RunsFailedError: A run failed; everything else is done and written.
+  """
+  workdir = pathlib.Path(workdir)
+  jobs_lib.core_shares(num_jobs)  # refuses before a file is made
+  runs = create_runs(plans, seeds, workdir)
+  for run in runs:
+    if (run.workdir / 'config.json').exists():
+      stored = config_lib.read(run.workdir).to_dict()
+      config_lib.check_same_run(stored, run.config, str(run.workdir))
+  with processes.watch(), writer.lock_workdir(workdir):
+    dataset = _prepare(runs, plans)
+    book = _Book(runs, plans, seeds, workdir, dataset)
+    book.write()
+    waiting = book.waiting()
+    logging.info(
+        '%d of %d runs are finished; %d to do, %d at once',
+        len(runs) - len(waiting), len(runs), len(waiting), num_jobs,
+    )
+    root = str(config_lib.ROOT)
+    path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
+    jobs_lib.run_all(
+        [_job(run) for run in waiting],
+        num_jobs,
+        on_start=book.start,
+        on_end=book.end,
+        env={**os.environ, 'PYTHONPATH': path},
+    )
+    record = book.write()
+    _draw(workdir, record, dataset)
+    logging.info('see %s', workdir / 'comparison.md')
+  failed = [run for run in record['runs'] if run['status'] != FINISHED]
+  if failed:
+    raise RunsFailedError(
+        f'{len(failed)} of {len(runs)} runs failed, as {failed[0]["name"]}'
+        f' ({failed[0]["error"]}); see {workdir}/comparison.md and'
+        f' {workdir}/{failed[0]["name"]}.log; the same command tries them again'
+    )
+  return record
+
+
+def create_runs(
+    plans: Mapping[str, config_lib.Plan],
+    seeds: Sequence[int],
+    workdir: str | os.PathLike[str],
+) -> list[Run]:
+  """The runs, seed by seed, so that a table has all methods early.
+
+  Args:
+    plans: From `config.load_each`, by method.
+    seeds: Of the runs.
+    workdir: Of the comparison.
+  """
+  return [
+      Run(
+          method,
+          seed,
+          pathlib.Path(workdir) / f'{method}_seed{seed}',
+          config_lib.override(plan.config, {'seed': seed}),
+          (
+              f'--config={plan.spec}',
+              f'--config.seed={seed}',
+              *plan.overrides,
+          ),
+      )
+      for seed in seeds
+      for method, plan in plans.items()
+  ]
+
+
+def is_finished(run: Run, num_steps: int) -> bool:
+  """Whether the results of a run are there, and are of its own config.
+
+  Args:
+    run: The run; its folder may be missing.
+    num_steps: Of its training.
+  """
+  results = writer.read_json(run.workdir / 'results.json')
+  if results is None or not (run.workdir / 'config.json').exists():
+    return False
+  if run.config.evaluate.checkpoint != 'latest':
+    num_steps = results.get('step')  # of the best, whichever that is
+  return _same_evaluation(run) and evaluate.is_evaluated(
+      run.workdir, run.config, num_steps
+  )
+
+
+def failure(end: jobs_lib.End) -> str:
+  """Why a run failed, in one line: its error, its signal or its exit code."""
+  lines = [line.strip() for line in end.output.splitlines() if line.strip()]
+  told = [line for line in lines if line.startswith('error: ')]
+  if told:
+    return told[-1].removeprefix('error: ')
+  if end.code is not None and end.code < 0:
+    return f'ended by {signal.Signals(-end.code).name}'
+  last = f': {lines[-1]}' if lines else ''
+  return f'exit code {end.code}{last}'
+
+
+class _Book:
+  """What is known of the runs, and the files that say it."""
+
+  def __init__(self, runs, plans, seeds, workdir, dataset):
+    self._runs, self._plans, self._seeds = runs, plans, seeds
+    self._workdir = workdir
+    self._by_name = {run.workdir.name: run for run in runs}
+    num_train = len(dataset.images['train'])
+    self._num_steps = {
+        method: experiment_lib.count_steps(plan.config, num_train)
+        for method, plan in plans.items()
+    }
+    self._errors = {}
+    self._versions = config_lib.describe()
+
+  def waiting(self) -> list[Run]:
+    """The runs that have no results of their config."""
+    return [run for run in self._runs if not self._is_finished(run)]
+
+  def start(self, job: jobs_lib.Job) -> None:
+    """Makes a run ready: results of another evaluation are made again."""
+    run = self._by_name[job.name]
+    results = run.workdir / 'results.json'
+    if results.exists() and not _same_evaluation(run):
+      logging.info('%s is evaluated again, as its config is new', job.name)
+      results.unlink()
+    logging.info('%s begins; its output goes to %s', job.name, job.log)
+
+  def end(self, end: jobs_lib.End) -> None:
+    """Notes how a run ended."""
+    run = self._by_name[end.job.name]
+    if run.workdir.is_dir():
+      path = run.workdir / _COST
+      before = (writer.read_json(path) or {}).get('seconds', 0.0)
+      writer.write_json(path, {'seconds': before + end.seconds})
+    if end.code is None:  # we are being stopped
+      return
+    if end.code == 0 and self._is_finished(run):
+      self._errors.pop(end.job.name, None)
+      logging.info('%s is finished, %.0f s', end.job.name, end.seconds)
+    else:
+      self._errors[end.job.name] = failure(end)
+      logging.warning(
+          '%s failed: %s', end.job.name, self._errors[end.job.name]
+      )
+    self.write()
+
+  def write(self) -> dict[str, Any]:
+    """Writes the tables of what there is; returns comparison.json."""
+    record = {
+        'command': _command(self._plans, self._seeds),
+        'methods': list(self._plans),
+        'seeds': list(self._seeds),
+        **self._versions,
+        'confidence': comparison.CONFIDENCE,
+        'configs': {
+            method: config_lib.public(plan.config)
+            for method, plan in self._plans.items()
+        },
+        'runs': [self._entry(run) for run in self._runs],
+    }
+    record['rows'] = comparison.create_rows(record['runs'])
+    columns = comparison.metrics(record['runs'])
+    writer.write_json(self._workdir / 'comparison.json', record)
+    text = _markdown(record, columns)
+    _write_text(self._workdir / 'comparison.md', text)
+    text = comparison.to_csv(record['rows'], columns)
+    _write_text(self._workdir / 'comparison.csv', text)
+    return record
+
+  def _is_finished(self, run: Run) -> bool:
+    return is_finished(run, self._num_steps[run.method])
+
+  def _entry(self, run: Run) -> dict[str, Any]:
+    """A run in comparison.json."""
+    done = self._is_finished(run)
+    name = run.workdir.name
+    status = FINISHED if done else FAILED if name in self._errors else WAITING
+    stored = writer.read_json(run.workdir / 'config.json') or {}
+    cost = writer.read_json(run.workdir / _COST) or {}
+    return {
+        'name': name,
+        'method': run.method,
+        'seed': run.seed,
+        'status': status,
+        'error': None if done else self._errors.get(name),
+        'seconds': cost.get('seconds'),
+        'git_commit': stored.get('git_commit'),
+        'versions': stored.get('versions'),
+        'results': (
+            writer.read_json(run.workdir / 'results.json') if done else None
+        ),
+    }
+
+
+def _same_evaluation(run: Run) -> bool:
+  """Whether a run's folder was evaluated as its config asks for."""
+  if not (run.workdir / 'config.json').exists():
+    return True
+  stored = config_lib.read(run.workdir)
+  return stored.evaluate.to_dict() == run.config.evaluate.to_dict()
+
+
+def _prepare(
+    runs: Sequence[Run], plans: Mapping[str, config_lib.Plan]
+) -> datasets.Dataset:
+  """Loads the data and trains the feature classifiers, once for all runs.
+
+  What goes wrong here would have failed every run.
+  """
+  configs = [plan.config for plan in plans.values()]
+  first = configs[0]
+  for config in configs[1:]:
+    for name, value in config_lib.flatten(first.dataset).items():
+      if config.dataset[name] != value:
+        raise config_lib.ConfigError(
+            f'config.dataset.{name} is {value!r} for {first.objective.name} and'
+            f' {config.dataset[name]!r} for {config.objective.name}; compare'
+            ' methods on the same data'
+        )
+  dataset = experiment_lib.load_dataset(first)
+  if dataset.num_classes and not all(
+      (run.workdir / 'results.json').exists() for run in runs
+  ):
+    for seed in first.evaluate.classifier_seeds:
+      classifier_lib.load_or_train(dataset, seed=seed)
+  return dataset
+
+
+def _job(run: Run) -> jobs_lib.Job:
+  """The command of a run."""
+  return jobs_lib.Job(
+      name=run.workdir.name,
+      words=(
+          sys.executable,
+          '-P',  # a module of the current directory hides none of ours
+          '-m',
+          'ldc_vae.main',
+          *run.arguments,
+          f'--workdir={run.workdir}',
+      ),
+      log=run.workdir.with_name(f'{run.workdir.name}.log'),
+  )
+
+
+def _command(
+    plans: Mapping[str, config_lib.Plan], seeds: Sequence[int]
+) -> str:
+  """The command that makes the same comparison, without places."""
+  words = ['python -m ldc_vae.main']
+  first = next(iter(plans.values()))
+  path, arg = config_lib.split_spec(first.spec)
+  debug = ',debug' if 'debug' in arg.split(',') else ''
+  words += [
+      f'--config={path}{debug}',
+      '--mode=compare',
+      f'--methods={",".join(plans)}',
+      f'--seeds={",".join(map(str, seeds))}',
+  ]
+  common = [
+      x for x in first.overrides
+      if all(x in plan.overrides for plan in plans.values())
+  ]
+  for x in common:
+    words.append(config_lib.public_override(x))
+  for method, plan in plans.items():
+    for x in plan.overrides:
+      if x not in common:
+        own = x.replace('--config.', f'--config.{method}.', 1)
+        words.append(config_lib.public_override(own))
+  return ' '.join(words)
+
+
+def _markdown(
+    record: Mapping[str, Any], columns: Sequence[comparison.Metric]
+) -> str:
+  """comparison.md."""
+  runs, seeds = record['runs'], record['seeds']
+  results = [run['results'] for run in runs if run['results']]
+  finished = f'{len(results)} of {len(runs)} runs are finished'
+  failed = [run for run in runs if run['status'] == FAILED]
+  if failed:
+    finished += f', {len(failed)} failed'
+  parts = ['# Methods side by side\n', f'`{record["command"]}`\n']
+  parts.append(f'{finished}. {_explanation(len(seeds))}\n')
+  if results:
+    parts.append(comparison.to_markdown(record['rows'], columns, len(seeds)))
+  for name in sorted(x for x in (results or [{}])[0] if x.startswith('protoc')):
+    values = dict.fromkeys(str(each.get(name)) for each in results)
+    parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
+  parts.append('')
+  if failed:
+    parts.append('### Runs that failed\n')
+    parts.append(comparison.markdown_table(
+        ('run', 'seconds', 'why'),
+        (
+            (run['name'], _seconds(run),
+             (run['error'] or '').replace('|', r'\|'))
+            for run in failed
+        ),
+    ))
+  parts.append('### Runs\n')
+  parts.append(comparison.markdown_table(
+      ('run', 'status', 'seconds of its commands', 'commit'),
+      (
+          (run['name'], run['status'], _seconds(run),
+           (run['git_commit'] or '–'))
+          for run in runs
+      ),
+  ))
+  versions = ', '.join(f'{k} {v}' for k, v in record['versions'].items())
+  parts.append(f'{versions}; commit {record["git_commit"]}.\n')
+  return '\n'.join(parts)
+
+
+def _explanation(num_seeds: int) -> str:
+  """How to read the tables."""
+  if num_seeds == 1:
+    return (
+        'One seed: there is no standard error and no interval, and differences'
+        ' may be chance. The best of each column is bold.'
+    )
+  return (
+      f'Mean ± standard error over {num_seeds} seeds; the best of each column'
+      ' is bold. Differences to the best are paired by seed, with their'
+      f' {100 * comparison.CONFIDENCE:.0f} % interval (Student\'s t,'
+      f' {num_seeds - 1} degrees of freedom where all seeds are there); they'
+      ' are not corrected for the number of comparisons.'
+  )
+
+
+def _seconds(run: Mapping[str, Any]) -> str:
+  return '–' if run['seconds'] is None else f'{run["seconds"]:,.0f}'
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file, atomically."""
+  with writer.open_atomically(path) as file:
+    file.write(text.encode())
+
+
+def _draw(
+    workdir: pathlib.Path,
+    record: Mapping[str, Any],
+    dataset: datasets.Dataset,
+) -> None:
+  """Writes the figures of the runs that have results."""
+  runs = [run for run in record['runs'] if run['results']]
+  if not runs:
+    return
+  family = 'frechet_classifier' if dataset.num_classes else 'frechet_pca'
+  name = dataset.name
+  num_seeds = len({run['seed'] for run in runs})
+  folder = workdir / 'figures'
+  firsts = {}  # method -> its first run that has results
+  for run in runs:
+    firsts.setdefault(run['method'], run)
+  images = {'test images': np.asarray(dataset.images['test'][:_SHOWN])}
+  details = {}
+  points = {}
+  for method in record['methods']:
+    if method not in firsts:
+      continue
+    run = firsts[method]
+    label = comparison.label(method)
+    with np.load(workdir / run['name'] / 'samples.npz') as samples:
+      images[label] = samples['images'][:_SHOWN]
+      if 'aggregate_latents' in samples:
+        points[label] = {
+            'aggregate': samples['aggregate_latents'],
+            'generator': samples['latents'],
+        }
+    details[label] = run['results'].get(f'{family}/generator')
+  comparison_figures.samples(
+      images,
+      folder / 'comparison_samples.png',
+      distances=details,
+      title=f'Samples of each method\'s own generator on {name}, seed'
+            f' {runs[0]["seed"]}',
+  )
+  comparison_figures.bars(
+      {
+          comparison.label(method): _by_source(
+              [run for run in runs if run['method'] == method], family
+          )
+          for method in firsts
+      },
+      folder / 'comparison_bars.png',
+      family=family,
+      title=f'Distance from the test set of {name} by latent source, mean over'
+            f' {num_seeds} seeds',
+  )
+  comparison_figures.latents(
+      points,
+      folder / 'comparison_latents.png',
+      title=f'Latents on {name}, seed {runs[0]["seed"]}',
+  )
+  cells = {
+      row['label']: (
+          row['metrics'].get('time/sample_10k_seconds'),
+          row['metrics'].get(family),
+      )
+      for row in record['rows']
+      if row['source'] == 'generator'
+  }
+  comparison_figures.quality_and_time(
+      {
+          label: tuple((x['mean'], x['standard_error']) for x in pair)
+          for label, pair in cells.items()
+          if None not in pair
+      },
+      folder / 'comparison_time.png',
+      family=family,
+      title=f'Quality against sampling time on {name}, mean over'
+            f' {num_seeds} seeds',
+  )
+
+
+def _by_source(
+    runs: Sequence[Mapping[str, Any]], family: str
+) -> dict[str, tuple[float, float | None]]:
+  """Source -> mean and standard error over the runs of a method."""
+  values = {}
+  for run in runs:
+    for name, value in run['results'].items():
+      group, _, source = name.partition('/')
+      if group == family and value is not None:
+        values.setdefault(source, []).append(value)
+  return {
+      source: (spread.mean(each), spread.standard_error(each))
+      for source, each in values.items()
+  }

@@ -1,0 +1,354 @@
+"""Tests for comparisons: what is run, kept, continued and reported."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from ldc_vae import compare
+from ldc_vae import config as config_lib
+from ldc_vae import jobs
+from ldc_vae import main
+from ldc_vae import writer
+
+_SPEC = 'configs/digits.py,debug'
+_STEPS = 24  # of a run of it
+_FIGURES = {
+    f'comparison_{name}.png' for name in ('bars', 'latents', 'samples', 'time')
+}
+
+# Stands in for the program: puts a run that was made before in its place.
+_PROGRAM = """
+import pathlib, shutil, sys
+made, workdir, calls = map(pathlib.Path, sys.argv[1:])
+with open(calls, 'a') as file:
+  print(workdir.name, file=file)
+if not made.exists():
+  print('step 3/24')
+  sys.exit('error: the loss is not finite')
+shutil.copytree(made, workdir, dirs_exist_ok=True)
+"""
+
+
+class _CompareTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+        self.enter_context(tempfile.TemporaryDirectory())
+    )
+    self.workdir = self.folder / 'w'
+    self.made = self.folder / 'made'
+    self.calls = self.folder / 'calls'
+    self.enter_context(
+        mock.patch.object(compare.classifier_lib, 'load_or_train')
+    )
+    self.enter_context(mock.patch.object(compare, '_job', self.job))
+    # seconds each; they are drawn where a test undoes this
+    self.undrawn = mock.patch.object(compare, '_draw')
+    self.undrawn.start()
+    self.addCleanup(mock.patch.stopall)
+
+  def job(self, run):
+    name = run.workdir.name
+    words = (
+        sys.executable, '-c', _PROGRAM, str(self.made / name),
+        str(run.workdir), str(self.calls),
+    )
+    return jobs.Job(name, words, self.workdir / f'{name}.log')
+
+  def make(self, run, generator):
+    """What the program would leave of a run."""
+    folder = self.made / run.workdir.name
+    folder.mkdir(parents=True)
+    writer.write_json(folder / 'config.json', config_lib.to_json(run.config))
+    (folder / 'report.html').write_text('')
+    z = np.random.default_rng(run.seed).normal(size=(120, 8))
+    writer.write_npz(
+        folder / 'samples.npz', images=np.zeros((120, 8, 8, 1), np.uint8),
+        latents=z, aggregate_latents=z + 1.0,
+    )
+    writer.write_json(folder / 'results.json', {
+        'step': _STEPS,
+        'seed': run.seed,
+        'eval/reconstruction_mse': 0.01,
+        'frechet_classifier/generator': generator,
+        'frechet_classifier/prior': 2.0 * generator,
+        'frechet_classifier/gmm_10': 3.0 + 0.1 * run.seed,
+        'frechet_classifier/gmm_50': None,
+        'time/sample_10k_seconds': 0.5,
+        'protocol/distances': 'all of them',
+    })
+
+  def plans(self, *overrides, methods=('vae', 'ldc')):
+    overrides = ('--config.evaluate.samplers=prior,gmm_10', *overrides)
+    return config_lib.load_each(_SPEC, methods, overrides)
+
+  def runs(self, plans, seeds=(0, 1)):
+    return {
+        run.workdir.name: run
+        for run in compare.create_runs(plans, seeds, self.workdir)
+    }
+
+  def called(self):
+    """The runs that were started since the last call."""
+    names = self.calls.read_text().split() if self.calls.exists() else []
+    self.calls.unlink(missing_ok=True)
+    return names
+
+
+class CompareTest(_CompareTest):
+
+  def make_all(self, plans):
+    for name, run in self.runs(plans).items():
+      self.make(run, (30.0 if run.method == 'vae' else 2.0) + run.seed)
+      self.assertEqual(name, f'{run.method}_seed{run.seed}')
+
+  def test_writes_tables_and_figures(self):
+    self.undrawn.stop()
+    plans = self.plans()
+    self.make_all(plans)
+    record = compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(
+        self.called(), ['vae_seed0', 'ldc_seed0', 'vae_seed1', 'ldc_seed1']
+    )
+    stored = json.loads((self.workdir / 'comparison.json').read_text())
+    self.assertEqual(stored, json.loads(json.dumps(record)))
+    self.assertEqual(stored['seeds'], [0, 1])
+    self.assertEqual([run['status'] for run in stored['runs']],
+                     ['finished'] * 4)
+    self.assertEqual(
+        stored['runs'][3]['results']['frechet_classifier/generator'], 3.0
+    )
+    self.assertGreater(stored['runs'][3]['seconds'], 0.0)
+    self.assertEqual(stored['configs']['ldc']['objective']['name'], 'ldc')
+    self.assertIn('jax', stored['versions'])
+    self.assertEqual(
+        stored['command'],
+        'python -m ldc_vae.main --config=configs/digits.py,debug'
+        ' --mode=compare --methods=vae,ldc --seeds=0,1'
+        ' --config.evaluate.samplers=prior,gmm_10',
+    )
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertIn('| VAE | 30.5 ± 0.50 |', text)
+    self.assertIn('| LDC-VAE | **2.50 ± 0.50** |', text)
+    self.assertIn('4 of 4 runs are finished', text)
+    self.assertIn('* distances: all of them', text)
+    with open(self.workdir / 'comparison.csv', encoding='utf-8') as file:
+      labels = [line['label'] for line in csv.DictReader(file)]
+    self.assertEqual(
+        labels, ['VAE', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10']
+    )
+    self.assertEqual(set(os.listdir(self.workdir / 'figures')), _FIGURES)
+
+  def test_what_is_finished_is_kept(self):
+    plans = self.plans()
+    self.make_all(plans)
+    compare.compare(plans, (0, 1), self.workdir)
+    self.called()
+    compare.compare(plans, (0, 1), self.workdir)
+    self.assertEmpty(self.called())
+    (self.workdir / 'ldc_seed0' / 'results.json').unlink()
+    before = json.loads((self.workdir / 'ldc_seed0' / 'command.json')
+                        .read_text())['seconds']
+    record = compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(self.called(), ['ldc_seed0'])
+    run, = (x for x in record['runs'] if x['name'] == 'ldc_seed0')
+    self.assertGreater(run['seconds'], before)  # of both commands
+
+  def test_results_of_an_earlier_step_are_not_final(self):
+    plans = self.plans()
+    self.make_all(plans)
+    compare.compare(plans, (0, 1), self.workdir)
+    self.called()
+    path = self.workdir / 'vae_seed1' / 'results.json'
+    writer.write_json(path, {**json.loads(path.read_text()), 'step': 8})
+    compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(self.called(), ['vae_seed1'])
+
+  def test_results_of_another_evaluation_are_made_again(self):
+    plans = self.plans()
+    self.make_all(plans)
+    compare.compare(plans, (0, 1), self.workdir)
+    self.called()
+    again = self.plans('--config.evaluate.num_samples=100')
+    shutil.rmtree(self.made)
+    self.make_all(again)
+    compare.compare(again, (0, 1), self.workdir)
+    self.assertLen(self.called(), 4)
+
+  def test_a_failing_run_is_reported_and_the_others_go_on(self):
+    plans = self.plans()
+    self.make_all(plans)
+    shutil.rmtree(self.made / 'vae_seed0')
+    with self.assertRaisesRegex(
+        compare.RunsFailedError,
+        r'1 of 4 runs failed, as vae_seed0 \(the loss is not finite\); see'
+        r' .*comparison.md and .*vae_seed0.log; the same command tries',
+    ):
+      compare.compare(plans, (0, 1), self.workdir)
+    self.assertLen(self.called(), 4)
+    record = json.loads((self.workdir / 'comparison.json').read_text())
+    first = record['runs'][0]
+    self.assertEqual(
+        (first['status'], first['error'], first['results']),
+        ('failed', 'the loss is not finite', None),
+    )
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertRegex(text, r'\| vae_seed0 \| .* \| the loss is not finite \|')
+    self.assertIn('31.0 (1 of 2 seeds)', text)
+    self.assertTrue(compare._draw.called)
+    # mended, it is run alone
+    self.make(self.runs(plans)['vae_seed0'], 30.0)
+    compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(self.called(), ['vae_seed0'])
+    self.assertNotIn(
+        'failed', (self.workdir / 'comparison.md').read_text()
+    )
+
+  def test_where_all_fail_the_tables_say_so(self):
+    with self.assertRaisesRegex(compare.RunsFailedError, '4 of 4 runs failed'):
+      compare.compare(self.plans(), (0, 1), self.workdir)
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertIn('0 of 4 runs are finished, 4 failed', text)
+
+  def test_one_seed_has_no_interval_and_says_so(self):
+    plans = self.plans()
+    self.make_all(plans)
+    compare.compare(plans, (0,), self.workdir)
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertIn('One seed: there is no standard error', text)
+    self.assertNotIn('±', text)
+
+  def test_another_config_is_refused_before_anything_runs(self):
+    plans = self.plans()
+    self.make_all(plans)
+    compare.compare(plans, (0, 1), self.workdir)
+    self.called()
+    with self.assertRaisesRegex(
+        config_lib.ConfigError,
+        r'vae_seed0 holds a run with config.objective.beta=1.0, not 2.0; use',
+    ):
+      compare.compare(
+          self.plans('--config.vae.objective.beta=2'), (0, 1), self.workdir
+      )
+    self.assertEmpty(self.called())
+
+  def test_a_signal_keeps_what_is_done(self):
+    plans = self.plans()
+    self.make_all(plans)
+    run_all = jobs.run_all
+
+    def interrupted(all_jobs, num_jobs, **options):
+      run_all(all_jobs[:2], num_jobs, **options)
+      raise KeyboardInterrupt
+
+    with mock.patch.object(jobs, 'run_all', interrupted):
+      with self.assertRaises(KeyboardInterrupt):
+        compare.compare(plans, (0, 1), self.workdir)
+    self.assertLen(self.called(), 2)
+    self.assertIn('2 of 4 runs are finished',
+                  (self.workdir / 'comparison.md').read_text())
+    compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(self.called(), ['vae_seed1', 'ldc_seed1'])
+
+  def test_other_data_for_one_method_is_refused(self):
+    plans = self.plans('--config.vae.dataset.num_validation=32')
+    with self.assertRaisesRegex(
+        config_lib.ConfigError, 'dataset.num_validation is 32 for vae and 64'
+    ):
+      compare.compare(plans, (0,), self.workdir)
+    self.assertFalse(self.workdir.exists())
+
+  def test_the_workdir_is_locked(self):
+    plans = self.plans()
+    with writer.lock_workdir(self.workdir):
+      with self.assertRaises(writer.LockedError):
+        compare.compare(plans, (0,), self.workdir)
+
+  def test_the_command_names_no_place(self):
+    plans = self.plans(
+        '--config.dataset.data_dir=/home/me', '--config.vae.objective.beta=2'
+    )
+    self.make_all(plans)
+    record = compare.compare(plans, (0, 1), self.workdir)
+    self.assertEndsWith(
+        record['command'],
+        '--config.dataset.data_dir=DATA_DIR --config.vae.objective.beta=2',
+    )
+    for name in ('json', 'md', 'csv'):
+      text = (self.workdir / f'comparison.{name}').read_text()
+      self.assertNotIn('/home/me', text)
+      self.assertNotIn(str(self.folder), text)
+
+
+class FailureTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (1, 'step 1\nerror: too little memory; lower x\n',
+       'too little memory; lower x'),
+      (-9, 'step 1\n', 'ended by SIGKILL'),
+      (1, 'Traceback\nTypeError: x\n', 'exit code 1: TypeError: x'),
+      (3, '', 'exit code 3'),
+  )
+  def test_is_one_line(self, code, output, expected):
+    end = jobs.End(jobs.Job('x', ()), code, 1.0, output)
+    self.assertEqual(compare.failure(end), expected)
+
+
+class CommandTest(parameterized.TestCase):
+  """The real thing, at its smallest."""
+
+  def test_runs_are_those_of_train(self):
+    folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    out = io.StringIO()
+    small = (
+        '--config.train.num_steps=4', '--config.evaluate.num_samples=16',
+        '--config.evaluate.samplers=prior', '--config.evaluate.batch_size=100',
+        '--config.evaluate.importance_samples=0',
+    )
+    with (
+        mock.patch.object(jax.config, 'update'),
+        contextlib.redirect_stderr(out),
+    ):
+      code = main.main([
+          f'--config={_SPEC}', '--mode=compare', '--methods=ae,vae',
+          '--seeds=3', f'--workdir={folder}/w', *small,
+          # the tests have four devices
+          '--config.ae.train.batch_size=31',
+      ])
+    self.assertEqual(code, 1)
+    workdir = folder / 'w'
+    self.assertRegex(
+        out.getvalue().splitlines()[-1],
+        r'error: 1 of 2 runs failed, as ae_seed3 \(config.train.batch_size=31'
+        r' is not divisible by 4 devices',
+    )
+    record = json.loads((workdir / 'comparison.json').read_text())
+    self.assertEqual(
+        [run['status'] for run in record['runs']], ['failed', 'finished']
+    )
+    results = json.loads((workdir / 'vae_seed3' / 'results.json').read_text())
+    self.assertEqual(record['runs'][1]['results'], results)
+    self.assertEqual((results['seed'], results['step']), (3, 4))
+    stored = config_lib.read(workdir / 'vae_seed3')
+    expected = config_lib.load(
+        'configs/digits.py:vae,debug', ['--config.seed=3', *small]
+    )
+    self.assertEqual(stored.to_dict(), expected.to_dict())
+    self.assertEqual(set(os.listdir(workdir / 'figures')), _FIGURES)
+
+
+if __name__ == '__main__':
+  absltest.main()
