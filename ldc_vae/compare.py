@@ -33,6 +33,10 @@ FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
 _SHOWN = 10  # samples of a method
+# What would make the numbers of two methods no comparison.
+_SAME_FOR_ALL = (
+    'dataset.', 'evaluate.num_samples', 'evaluate.classifier_seeds'
+)
 
 
 class RunsFailedError(OSError):
@@ -291,12 +295,13 @@ def _prepare(
   configs = [plan.config for plan in plans.values()]
   first = configs[0]
   for config in configs[1:]:
-    for name, value in config_lib.flatten(first.dataset).items():
-      if config.dataset[name] != value:
+    other = config_lib.flatten(config)
+    for name, value in config_lib.flatten(first).items():
+      if name.startswith(_SAME_FOR_ALL) and other[name] != value:
         raise config_lib.ConfigError(
-            f'config.dataset.{name} is {value!r} for {first.objective.name} and'
-            f' {config.dataset[name]!r} for {config.objective.name}; compare'
-            ' methods on the same data'
+            f'config.{name} is {value!r} for {first.objective.name} and'
+            f' {other[name]!r} for {config.objective.name}; compare methods on'
+            ' the same data and by the same protocol'
         )
   dataset = experiment_lib.load_dataset(first)
   if dataset.num_classes and not all(
@@ -405,7 +410,8 @@ def _explanation(num_seeds: int) -> str:
       ' is bold. Differences to the best are paired by seed, with their'
       f' {100 * comparison.CONFIDENCE:.0f} % interval (Student\'s t,'
       f' {num_seeds - 1} degrees of freedom where all seeds are there); they'
-      ' are not corrected for the number of comparisons.'
+      ' are not corrected for the number of comparisons. The protocol, and'
+      ' where hyper-parameters come from: benchmarks/comparison.md.'
   )
 
 
@@ -431,6 +437,7 @@ def _draw(
   family = 'frechet_classifier' if dataset.num_classes else 'frechet_pca'
   name = dataset.name
   num_seeds = len({run['seed'] for run in runs})
+  over = f'mean over {num_seeds} seeds' if num_seeds > 1 else 'one seed'
   folder = workdir / 'figures'
   firsts = {}  # method -> its first run that has results
   for run in runs:
@@ -443,7 +450,10 @@ def _draw(
       continue
     run = firsts[method]
     label = comparison.label(method)
-    with np.load(workdir / run['name'] / 'samples.npz') as samples:
+    path = workdir / run['name'] / 'samples.npz'
+    if not path.exists():  # taken away, as it is large
+      continue
+    with np.load(path) as samples:
       images[label] = samples['images'][:_SHOWN]
       if 'aggregate_latents' in samples:
         points[label] = {
@@ -455,8 +465,7 @@ def _draw(
       images,
       folder / 'comparison_samples.png',
       distances=details,
-      title=f'Samples of each method\'s own generator on {name}, seed'
-            f' {runs[0]["seed"]}',
+      title=f'Samples of each method\'s own generator on {name}, first seed',
   )
   comparison_figures.bars(
       {
@@ -467,13 +476,12 @@ def _draw(
       },
       folder / 'comparison_bars.png',
       family=family,
-      title=f'Distance from the test set of {name} by latent source, mean over'
-            f' {num_seeds} seeds',
+      title=f'Distance from the test set of {name} by latent source, {over}',
   )
   comparison_figures.latents(
       points,
       folder / 'comparison_latents.png',
-      title=f'Latents on {name}, seed {runs[0]["seed"]}',
+      title=f'Latents on {name}, first seed',
   )
   cells = {
       row['label']: (
@@ -491,8 +499,7 @@ def _draw(
       },
       folder / 'comparison_time.png',
       family=family,
-      title=f'Quality against sampling time on {name}, mean over'
-            f' {num_seeds} seeds',
+      title=f'Quality against sampling time on {name}, {over}',
   )
 
 

@@ -259,8 +259,8 @@ def evaluate(
       )
   )
   results['protocol/device'] = (
-      f'{jax.device_count()} x {jax.devices()[0].device_kind},'
-      f' {jobs.num_cores()} cores of the host'
+      f'{jax.device_count()} x {jax.devices()[0].device_kind}; cores of the'
+      f' host: {jobs.num_cores()}'
   )
 
   writer.write_npz(

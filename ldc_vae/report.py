@@ -197,6 +197,7 @@ _FAMILIES = {
             'kid': ('', 'How the kernel distance is estimated.'),
             'prdc': ('', 'Of precision, recall, density and coverage.'),
             'inception': ('', 'How Inception features are computed.'),
+            'device': ('', 'What evaluated, and took the seconds below.'),
         },
     ),
     'time': (
