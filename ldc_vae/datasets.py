@@ -14,6 +14,7 @@ import difflib
 import fcntl
 import gzip
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -32,7 +33,6 @@ import numpy as np
 from PIL import Image
 from PIL import ImageOps
 import requests
-import tensorflow_datasets as tfds
 
 _DIGITS_TEST = 360  # of 1,797 images, a fifth
 _DIGITS_VALIDATION = 180
@@ -252,12 +252,15 @@ def _eval_batches(images, batch_size):
 
 def _load_digits(request: _Request) -> Dataset:
   """1,797 images of 8x8 pixels with values 0..16, scaled to 0..255."""
-  from sklearn import datasets as sklearn_datasets  # seconds; digits only
-
-  digits = sklearn_datasets.load_digits()
-  order = _permutation(len(digits.images), request.seed)
-  images = np.round(digits.images[order] * (255 / 16)).astype(np.uint8)
-  labels = digits.target[order].astype(np.int32)
+  # the file itself: importing scikit-learn for it takes two seconds
+  package = pathlib.Path(importlib.util.find_spec('sklearn').origin).parent
+  digits = np.loadtxt(
+      package / 'datasets' / 'data' / 'digits.csv.gz', delimiter=','
+  )
+  digits = digits[_permutation(len(digits), request.seed)]
+  images = np.round(digits[:, :-1] * (255 / 16)).astype(np.uint8)
+  images = images.reshape(-1, 8, 8)
+  labels = digits[:, -1].astype(np.int32)
   images.flags.writeable = labels.flags.writeable = False
   num_validation = min(request.num_validation, _DIGITS_VALIDATION)
   return _cut(
@@ -384,6 +387,8 @@ def _builder_name(name: str) -> str:
 
 def _decode_records(directory, recipe, request, folder) -> None:
   """Writes <split>_images.npy and <split>_labels.npy into `folder`."""
+  import tensorflow_datasets as tfds  # half a second
+
   logging.info('decoding %s from %s', request.name, directory)
   with _readable(request.name, directory):
     builder = tfds.builder_from_directory(directory)
@@ -437,6 +442,8 @@ def _fit(image: np.ndarray, recipe: _Recipe) -> np.ndarray:
 
 def _prepare(request: _Request, recipe: _Recipe) -> pathlib.Path:
   """Downloads and prepares a set as ArrayRecord; returns its folder."""
+  import tensorflow_datasets as tfds  # half a second
+
   roots = _roots(request)
   downloads = roots[-1] / 'downloads'
   manual = downloads / 'manual'
@@ -488,6 +495,8 @@ def _prepare(request: _Request, recipe: _Recipe) -> pathlib.Path:
 
 def _url_infos(recipe: _Recipe) -> dict[str, Any]:
   """{url: size, checksum, file name} of the files, as TFDS registers them."""
+  import tensorflow_datasets as tfds  # half a second
+
   tfds_path = tfds.core.tfds_path()
   path = tfds_path / 'url_checksums' / f'{recipe.tfds_name}.txt'
   if not path.exists():
@@ -502,6 +511,8 @@ def _url_infos(recipe: _Recipe) -> dict[str, Any]:
 
 def _is_downloaded(downloads: pathlib.Path, url: str, url_info: Any) -> bool:
   """Whether TFDS's download manager has the file already."""
+  import tensorflow_datasets as tfds  # half a second
+
   file_name = tfds.core.download.resource.get_dl_fname(url, url_info.checksum)
   return any(downloads.glob(f'**/{file_name}'))
 
@@ -528,6 +539,8 @@ def _unreachable_reason(url: str) -> str:
 
 def _make_builder(builder_name, recipe, root, url_infos):
   """A TFDS builder whose features need no TensorFlow to be written."""
+  import tensorflow_datasets as tfds  # half a second
+
   registered_infos = url_infos
   features = {'image': tfds.features.Tensor(
       shape=recipe.image_shape, dtype=np.uint8

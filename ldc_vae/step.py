@@ -62,16 +62,21 @@ def create_train_state(
   Returns:
     The state, on the default device.
   """
-  params = model.init(key, method.trained)
-  return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      # copies: donating a buffer that occurs twice fails
-      ema_params=jax.tree.map(jnp.copy, params),
-      opt_state={name: txs[name].init(params[name]) for name in params},
-      stats=method.init_stats(),
-      skipped=jnp.zeros((), jnp.int32),
-  )
+
+  def create(key):
+    params = model.init(key, method.trained)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        # copies: donating a buffer that occurs twice fails
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state={name: txs[name].init(params[name]) for name in params},
+        stats=method.init_stats(),
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+  # one program rather than one per array: a second of a warm start
+  return jax.jit(create)(key)
 
 
 def learning_rate_schedule(

@@ -24,7 +24,6 @@ import numpy as np
 from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
-from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import health
 from ldc_vae import processes
@@ -70,6 +69,9 @@ def train_and_evaluate(
       writer.write_json(workdir / 'config.json', config_lib.to_json(config))
     with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
       _train(config, workdir, experiment, checkpointer, watch)
+    # scikit-learn and matplotlib take two seconds, which steps need not wait
+    from ldc_vae import evaluate
+
     # process 0 decides: the workdir may be out of sight of the others
     done = evaluate.is_evaluated(workdir, config, experiment.num_steps)
     if not watch.barrier('trained', done)[0]:
