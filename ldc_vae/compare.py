@@ -373,6 +373,12 @@ def _markdown(
   for name in sorted(x for x in (results or [{}])[0] if x.startswith('protoc')):
     values = dict.fromkeys(str(each.get(name)) for each in results)
     parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
+  commits = {run['git_commit'] for run in runs if run['results']}
+  if len(commits) > 1:
+    parts.append(
+        f'* The runs were made by {len(commits)} different commits, which stand'
+        ' in the last table.'
+    )
   parts.append('')
   if failed:
     parts.append('### Runs that failed\n')
@@ -409,9 +415,10 @@ def _explanation(num_seeds: int) -> str:
       f'Mean ± standard error over {num_seeds} seeds; the best of each column'
       ' is bold. Differences to the best are paired by seed, with their'
       f' {100 * comparison.CONFIDENCE:.0f} % interval (Student\'s t,'
-      f' {num_seeds - 1} degrees of freedom where all seeds are there); they'
-      ' are not corrected for the number of comparisons. The protocol, and'
-      ' where hyper-parameters come from: benchmarks/comparison.md.'
+      f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
+      ' common seed has none, and they are not corrected for the number of'
+      ' comparisons. The protocol, and where hyper-parameters come from:'
+      ' benchmarks/comparison.md.'
   )
 
 

@@ -263,6 +263,28 @@ class CompareTest(_CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1', 'ldc_seed1'])
 
+  def test_runs_of_different_commits_are_told(self):
+    plans = self.plans()
+    self.make_all(plans)
+    told = 'made by 2 different commits'
+    compare.compare(plans, (0, 1), self.workdir)
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertNotIn(told, text)
+    path = self.workdir / 'vae_seed1' / 'config.json'
+    record = json.loads(path.read_text())
+    writer.write_json(path, {**record, 'git_commit': 'another'})
+    compare.compare(plans, (0, 1), self.workdir)
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertIn(told, text)
+    self.assertIn('| vae_seed1 | finished |', text)
+
+  def test_another_protocol_for_one_method_is_refused(self):
+    plans = self.plans('--config.ldc.evaluate.num_samples=50')
+    with self.assertRaisesRegex(
+        config_lib.ConfigError, 'num_samples is 256 for vae and 50 for ldc'
+    ):
+      compare.compare(plans, (0,), self.workdir)
+
   def test_other_data_for_one_method_is_refused(self):
     plans = self.plans('--config.vae.dataset.num_validation=32')
     with self.assertRaisesRegex(
