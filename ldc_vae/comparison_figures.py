@@ -18,7 +18,8 @@ _COLUMNS = 3  # panels of bars in a row
 _MAP_COLUMNS = 4
 _MAX_POINTS = 2_000  # of one latent map
 _LABEL_SIZE = 7.5  # points
-_STACK_GAP = 110  # points between points that share no stack of labels
+_STACK_GAP = 125  # points between points that share no stack of labels
+_LABEL_SHARE = 0.33  # of the axis, right of the last point
 
 # A mean and its standard error; None of one seed.
 Estimate = tuple[float, float | None]
@@ -164,14 +165,14 @@ def latents(
     num_columns = min(_MAP_COLUMNS, len(points))
     num_rows = math.ceil(len(points) / num_columns)
     fig = mpl_figure.Figure(
-        figsize=(max(2.2 * num_columns, 5.0), 2.35 * num_rows + 1.0),
+        figsize=(max(2.4 * num_columns, 5.0), 2.55 * num_rows + 1.0),
         dpi=figures.DPI,
         layout=figures.layout(),
     )
     panels = fig.subplots(num_rows, num_columns, squeeze=False).ravel()
     for panel, (label, each) in zip(panels, points.items()):
       _draw_map(panel, each['aggregate'], each['generator'])
-      panel.set_title(label, loc='left', fontweight='bold')
+      panel.set_title(label, loc='left', fontweight='bold', fontsize=8)
     for panel in panels[len(points) :]:
       panel.set_visible(False)
     figures.set_title(fig, title)
@@ -233,7 +234,10 @@ def quality_and_time(
         (panel.xaxis, panel.get_xlim(), panel.set_xlim),
         (panel.yaxis, panel.get_ylim(), panel.set_ylim),
     ):
-      set_limits(*_at_least_a_factor(*limits))
+      low, high = _at_least_a_factor(*limits)
+      if axis is panel.xaxis:
+        high *= (high / low) ** (_LABEL_SHARE / (1.0 - _LABEL_SHARE))
+      set_limits(low, high)
       axis.set_major_formatter('{x:,.12g}')
       axis.set_minor_formatter(_MinorFormatter(minor_thresholds=(2, 0.5)))
     panel.grid(True, which='major')
@@ -369,10 +373,7 @@ def _place_labels(fig, panel, points: Mapping[str, tuple[float, float]]):
     stacks[-1].append(label)
   for stack in stacks:
     stack.sort(key=lambda k: pixels[k][1])
-    right = max(pixels[k][0] for k in stack)
-    is_right = right < area.x0 + 0.7 * area.width
-    x = right if is_right else min(pixels[k][0] for k in stack)
-    x += (14 if is_right else -14) * scale
+    x = max(pixels[k][0] for k in stack) + 14 * scale
     heights = _parted(
         np.array([pixels[k][1] for k in stack]), 1.4 * _LABEL_SIZE * scale
     )
@@ -380,7 +381,7 @@ def _place_labels(fig, panel, points: Mapping[str, tuple[float, float]]):
     heights += max(low - heights[0], 0.0)
     heights -= max(heights[-1] - high, 0.0)
     for label, y in zip(stack, heights):
-      line = back([pixels[label], (x - (3 if is_right else -3) * scale, y)])
+      line = back([pixels[label], (x - 3 * scale, y)])
       panel.add_line(
           mpl_lines.Line2D(*line.T, color='#8a8a8a', lw=0.6, zorder=4)
       )
@@ -388,7 +389,6 @@ def _place_labels(fig, panel, points: Mapping[str, tuple[float, float]]):
           *back((x, y)),
           label,
           fontsize=_LABEL_SIZE,
-          ha='left' if is_right else 'right',
           va='center',
           color=figures.INK,
           fontweight='bold' if label == 'LDC-VAE' else 'normal',

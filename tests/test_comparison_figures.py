@@ -11,7 +11,8 @@ from PIL import Image
 from ldc_vae import comparison_figures
 from ldc_vae import figures
 
-_LABELS = tuple(f'A long name, method {index}' for index in range(13))
+# as long as the longest name of a method, in bold
+_LABELS = tuple(f'Latent energy-based pri{x}' for x in 'abcdefghijklm')
 
 
 class ComparisonFiguresTest(parameterized.TestCase):
