@@ -237,6 +237,13 @@ def run(
   ratio_name = ' / '.join(workers)
   summary = {name: summarise(values) for name, values in seconds.items()}
   summary[ratio_name] = summarise(ratios)
+  ours, peer = workers
+  floors = [epoch.get('matmul_seconds') for epoch in epochs[ours]]
+  if None not in floors:
+    summary['matmuls alone'] = summarise(floors)
+    summary[f'matmuls / {peer}'] = summarise(
+        paired_ratios(floors, seconds[peer])
+    )
   cpu_ratios = paired_ratios(*cpu_seconds.values())
   summary[f'{ratio_name}, CPU'] = summarise(cpu_ratios)
   return {

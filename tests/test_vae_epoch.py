@@ -65,6 +65,10 @@ class RunTest(absltest.TestCase):
     first, *_, last = [each['loss'] for each in result['epochs']['ours']]
     self.assertLess(last, first)
     self.assertGreater(result['summary']['ours']['min'], 0.0)
+    # a part of the epoch: measured apart, so up to the noise of a machine
+    floor = result['summary']['matmuls alone']['min']
+    self.assertBetween(floor, 1e-4, 2.0 * result['summary']['ours']['max'])
+    self.assertIn('matmuls / peer', result['summary'])
 
   def test_a_worker_that_fails_is_named_with_its_reason(self):
     failing = (sys.executable, '-c', 'raise SystemExit("no module pythae")')
