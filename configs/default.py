@@ -185,8 +185,10 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config.evaluate = evaluate = config_dict.ConfigDict()
   evaluate.batch_size = 500
   evaluate.num_samples = 10_000
+  # and langevin, half a minute on one core; gmm_K with any K
   evaluate.samplers = ('prior', 'gaussian', 'gmm_10', 'gmm_50', 'two_stage')
   evaluate.two_stage_steps = 1200  # of the second VAE's training
+  evaluate.langevin_steps = 1000  # of the latent energy's training
   evaluate.importance_samples = 64  # of nll/importance; 0: null
   evaluate.num_nll_images = 10_000  # test images of nll/elbo, nll/importance
   evaluate.ais_chains = 0  # of nll/ais, per image; 0: null, for it is slow
@@ -226,7 +228,7 @@ def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     config.train.num_steps = 24
     config.train.log_every = 4
     config.evaluate.num_samples = 256
-    config.evaluate.two_stage_steps = 20
+    config.evaluate.two_stage_steps = config.evaluate.langevin_steps = 20
     config.evaluate.importance_samples = 8
     config.evaluate.num_nll_images = 128
   return config

@@ -54,7 +54,8 @@ LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
 CHECKPOINTS = ('latest', 'best')
 NON_FINITE = ('stop', 'skip')
-LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage')  # and gmm_K, K >= 1
+# and gmm_K, K >= 1
+LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage', 'langevin')
 
 # Fields that may differ between a run and its continuation: none of them
 # reaches the parameters. `train.num_epochs` does, through the schedules.
@@ -839,6 +840,7 @@ _RULES = (
         'train.log_every',
         'evaluate.batch_size',
         'evaluate.two_stage_steps',
+        'evaluate.langevin_steps',
         'evaluate.ais_temperatures',
     ),
     *_at_least(

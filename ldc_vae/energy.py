@@ -118,7 +118,7 @@ def langevin(
     z: Array,
     energy_fn: Callable[[Array], Array],
     *,
-    step_size: float,
+    step_size: Array | float,
     num_steps: int,
 ) -> Array:
   """Langevin dynamics of one chain, z <- z - (s^2 / 2) grad U(z) + s xi.
@@ -131,7 +131,8 @@ def langevin(
     key: PRNG key of the noise xi ~ N(0, I).
     z: Where the chain starts, shape [D].
     energy_fn: Maps z [D] to U(z), a scalar in nats.
-    step_size: s > 0, in latent units.
+    step_size: s > 0, in latent units; one for all, or one for each step,
+      shape [num_steps].
     num_steps: Steps of the chain.
 
   Returns:
@@ -140,9 +141,11 @@ def langevin(
   chex.assert_rank(z, 1)
   grad_fn = jax.grad(energy_fn)
 
-  def step(z, key):
+  def step(z, inputs):
+    key, step_size = inputs
     noise = jax.random.normal(key, z.shape, z.dtype)
     return z - 0.5 * step_size**2 * grad_fn(z) + step_size * noise, None
 
-  z, _ = jax.lax.scan(step, z, jax.random.split(key, num_steps))
+  sizes = jnp.broadcast_to(jnp.asarray(step_size, z.dtype), (num_steps,))
+  z, _ = jax.lax.scan(step, z, (jax.random.split(key, num_steps), sizes))
   return z

@@ -366,7 +366,10 @@ def make_sources(
       'aggregate': train_z[chosen],
       'generator': apply.generate(num_samples, keys[3]),
   }
-  options = {'two_stage': {'num_steps': config.evaluate.two_stage_steps}}
+  options = {
+      'two_stage': {'num_steps': config.evaluate.two_stage_steps},
+      'langevin': {'num_steps': config.evaluate.langevin_steps},
+  }
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn import exceptions
 from sklearn import mixture
 
+from ldc_vae import latent_energy
 from ldc_vae import two_stage
 
 SampleFn = Callable[[int, int], np.ndarray]
@@ -29,11 +30,11 @@ def fit(
   """Fits the law of a name to latents.
 
   Args:
-    name: 'prior', 'gaussian', 'gmm_K' with a number K, as 'gmm_10', or
-      'two_stage'.
+    name: 'prior', 'gaussian', 'gmm_K' with a number K, as 'gmm_10',
+      'two_stage', or 'langevin'.
     latents: Draws of the aggregate posterior, shape [N, D].
     seed: Of the fit, where it is random.
-    **options: Of this law, as `num_steps` of 'two_stage'.
+    **options: Of this law, as `num_steps` of 'two_stage' and 'langevin'.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
@@ -131,6 +132,7 @@ SAMPLERS = {
     'gaussian': fit_gaussian,
     'gmm_K': fit_mixture,
     'two_stage': two_stage.fit,
+    'langevin': latent_energy.fit,
 }
 
 

@@ -74,6 +74,10 @@ _SOURCES = {
     'prior': 'Decoded draws from N(0, I).',
     'gaussian': 'One full Gaussian fitted to the latents after training.',
     'two_stage': 'A second VAE fitted to the latents after training.',
+    'langevin': (
+        'An energy of the latents, learned after training; drawn from by short'
+        ' chains of Langevin dynamics.'
+    ),
 }
 _MIXTURE = 'A mixture of {} Gaussians fitted to the latents after training.'
 

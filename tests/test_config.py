@@ -156,6 +156,7 @@ class OverrideTest(_FileTestCase):
       ('model.hidden_sizes', '()', ()),
       ('objective.flow_scales', '1,0.5', (1.0, 0.5)),
       ('evaluate.samplers', 'prior,gmm_3', ('prior', 'gmm_3')),
+      ('evaluate.samplers', 'gmm_3,langevin', ('gmm_3', 'langevin')),
       ('evaluate.samplers', "('prior', 'gmm_3')", ('prior', 'gmm_3')),
   )
   def test_text_becomes_the_type_of_the_field(self, name, text, expected):
@@ -377,6 +378,7 @@ class ValidateTest(_FileTestCase):
       ('evaluate.samplers', ('gmm_0',)),
       ('evaluate.samplers', ('prior', 'prior')),
       ('evaluate.two_stage_steps', 0),
+      ('evaluate.langevin_steps', 0),
       ('evaluate.ais_chains', -1),
       ('evaluate.ais_temperatures', 0),
       ('evaluate.ais_images', -1),

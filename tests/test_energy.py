@@ -211,6 +211,18 @@ class LangevinTest(_StrictTest):
     expected = start - 0.02 * 4.0 * start**3 + 0.2 * noise
     np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32
 
+  def test_each_step_may_have_its_own_size(self):
+    key = jax.random.key(3)
+    start = jnp.array([1.0, -2.0])
+    actual = energy.langevin(
+        key, start, jnp.sum, step_size=jnp.array([0.2, 0.6]), num_steps=2
+    )
+    noise = [
+        jax.random.normal(each, (2,)) for each in jax.random.split(key, 2)
+    ]
+    expected = start - 0.02 - 0.18 + 0.2 * noise[0] + 0.6 * noise[1]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32
+
   def test_no_step_stays(self):
     start = jnp.array([1.0, -2.0])
     actual = energy.langevin(

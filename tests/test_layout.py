@@ -22,6 +22,7 @@ _FLOORS = {
     'inception': 1,
     'latents': 1,
     'two_stage': 1,
+    'latent_energy': 1,
     'datasets': 1,
     'classifier': 1,
     'checkpoint': 1,
