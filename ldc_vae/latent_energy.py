@@ -23,7 +23,7 @@ from ldc_vae import networks
 
 Array = jax.Array
 
-NUM_STEPS = 1000  # updates; half a minute on one core at D = 16
+NUM_STEPS = 1000  # updates; half a minute on one core at D = 8
 
 _BATCH_SIZE = 256
 _CHAIN_STEPS = 30  # of Langevin dynamics, from N(0, I)

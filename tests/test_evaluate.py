@@ -21,6 +21,8 @@ from ldc_vae import elbo
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import inception
+from ldc_vae import latent_energy
+from ldc_vae import latents
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
 from ldc_vae import train
@@ -243,6 +245,25 @@ class EvaluateTest(parameterized.TestCase):
   def test_is_evaluated_knows_step_and_samplers(self):
     self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
+
+  def test_a_latent_energy_is_a_source_where_asked_for(self):
+    config = config_lib.override(
+        self.config,
+        {'evaluate.samplers': ('langevin',), 'evaluate.langevin_steps': 3},
+    )
+    experiment = experiment_lib.create(config)
+    state = experiment.init_state()
+    apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+    fit = mock.Mock(wraps=latent_energy.fit)
+    with mock.patch.dict(latents.SAMPLERS, langevin=fit):
+      sources = evaluate.make_sources(
+          config, experiment, apply, jax.random.key(0)
+      )
+    self.assertEqual(fit.call_args.kwargs['num_steps'], 3)
+    self.assertEqual(
+        sources.latents['langevin'].shape, sources.latents['generator'].shape
+    )
+    self.assertEqual(sources.images['langevin'].shape[1:], (8, 8, 1))
 
   def test_untrained_workdir_is_refused(self):
     empty = pathlib.Path(self.create_tempdir().full_path)
