@@ -22,7 +22,9 @@ from ldc_vae import spread
 from ldc_vae import writer
 
 # Flags and fields that say where files lie, which is nobody else's business.
-_PLACES = ('data_dir', 'output', 'path', 'workdir')
+_PLACES = (
+    'data_dir', 'output', 'path', 'peer_python', 'torch_python', 'workdir'
+)
 
 
 def set_up_jax() -> None:

@@ -8,7 +8,7 @@ turn, which a busy machine disturbs less than the seconds.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import json
 import os
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,34 +41,37 @@ _PAUSE_SECONDS = 0.5
 # Load per core up to which a machine counts as quiet.
 _QUIET_LOAD = 0.25
 
+_CPU_ONLY = {'CUDA_VISIBLE_DEVICES': '', 'JAX_PLATFORMS': 'cpu'}
+
 
 class WorkerError(OSError):
   """A worker ended before its work was done."""
 
 
 class Worker:
-  """A process that trains an epoch when told to, and says how long it took.
+  """A process that works when told to, and says how long it took.
 
-  The process prints a line of JSON that describes it when it is ready, and for
-  each line that it reads one with the 'seconds', the 'cpu_seconds' of all its
-  threads and the mean 'loss' of an epoch. It ends when there are no more lines.
+  The process prints a line of JSON that describes it when it is ready, and one
+  for each line that it reads. It ends when there are no more lines.
   """
 
-  def __init__(self, name: str, command: Sequence[str], log: pathlib.Path):
+  def __init__(
+      self,
+      name: str,
+      command: Sequence[str],
+      log: pathlib.Path,
+      environment: Mapping[str, str] = _CPU_ONLY,
+  ):
     """Starts the process and waits until it is ready.
 
     Args:
       name: For messages.
       command: The program and its arguments.
       log: A file for what the process prints to stderr.
+      environment: Variables beside those of this process.
     """
     self._name, self._log = name, log
-    environment = {
-        **os.environ,
-        'CUDA_VISIBLE_DEVICES': '',
-        'JAX_PLATFORMS': 'cpu',
-        'PYTHONPATH': str(ROOT),
-    }
+    environment = {**os.environ, **environment, 'PYTHONPATH': str(ROOT)}
     try:
       with open(log, 'wb') as file:
         self._process = subprocess.Popen(
@@ -93,17 +97,31 @@ class Worker:
     self._process.communicate()
 
   def run_epoch(self) -> dict[str, float]:
-    """Trains one epoch.
+    """Trains one epoch, where that is the process's work.
 
     Returns:
-      'seconds', 'cpu_seconds', and 'loss', the mean over the epoch in nats per
-      image.
+      'seconds', 'cpu_seconds' of all threads, and 'loss', the mean over the
+      epoch in nats per image.
+
+    Raises:
+      WorkerError: The process has ended.
+    """
+    return self.ask('epoch')
+
+  def ask(self, request: str) -> dict[str, Any]:
+    """Sends a line and waits for the answer.
+
+    Args:
+      request: A line without its end.
+
+    Returns:
+      The answer, parsed.
 
     Raises:
       WorkerError: The process has ended.
     """
     try:
-      self._process.stdin.write('epoch\n')
+      self._process.stdin.write(f'{request}\n')
       self._process.stdin.flush()
     except BrokenPipeError:
       pass  # it has ended, and reading says why
