@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import tempfile
 
 from absl.testing import absltest
@@ -17,6 +18,8 @@ from benchmarks import common
 from benchmarks import encoder_bound
 from benchmarks import sampler_ablation
 from benchmarks import seeds
+from benchmarks import svgd_directions
+from benchmarks import svgd_directions_worker
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
@@ -518,6 +521,104 @@ class CollectTest(absltest.TestCase):
     self.assertTrue(seeds.is_finished(run, []))
     self.assertFalse(seeds.is_finished(run, ['--config.train.num_steps=3']))
     self.assertEqual(seeds.collect([run])[0]['wall_seconds'], 2.5)
+
+
+def _svgd_row(ours, peer, floor):
+  return {
+      'seconds': {'ldc_vae': ours, 'blackjax': peer}, 'floor_seconds': floor
+  }
+
+
+class SvgdDirectionsTest(parameterized.TestCase):
+
+  def test_floor_is_two_products_and_the_exponentials(self):
+    case = {'batch': 3, 'n': 10, 'dim': 4}
+    rates = {'matmul': 100.0, 'exp': 50.0}
+    # 2 products of 10 x 10 x 4 multiplications and additions, 100 exponentials
+    self.assertAlmostEqual(
+        svgd_directions.floor_seconds(case, rates), 3 * (16.0 + 2.0)
+    )
+
+  def test_ratios_pair_the_turns(self):
+    row = _svgd_row([1.0, 2.0, 4.0], [3.0, 8.0, 20.0], [0.5, 1.8, 3.0])
+    self.assertEqual(svgd_directions.median_ratio(row, 'blackjax'), 4.0)
+    self.assertEqual(svgd_directions.floor_share(row), 0.75)
+    self.assertIsNone(svgd_directions.median_ratio(row, 'torch'))
+
+  @parameterized.parameters(
+      ('blackjax', 4.29), ('torch', 0.0168), ('ldc_vae', 0.0)
+  )
+  def test_arrays_of_pairs_have_a_size(self, name, gigabytes):
+    case = {'batch': 0, 'n': 2048, 'dim': 256}
+    self.assertAlmostEqual(
+        svgd_directions.gigabytes_needed(name, case), gigabytes, delta=5e-3
+    )
+
+  def test_reference_of_two_particles_is_that_by_hand(self):
+    # two particles at -a and a, s = -z: the score of one's own is -a, the
+    # other's +a, the repulsion 2/h 2a, so that phi(a) = -a + k (a + 4a/h)
+    with absltest.mock.patch.object(
+        svgd_directions_worker, 'make_particles',
+        return_value=np.array([[-0.5], [0.5]], np.float32),
+    ):
+      case = {'batch': 0, 'n': 2, 'dim': 1}
+      actual = svgd_directions.reference(case, np.arange(2), rule=False)
+    h = svgd_directions_worker.bandwidth(2, 1)
+    phi = 0.5 * (-0.5 + math.exp(-1.0 / h) * (0.5 + 2.0 / h))
+    np.testing.assert_allclose(actual, [[-phi], [phi]], rtol=1e-12)
+
+  def test_another_direction_is_refused_by_name(self):
+
+    class Worker:
+
+      def ask(self, request):
+        np.save(json.loads(request)['path'], np.ones((16, 2)))
+        return {}
+
+    with self.assertRaisesRegex(ValueError, 'torch computes another direction'):
+      svgd_directions.check(
+          {'torch': Worker()}, {'batch': 0, 'n': 16, 'dim': 2}, _folder(self)
+      )
+
+  def test_small_form_runs_with_a_peer(self):
+    output = _folder(self) / 'x.json'
+    code = svgd_directions.main([
+        '--debug',
+        '--peers=blackjax',
+        f'--peer_python={sys.executable}',
+        '--rounds=1',
+        f'--output={output}',
+    ])
+    self.assertEqual(code, 0)
+    record = json.loads(output.read_text())
+    self.assertIn('--peer_python=PEER_PYTHON', record['command'])
+    for row in (*record['one target'], *record['batched']):
+      self.assertLen(row['seconds'], 3)
+      self.assertGreater(min(row['floor_seconds']), 0.0)
+      # float32, 40 terms at most
+      self.assertLess(max(row['errors'].values()), 1e-5)
+    markdown = output.with_suffix('.md').read_text()
+    self.assertIn('blackjax ÷ ldc_vae', markdown)
+    self.assertIn('| 40 | 2 |', markdown)
+
+  def test_a_peer_that_needs_too_much_is_left_out(self):
+    result = svgd_directions.run(
+        {
+            name: (
+                sys.executable,
+                svgd_directions_worker.__file__,
+                f'--library={name}',
+            )
+            for name in ('ldc_vae', 'blackjax')
+        },
+        {'one target': [{'batch': 0, 'n': 16, 'dim': 2}]},
+        device='cpu',
+        rounds=1,
+        seconds=0.0,
+        peer_gigabytes=1e-6,
+        pause_seconds=0.0,
+    )
+    self.assertEqual(list(result['one target'][0]['seconds']), ['ldc_vae'])
 
 
 if __name__ == '__main__':

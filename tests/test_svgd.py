@@ -187,10 +187,42 @@ class DirectionTest(_StrictTest):
         svgd.svgd_direction, kernel=kernel, off_diagonal=off_diagonal
     )
     blocked_fn = functools.partial(direction_fn, block_size=block_size)
+    whole_fn = functools.partial(direction_fn, block_size=11)
     actual = jax.jit(blocked_fn)(particles, scores)
-    expected = jax.jit(direction_fn)(particles, scores)
+    expected = jax.jit(whole_fn)(particles, scores)
     # the same sums of 11 float32 terms in another order
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+  @parameterized.product(name=('rbf', 'imq'), off_diagonal=(False, True))
+  def test_automatic_blocks_change_nothing(self, name, off_diagonal):
+    n = 1500  # two blocks, and rows that fill up the second
+    self.assertEqual(svgd.choose_block_size(n, n, 'cpu'), 752)
+    particles, scores = _normal(2, n, 3), _normal(3, n, 3)
+    actual, expected = [
+        _direction(
+            particles,
+            scores,
+            svgd.KERNELS[name]('mean'),
+            off_diagonal=off_diagonal,
+            block_size=block_size,
+        )
+        for block_size in (None, n)
+    ]
+    # means of 1500 float32 terms of size 1 in another order
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+  @parameterized.parameters((None, False), (4096, True))
+  def test_a_large_set_has_no_matrix_of_all_pairs(self, block_size, has_matrix):
+    particles = jax.ShapeDtypeStruct((4096, 3), jnp.float32)
+    direction_fn = functools.partial(
+        svgd.svgd_direction,
+        kernel=svgd.rbf(),
+        off_diagonal=True,
+        block_size=block_size,
+    )
+    program = jax.jit(direction_fn).lower(particles, particles).as_text()
+    self.assertEqual('tensor<4096x4096xf32>' in program, has_matrix)
+    self.assertEqual('tensor<512x4096xf32>' in program, not has_matrix)
 
   @parameterized.parameters((False,), (True,))
   def test_queries_are_rows_of_the_whole(self, off_diagonal):
@@ -353,6 +385,32 @@ class DirectionTest(_StrictTest):
       svgd.svgd_direction(
           jnp.zeros(3), jnp.zeros(3), svgd.rbf(), off_diagonal=False
       )
+
+
+class BlockSizeTest(_StrictTest):
+
+  @parameterized.parameters(
+      (100, 'cpu', 100), (1448, 'cpu', 1448), (1449, 'cpu', 728),
+      (2048, 'cpu', 1024), (8192, 'cpu', 256), (32768, 'cpu', 64),
+      (10**6, 'cpu', 64), (8192, 'gpu', 8192), (32768, 'tpu', 2048),
+  )
+  def test_depends_on_the_shape(self, n, platform, expected):
+    self.assertEqual(svgd.choose_block_size(n, n, platform), expected)
+
+  def test_few_queries_are_one_block(self):
+    self.assertEqual(svgd.choose_block_size(32, 2**16, 'cpu'), 32)
+
+  def test_a_function_has_a_gradient_for_each_pair(self):
+    # 1448 x 1448 values fit, their gradients of 32 numbers do not
+    n, dim = 1024, 32
+    particles = jax.ShapeDtypeStruct((n, dim), jnp.float32)
+    kernel = functools.partial(svgd.rbf_kernel, bandwidth=1.0)
+    direction_fn = functools.partial(
+        svgd.svgd_direction, kernel=kernel, off_diagonal=False
+    )
+    program = jax.jit(direction_fn).lower(particles, particles).as_text()
+    self.assertIn('tensor<64x1024x32xf32>', program)
+    self.assertNotIn('tensor<1024x1024x32xf32>', program)
 
 
 class BandwidthTest(_StrictTest):
