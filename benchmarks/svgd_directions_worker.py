@@ -100,7 +100,7 @@ class _LdcVae(_Jax):
     return direction
 
   def rates(self) -> dict[str, float]:
-    """Operations per second: 'matmul' (additions and multiplications), 'exp'."""
+    """Operations per second: 'matmul' (2 n^3 for n x n), 'exp'."""
     jax, jnp = self.jax, importlib.import_module('jax.numpy')
 
     def time_calls(fn, argument):
