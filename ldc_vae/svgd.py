@@ -263,7 +263,7 @@ def rbf(
     # grad_x k(x, y) = (2/h) (y - x) k folds into the one product with K.
     weight = 2.0 * temperature / h
     pulled = _matmul(values, scores - weight * particles)
-    return pulled + weight * queries * _row_sums(values)
+    return pulled + weight * queries * jnp.sum(values, axis=1, keepdims=True)
 
   bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
   return Kernel(bandwidth_fn, contract, centred=True)
@@ -367,8 +367,8 @@ def choose_block_size(
   """The rows of the kernel matrix that are computed at a time.
 
   As many as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not fewer
-  than 64, in blocks of one size: from 2,048 particles a CPU computes 1,024
-  rows at a time, from 8,192 256, and all of them up to 1,448 particles.
+  than 64, in blocks of one size: on a CPU 1,024 rows of 2,048 particles, 256 of
+  8,192, and all rows of up to 1,448.
 
   Args:
     num_queries: m, the rows that are wanted.
@@ -635,7 +635,7 @@ def _radial(profile, bandwidth_fn, exact) -> Kernel:
   def contract(queries, particles, scores, mask, h, temperature):
     values, slopes = profile(distances_fn(queries, particles, h), h)
     values, slopes = _masked(values, mask), _masked(slopes, mask)
-    repulsion = queries * _row_sums(slopes)
+    repulsion = queries * jnp.sum(slopes, axis=1, keepdims=True)
     repulsion -= _matmul(slopes, particles)
     return _matmul(values, scores) + temperature * repulsion
 
@@ -661,15 +661,6 @@ def _matmul(x: Array, y: Array) -> Array:
   would repel itself by the rounding of its own coordinates.
   """
   return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
-
-
-def _row_sums(values: Array) -> Array:
-  """Sums of [m, n] over n, as [m, 1].
-
-  By a product: XLA would fuse a reduction with the exponentials and both
-  products around it into one program, which on a CPU is slower.
-  """
-  return _matmul(values, jnp.ones((values.shape[1], 1), values.dtype))
 
 
 def _masked(values: Array, mask: Array | None) -> Array:
