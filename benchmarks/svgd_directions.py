@@ -307,73 +307,49 @@ def floor_share(row: dict[str, Any]) -> float:
 
 
 def format_tables(result: dict[str, Any]) -> str:
-  """The result as Markdown."""
+  """The result as Markdown; a table without cases is left out."""
   names = list(result['workers'])
-  others = [name for name in names if name != OURS]
+  single, batched = result.get('one target', []), result.get('batched', [])
   parts = []
-  for table in ('one target', 'batched'):
-    header = ['n', 'D', 'floor ms', f'{OURS} ms', f'floor ÷ {OURS}']
-    header += [f'{name} ÷ {OURS}' for name in others]
-    rows = []
-    for row in result[table]:
-      ours = statistics.median(row['seconds'][OURS])
-      floor = statistics.median(row['floor_seconds'])
-      rows.append([
-          str(row['n']),
-          str(row['dim']),
-          common.show(1e3 * floor),
-          common.show(1e3 * ours),
-          f'{floor_share(row):.2f}',
-          *(common.show(median_ratio(row, name)) for name in others),
-      ])
-    batch = result[table][0]['batch']
-    title = f'{batch} targets at once' if batch else 'One target'
-    parts.append(f'{title}, time:\n\n{common.markdown_table(header, rows)}')
-  rows = [
-      [
-          str(row['n']),
-          str(row['dim']),
-          *(_megabytes(row['bytes'].get(name)) for name in names),
-      ]
-      for row in result['memory']
-  ]
-  header = ['n', 'D', *(f'{name} MB' for name in names)]
-  parts.append(
-      'One target, growth of the peak memory by one direction in a fresh'
-      f' process:\n\n{common.markdown_table(header, rows)}'
-  )
-  rows = [
-      [
-          str(row['batch']) if row['batch'] else '1',
-          str(row['n']),
-          str(row['dim']),
-          *(common.show(row['errors'].get(name), 2) for name in names),
-      ]
-      for row in (*result['one target'], *result['batched'])
-  ]
-  header = ['targets', 'n', 'D', *names]
-  parts.append(
-      'Largest error against float64, in units of the largest component:\n\n'
-      f'{common.markdown_table(header, rows)}'
-  )
-  parts.append(
-      'n/a: left out, as arrays of pairs would need more than'
-      f' {result["peer_gigabytes"]:g} GB.\n'
-  )
+  if single:
+    parts += ['One target, time:', _format_times(single, names)]
+  if batched:
+    title = f'{batched[0]["batch"]} targets at once, time:'
+    parts += [title, _format_times(batched, names)]
+  if result.get('memory'):
+    header = ['n', 'D', *(f'{name} MB' for name in names)]
+    rows = [
+        _shape(row) + [_megabytes(row['bytes'].get(name)) for name in names]
+        for row in result['memory']
+    ]
+    parts += [
+        'One target, growth of the peak memory by one direction in a fresh'
+        ' process:',
+        common.markdown_table(header, rows),
+    ]
+  timed = single + batched
+  if timed:
+    rows = [
+        [str(max(row['batch'], 1)), *_shape(row)]
+        + [common.show(row['errors'].get(name), 2) for name in names]
+        for row in timed
+    ]
+    loads = [row['load'] for row in timed]
+    parts += [
+        'Largest error against float64, in units of the largest component:',
+        common.markdown_table(['targets', 'n', 'D', *names], rows),
+        'Load of the machine before the cases, this benchmark included: median'
+        f' {statistics.median(loads):.1f}, at most {max(loads):.1f}.',
+    ]
   versions = [
       f'{name} {each["versions"][name]}'
       for name, each in result['workers'].items() if name in each['versions']
   ]
-  loads = [
-      row['load']
-      for table in ('one target', 'batched') for row in result[table]
-  ]
   parts.append(
-      f'Peers: {", ".join(versions) or "none"}. Load of the machine before the'
-      f' cases: median {statistics.median(loads):.1f}, at most'
-      f' {max(loads):.1f}, this benchmark included.\n'
+      f'Peers: {", ".join(versions) or "none"}. n/a: left out, as arrays of'
+      f' pairs would need more than {result["peer_gigabytes"]:g} GB.'
   )
-  return '\n'.join(parts)
+  return '\n\n'.join(part.strip() for part in parts) + '\n'
 
 
 def main(argv: Sequence[str]) -> int:
@@ -389,6 +365,12 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
       '--torch_python', default='',
       help='a Python that can import torch, if it is another',
+  )
+  parser.add_argument(
+      '--tables', default=','.join(make_cases(True)), help='some of these'
+  )
+  parser.add_argument(
+      '--sizes', default='', help='numbers of particles n; by default all'
   )
   parser.add_argument('--device', choices=sorted(_ENVIRONMENTS), default='cpu')
   parser.add_argument(
@@ -412,6 +394,18 @@ def main(argv: Sequence[str]) -> int:
   args = parser.parse_args(argv)
   peers = common.names(args.peers)
   common.choose('peers', peers, PEERS)
+  cases = make_cases(args.debug)
+  tables = common.names(args.tables)
+  common.choose('tables', tables, cases)
+  sizes = common.integers(args.sizes)
+  cases = {
+      table: [
+          case for case in cases[table] if not sizes or case['n'] in sizes
+      ]
+      for table in tables
+  }
+  if not any(cases.values()):
+    raise ValueError(f'--sizes={args.sizes} leaves no case')
   jax.config.update('jax_platforms', 'cpu')  # the device is the workers'
   script = str(pathlib.Path(worker_lib.__file__).resolve())
   pythons = {name: args.peer_python for name in peers}
@@ -425,7 +419,7 @@ def main(argv: Sequence[str]) -> int:
   record = common.create_record(_MODULE, argv, [0])
   result = run(
       commands,
-      make_cases(args.debug),
+      cases,
       device=args.device,
       rounds=args.rounds,
       seconds=args.seconds,
@@ -442,6 +436,31 @@ def main(argv: Sequence[str]) -> int:
 def _ask(worker: vae_epoch.Worker, task: str, **fields) -> dict[str, Any]:
   """Sends a request to a worker."""
   return worker.ask(json.dumps({'task': task, **fields}))
+
+
+def _format_times(
+    rows: Sequence[dict[str, Any]], names: Sequence[str]
+) -> str:
+  """A table of times and their ratios."""
+  others = [name for name in names if name != OURS]
+  header = ['n', 'D', 'floor ms', f'{OURS} ms', f'floor ÷ {OURS}']
+  header += [f'{name} ÷ {OURS}' for name in others]
+  cells = [
+      [
+          *_shape(row),
+          common.show(1e3 * statistics.median(row['floor_seconds'])),
+          common.show(1e3 * statistics.median(row['seconds'][OURS])),
+          f'{floor_share(row):.2f}',
+          *(common.show(median_ratio(row, name)) for name in others),
+      ]
+      for row in rows
+  ]
+  return common.markdown_table(header, cells)
+
+
+def _shape(case: dict[str, int]) -> list[str]:
+  """The cells of n and D."""
+  return [str(case['n']), str(case['dim'])]
 
 
 def _title(case: dict[str, int]) -> str:
