@@ -12,8 +12,10 @@ import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from benchmarks import common
+from benchmarks import scaling
 from benchmarks import start
 from benchmarks import train_step
 from ldc_vae import config as config_lib
@@ -99,6 +101,61 @@ class TrainStepTest(parameterized.TestCase):
     case = train_step.CASES[name]
     config = config_lib.load(f'configs/mnist.py:{case.method}', {})
     self.assertContainsSubset(case.fields, config.objective)
+
+
+class ScalingTest(parameterized.TestCase):
+
+  def test_communication_by_hand(self):
+    machine = scaling.Machine(
+        devices=4, peak=1.0, bandwidth=1e9, latency=1e-6, source=''
+    )
+    row = scaling.step_seconds(machine, 0.01, [2e6, 4e6])
+    # 2 * 3/4 of 6 MB at 1 GB/s, and 2 collectives of 2 hops
+    self.assertAlmostEqual(row['communication_seconds'], 0.009 + 4e-6)
+    self.assertAlmostEqual(row['efficiency'], 0.01 / row['seconds'])
+
+  def test_one_device_waits_for_nobody(self):
+    machine = scaling.Machine(1, 1.0, 1e9, 1e-6, '')
+    row = scaling.step_seconds(machine, 0.01, [2e6])
+    self.assertEqual(row['efficiency'], 1.0)
+
+  def test_operations_of_a_vae_step_counted_by_hand(self):
+    overrides = {
+        'model.hidden_sizes': (64,), 'model.latent_size': 4,
+        'train.batch_size': 32,
+    }
+    config, method, txs, model = scaling._create(
+        'configs/digits.py:vae', overrides
+    )
+    actual = scaling.count_operations(config, method, txs, model, 32)
+    layers = (64 * 64, 64 * 8, 4 * 64, 64 * 64)
+    # 2 operations a weight and image, forward and twice backward but for the
+    # images; elementwise work, Adam's of 9,000 weights most of it, on top
+    products = 2 * 32 * (3 * sum(layers) - layers[0])
+    self.assertBetween(actual, products, 1.5 * products)
+
+  def test_emulated_devices_compute_what_one_does(self):
+    output = _folder(self) / 'params.npy'
+    job = {
+        'spec': 'configs/digits.py:vae', 'batch_size': 8, 'steps': 3,
+        'output': str(output),
+    }
+    overrides = [
+        '--config.model.hidden_sizes=8', '--config.train.batch_size=8'
+    ]
+    params = []
+    for devices in (1, 2):
+      row = scaling.run_layout(job, 1, devices, overrides)
+      self.assertGreater(row['milliseconds'], 0.0)
+      params.append(np.load(output))
+    # float32: sums over a batch of 8 in another order, three updates by Adam
+    np.testing.assert_allclose(*params, rtol=1e-4, atol=1e-5)
+
+  def test_a_worker_that_fails_is_told(self):
+    job = {'spec': 'configs/no.py:vae', 'batch_size': 8, 'steps': 3,
+           'output': ''}
+    with self.assertRaisesRegex(OSError, 'a worker ended with 1: error: .*no.py'):
+      scaling.run_layout(job, 1, 1, ())
 
 
 if __name__ == '__main__':

@@ -1,0 +1,426 @@
+"""How a step scales: measured on emulated devices, predicted for real ones.
+
+python -m benchmarks.scaling --output=benchmarks/results/scaling.json
+
+Measured, on this machine's cores: `--config` (digits) on 1, 2 and 4 emulated
+devices of one process and on 2 processes, with the batch of all devices fixed
+(strong) and with that of one device fixed (weak). Emulated devices share the
+cores, so that a step can only get slower: what is seen is the overhead of the
+parallel program, and that it computes the same. `difference` is the largest
+change of a weight against one device, after all steps, in units of the largest
+weight.
+
+Predicted, on paper: the operations of a step of `--predict` (celeba64) are
+counted from its program, the bytes of its collectives from its weights, and a
+step takes
+
+    operations / (peak x utilisation)
+      + 2 (n - 1) / n x bytes / bandwidth + collectives x log2(n) x latency
+
+with nothing overlapped. `MACHINES` states every assumption.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import json
+import math
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import common
+from ldc_vae import config as config_lib
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import networks
+from ldc_vae import objectives
+from ldc_vae import processes
+from ldc_vae import step as step_lib
+
+_SHAPES = {
+    'digits': (8, 8, 1),
+    'mnist': (28, 28, 1),
+    'fashion_mnist': (28, 28, 1),
+    'cifar10': (32, 32, 3),
+    'celeba64': (64, 64, 3),
+}
+_NUM_STEPS = 10_000  # of the schedules; more than are run
+_BYTES = 4  # of a gradient, float32
+
+
+class Machine(NamedTuple):
+  """What a prediction assumes of a cluster; per device.
+
+  Attributes:
+    devices: n.
+    peak: Operations per second at the precision that matmuls take there.
+    bandwidth: Bytes per second of an all-reduce over all devices.
+    latency: Seconds of one hop of a collective.
+    source: Where the figures come from.
+  """
+
+  devices: int
+  peak: float
+  bandwidth: float
+  latency: float
+  source: str
+
+
+MACHINES = {
+    'TPU v5e-256': Machine(
+        256, 197e12, 200e9, 1e-6,
+        'bfloat16 peak 197 TFLOP/s and 1,600 Gbit/s of interconnect a chip,'
+        ' by its data sheet; float32 matmuls run in bfloat16 there by default',
+    ),
+    '64 x H100, 8 a host': Machine(
+        64, 495e12, 50e9, 5e-6,
+        'TF32 peak 495 TFLOP/s without sparsity by its data sheet; 400 Gbit/s'
+        ' of network a GPU, which is what bounds a ring over hosts',
+    ),
+}
+# Of the peak: what small convolutions reach is not known before it is measured
+# there; a reader picks.
+UTILISATIONS = (0.1, 0.3)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Measures, predicts, prints the tables and writes them."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--config', default='configs/digits.py')
+  parser.add_argument('--methods', type=common.names, default=('vae', 'ldc'))
+  parser.add_argument('--devices', type=common.integers, default=(1, 2, 4))
+  parser.add_argument('--processes', type=common.integers, default=(2,))
+  parser.add_argument('--batch_size', type=common.positive, default=256)
+  parser.add_argument('--steps', type=common.positive, default=20)
+  parser.add_argument('--predict', default='configs/celeba64.py')
+  parser.add_argument('--output', default='')
+  parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
+  args, overrides = parser.parse_known_args(argv)
+  if args.worker:
+    return _work(json.loads(args.worker), overrides)
+  record = common.create_record('benchmarks.scaling', argv, seeds=[0])
+  record['load_before'] = os.getloadavg()[0]
+  record['measured'] = measure(args, overrides)
+  record['predicted'] = predict(args.predict)
+  text = to_markdown(record)
+  print(text)
+  if args.output:
+    common.write(args.output, record, text)
+  return 0
+
+
+def measure(args, overrides: Sequence[str]) -> list[dict[str, Any]]:
+  """Runs every layout, and compares it with one device of one process."""
+  layouts = [(1, devices) for devices in args.devices]
+  layouts += [(count, 1) for count in args.processes if count > 1]
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    for method in args.methods:
+      for kind in ('strong', 'weak'):
+        reference = None
+        for num_processes, num_devices in layouts:
+          total = num_processes * num_devices
+          size = args.batch_size
+          if kind == 'weak':
+            size = args.batch_size // max(args.devices) * total
+          output = pathlib.Path(folder) / 'params.npy'
+          row = run_layout(
+              {
+                  'spec': f'{args.config}:{method}',
+                  'batch_size': size,
+                  'steps': args.steps,
+                  'output': str(output),
+              },
+              num_processes,
+              num_devices,
+              overrides,
+          )
+          params = np.load(output)
+          if reference is None:
+            reference = row, params
+          first, first_params = reference
+          row = {
+              'method': method, 'kind': kind, 'processes': num_processes,
+              'devices': total, 'batch_size': size, **row,
+              'relative_time': row['milliseconds'] / first['milliseconds'],
+          }
+          if kind == 'strong':  # of the same batches
+            row['difference'] = float(
+                np.max(np.abs(params - first_params))
+                / np.max(np.abs(first_params))
+            )
+          rows.append(row)
+  return rows
+
+
+def run_layout(
+    job: Mapping[str, Any],
+    num_processes: int,
+    num_devices: int,
+    overrides: Sequence[str],
+) -> dict[str, float]:
+  """Runs a number of processes, each with a number of emulated devices.
+
+  Args:
+    job: 'spec', 'batch_size' over all devices, 'steps', and 'output', a file
+      for the final weights.
+    num_processes: On this machine, joined by jax.distributed.
+    num_devices: Of each.
+    overrides: As on the command line.
+
+  Returns:
+    'milliseconds', the median step of the first process.
+
+  Raises:
+    OSError: A process failed.
+  """
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    address = f'localhost:{probe.getsockname()[1]}'
+  started = []
+  for index in range(num_processes):
+    own = {
+        **job,
+        'address': address if num_processes > 1 else None,
+        'num_processes': num_processes,
+        'process_id': index,
+    }
+    started.append(subprocess.Popen(
+        (sys.executable, '-m', 'benchmarks.scaling',
+         f'--worker={json.dumps(own)}', *overrides),
+        cwd=config_lib.ROOT,
+        env={
+            **os.environ,
+            'JAX_PLATFORMS': 'cpu',
+            # with fewer threads emulated devices wait for each other for ever
+            'NPROC': '32',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ))
+  outputs = [process.communicate() for process in started]
+  for process, (_, errors) in zip(started, outputs, strict=True):
+    if process.returncode:
+      last = (errors.strip().splitlines() or ['it said nothing'])[-1]
+      raise OSError(f'a worker ended with {process.returncode}: {last}')
+  return json.loads(outputs[0][0].splitlines()[-1])
+
+
+def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
+  """A worker: some steps on seeded images; prints what `run_layout` returns."""
+  if job['address']:
+    processes.join(job['address'], job['num_processes'], job['process_id'])
+  config, method, txs, model = _create(job['spec'], overrides)
+  shape = _SHAPES[config.dataset.name]
+  step_fn = step_lib.pmap_train_step(
+      experiment_lib.make_train_step(config, method, txs, _NUM_STEPS)
+  )
+  key = jax.random.key(0)
+  state = step_lib.create_train_state(key, model, method, txs)
+  rng = np.random.default_rng(0)
+  own = job['batch_size'] // job['num_processes']
+  first = own * job['process_id']
+  seconds = []
+  for _ in range(job['steps']):
+    images = rng.integers(0, 256, (job['batch_size'], *shape), dtype=np.uint8)
+    images = images[first : first + own]
+    images = images.reshape(jax.local_device_count(), -1, *shape)
+    start = time.perf_counter()
+    state, _ = step_fn(state, images, key)
+    jax.block_until_ready(state)
+    seconds.append(time.perf_counter() - start)
+  if not job['process_id']:
+    leaves = [
+        np.asarray(x.addressable_data(0)).ravel()
+        for x in jax.tree.leaves(state.params)
+    ]
+    np.save(job['output'], np.concatenate(leaves))
+    print(json.dumps({'milliseconds': 1e3 * statistics.median(seconds[1:])}))
+  return 0
+
+
+def _create(spec: str, overrides: Sequence[str] = ()):
+  """Config, method, optimisers and networks of a config."""
+  config = config_lib.load(spec, overrides)
+  model = experiment_lib.create_model(
+      config, _SHAPES[config.dataset.name]
+  )
+  fields = config.objective.to_dict()
+  method = objectives.METHODS[fields.pop('name')](model, **fields)
+  txs = step_lib.create_optimizers(
+      method, num_steps=_NUM_STEPS, **config.optimizer.to_dict()
+  )
+  return config, method, txs, model
+
+
+def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
+  """The step of a config on every machine.
+
+  Args:
+    spec: Of the config; its method is `ldc`.
+    batch_per_device: Images.
+
+  Returns:
+    'operations' and 'bytes' of a step, and 'rows'.
+  """
+  config, method, txs, model = _create(spec)
+  updates = method.phases[1].num_updates
+  once = method._replace(phases=(
+      method.phases[0], method.phases[1]._replace(num_updates=1)
+  ))
+  # a loop is counted once, whatever its length
+  both = count_operations(config, once, txs, model, batch_per_device)
+  params = jax.eval_shape(
+      lambda: model.init(jax.random.key(0), method.trained)
+  )
+  weights = {
+      phase.trains: sum(networks.num_parameters(params[x]) for x in phase.trains)
+      for phase in method.phases
+  }
+  latent = latent_operations(
+      weights[method.phases[1].trains],
+      batch_per_device * config.objective.latents_per_image,
+  )
+  operations = both + (updates - 1) * latent
+  first, second = weights.values()
+  rows = []
+  for name, machine in MACHINES.items():
+    particles = (
+        machine.devices * batch_per_device * config.objective.latents_per_image
+    )
+    gathered = 2 * particles * config.model.latent_size  # z and scores
+    sizes = [first] + updates * [second, gathered]
+    for utilisation in UTILISATIONS:
+      rows.append({
+          'machine': name,
+          'utilisation': utilisation,
+          'source': machine.source,
+          **step_seconds(
+              machine, operations / (machine.peak * utilisation),
+              [_BYTES * size for size in sizes],
+          ),
+      })
+      rows[-1]['images_per_second'] = (
+          machine.devices * batch_per_device / rows[-1]['seconds']
+      )
+  return {
+      'config': spec,
+      'batch_per_device': batch_per_device,
+      'operations': operations,
+      'weights': [first, second],
+      'updates': updates,
+      'rows': rows,
+  }
+
+
+def count_operations(config, method, txs, model, batch_size: int) -> float:
+  """Operations of one step of one device, from its program."""
+  step_fn = experiment_lib.make_train_step(config, method, txs, _NUM_STEPS)
+  key = jax.random.key(0)
+  state = jax.eval_shape(
+      lambda key: step_lib.create_train_state(key, model, method, txs), key
+  )
+  images = jax.ShapeDtypeStruct((batch_size, *model.image_shape), np.uint8)
+  lowered = jax.jit(lambda *args: step_fn(*args, axis_name=None)).lower(
+      state, images, key
+  )
+  return float(lowered.cost_analysis()['flops'])
+
+
+def latent_operations(num_weights: int, num_particles: int) -> float:
+  """Operations of one update of dense nets, about, by their weights.
+
+  Three products a layer (forward, and backward by inputs and by weights), each
+  of 2 operations a weight and particle; and twice that again, as the energy
+  sees two sets and its gradient's gradient is in the R1 penalty.
+  """
+  return 3 * 3 * 2.0 * num_weights * num_particles
+
+
+def step_seconds(
+    machine: Machine, compute: float, collectives: Sequence[float]
+) -> dict[str, float]:
+  """Seconds of a step, see the head of this file.
+
+  Args:
+    machine: What is assumed.
+    compute: Seconds of a device's own work.
+    collectives: Bytes of each.
+
+  Returns:
+    'seconds', 'compute_seconds', 'communication_seconds' and 'efficiency', the
+    share of the first.
+  """
+  n = machine.devices
+  communication = sum(
+      2 * (n - 1) / n * size / machine.bandwidth
+      + math.log2(n) * machine.latency
+      for size in collectives
+  )
+  seconds = compute + communication
+  return {
+      'seconds': seconds,
+      'compute_seconds': compute,
+      'communication_seconds': communication,
+      'efficiency': compute / seconds,
+  }
+
+
+def to_markdown(record: Mapping[str, Any]) -> str:
+  """The tables of a record."""
+  lines = [
+      '## Measured, emulated devices on the cores of one machine',
+      '',
+      '| method | scaling | processes | devices | batch | ms per step |'
+      ' ÷ one device | difference |',
+      '|---|---|---|---|---|---|---|---|',
+  ]
+  for row in record['measured']:
+    lines.append(
+        f'| `{row["method"]}` | {row["kind"]} | {row["processes"]} |'
+        f' {row["devices"]} | {row["batch_size"]} |'
+        f' {common.show(row["milliseconds"])} |'
+        f' {common.show(row["relative_time"])} |'
+        f' {common.show(row.get("difference"))} |'
+    )
+  predicted = record['predicted']
+  first, second = predicted['weights']
+  lines += [
+      '',
+      '## Predicted, nothing of it measured',
+      '',
+      f'`{predicted["config"]}`, {predicted["batch_per_device"]} images a'
+      f' device: {predicted["operations"] / 1e9:,.0f} G operations a step and'
+      f' device; gradients of {first / 1e6:.1f} M and, {predicted["updates"]}'
+      f' times, {second / 1e6:.2f} M weights in float32 are reduced.',
+      '',
+      '| machine | utilisation | ms of work | ms of communication | images/s |'
+      ' efficiency |',
+      '|---|---|---|---|---|---|',
+  ]
+  for row in predicted['rows']:
+    lines.append(
+        f'| {row["machine"]} | {row["utilisation"]:.0%} |'
+        f' {common.show(1e3 * row["compute_seconds"])} |'
+        f' {common.show(1e3 * row["communication_seconds"])} |'
+        f' {row["images_per_second"]:,.0f} | {row["efficiency"]:.0%} |'
+    )
+  lines.append('')
+  for name, machine in MACHINES.items():
+    lines.append(f'* {name}: {machine.source}.')
+  lines += ['', f'Load before: {record["load_before"]:.1f}.', '']
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  common.run(main)
