@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import convolution as convolution_lib
 from ldc_vae import elbo
 
 Array = jax.Array
@@ -49,17 +50,18 @@ class ConvTorso(nn.Module):
   kernel_size: int = 4
   normalise: bool = False
   dtype: Dtype = jnp.float32
+  convolution: str = 'auto'  # one of convolution.IMPLEMENTATIONS
 
   @nn.compact
   def __call__(self, images: Array) -> Array:
     batch_shape = images.shape[:-3]
     x = images.reshape(-1, *images.shape[-3:]).astype(self.dtype)
     for features in self.channels:
-      x = nn.Conv(
+      x = convolution_lib.Conv(
           features,
-          (self.kernel_size, self.kernel_size),
-          strides=(2, 2),
-          padding='SAME',
+          self.kernel_size,
+          stride=2,
+          implementation=self.convolution,
           dtype=self.dtype,
       )(x)
       if self.normalise:
@@ -130,6 +132,7 @@ class ConvDecoder(nn.Module):
   kernel_size: int = 4
   normalise: bool = False
   dtype: Dtype = jnp.float32
+  convolution: str = 'auto'  # one of convolution.IMPLEMENTATIONS
 
   @nn.compact
   def __call__(self, z: Array) -> Array:
@@ -141,16 +144,19 @@ class ConvDecoder(nn.Module):
     x = nn.Dense(rows * columns * widths[0], dtype=self.dtype)(x)
     x = nn.relu(x).reshape(-1, rows, columns, widths[0])
     for features in (*widths[1:], widths[-1]):
-      x = nn.ConvTranspose(
+      x = convolution_lib.ConvTranspose(
           features,
-          (self.kernel_size, self.kernel_size),
-          strides=(2, 2),
+          self.kernel_size,
+          stride=2,
+          implementation=self.convolution,
           dtype=self.dtype,
       )(x)
       if self.normalise:
         x = nn.GroupNorm(num_groups=min(8, features), dtype=self.dtype)(x)
       x = nn.relu(x)
-    x = nn.Conv(colours, (3, 3), dtype=self.dtype)(x)
+    x = convolution_lib.Conv(
+        colours, 3, implementation=self.convolution, dtype=self.dtype
+    )(x)
     # sizes that are no multiple of the factor: keep the middle
     top = (x.shape[1] - height) // 2
     left = (x.shape[2] - width) // 2
@@ -285,7 +291,8 @@ def _dense_layer(x, size, gated, dtype):
   return values * jax.nn.sigmoid(gates)
 
 
-def _mlp(sizes, image_shape, dtype, gated=False):
+def _mlp(sizes, image_shape, dtype, convolution, gated=False):
+  del convolution  # it has none
   mirrored = tuple(reversed(sizes.hidden_sizes))
   return (
       MlpTorso(sizes.hidden_sizes, gated, dtype),
@@ -293,19 +300,23 @@ def _mlp(sizes, image_shape, dtype, gated=False):
   )
 
 
-def _gated_mlp(sizes, image_shape, dtype):
-  return _mlp(sizes, image_shape, dtype, gated=True)
+def _gated_mlp(sizes, image_shape, dtype, convolution):
+  return _mlp(sizes, image_shape, dtype, convolution, gated=True)
 
 
-def _conv(sizes, image_shape, dtype):
-  options = dict(kernel_size=4, normalise=False, dtype=dtype)
+def _conv(sizes, image_shape, dtype, convolution):
+  options = dict(
+      kernel_size=4, normalise=False, dtype=dtype, convolution=convolution
+  )
   torso = ConvTorso(sizes.channels, **options)
   return torso, ConvDecoder(sizes.channels, image_shape, **options)
 
 
-def _conv64(sizes, image_shape, dtype):
+def _conv64(sizes, image_shape, dtype, convolution):
   # 64x64 and up: four or more halvings train badly without normalisation
-  options = dict(kernel_size=5, normalise=True, dtype=dtype)
+  options = dict(
+      kernel_size=5, normalise=True, dtype=dtype, convolution=convolution
+  )
   torso = ConvTorso(sizes.channels, **options)
   return torso, ConvDecoder(sizes.channels, image_shape, **options)
 
@@ -469,6 +480,7 @@ def create_model(
     scale: float = 0.1**0.5,
     learn_scale: bool = False,
     dtype: str = 'float32',
+    convolution: str = 'auto',
 ) -> Model:
   """Builds the modules of a run; allocates nothing.
 
@@ -482,12 +494,14 @@ def create_model(
       pixel in [0, 1]; where it starts, if it is learned.
     learn_scale: Train one scale for all pixels.
     dtype: 'float32' or 'bfloat16', of the matmuls.
+    convolution: One of convolution.IMPLEMENTATIONS; all have the same weights.
 
   Returns:
     The model.
   """
-  matmul_dtype = jnp.dtype(dtype)
-  torso, decoder = ARCHITECTURES[architecture](sizes, image_shape, matmul_dtype)
+  torso, decoder = ARCHITECTURES[architecture](
+      sizes, image_shape, jnp.dtype(dtype), convolution
+  )
   modules = {
       'encoder': ENCODERS[encoder](torso, sizes),
       'decoder': decoder,
