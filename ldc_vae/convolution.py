@@ -2,21 +2,21 @@
 
 XLA's convolutions are made for accelerators. On a CPU their gradients, and
 all of them inside a `lax.scan`, take several times as long as the matmuls that
-they amount to. 'patches' makes every convolution one matmul:
+they amount to. 'patches' makes a convolution one matmul and one pass over
+memory, in one of three ways:
 
-* With stride s, images become blocks of s x s pixels. A convolution with
-  stride s and a kernel of side k is one of blocks, with stride 1 and a kernel
-  of side q = ceil(k / s); a transposed one (sub-pixel convolution, Shi et al.
-  (2016), https://arxiv.org/abs/1609.05158) gives blocks.
-* A convolution with stride 1 is `patches(x) @ kernel`, q^2 C numbers for each
-  output, or `overlap_add(x @ kernel)`, q^2 F numbers for each input. Each is
-  the other's gradient; the cheaper one is taken.
+* A convolution with stride s is `patches(x) @ kernel`: k^2 C numbers for each
+  output.
+* A transposed one is `overlap_add(x @ kernel)`, the adjoint: k^2 F numbers for
+  each input. With stride 1 both serve for both.
+* A transposed one is also a convolution with stride 1 and a kernel of side
+  ceil(k / s) that gives blocks of s x s pixels (sub-pixel convolution, Shi et
+  al. (2016), https://arxiv.org/abs/1609.05158).
 
-Both implementations have the parameters of `flax.linen.Conv` and
-`ConvTranspose`, in names, shapes and initial values, and agree up to rounding.
+The cheaper way is taken. Both implementations have the parameters of
+`flax.linen.Conv` and `ConvTranspose`, in names, shapes and initial values, and
+agree up to rounding.
 """
-
-import math
 
 import chex
 from flax import linen as nn
@@ -93,21 +93,18 @@ def convolve(
         x, kernel, (stride, stride), 'SAME',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-  size = kernel.shape[0]
-  if stride == 1:
-    before, after = (size - 1) // 2, size // 2
-    return _convolve_by_matmul(x, kernel, before, after)
+  size, _, channels, features = kernel.shape
+  if stride == 1 and _cost(features, channels) < _cost(channels, features):
+    skip = size // 2
+    y = _by_overlap_add(x, kernel[::-1, ::-1], 1)
+    return y[:, skip : skip + x.shape[1], skip : skip + x.shape[2]]
   pads = []
   for side in x.shape[1:3]:
     num = -(-side // stride)
     before = max((num - 1) * stride + size - side, 0) // 2
     whole = (num - 1 + _num_blocks(size, stride)) * stride
-    pads.append((before, whole - side - before, 0))
-  x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
-  # [q, q, s, s, C, F], as the pixels of a block lie
-  kernel = _kernel_of_blocks(kernel, stride)
-  kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
-  return _convolve_by_matmul(_to_blocks(x, stride), kernel, 0, 0)
+    pads.append((before, whole - side - before))
+  return _by_patches(x, kernel, stride, pads)
 
 
 def convolve_transposed(
@@ -130,30 +127,33 @@ def convolve_transposed(
         x, kernel, (stride, stride), 'SAME',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-  size = kernel.shape[0]
-  num = _num_blocks(size, stride)
-  # the whole of y starts at o = p - k + 1, with p as lax.conv_transpose has it
-  pad = size - 1 if stride > size - 1 else (size + stride - 1) // 2
-  skip = size - 1 - pad
-  # from the last tap to the first, as a convolution meets them
-  blocks = _kernel_of_blocks(kernel[::-1, ::-1], stride)[::-1, ::-1]
-  blocks = blocks.transpose(0, 1, 4, 2, 3, 5)  # [q, q, C, s, s, F]
-  blocks = blocks.reshape(num, num, kernel.shape[2], -1)
-  y = _from_blocks(_convolve_by_matmul(x, blocks, num - 1, num - 1), stride)
-  height, width = x.shape[1] * stride, x.shape[2] * stride
-  # a kernel smaller than the stride leaves the last pixels to nobody
-  short = [max(skip + n - m, 0) for n, m in zip((height, width), y.shape[1:3])]
-  y = jnp.pad(y, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
-  return y[:, skip : skip + height, skip : skip + width]
+  size, _, channels, features = kernel.shape
+  height, width = x.shape[1:3]
+  more = _num_blocks(size, stride) - 1
+  # x[i] reaches y[s i], ..., y[s i + k - 1] by the taps from the last
+  kernel = kernel[::-1, ::-1]
+  overlap_cost = height * width * _cost(size**2 * features, channels)
+  num_blocks = (height + more) * (width + more)
+  blocks_cost = num_blocks * _cost((more + 1)**2 * channels, stride**2 * features)
+  if overlap_cost <= blocks_cost:
+    y = _by_overlap_add(x, kernel, stride)
+  else:
+    # block g meets x[g], x[g - 1], ...: the taps in the first order again
+    kernel = _to_kernel_of_blocks(kernel, stride)[::-1, ::-1]
+    y = _by_patches(x, kernel, 1, ((more, more), (more, more)))
+    y = _from_blocks(y, stride)
+  # how much of it SAME leaves out, as lax.conv_transpose has it
+  before = size - 1 if stride > size - 1 else (size + stride - 1) // 2
+  skip = size - 1 - before
+  return y[:, skip : skip + stride * height, skip : skip + stride * width]
 
 
 def _layer(module, x, function):
-  """The parameters of a layer and what it gives."""
-  size, channels = module.kernel_size, x.shape[-1]
-  shape = (size, size, channels, module.features)
+  """The parameters of a layer, and its outputs."""
+  size, features = module.kernel_size, module.features
+  shape = (size, size, x.shape[-1], features)
   kernel = module.param('kernel', nn.initializers.lecun_normal(), shape)
-  zeros = nn.initializers.zeros_init()
-  bias = module.param('bias', zeros, (module.features,))
+  bias = module.param('bias', nn.initializers.zeros_init(), (features,))
   x, kernel, bias = (each.astype(module.dtype) for each in (x, kernel, bias))
   y = function(
       x,
@@ -164,83 +164,113 @@ def _layer(module, x, function):
   return y + bias
 
 
-def _convolve_by_matmul(x, kernel, before, after):
-  """y[o] = sum_a x[o + a - before] kernel[a], zeros around x; one matmul.
+def _by_patches(x, kernel, stride, pads):
+  """y[o] = sum_t x[s o + t] kernel[t], for x with zeros around it.
 
   Args:
     x: Shape [B, H, W, C].
-    kernel: Shape [q, q, C, F].
-    before: Zeros before each of H and W, at most q - 1.
-    after: And after.
+    kernel: Shape [k, k, C, F].
+    stride: s.
+    pads: Zeros before and after H, and W, which leave whole blocks.
 
   Returns:
-    Shape [B, H + before + after - q + 1, W + ..., F].
+    Shape [B, H', W', F], one output for each block but the last q - 1.
   """
   size, _, channels, features = kernel.shape
-  height, width = x.shape[1:3]
-  grown = before + after - size + 1
-  num_outputs = (height + grown) * (width + grown)
-  taps = size**2
-  by_patches = num_outputs * taps * channels * (features + _COST_OF_A_NUMBER)
-  by_overlap = height * width * taps * features * (channels + _COST_OF_A_NUMBER)
-  if by_patches <= by_overlap:
-    around = (before, after, 0)
-    none = (0, 0, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), (none, around, around, none))
-    kernel = kernel.reshape(taps * channels, features)
-    return _matmul(_patches(x, size), kernel)
-  # x[i] meets kernel[a] in y[i - a + before]
-  kernel = kernel[::-1, ::-1].transpose(2, 0, 1, 3)
-  products = _matmul(x, kernel.reshape(channels, taps * features))
-  y = _overlap_add(products, size)
-  first = size - 1 - before
-  return y[
-      :, first : first + height + grown, first : first + width + grown
-  ]
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  more = _num_blocks(size, stride) * stride - size
+  kernel = jnp.pad(kernel, ((0, 0), (0, more), (0, 0), (0, 0)))
+  kernel = kernel.reshape(-1, features)
+  return _matmul(_patches(x, size, stride), kernel)
+
+
+def _by_overlap_add(x, kernel, stride):
+  """y[o] = sum of x[i] kernel[t] over s i + t = o.
+
+  Args:
+    x: Shape [B, H, W, C].
+    kernel: Shape [k, k, C, F].
+    stride: s.
+
+  Returns:
+    Shape [B, s (H + q - 1), s (W + q - 1), F], zeros where nothing reaches.
+  """
+  size, _, channels, _ = kernel.shape
+  more = _num_blocks(size, stride) * stride - size
+  kernel = jnp.pad(kernel, ((0, 0), (0, more), (0, 0), (0, 0)))
+  kernel = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+  return _overlap_add(_matmul(x, kernel), size, stride)
 
 
 def _matmul(x, kernel):
   """x @ kernel for x [..., K] and kernel [K, N]."""
   rows, columns = kernel.shape
+  shape = (*x.shape[:-1], columns)
+  x = x.reshape(-1, rows)  # or the gradient would be a dot over three axes
   if rows <= columns:
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return (x @ kernel).reshape(shape)
   # The kernel's gradient sums over all pixels. XLA's is three times faster
   # with the fewer rows, and the barrier keeps XLA from swapping the two.
   kernel = lax.optimization_barrier(kernel.T)
-  return lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
+  return lax.dot_general(x, kernel, (((1,), (1,)), ((), ()))).reshape(shape)
 
 
-def _patches(x, size):
-  """The q x q neighbours of [B, H, W, C]: [B, H - q + 1, W - q + 1, q^2 C]."""
-  channels = x.shape[-1]
-  height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
-  parts = []
-  for n in range(size**2):
-    i, j = divmod(n, size)
-    others = (n * channels, (size**2 - 1 - n) * channels)
-    part = x[:, i : i + height, j : j + width]
-    parts.append(jnp.pad(part, ((0, 0), (0, 0), (0, 0), others)))
-  return sum(parts)  # one pass over memory, unlike a concatenation
-
-
-def _overlap_add(x, size):
-  """Adds up patches [B, H, W, q^2 F] where they lie; the adjoint of _patches.
+def _patches(x, size, stride):
+  """What a kernel sees of an image, side by side.
 
   Args:
-    x: Patches.
-    size: q.
+    x: Shape [B, s H, s W, C].
+    size: k.
+    stride: s; a kernel spans q = ceil(k / s) blocks of s x s pixels.
 
   Returns:
-    Shape [B, H + q - 1, W + q - 1, F].
+    Shape [B, H - q + 1, W - q + 1, k q s C]: k rows of q s pixels.
   """
-  features = x.shape[-1] // size**2
+  batch, height, width, channels = x.shape
+  num = _num_blocks(size, stride)
+  height, width, channels = height // stride, width // stride, stride * channels
+  x = x.reshape(batch, height, stride, width, channels)
+  height, width = height - num + 1, width - num + 1
   parts = []
-  for n in range(size**2):
-    i, j = divmod(n, size)
-    part = x[..., n * features : (n + 1) * features]
-    around = ((0, 0), (i, size - 1 - i), (j, size - 1 - j), (0, 0))
+  for n, (a, row, b) in enumerate(_pieces(size, stride)):
+    part = x[:, a : a + height, row, b : b + width]
+    before = n * channels
+    after = (size * num - 1 - n) * channels
+    parts.append(jnp.pad(part, ((0, 0), (0, 0), (0, 0), (before, after))))
+  return sum(parts)  # one pass, and faster than a concatenation
+
+
+def _overlap_add(x, size, stride):
+  """Adds patches up where they lie; the adjoint of `_patches`.
+
+  Args:
+    x: Shape [B, H, W, k q s C].
+    size: k.
+    stride: s.
+
+  Returns:
+    Shape [B, s (H + q - 1), s (W + q - 1), C].
+  """
+  batch, height, width, numbers = x.shape
+  num = _num_blocks(size, stride)
+  channels = numbers // (size * num)
+  parts = []
+  for n, (a, row, b) in enumerate(_pieces(size, stride)):
+    part = x[:, :, None, :, n * channels : (n + 1) * channels]
+    around = (
+        (0, 0), (a, num - 1 - a), (row, stride - 1 - row), (b, num - 1 - b),
+        (0, 0),
+    )
     parts.append(jnp.pad(part, around))
-  return sum(parts)
+  height, width = stride * (height + num - 1), stride * (width + num - 1)
+  return sum(parts).reshape(batch, height, width, channels // stride)
+
+
+def _pieces(size, stride):
+  """Of a patch: (block, row in it) of each row, and block of each column."""
+  for i in range(size):
+    for b in range(_num_blocks(size, stride)):
+      yield i // stride, i % stride, b
 
 
 def _num_blocks(size, stride):
@@ -248,29 +278,26 @@ def _num_blocks(size, stride):
   return -(-size // stride)
 
 
-def _kernel_of_blocks(kernel, stride):
-  """[k, k, C, F] -> [q, q, s, s, C, F], zeros at the end if s does not divide k.
-  """
-  size = kernel.shape[0]
+def _cost(moved, others):
+  """Of a matmul for which so many numbers are moved, to or from others."""
+  return moved * (others + _COST_OF_A_NUMBER)
+
+
+def _to_kernel_of_blocks(kernel, stride):
+  """[k, k, C, F] -> [q, q, C, s^2 F], zeros where s does not divide k."""
+  size, _, channels, _ = kernel.shape
   num = _num_blocks(size, stride)
   more = (0, num * stride - size)
   kernel = jnp.pad(kernel, (more, more, (0, 0), (0, 0)))
-  kernel = kernel.reshape(num, stride, num, stride, *kernel.shape[2:])
-  return kernel.transpose(0, 2, 1, 3, 4, 5)
-
-
-def _to_blocks(x, stride):
-  """Pixels [B, s H, s W, C] -> blocks [B, H, W, s^2 C]."""
-  batch, height, width, channels = x.shape
-  shape = (batch, height // stride, stride, width // stride, stride, channels)
-  x = x.reshape(shape).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(*x.shape[:3], math.prod(x.shape[3:]))
+  kernel = kernel.reshape(num, stride, num, stride, channels, -1)
+  kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
+  return kernel.reshape(num, num, channels, -1)
 
 
 def _from_blocks(x, stride):
-  """Blocks [B, H, W, s^2 C] -> pixels [B, s H, s W, C]."""
-  batch, height, width, channels = x.shape
-  channels //= stride**2
-  x = x.reshape(batch, height, width, stride, stride, channels)
+  """Blocks [B, H, W, s^2 F] -> pixels [B, s H, s W, F]."""
+  batch, height, width, numbers = x.shape
+  features = numbers // stride**2
+  x = x.reshape(batch, height, width, stride, stride, features)
   x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(batch, height * stride, width * stride, channels)
+  return x.reshape(batch, stride * height, stride * width, features)
