@@ -142,6 +142,9 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   model.latent_size = 16
   model.hidden_sizes = (512, 512)  # mlp: encoder; the decoder mirrors it
   model.channels = (32, 64, 128)  # conv: one entry per stride of 2
+  # of conv and conv64: native (XLA's), patches (as matmuls); auto: patches on
+  # the CPU. The weights are the same.
+  model.convolution = 'auto'
   model.sampler_width = 128  # of the sampler net's residual blocks
   model.sampler_blocks = 4
   model.energy_width = 256  # of the latent energy's residual blocks, and of

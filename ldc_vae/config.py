@@ -52,16 +52,19 @@ KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
 LATENT_TARGETS = ('learned', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
+CONVOLUTIONS = ('auto', 'native', 'patches')
 CHECKPOINTS = ('latest', 'best')
 NON_FINITE = ('stop', 'skip')
 # and gmm_K, K >= 1
 LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage', 'langevin')
 
 # Fields that may differ between a run and its continuation: none of them
-# reaches the parameters. `train.num_epochs` does, through the schedules.
+# reaches the parameters, but for rounding. `train.num_epochs` does, through
+# the schedules.
 MAY_CHANGE = (
     'dataset.data_dir',
     'evaluate.*',
+    'model.convolution',
     'train.checkpoint_every',
     'train.log_every',
     'train.non_finite',
@@ -748,6 +751,7 @@ _RULES = (
     *_at_least(0, 'dataset.image_size', 'dataset.num_test'),
     *_at_least(1, 'dataset.num_validation'),
     *_one_of(ARCHITECTURES, 'model.architecture'),
+    *_one_of(CONVOLUTIONS, 'model.convolution'),
     *_one_of(ENCODERS, 'model.encoder'),
     *_one_of(LIKELIHOODS, 'model.likelihood'),
     *_one_of(DTYPES, 'model.dtype'),

@@ -134,7 +134,9 @@ def convolve_transposed(
   kernel = kernel[::-1, ::-1]
   overlap_cost = height * width * _cost(size**2 * features, channels)
   num_blocks = (height + more) * (width + more)
-  blocks_cost = num_blocks * _cost((more + 1)**2 * channels, stride**2 * features)
+  blocks_cost = num_blocks * _cost(
+      (more + 1) ** 2 * channels, stride**2 * features
+  )
   if overlap_cost <= blocks_cost:
     y = _by_overlap_add(x, kernel, stride)
   else:

@@ -108,6 +108,7 @@ def main(argv: Sequence[str]) -> int:
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   from ldc_vae import processes
 
+  processes.keep_freed_memory()
   with processes.watch() as watch:
     try:
       _set_up_jax(values, watch)

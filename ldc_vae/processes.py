@@ -17,8 +17,10 @@ coordinator and alone writes files.
 from collections.abc import Iterator
 import contextlib
 import ctypes
+import glob
 import json
 import os
+import platform
 import re
 import select
 import signal
@@ -48,8 +50,36 @@ _NOISE = re.compile(rb'E\d{4} .*coordination_s')
 _FATAL = re.compile(rb'F\d{4} .*JAX distributed service detected fatal errors')
 
 
+# Of glibc's mallopt: keep freed memory, use no mmap, have one heap.
+_MALLOC_OPTIONS = ((-1, 2**31 - 1), (-4, 0), (-8, 1))
+
+_DEVICE_NODES = ('nvidiactl', 'dxg', 'kfd', 'accel*', 'vfio/[0-9]*')
+
+
 class JoinError(OSError):
   """The processes of the run cannot find each other."""
+
+
+def keep_freed_memory() -> bool:
+  """Lets a process that computes on the CPU keep the memory that it frees.
+
+  XLA allocates its temporary arrays anew in each step. glibc gives those above
+  32 MiB back at once, and the kernel clears their pages once more in the next
+  step: a third of the time of a convolutional step. Call it before jax starts
+  its threads. Where there is an accelerator or no glibc it does nothing.
+
+  Returns:
+    Whether memory is kept.
+  """
+  platforms = os.environ.get('JAX_PLATFORMS')
+  if platforms and platforms != 'cpu' or not platforms and any(
+      glob.glob(f'/dev/{name}') for name in _DEVICE_NODES
+  ):
+    return False
+  if platform.libc_ver()[0] != 'glibc':
+    return False
+  mallopt = ctypes.CDLL(None).mallopt
+  return all([mallopt(option, value) for option, value in _MALLOC_OPTIONS])
 
 
 def join(

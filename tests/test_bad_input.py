@@ -402,6 +402,7 @@ for _field, _value, _remedy in (
     ('objective.latent_target', 'smooth', r'did you mean smoothed\?'),
     ('model.likelihood', 'gausian', r'did you mean gaussian\?'),
     ('model.architecture', 'resnet', 'known: mlp, conv, conv64'),
+    ('model.convolution', 'patch', r'did you mean patches\?'),
     ('model.encoder', 'normal', 'known: gaussian, implicit'),
     ('model.dtype', 'float16', r'did you mean bfloat16\?|known: float32, bfl'),
     ('dataset.name', 'minst', r'did you mean mnist\?'),

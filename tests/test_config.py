@@ -12,6 +12,7 @@ from ml_collections import config_dict
 
 from configs import default
 from ldc_vae import config as config_lib
+from ldc_vae import convolution
 from ldc_vae import datasets
 from ldc_vae import health
 from ldc_vae import latents
@@ -514,6 +515,9 @@ class KnownNamesTest(parameterized.TestCase):
   def test_agree_with_the_registries(self):
     self.assertSameElements(config_lib.KERNELS, svgd.KERNELS)
     self.assertSameElements(config_lib.ARCHITECTURES, networks.ARCHITECTURES)
+    self.assertSameElements(
+        config_lib.CONVOLUTIONS, convolution.IMPLEMENTATIONS
+    )
     self.assertSameElements(config_lib.ENCODERS, networks.ENCODERS)
     self.assertSameElements(config_lib.LIKELIHOODS, networks.LIKELIHOODS)
     self.assertSameElements(config_lib.LATENT_TARGETS, ldc.LATENT_TARGETS)
@@ -580,6 +584,12 @@ class DifferencesTest(parameterized.TestCase):
   )
   def test_what_leaves_the_parameters_alone_may_change(self, name):
     other = config_lib.override(default.create(), {name: 77})
+    self.assertEmpty(config_lib.differences(default.create(), other))
+
+  def test_the_convolutions_of_another_machine_may_change(self):
+    other = config_lib.override(
+        default.create(), {'model.convolution': 'native'}
+    )
     self.assertEmpty(config_lib.differences(default.create(), other))
 
   @parameterized.parameters(

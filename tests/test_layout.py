@@ -18,6 +18,7 @@ _FLOORS = {
     'svgd': 0,
     'metrics': 0,
     'spread': 0,
+    'convolution': 1,
     'networks': 1,
     'inception': 1,
     'latents': 1,
