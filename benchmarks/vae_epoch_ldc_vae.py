@@ -7,11 +7,13 @@ and files.
 """
 
 import argparse
+from collections.abc import Callable, Mapping
 import json
 import math
 import os
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import health
 from ldc_vae import objectives
+from ldc_vae import processes
 from ldc_vae import step as step_lib
 from ldc_vae import writer
 
@@ -28,13 +31,19 @@ _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
 _MAX_IN_FLIGHT, _MAX_SECONDS_IN_FLIGHT = 8, 1.0  # as in ldc_vae.train
 
 
-def make_epoch_fn(images: np.ndarray, batch_size: int, likelihood: str):
+def make_epoch_fn(
+    images: np.ndarray,
+    batch_size: int,
+    likelihood: str,
+    overrides: Mapping[str, Any] | None = None,
+):
   """Returns a function that trains one epoch and goes on where it ended.
 
   Args:
     images: uint8, shape [N, H, W, C], N a multiple of the batch size.
     batch_size: Images per step.
     likelihood: 'gaussian' with variance 1, or 'bernoulli'.
+    overrides: Fields of the config, by dotted name.
 
   Returns:
     `() -> loss`, the mean of the epoch's logged steps in nats per image; as in
@@ -51,6 +60,7 @@ def make_epoch_fn(images: np.ndarray, batch_size: int, likelihood: str):
           'optimizer.schedule': 'constant',
           'optimizer.warmup_steps': 0,
           'train.batch_size': batch_size,
+          **(overrides or {}),
       },
   )
   fields = config.objective.to_dict()
@@ -146,6 +156,49 @@ def make_floor_fn(batch_size: int, num_pixels: int, width: int, latents: int):
   return run
 
 
+def answer(
+    run_epoch: Callable[[], float],
+    description: Mapping[str, Any],
+    file,
+    measure_more: Callable[[], Mapping[str, float]] = dict,
+) -> None:
+  """Describes the worker, then answers each line of stdin with an epoch.
+
+  Args:
+    run_epoch: Trains an epoch and gives its mean loss.
+    description: Of the worker.
+    file: Where answers are written.
+    measure_more: Called after each epoch; joins its answer.
+  """
+  print(json.dumps(description), file=file, flush=True)
+  for _ in sys.stdin:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    loss = run_epoch()
+    epoch = {
+        'seconds': time.perf_counter() - start,
+        'cpu_seconds': time.process_time() - cpu_start,
+        'loss': loss,
+        **measure_more(),
+    }
+    print(json.dumps(epoch), file=file, flush=True)
+
+
+def describe() -> dict[str, Any]:
+  """The devices and versions of this process."""
+  return {
+      'device': str(jax.devices()[0]),
+      'num_devices': jax.device_count(),
+      'versions': config_lib.describe()['versions'],
+  }
+
+
+def answers_file():
+  """What was stdout; what libraries print must not pass for an answer."""
+  file = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)
+  return file
+
+
 def main() -> None:
   """Answers each line of stdin with the seconds of an epoch, and its floor."""
   parser = argparse.ArgumentParser()
@@ -153,29 +206,20 @@ def main() -> None:
   parser.add_argument('--batch_size', type=int, required=True)
   parser.add_argument('--likelihood', required=True)
   args = parser.parse_args()
-  answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what libraries print must not pass for an answer
+  file = answers_file()
+  processes.keep_freed_memory()  # as ldc_vae.main does
   images = np.load(args.images, mmap_mode='r')
   run_epoch = make_epoch_fn(images, args.batch_size, args.likelihood)
   run_floor = make_floor_fn(
       args.batch_size, math.prod(images.shape[1:]), _WIDTH, _LATENTS
   )
-  description = {
-      'device': str(jax.devices()[0]),
-      'num_devices': jax.device_count(),
-      'versions': config_lib.describe()['versions'],
-  }
-  print(json.dumps(description), file=answers, flush=True)
-  for _ in sys.stdin:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    loss = run_epoch()
-    answer = {
-        'seconds': time.perf_counter() - start,
-        'cpu_seconds': time.process_time() - cpu_start,
-        'loss': loss,
-        'matmul_seconds': run_floor(len(images) // args.batch_size),
-    }
-    print(json.dumps(answer), file=answers, flush=True)
+  steps = len(images) // args.batch_size
+  answer(
+      run_epoch,
+      describe(),
+      file,
+      lambda: {'matmul_seconds': run_floor(steps)},
+  )
 
 
 if __name__ == '__main__':

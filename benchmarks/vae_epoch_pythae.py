@@ -28,7 +28,7 @@ _LOSSES = {'gaussian': 'mse', 'bernoulli': 'bce'}
 _PACKAGES = ('pythae', 'torch', 'numpy')
 
 
-class _Trainer(BaseTrainer):
+class Trainer(BaseTrainer):
   """Pythae's trainer, which waits for its turn and tells its time."""
 
   def __init__(self, answers, **kwargs):
@@ -75,7 +75,7 @@ def main() -> None:
       )
   )  # its default networks: 784-512-16 and 16-512-784
   with tempfile.TemporaryDirectory() as folder:
-    trainer = _Trainer(
+    trainer = Trainer(
         answers,
         model=model,
         train_dataset=dataset,

@@ -1,0 +1,207 @@
+"""The workers of conv_step.py that train with PyTorch: bare, or by Pythae.
+
+They run in an environment with Pythae and without this project. Both train the
+same networks, those of `networks.create_model(architecture='conv')`: `pythae`
+by `BaseTrainer.train` as it is, `torch` in a loop of nothing but the step, on
+images that are float32 and permuted already.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+
+import numpy as np
+from pythae.data import datasets
+from pythae.models import VAE
+from pythae.models import VAEConfig
+from pythae.models.base import base_utils
+from pythae.models.nn import BaseDecoder
+from pythae.models.nn import BaseEncoder
+from pythae.trainers import BaseTrainerConfig
+import torch
+from torch import nn
+from torch.nn import functional
+
+import vae_epoch_pythae
+
+_LATENT_SIZE = 16
+_PACKAGES = ('pythae', 'torch', 'numpy')
+
+
+class Encoder(BaseEncoder):
+  """Convolutions that halve, padding SAME, and a bounded log deviation."""
+
+  def __init__(self, image_shape, channels):
+    super().__init__()
+    inputs, *sides = image_shape
+    layers = []
+    for outputs in channels:
+      odd = [side % 2 for side in sides]
+      if any(odd):
+        layers.append(nn.ZeroPad2d((0, odd[1], 0, odd[0])))
+      layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.ReLU()]
+      inputs, sides = outputs, [-(-side // 2) for side in sides]
+    self.torso = nn.Sequential(*layers)
+    self.moments = nn.Linear(inputs * math.prod(sides), 2 * _LATENT_SIZE)
+
+  def forward(self, x):
+    mean, raw = self.moments(self.torso(x).flatten(1)).chunk(2, dim=1)
+    logvar = 2.0 * (-2.0 + 3.0 * torch.tanh(raw))
+    return base_utils.ModelOutput(embedding=mean, log_covariance=logvar)
+
+
+class Decoder(BaseDecoder):
+  """Transposed convolutions that double, one more, and the middle of it."""
+
+  def __init__(self, image_shape, channels):
+    super().__init__()
+    colours, *self.sides = image_shape
+    factor = 2 ** len(channels)
+    self.start = (channels[-1], *(-(-side // factor) for side in self.sides))
+    self.dense = nn.Linear(_LATENT_SIZE, math.prod(self.start))
+    layers, inputs = [], channels[-1]
+    for outputs in (*channels[-2::-1], channels[0]):
+      layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.ReLU()]
+      inputs = outputs
+    self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, colours, 3, 1, 1))
+
+  def forward(self, z):
+    x = functional.relu(self.dense(z)).unflatten(1, self.start)
+    x = self.layers(x)
+    top, left = (
+        (side - wanted) // 2 for side, wanted in zip(x.shape[2:], self.sides)
+    )
+    x = x[:, :, top : top + self.sides[0], left : left + self.sides[1]]
+    return base_utils.ModelOutput(reconstruction=torch.sigmoid(x))
+
+
+def create_model(image_shape, channels):
+  """Pythae's VAE with these networks.
+
+  Args:
+    image_shape: (C, H, W).
+    channels: Of the encoder.
+  """
+  config = VAEConfig(
+      input_dim=image_shape,
+      latent_dim=_LATENT_SIZE,
+      reconstruction_loss='mse',
+  )
+  return VAE(
+      config,
+      encoder=Encoder(image_shape, channels),
+      decoder=Decoder(image_shape, channels),
+  )
+
+
+def count_multiply_adds(model, image):
+  """The multiply-adds of one image's pass, as `conv_step_ldc_vae.count`.
+
+  Args:
+    model: Its layers are called once each.
+    image: Shape [1, C, H, W].
+  """
+  total = 0
+
+  def add(module, inputs, output):
+    nonlocal total
+    is_transposed = isinstance(module, nn.ConvTranspose2d)
+    seen = inputs[0] if is_transposed else output
+    total += math.prod(seen.shape[2:]) * module.weight.numel()
+
+  kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+  hooks = [
+      each.register_forward_hook(add)
+      for each in model.modules()
+      if isinstance(each, kinds)
+  ]
+  with torch.no_grad():
+    model(datasets.DatasetOutput(data=image))
+  for hook in hooks:
+    hook.remove()
+  return total
+
+
+def train_bare(model, images, batch_size, answers):
+  """Answers each line of stdin with the seconds of an epoch in a bare loop."""
+  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+  model.train()
+  for _ in sys.stdin:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    losses = []
+    for batch in images.split(batch_size):
+      optimizer.zero_grad()
+      loss = model(datasets.DatasetOutput(data=batch)).loss
+      loss.backward()
+      optimizer.step()
+      losses.append(loss.detach())
+    loss = float(torch.stack(losses).mean())
+    answer = {
+        'seconds': time.perf_counter() - start,
+        'cpu_seconds': time.process_time() - cpu_start,
+        'loss': loss,
+    }
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def train_by_pythae(model, images, batch_size, answers):
+  """The same by Pythae's trainer."""
+  with tempfile.TemporaryDirectory() as folder:
+    trainer = vae_epoch_pythae.Trainer(
+        answers,
+        model=model,
+        train_dataset=datasets.BaseDataset(images, torch.ones(len(images))),
+        training_config=BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=1_000_000,  # until stdin ends
+            per_device_train_batch_size=batch_size,
+            learning_rate=1e-3,
+            no_cuda=True,
+        ),
+    )
+    trainer.train()
+
+
+def main() -> None:
+  """Describes itself, then trains."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--images', required=True)
+  parser.add_argument('--batch_size', type=int, required=True)
+  parser.add_argument('--channels', required=True)
+  parser.add_argument('--trainer', choices=('torch', 'pythae'), required=True)
+  parser.add_argument('--channels_last', action='store_true')
+  args = parser.parse_args()
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # what libraries print must not pass for an answer
+  if hasattr(os, 'sched_getaffinity'):
+    # by itself it may count physical cores only
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+  images = np.load(args.images).transpose(0, 3, 1, 2)  # [N, C, H, W]
+  images = torch.from_numpy(images.astype(np.float32) / 255.0).contiguous()
+  channels = tuple(int(each) for each in args.channels.split(','))
+  model = create_model(tuple(images.shape[1:]), channels)
+  if args.channels_last:
+    model = model.to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  versions['python'] = platform.python_version()
+  description = {
+      'device': 'cpu',
+      'num_threads': torch.get_num_threads(),
+      'num_parameters': sum(each.numel() for each in model.parameters()),
+      'multiply_adds': count_multiply_adds(model, images[:1]),
+      'versions': versions,
+  }
+  print(json.dumps(description), file=answers, flush=True)
+  train = train_bare if args.trainer == 'torch' else train_by_pythae
+  train(model, images, args.batch_size, answers)
+
+
+if __name__ == '__main__':
+  main()
