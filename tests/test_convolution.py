@@ -64,7 +64,10 @@ class ConvolveTest(parameterized.TestCase):
     kernel = _normal(1, size, size, inputs, outputs)
     expected = _loops(x, kernel, stride, transposed)
     for implementation in ('native', 'patches'):
-      actual = _FUNCTIONS[transposed](
+      function = jax.jit(
+          _FUNCTIONS[transposed], static_argnames=('stride', 'implementation')
+      )
+      actual = function(
           x, kernel, stride=stride, implementation=implementation
       )
       # float32, up to 180 terms of size 1
@@ -131,6 +134,7 @@ class ConvolveTest(parameterized.TestCase):
   def test_hessians_and_forward_mode_agree(self, function):
     x, kernel = _normal(0, 1, 4, 4, 2), _normal(1, 4, 4, 2, 3)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def tangent(implementation):
       def gradient_fn(x):
         loss_fn = lambda x: jnp.sum(jnp.sin(function(
@@ -144,21 +148,19 @@ class ConvolveTest(parameterized.TestCase):
     # float32, sums of 48 and 32 terms
     np.testing.assert_allclose(patches, native, rtol=1e-4, atol=1e-4)
 
-  def test_bfloat16_is_near_float32(self):
-    for function in _FUNCTIONS:
-      x, kernel = _normal(0, 2, 8, 8, 16), _normal(1, 4, 4, 16, 8) / 16.0
-      exact = function(x, kernel, stride=2, implementation='patches')
-      rounded = function(
-          x.astype(jnp.bfloat16),
-          kernel.astype(jnp.bfloat16),
-          stride=2,
-          implementation='patches',
-      )
-      self.assertEqual(rounded.dtype, jnp.bfloat16)
-      # 8 bits of x, the kernel and the result, and of 4 partial sums
-      error = np.abs(rounded.astype(np.float32) - exact)
-      self.assertLess(np.max(error), 7 * 2.0**-8 * np.max(np.abs(exact)))
-      self.assertGreater(np.max(error), 1e-4)
+  @parameterized.parameters(*_FUNCTIONS)
+  def test_bfloat16_is_near_float32(self, function):
+    function = jax.jit(
+        functools.partial(function, stride=2, implementation='patches')
+    )
+    x, kernel = _normal(0, 2, 8, 8, 16), _normal(1, 4, 4, 16, 8) / 16.0
+    exact = function(x, kernel)
+    rounded = function(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    self.assertEqual(rounded.dtype, jnp.bfloat16)
+    # 8 bits of x, the kernel and the result, and of 4 partial sums
+    error = np.abs(rounded.astype(np.float32) - exact)
+    self.assertLess(np.max(error), 7 * 2.0**-8 * np.max(np.abs(exact)))
+    self.assertGreater(np.max(error), 1e-4)
 
 
 class ModulesTest(parameterized.TestCase):

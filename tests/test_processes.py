@@ -1,8 +1,10 @@
 """Tests of several processes, and of signals and deaths, with real ones."""
 
 import contextlib
+import fnmatch
 import os
 import pathlib
+import platform
 import re
 import signal
 import socket
@@ -392,6 +394,54 @@ class ResumeTest(absltest.TestCase):
     )
     for name, value in whole.items():
       self.assertEqual(parts[name], value, name)
+
+
+class KeepFreedMemoryTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('cpu', ['/dev/nvidiactl'], True),  # an accelerator that is not used
+      ('', [], True),
+      ('', ['/dev/nvidiactl'], False),
+      ('cuda', [], False),
+  )
+  def test_only_where_the_cpu_computes(self, platforms, nodes, expected):
+    options = []
+    library = absltest.mock.Mock()
+    library.mallopt = lambda *option: options.append(option) or 1
+    self.enter_context(absltest.mock.patch.dict(
+        os.environ, JAX_PLATFORMS=platforms
+    ))
+    for module, name, value in (
+        (processes.glob, 'glob', lambda pattern: [
+            node for node in nodes if fnmatch.fnmatch(node, pattern)
+        ]),
+        (processes.platform, 'libc_ver', lambda: ('glibc', '2.36')),
+        (processes.ctypes, 'CDLL', lambda unused_name: library),
+    ):
+      self.enter_context(absltest.mock.patch.object(module, name, value))
+    self.assertEqual(processes.keep_freed_memory(), expected)
+    self.assertEqual(bool(options), expected)
+
+  def test_freed_memory_costs_no_page_faults(self):
+    if platform.libc_ver()[0] != 'glibc':
+      self.skipTest('no glibc')
+    code = (
+        'import resource, numpy as np\n'
+        'from ldc_vae import processes\n'
+        'assert processes.keep_freed_memory()\n'
+        'def faults():\n'
+        '  np.ones(10**7)\n'  # 80 MB, which glibc would give back
+        '  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+        'faults()\n'
+        'before = faults()\n'
+        'print(faults() - before)\n'
+    )
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    output = subprocess.run(
+        (sys.executable, '-c', code), cwd=_ROOT, env=environment, check=True,
+        capture_output=True, text=True,
+    ).stdout
+    self.assertLess(int(output), 1000)  # of 19,532 pages
 
 
 class BarrierTest(absltest.TestCase):
