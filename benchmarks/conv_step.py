@@ -54,9 +54,7 @@ def commands(peer_python: str, channels: Sequence[int]) -> dict[str, list[str]]:
   if peer_python:
     peers = [peer_python, str(folder / 'conv_step_peers.py'), given]
     found['torch'] = [*peers, '--trainer=torch']
-    found['torch, channels last'] = [
-        *peers, '--trainer=torch', '--channels_last'
-    ]
+    found['torch_channels_last'] = [*found['torch'], '--channels_last']
     found['pythae'] = [*peers, '--trainer=pythae']
   return found
 
@@ -81,9 +79,9 @@ def run(
     pause_seconds: Between two turns.
 
   Returns:
-    By worker its description, 'milliseconds' and 'cpu_milliseconds' of a step
-    in each turn, the 'loss' of the last, and the 'ratios' of the first worker
-    to it, turn by turn.
+    By worker its description, the 'milliseconds' of a step in each turn, the
+    'ratios' of the first worker's to them, both also of the CPU time of all
+    threads ('cpu_'), and the 'loss' of the last turn.
 
   Raises:
     ValueError: The workers do not train equal networks.
@@ -106,25 +104,27 @@ def run(
     _check_equal(descriptions)
     turns = vae_epoch.measure(running, rounds, pause_seconds)
   rows = {}
-  first = [turn['seconds'] for turn in next(iter(turns.values()))]
+  first = next(iter(turns.values()))
   for name, answers in turns.items():
-    seconds = [answer['seconds'] for answer in answers]
-    rows[name] = {
-        **descriptions[name],
-        'milliseconds': [1e3 * each / steps for each in seconds],
-        'cpu_milliseconds': [
-            1e3 * each['cpu_seconds'] / steps for each in answers
-        ],
-        'loss': answers[-1]['loss'],
-        'ratios': vae_epoch.paired_ratios(first, seconds),
-    }
+    rows[name] = {**descriptions[name], 'loss': answers[-1]['loss']}
+    for prefix in ('', 'cpu_'):
+      own, other = (
+          [turn[f'{prefix}seconds'] for turn in each]
+          for each in (first, answers)
+      )
+      rows[name][f'{prefix}milliseconds'] = [
+          1e3 * each / steps for each in other
+      ]
+      ratios = vae_epoch.paired_ratios(own, other)
+      rows[name][f'{prefix}ratios'] = ratios
   return rows
 
 
 def format_table(results: dict[str, dict]) -> str:
   """Markdown: the median step, its ratio and work, by images and worker."""
   header = (
-      'images, trained by', 'ms a step', 'CPU ms a step', 'patches ÷ this',
+      'images, trained by', 'ms a step', 'CPU ms a step', 'first ÷ this',
+      'by CPU time',
       'parameters', 'multiply-adds an image', 'loss',
   )
   rows = []
@@ -135,6 +135,7 @@ def format_table(results: dict[str, dict]) -> str:
           common.show(statistics.median(row['milliseconds'])),
           common.show(statistics.median(row['cpu_milliseconds'])),
           common.show(statistics.median(row['ratios'])),
+          common.show(statistics.median(row['cpu_ratios'])),
           f'{row["num_parameters"]:,}',
           f'{row["multiply_adds"]:,}',
           common.show(row['loss']),
@@ -150,6 +151,11 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument(
       '--images', default=','.join(IMAGES), help='of ' + ', '.join(IMAGES)
+  )
+  parser.add_argument(
+      '--workers', default='',
+      help='some of patches, native and, with a peer_python, torch,'
+      ' torch_channels_last, pythae; ratios are those of the first'
   )
   parser.add_argument(
       '--rounds', type=common.positive, default=7, help='timed turns of each'
@@ -171,10 +177,15 @@ def main(argv: Sequence[str]) -> int:
   if args.debug:
     channels, batch_size = (4,), 8
     args.rounds, args.steps = 1, 2
+  workers = commands(args.peer_python, channels)
+  if args.workers:
+    names = common.names(args.workers)
+    common.choose('workers', names, workers)
+    workers = {name: workers[name] for name in names}
   load_before = os.getloadavg()[0]
   results = {
       name: run(
-          commands(args.peer_python, channels),
+          workers,
           IMAGES[name],
           batch_size=batch_size,
           steps=args.steps,

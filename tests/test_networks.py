@@ -179,9 +179,7 @@ class CreateModelTest(chex.TestCase):
         hidden + 2 * (300 * 40 + 40) + mirrored + 300 * 784 + 784,
     )
 
-  @parameterized.parameters(
-      ('conv', 'float32'), ('conv64', 'float32'), ('conv', 'bfloat16')
-  )
+  @parameterized.parameters(('conv64', 'float32'), ('conv', 'bfloat16'))
   def test_convolutions_agree(self, architecture, dtype):
     image_shape = (6, 5, 1)
     images = _images(4, image_shape)
@@ -196,8 +194,11 @@ class CreateModelTest(chex.TestCase):
       )
 
       def loss_fn(params, model=model):
-        z, _, _ = model.particles(params, images, _keys(4), 2)
-        return -jnp.mean(model.log_likelihood(params, images, z))
+        encoder_fn = model.modules['encoder'].apply
+        decoder_fn = model.modules['decoder'].apply
+        mean, logvar = encoder_fn(params['encoder'], images)
+        logits = decoder_fn(params['decoder'], mean + logvar)
+        return jnp.mean(jnp.square(logits - images))
 
       params = _params(model, 'encoder', 'decoder')
       value, grad = jax.jit(jax.value_and_grad(loss_fn))(params)
