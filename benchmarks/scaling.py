@@ -53,6 +53,7 @@ _SHAPES = {
     'celeba64': (64, 64, 3),
 }
 _NUM_STEPS = 10_000  # of the schedules; more than are run
+_DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
 _BYTES = 4  # of a gradient, float32
 
 
@@ -202,7 +203,7 @@ def run_layout(
             'JAX_PLATFORMS': 'cpu',
             # with fewer threads emulated devices wait for each other for ever
             'NPROC': '32',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+            'XLA_FLAGS': _DEVICES_FLAG.format(num_devices),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -284,7 +285,9 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
       lambda: model.init(jax.random.key(0), method.trained)
   )
   weights = {
-      phase.trains: sum(networks.num_parameters(params[x]) for x in phase.trains)
+      phase.trains: sum(
+          networks.num_parameters(params[name]) for name in phase.trains
+      )
       for phase in method.phases
   }
   latent = latent_operations(

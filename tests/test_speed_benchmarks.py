@@ -1,4 +1,4 @@
-"""Tests for the benchmarks of speed: their pure pieces, and a small run each."""
+"""Tests for the benchmarks of speed: pure pieces, and a small run of each."""
 
 import contextlib
 import io
@@ -68,7 +68,9 @@ class TrainStepTest(parameterized.TestCase):
     self.assertAlmostEqual(rows[1]['images_per_second'], 128 / 3e-3)
 
   def test_first_phase_trains_the_autoencoder_alone(self):
-    overrides = ['--config.model.hidden_sizes=8', '--config.model.latent_size=2']
+    overrides = [
+        '--config.model.hidden_sizes=8', '--config.model.latent_size=2'
+    ]
     _, state = train_step.create_step(
         train_step.CASES['ldc_autoencoder'], 'mlp', 4, 2, overrides
     )
@@ -154,7 +156,8 @@ class ScalingTest(parameterized.TestCase):
   def test_a_worker_that_fails_is_told(self):
     job = {'spec': 'configs/no.py:vae', 'batch_size': 8, 'steps': 3,
            'output': ''}
-    with self.assertRaisesRegex(OSError, 'a worker ended with 1: error: .*no.py'):
+    message = 'a worker ended with 1: error: .*no.py'
+    with self.assertRaisesRegex(OSError, message):
       scaling.run_layout(job, 1, 1, ())
 
 
