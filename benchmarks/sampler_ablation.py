@@ -42,6 +42,7 @@ from ldc_vae import step as step_lib
 from ldc_vae.metrics import frechet
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 
 Array = jax.Array
 
@@ -278,12 +279,12 @@ def latent_stats(points: Array) -> dict[str, Array]:
   """The moments of all points [..., D], as the method keeps them."""
   dim = points.shape[-1]
   flat = jnp.asarray(points).reshape(-1, dim)
-  return ldc.update_moments(ldc.init_moments(dim), flat, 0.0)
+  return moments.update(moments.init(dim), flat, 0.0)
 
 
 def sampler_std(z: np.ndarray, latents: Array) -> float:
   """Standard deviation of samples [n, D] in the aggregate's; 1 is right."""
-  u = energy.standardise(z, *ldc.latent_moments(latent_stats(latents)))
+  u = energy.standardise(z, *moments.mean_and_std(latent_stats(latents)))
   return float(np.mean(np.std(u, axis=0)))
 
 
@@ -398,9 +399,9 @@ def image_metrics(
     names = ('frechet', 'smallest_class', 'class_distance', 'mmd')
     return dict.fromkeys((*names, 'sampler_std'))
   images = frozen.decode_fn(z)
-  moments = frechet.moments(frozen.features_fn(images))
+  own = frechet.moments(frozen.features_fn(images))
   return {
-      'frechet': frechet.frechet_from_moments(*moments, *frozen.moments),
+      'frechet': frechet.frechet_from_moments(*own, *frozen.moments),
       **class_coverage(frozen.classes_fn(images), frozen.class_shares),
       'mmd': float(latent_metrics.mmd(aggregate, z)),
       'sampler_std': sampler_std(z, frozen.latents),

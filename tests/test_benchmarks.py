@@ -28,7 +28,7 @@ from ldc_vae import datasets
 from ldc_vae import networks
 from ldc_vae import writer
 from ldc_vae.metrics import frechet
-from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 
 _SMALL = networks.Sizes(
     latent_size=2,
@@ -243,7 +243,7 @@ class LatentStatsTest(chex.TestCase):
 
   def test_are_the_moments_of_all_latents(self):
     z = np.random.default_rng(0).normal(2.0, 3.0, size=(50, 4, 2))
-    mean, std = ldc.latent_moments(
+    mean, std = moments.mean_and_std(
         sampler_ablation.latent_stats(z.astype(np.float32))
     )
     # float32 sums of 200 numbers; the variance is a difference

@@ -18,6 +18,7 @@ from ldc_vae import networks
 from ldc_vae import svgd
 from ldc_vae.objectives import base
 from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 from ldc_vae.objectives import vae
 from tests import objective_case
 
@@ -72,7 +73,7 @@ def _context(**kwargs) -> base.Context:
   context = {
       'progress': jnp.float32(0.0),
       'update': jnp.int32(0),
-      'stats': {'latents': ldc.init_moments(3)},
+      'stats': {'latents': moments.init(3)},
       'ema_params': {},
       'axis_name': None,
       'latents': None,
@@ -85,7 +86,7 @@ def _moments(seed: int = 3) -> dict[str, jax.Array]:
   z = np.random.default_rng(seed).normal(size=(32, 2, 3)) * [0.5, 1.0, 2.0]
   z += [1.0, 0.0, -1.0]
   z = jnp.asarray(z.reshape(-1, 3), jnp.float32)
-  return ldc.update_moments(ldc.init_moments(3), z, 0.9)
+  return moments.update(moments.init(3), z, 0.9)
 
 
 class VaeTest(chex.TestCase):
@@ -171,7 +172,7 @@ class LdcAutoencoderTest(chex.TestCase):
     context = context or _context()
     return run(params, {**context, 'axis_name': 0})
 
-  def _by_hand(self, model, params, weight=0.0, moments=None, **fields):
+  def _by_hand(self, model, params, weight=0.0, running=None, **fields):
     """Encoder: -1/(BK) sum J' phi. Decoder: lambda E grad(-log p)."""
     fields = {**_LDC_FIELDS, **fields}
     images = _images()
@@ -185,7 +186,7 @@ class LdcAutoencoderTest(chex.TestCase):
     z, pull_back = jax.vjp(particles_fn, params['encoder'])
     latent_energy_fn = None
     if weight:
-      mu, sigma = ldc.latent_moments(moments)
+      mu, sigma = moments.mean_and_std(running)
       latent_energy_fn = lambda point: weight * model.modules['energy'].apply(
           params['energy'], (point - mu) / sigma
       )
@@ -257,7 +258,7 @@ class LdcAutoencoderTest(chex.TestCase):
     )
     expected = jax.jit(
         lambda params: self._by_hand(
-            model, params, weight=5.0, moments=_moments()
+            model, params, weight=5.0, running=_moments()
         )
     )(params)
     # float32 sums of 20 particles x 16 pixels in another order
@@ -305,7 +306,7 @@ class LdcAutoencoderTest(chex.TestCase):
     context = _context(stats={'latents': _moments()})
     _, (_, updates) = self._grad(model, params, context, moments_decay=0.8)
     z = updates['latents'].reshape(-1, 3)
-    expected = {'latents': ldc.update_moments(_moments(), z, 0.8)}
+    expected = {'latents': moments.update(_moments(), z, 0.8)}
     # float32; products of matmuls
     chex.assert_trees_all_close(updates['stats'], expected, rtol=1e-5)
 
@@ -313,7 +314,7 @@ class LdcAutoencoderTest(chex.TestCase):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
     averaged = _params(model, 'sampler')
-    stats = {'latents': _moments(), 'sampler': ldc.init_moments(3)}
+    stats = {'latents': _moments(), 'sampler': moments.init(3)}
     _, (_, updates) = self._grad(
         model,
         params,
@@ -326,67 +327,12 @@ class LdcAutoencoderTest(chex.TestCase):
         [jax.random.normal(key, (_PARTICLES, 3)) for key in keys]
     )
     u = model.modules['sampler'].apply(averaged['sampler'], noise)
-    mean, covariance = ldc.mean_and_covariance(updates['stats']['sampler'])
+    mean, covariance = moments.mean_and_covariance(updates['stats']['sampler'])
     # float32
     np.testing.assert_allclose(mean, np.mean(u, axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         covariance, np.cov(u, rowvar=False, bias=True), rtol=1e-4, atol=1e-5
     )
-
-
-class MomentsTest(chex.TestCase):
-
-  def test_none_seen_is_mean_zero_and_deviation_one(self):
-    mean, std = ldc.latent_moments(ldc.init_moments(3))
-    np.testing.assert_array_equal(mean, np.zeros(3))
-    np.testing.assert_array_equal(std, np.ones(3))
-
-  def test_match_weighted_averages_over_the_steps(self):
-    rng = np.random.default_rng(0)
-    batches = rng.normal(size=(6, 4, 5, 3)).astype(np.float32) * 2.0 + 1.0
-    moments = ldc.init_moments(3)
-    for z in batches:
-      moments = ldc.update_moments(moments, z.reshape(-1, 3), 0.7)
-    mean, std = ldc.latent_moments(moments)
-    weights = 0.7 ** np.arange(5, -1, -1.0)  # the last counts most
-    weights /= np.sum(weights)
-    flat = batches.astype(np.float64).reshape(6, 20, 3)
-    expected = np.tensordot(weights, np.mean(flat, axis=1), 1)
-    second = np.tensordot(weights, np.mean(flat**2, axis=1), 1)
-    # float32, 120 terms
-    np.testing.assert_allclose(mean, expected, rtol=1e-5)
-    np.testing.assert_allclose(std, np.sqrt(second - expected**2), rtol=1e-5)
-
-  def test_an_unused_dimension_keeps_a_positive_deviation(self):
-    moments = ldc.update_moments(ldc.init_moments(3), jnp.ones((8, 3)), 0.9)
-    _, std = ldc.latent_moments(moments)
-    self.assertGreater(float(jnp.min(std)), 0.0)
-
-  def test_affine_match_gives_mean_and_covariance(self):
-    rng = np.random.default_rng(0)
-    u = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 2.0
-    z = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 3)) - 1.0
-    moments = [
-        ldc.update_moments(
-            ldc.init_moments(3), jnp.asarray(x, jnp.float32), 0.0
-        )
-        for x in (u, z)
-    ]
-    actual = ldc.affine_match(jnp.asarray(u, jnp.float32), *moments)
-    # float32, and 1e-6 on the diagonals of both covariances
-    np.testing.assert_allclose(
-        np.mean(actual, axis=0), np.mean(z, axis=0), atol=1e-4
-    )
-    np.testing.assert_allclose(
-        np.cov(actual, rowvar=False), np.cov(z, rowvar=False),
-        rtol=5e-3,  # and 1/499 against 1/399
-        atol=1e-3,
-    )
-
-  def test_affine_match_of_equal_moments_changes_nothing(self):
-    u = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)), jnp.float32)
-    actual = ldc.affine_match(u, _moments(), _moments())
-    np.testing.assert_allclose(actual, u, rtol=1e-4, atol=1e-5)  # float32
 
 
 class TemperatureTest(chex.TestCase):
@@ -433,7 +379,7 @@ class LdcLatentTest(chex.TestCase):
 
   def _aggregate(self, columns):
     """Standardised latents [B g, D] of the chosen particles."""
-    mean, std = ldc.latent_moments(_moments())
+    mean, std = moments.mean_and_std(_moments())
     chosen = np.asarray(self.latents)[:, columns]
     return ((chosen - mean) / std).reshape(-1, 3)
 
@@ -603,7 +549,7 @@ class LdcCreateTest(chex.TestCase):
     z = method.generate(params, {'latents': _moments()}, _keys())
     noise = jnp.stack([jax.random.normal(key, (3,)) for key in _keys()])
     u = model.modules['sampler'].apply(params['sampler'], noise)
-    mean, std = ldc.latent_moments(_moments())
+    mean, std = moments.mean_and_std(_moments())
     # float32
     np.testing.assert_allclose(z, mean + std * u, rtol=1e-5, atol=1e-6)
 
@@ -639,9 +585,7 @@ def _train_ring(latent_target: str, num_updates: int, seed: int = 0):
   method = ldc.create(model, **fields)
   latent_phase = method.phases[1]
   points = jnp.asarray(_ring(np.random.default_rng(0), 20_000))
-  moments = {
-      'latents': ldc.update_moments(ldc.init_moments(2), points, 0.0)
-  }
+  stats = {'latents': moments.update(moments.init(2), points, 0.0)}
   init_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
   tx = optax.adam(
       optax.cosine_decay_schedule(1e-3, num_updates, 0.1), b1=0.5
@@ -653,7 +597,7 @@ def _train_ring(latent_target: str, num_updates: int, seed: int = 0):
     context = {
         'progress': update / num_updates,
         'update': 0,
-        'stats': moments,
+        'stats': stats,
         'axis_name': None,
         'latents': points[rows][:, None, :],
     }
@@ -676,7 +620,7 @@ def _train_ring(latent_target: str, num_updates: int, seed: int = 0):
       lambda start: jax.lax.scan(body, start, jnp.arange(num_updates))
   )(start)
   keys = jax.random.split(sample_key, 10_000)
-  return np.asarray(method.generate(average, moments, keys))
+  return np.asarray(method.generate(average, stats, keys))
 
 
 def _ring_masses(z: np.ndarray) -> tuple[np.ndarray, float]:

@@ -15,7 +15,7 @@ from ldc_vae.objectives import aae
 from ldc_vae.objectives import ae
 from ldc_vae.objectives import base
 from ldc_vae.objectives import info_vae
-from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 from ldc_vae.objectives import rae_gp
 from ldc_vae.objectives import rae_l2
 from ldc_vae.objectives import wae_mmd
@@ -45,7 +45,7 @@ def _model(encoder: str) -> networks.Model:
 def _context(**kwargs) -> base.Context:
   """A context on one device."""
   context = {
-      'stats': {'latents': ldc.init_moments(_DIM)},
+      'stats': {'latents': moments.init(_DIM)},
       'axis_name': None,
       'latents': None,
   }
@@ -95,9 +95,9 @@ class AeTest(chex.TestCase):
     codes = rng.normal(size=(500, _DIM)) @ rng.normal(size=(_DIM, _DIM)) + 1.0
     codes[:, 2] = 3.0  # an unused dimension
     codes = jnp.asarray(codes, jnp.float32)
-    moments = ldc.update_moments(ldc.init_moments(_DIM), codes, 0.0)
+    stats = {'latents': moments.update(moments.init(_DIM), codes, 0.0)}
     keys = jax.random.split(jax.random.key(0), 4000)
-    z = np.asarray(method.generate({}, {'latents': moments}, keys))
+    z = np.asarray(method.generate({}, stats, keys))
     error = 4.0 / math.sqrt(4000)  # four standard errors, in deviations
     std = np.std(codes, axis=0)
     np.testing.assert_array_less(
@@ -117,7 +117,7 @@ class AeTest(chex.TestCase):
     method = ae.create(model, moments_decay=0.0)
     (_, (_, updates)), _ = _run(method, params)
     codes = updates['latents'][:, 0]
-    mean, covariance = ldc.mean_and_covariance(updates['stats']['latents'])
+    mean, covariance = moments.mean_and_covariance(updates['stats']['latents'])
     np.testing.assert_allclose(mean, np.mean(codes, axis=0), rtol=1e-5)
     # float32, a difference of moments
     np.testing.assert_allclose(

@@ -18,6 +18,7 @@ from ldc_vae.objectives import base
 from ldc_vae.objectives import beta_vae
 from ldc_vae.objectives import iwae
 from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 from ldc_vae.objectives import lebm
 from ldc_vae.objectives import stein_vae
 from ldc_vae.objectives import vae
@@ -246,7 +247,7 @@ class SteinVaeTest(chex.TestCase):
         },
     )
     (loss, _), grads = _run(method, params)
-    stats = {'latents': ldc.init_moments(_DIM)}
+    stats = {'latents': moments.init(_DIM)}
     (expected, _), expected_grads = _run(twin, params, stats=stats)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     # float32

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ldc_vae import networks
 from ldc_vae.objectives import base
-from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 
 Array = jax.Array
 PenaltyFn = Callable[..., tuple[Array, dict[str, Array]]]
@@ -71,7 +71,7 @@ def objective(
 def generate(params, stats, keys: Array) -> Array:
   """z ~ N(mean, covariance of the codes), shape [N, D]."""
   del params
-  mean, covariance = ldc.mean_and_covariance(stats['latents'])
+  mean, covariance = moments.mean_and_covariance(stats['latents'])
   # eigenvectors rather than Cholesky: an unused dimension may be constant
   values, vectors = jnp.linalg.eigh(covariance)
   root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
@@ -109,14 +109,16 @@ def create_penalised(
         params, images, keys, context, model=model, penalty_fn=penalty_fn
     )
     codes = updates['latents'][:, 0]
-    moments = ldc.update_moments(
-        context['stats']['latents'], codes, moments_decay
-    )
-    return loss, (metrics, {**updates, 'stats': {'latents': moments}})
+    stats = {
+        'latents': moments.update(
+            context['stats']['latents'], codes, moments_decay
+        )
+    }
+    return loss, (metrics, {**updates, 'stats': stats})
 
   return base.Method(
       phases=(base.Phase(phase, model.autoencoder_names()),),
-      init_stats=lambda: {'latents': ldc.init_moments(model.latent_size)},
+      init_stats=lambda: {'latents': moments.init(model.latent_size)},
       generate=generate,
       log_prior=None,  # the codes have no density in the model
   )

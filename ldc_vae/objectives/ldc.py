@@ -28,80 +28,10 @@ from ldc_vae import energy
 from ldc_vae import networks
 from ldc_vae import svgd
 from ldc_vae.objectives import base
+from ldc_vae.objectives import moments
 
 Array = jax.Array
 LATENT_TARGETS = ('learned', 'smoothed')
-
-# Keeps sigma > 0 for a latent dimension that the encoder does not use.
-_MIN_STD = 1e-3
-
-
-def init_moments(latent_size: int) -> dict[str, Array]:
-  """Running sums of first and second moments, with no weight yet."""
-  return {
-      'first': jnp.zeros(latent_size),
-      'second': jnp.zeros((latent_size, latent_size)),
-      'weight': jnp.zeros(()),
-  }
-
-
-def update_moments(
-    moments: dict[str, Array], points: Array, decay: float
-) -> dict[str, Array]:
-  """Moves the running moments towards those of points [n, D]."""
-  mix = lambda old, new: decay * old + (1.0 - decay) * new
-  # in full float32: the covariance is a difference of two such moments
-  second = jnp.matmul(points.T, points, precision=jax.lax.Precision.HIGHEST)
-  return {
-      'first': mix(moments['first'], jnp.mean(points, axis=0)),
-      'second': mix(moments['second'], second / points.shape[0]),
-      'weight': mix(moments['weight'], 1.0),
-  }
-
-
-def mean_and_covariance(moments: dict[str, Array]) -> tuple[Array, Array]:
-  """Mean [D] and covariance [D, D]; 0 and I before the first update."""
-  seen = moments['weight'] > 0.0
-  weight = jnp.where(seen, moments['weight'], 1.0)
-  mean = moments['first'] / weight
-  covariance = moments['second'] / weight - mean[:, None] * mean[None, :]
-  return mean, jnp.where(seen, covariance, jnp.eye(mean.shape[0]))
-
-
-def latent_moments(moments: dict[str, Array]) -> tuple[Array, Array]:
-  """Mean and standard deviation [D]; 0 and 1 before the first update."""
-  mean, covariance = mean_and_covariance(moments)
-  variance = jnp.diagonal(covariance)
-  return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
-
-
-def affine_match(
-    u: Array, own: dict[str, Array], wanted: dict[str, Array]
-) -> Array:
-  """The affine map that gives points the mean and covariance of others.
-
-  u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the covariances. SVGD with
-  few particles and a contrastive energy leave the sampler a few percent too
-  narrow; its first two moments are known, so that they are set, not learned.
-
-  Args:
-    u: Points, shape [n, D].
-    own: Moments of the law of u.
-    wanted: Moments of the law that u should have, in the same units.
-
-  Returns:
-    Shape [n, D].
-  """
-  own_mean, own_covariance = mean_and_covariance(own)
-  mean, covariance = mean_and_covariance(wanted)
-  floor = _MIN_STD**2 * jnp.eye(u.shape[1])
-  own_root = jnp.linalg.cholesky(own_covariance + floor)
-  root = jnp.linalg.cholesky(covariance + floor)
-  white = jax.scipy.linalg.solve_triangular(
-      own_root, (u - own_mean).T, lower=True
-  )
-  highest = jax.lax.Precision.HIGHEST  # a latent keeps all its digits
-  return mean + jnp.matmul(root, white, precision=highest).T
 
 
 def whitened_particles(
@@ -198,7 +128,7 @@ def autoencoder_objective(
   log_likelihoods = model.log_likelihood(params, images, particles)
   latent_energies = jnp.zeros(log_likelihoods.shape)
   if latent_energy_weight:
-    mu, sigma = latent_moments(context['stats']['latents'])
+    mu, sigma = moments.mean_and_std(context['stats']['latents'])
     # f shapes the posterior here; it is trained in the latent phase only
     frozen = jax.lax.stop_gradient(params['energy'])
     u = energy.standardise(particles, mu, sigma)
@@ -272,7 +202,7 @@ def latent_objective(
   first = context['update'] * group
   chosen = (first + jnp.arange(group)) % num_particles
   aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
-  mu, sigma = latent_moments(context['stats']['latents'])
+  mu, sigma = moments.mean_and_std(context['stats']['latents'])
   aggregate = energy.standardise(aggregate, mu, sigma)
 
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
@@ -312,13 +242,13 @@ def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
   """z = S(xi) = mu + sigma (xi + net(xi)), xi ~ N(0, I); shape [N, D].
 
   Where the moments of u are kept, sigma is the matrix that gives z the mean and
-  the covariance of the aggregate latents, see `affine_match`.
+  the covariance of the aggregate latents, see `moments.affine_match`.
   """
   noise = base.draw_normal(keys, (model.latent_size,))
   u = model.modules['sampler'].apply(params['sampler'], noise)
   if 'sampler' in stats:
-    return affine_match(u, stats['sampler'], stats['latents'])
-  return energy.unstandardise(u, *latent_moments(stats['latents']))
+    return moments.affine_match(u, stats['sampler'], stats['latents'])
+  return energy.unstandardise(u, *moments.mean_and_std(stats['latents']))
 
 
 def create(
@@ -406,7 +336,7 @@ def create(
     loss, (metrics, updates) = autoencoder_fn(params, images, keys, context)
     z = updates['latents']
     stats = dict(context['stats'])
-    stats['latents'] = update_moments(
+    stats['latents'] = moments.update(
         stats['latents'], z.reshape(-1, z.shape[-1]), moments_decay
     )
     if match_moments:
@@ -415,7 +345,7 @@ def create(
       u = model.modules['sampler'].apply(
           context['ema_params']['sampler'], noise.reshape(-1, z.shape[-1])
       )
-      stats['sampler'] = update_moments(stats['sampler'], u, moments_decay)
+      stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
     updates['stats'] = stats
     return loss, (metrics, updates)
 
@@ -449,7 +379,7 @@ def create(
           ),
       ),
       init_stats=lambda: {
-          name: init_moments(model.latent_size)
+          name: moments.init(model.latent_size)
           for name in ('latents', *(('sampler',) if match_moments else ()))
       },
       generate=functools.partial(generate, model=model),

@@ -1,0 +1,81 @@
+"""Running mean and covariance of latents, which a method keeps in its stats.
+
+A dict of decaying sums: 'first' [D] and 'second' [D, D] of the moments, and
+'weight' [], their total weight, by which they are divided.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Keeps sigma > 0 for a latent dimension that the encoder does not use.
+_MIN_STD = 1e-3
+
+
+def init(latent_size: int) -> dict[str, Array]:
+  """Running sums of first and second moments, with no weight yet."""
+  return {
+      'first': jnp.zeros(latent_size),
+      'second': jnp.zeros((latent_size, latent_size)),
+      'weight': jnp.zeros(()),
+  }
+
+
+def update(
+    moments: dict[str, Array], points: Array, decay: float
+) -> dict[str, Array]:
+  """Moves the running moments towards those of points [n, D]."""
+  mix = lambda old, new: decay * old + (1.0 - decay) * new
+  # in full float32: the covariance is a difference of two such moments
+  second = jnp.matmul(points.T, points, precision=jax.lax.Precision.HIGHEST)
+  return {
+      'first': mix(moments['first'], jnp.mean(points, axis=0)),
+      'second': mix(moments['second'], second / points.shape[0]),
+      'weight': mix(moments['weight'], 1.0),
+  }
+
+
+def mean_and_covariance(moments: dict[str, Array]) -> tuple[Array, Array]:
+  """Mean [D] and covariance [D, D]; 0 and I before the first update."""
+  seen = moments['weight'] > 0.0
+  weight = jnp.where(seen, moments['weight'], 1.0)
+  mean = moments['first'] / weight
+  covariance = moments['second'] / weight - mean[:, None] * mean[None, :]
+  return mean, jnp.where(seen, covariance, jnp.eye(mean.shape[0]))
+
+
+def mean_and_std(moments: dict[str, Array]) -> tuple[Array, Array]:
+  """Mean and standard deviation [D]; 0 and 1 before the first update."""
+  mean, covariance = mean_and_covariance(moments)
+  variance = jnp.diagonal(covariance)
+  return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
+
+
+def affine_match(
+    u: Array, own: dict[str, Array], wanted: dict[str, Array]
+) -> Array:
+  """The affine map that gives points the mean and covariance of others.
+
+  u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the covariances. SVGD with
+  few particles and a contrastive energy leave the sampler a few percent too
+  narrow; its first two moments are known, so that they are set, not learned.
+
+  Args:
+    u: Points, shape [n, D].
+    own: Moments of the law of u.
+    wanted: Moments of the law that u should have, in the same units.
+
+  Returns:
+    Shape [n, D].
+  """
+  own_mean, own_covariance = mean_and_covariance(own)
+  mean, covariance = mean_and_covariance(wanted)
+  floor = _MIN_STD**2 * jnp.eye(u.shape[1])
+  own_root = jnp.linalg.cholesky(own_covariance + floor)
+  root = jnp.linalg.cholesky(covariance + floor)
+  white = jax.scipy.linalg.solve_triangular(
+      own_root, (u - own_mean).T, lower=True
+  )
+  highest = jax.lax.Precision.HIGHEST  # a latent keeps all its digits
+  return mean + jnp.matmul(root, white, precision=highest).T

@@ -1,0 +1,70 @@
+"""Tests of ldc_vae.objectives.moments."""
+
+from absl.testing import absltest
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae.objectives import moments
+
+
+class MomentsTest(chex.TestCase):
+
+  def test_none_seen_is_mean_zero_and_deviation_one(self):
+    mean, std = moments.mean_and_std(moments.init(3))
+    np.testing.assert_array_equal(mean, np.zeros(3))
+    np.testing.assert_array_equal(std, np.ones(3))
+
+  def test_match_weighted_averages_over_the_steps(self):
+    rng = np.random.default_rng(0)
+    batches = rng.normal(size=(6, 4, 5, 3)).astype(np.float32) * 2.0 + 1.0
+    running = moments.init(3)
+    for z in batches:
+      running = moments.update(running, z.reshape(-1, 3), 0.7)
+    mean, std = moments.mean_and_std(running)
+    weights = 0.7 ** np.arange(5, -1, -1.0)  # the last counts most
+    weights /= np.sum(weights)
+    flat = batches.astype(np.float64).reshape(6, 20, 3)
+    expected = np.tensordot(weights, np.mean(flat, axis=1), 1)
+    second = np.tensordot(weights, np.mean(flat**2, axis=1), 1)
+    # float32, 120 terms
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    np.testing.assert_allclose(std, np.sqrt(second - expected**2), rtol=1e-5)
+
+  def test_an_unused_dimension_keeps_a_positive_deviation(self):
+    running = moments.update(moments.init(3), jnp.ones((8, 3)), 0.9)
+    _, std = moments.mean_and_std(running)
+    self.assertGreater(float(jnp.min(std)), 0.0)
+
+  def test_affine_match_gives_mean_and_covariance(self):
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 2.0
+    z = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 3)) - 1.0
+    both = [
+        moments.update(moments.init(3), jnp.asarray(x, jnp.float32), 0.0)
+        for x in (u, z)
+    ]
+    actual = moments.affine_match(jnp.asarray(u, jnp.float32), *both)
+    # float32, and 1e-6 on the diagonals of both covariances
+    np.testing.assert_allclose(
+        np.mean(actual, axis=0), np.mean(z, axis=0), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        np.cov(actual, rowvar=False), np.cov(z, rowvar=False),
+        rtol=5e-3,  # and 1/499 against 1/399
+        atol=1e-3,
+    )
+
+  def test_affine_match_of_equal_moments_changes_nothing(self):
+    rng = np.random.default_rng(0)
+    u = jnp.asarray(rng.normal(size=(50, 3)), jnp.float32)
+    z = rng.normal(size=(64, 3)) * [0.5, 1.0, 2.0] + [1.0, 0.0, -1.0]
+    running = moments.update(
+        moments.init(3), jnp.asarray(z, jnp.float32), 0.9
+    )
+    actual = moments.affine_match(u, running, running)
+    np.testing.assert_allclose(actual, u, rtol=1e-4, atol=1e-5)  # float32
+
+
+if __name__ == '__main__':
+  absltest.main()
