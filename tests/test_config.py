@@ -539,10 +539,7 @@ class KnownNamesTest(parameterized.TestCase):
         # only a gaussian encoder has the standard deviations to whiten by
         given = {'whiten': False} if method == 'ldc' else {}
         create(model_fn(encoder=encoder), **given)
-      # ldc trusts the config here
-      for encoder in set(networks.ENCODERS) - set(suited) - (
-          {'deterministic', 'none'} if method == 'ldc' else set()
-      ):
+      for encoder in set(networks.ENCODERS) - set(suited):
         with self.assertRaisesRegex(ValueError, f'objective .*{encoder!r}'):
           create(model_fn(encoder=encoder))
 

@@ -284,6 +284,13 @@ def create(
   Raises:
     ValueError: A field is out of range.
   """
+  base.require_encoder(
+      'ldc',
+      model,
+      'gaussian',
+      'implicit',
+      reason='SVGD moves particles that differ',
+  )
   if off_diagonal and num_particles < 2:
     raise ValueError(
         f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
