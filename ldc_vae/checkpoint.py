@@ -212,6 +212,11 @@ class Checkpointer:
     if saving is not None:
       saving.result()
 
+  def check(self) -> None:
+    """Raises the error of a save that has failed; waits for none."""
+    if self._saving is not None and self._saving.done():
+      self.wait()
+
   def close(self) -> None:
     """Waits like `wait`, then ends the background thread."""
     try:

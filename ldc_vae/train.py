@@ -285,6 +285,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
           checkpointer.save(step, state, metrics=row, meta=meta)
         saved = step
       progress.update(step)
+      checkpointer.check()  # a full disk is told of now, not at the next save
     if step > saved:  # the run is to stop between two checkpoints
       updates.drain()
       updates.check_state(step, state)

@@ -216,12 +216,17 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 def check_writable(path: Path) -> None:
   """Raises what writing `path` would raise, before the work for it is done.
 
+  With several processes, process 0 alone looks: no other one writes, or needs
+  to see the folder.
+
   Args:
     path: A file; it stays as it is.
 
   Raises:
     FileError: If it could not be written.
   """
+  if jax.process_index() != 0:
+    return
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
   try:

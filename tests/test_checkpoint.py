@@ -1,5 +1,6 @@
 """Tests of ldc_vae.checkpoint."""
 
+from concurrent import futures
 import contextlib
 import errno
 import functools
@@ -607,6 +608,29 @@ class DirectoryTest(_TestCase):
     checkpointer.save(2, state, metrics={}, meta={})  # when there is room
     checkpointer.close()
     self.assertEqual(self.steps(), {1, 2})
+
+  def test_a_failure_is_told_as_soon_as_it_is_asked_for(self):
+    checkpointer = checkpoint.Checkpointer(self.directory)
+    finish = threading.Event()
+
+    def write(unused_manifest, unused_values):
+      finish.wait(10)
+      raise OSError(28, 'full')
+
+    self.enter_context(
+        absltest.mock.patch.object(
+            checkpointer, '_write_with_orbax', side_effect=write
+        )
+    )
+    checkpointer.check()  # nothing to tell
+    checkpointer.save(1, {'x': 1}, metrics={}, meta={})
+    checkpointer.check()  # nothing yet
+    finish.set()
+    futures.wait([checkpointer._saving])
+    with self.assertRaisesRegex(OSError, 'free some disk space'):
+      checkpointer.check()
+    checkpointer.check()  # it was told
+    checkpointer.close()
 
   def test_failed_replacement_puts_the_old_one_back(self):
     self.save(1)

@@ -368,6 +368,10 @@ class LockTest(_TestCase):
       with self.assertRaisesRegex(writer.FileError, reason):
         writer.check_writable(path)
 
+  def test_other_processes_of_the_run_need_not_see_the_folder(self):
+    with absltest.mock.patch('jax.process_index', return_value=1):
+      writer.check_writable(self.directory / 'no' / 'x.json')
+
   def test_json_that_cannot_be_read_is_no_missing_file(self):
     with self.assertRaisesRegex(writer.FileError, r'\(Is a directory\)'):
       writer.read_json(self.directory)
