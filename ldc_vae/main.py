@@ -331,7 +331,7 @@ def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
   workdir = values.workdir or _default_workdir(values.config, config)
   if values.mode == 'train':
     return config, workdir
-  stored = _read_trained(workdir)
+  stored = _read_trained(workdir, values.process_id)
   config = config or config_lib.override(stored, overrides)
   changed = config_lib.differences(stored, config)
   if changed:
@@ -348,12 +348,15 @@ def _default_workdir(spec: str, config) -> str:
   return os.path.join('runs', f'{stem}_{config.objective.name}')
 
 
-def _read_trained(workdir: str):
+def _read_trained(workdir: str, process_id: int | None):
   """Returns the config of a workdir that holds a checkpoint."""
   path = pathlib.Path(workdir)
   if not path.is_dir():
+    remedy = 'train it first'
+    if process_id:
+      remedy = f'process {process_id} must see the folder of process 0'
     raise config_lib.ConfigError(
-        f'--workdir={workdir}: no such folder; train it first'
+        f'--workdir={workdir}: no such folder; {remedy}'
     )
   config = config_lib.read(path)
   checkpoints = path / 'checkpoints'

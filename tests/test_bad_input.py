@@ -100,6 +100,12 @@ _FLAGS = {
         ('--mode=evaluate', '--workdir=nowhere'),
         r'--workdir=nowhere: no such folder; train it first',
     ),
+    'workdir_of_another_host': _Case(
+        ('--mode=evaluate', '--workdir=nowhere', '--process_id=1',
+         '--num_processes=2', '--coordinator_address=localhost:1'),
+        r'--workdir=nowhere: no such folder; process 1 must see the folder of'
+        r' process 0',
+    ),
     'evaluate_without_workdir': _Case(
         ('--mode=evaluate',), r'--workdir is missing; --mode=evaluate needs'
     ),
