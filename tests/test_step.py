@@ -18,6 +18,7 @@ from ldc_vae import checkpoint
 from ldc_vae import networks
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
+from ldc_vae import svgd
 from ldc_vae.objectives import base
 
 _SHAPE = (4, 4, 1)
@@ -203,7 +204,8 @@ class ShardedStepTest(chex.TestCase):
         _largest_change(_state(name).params, actual.params), 1e-2
     )
     # a metric that is a mean over images is that of the whole batch; float32
-    for key in ('loss', 'reconstruction', 'posterior_std'):
+    keys = ('loss', 'reconstruction', 'posterior_std')
+    for key in keys if name == 'vae' else (*keys, 'sampler_std'):
       np.testing.assert_allclose(
           [step[key] for step in metrics],
           [step[key] for step in expected_metrics],
@@ -299,6 +301,21 @@ class ShardedStepTest(chex.TestCase):
     for device in range(4):
       own = jax.tree.map(lambda x, d=device: x[d], states.params)
       self.assertGreater(_largest_change(expected.params, own), 1e-3)
+
+  def test_samplers_that_see_their_own_device_only_would_be_seen(self):
+    _, _, train_step = _setup('learned', 'sgd')
+    expected, _ = _run_single('learned', 'sgd', 1)
+    stein_particles = svgd.stein_particles
+
+    def of_one_device(particles, kernel, **options):
+      options['axis_name'] = None
+      return stein_particles(particles, kernel, **options)
+
+    with mock.patch.object(svgd, 'stein_particles', of_one_device):
+      actual, _ = _run(_make_step(train_step, 'vmap_4'), _state('learned'), 1)
+    for name, is_same in (('encoder', True), ('sampler', False)):
+      change = _largest_change(expected.params[name], actual.params[name])
+      self.assertEqual(change < 2e-6, is_same, f'{name} {change}')  # as above
 
   def test_micro_batches_add_up(self):
     _, _, train_step = _setup('learned', 'sgd')

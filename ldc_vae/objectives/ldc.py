@@ -15,6 +15,11 @@ standardised with running moments, u = (z - mu) / sigma. Two targets:
               Liu (2016), https://arxiv.org/abs/1611.01722, in latent space.
   `smoothed`  the kernel flow `svgd.smoothed_flow` from the sampler's latents to
               the encoder's; no further network.
+
+Several devices share one set of the sampler's particles, and one of the
+encoder's: a direction gathers both from all devices, so that each particle sees
+every other one, while the K particles of an image stay on its device. The
+moments mu and sigma are means over the global batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -207,8 +212,10 @@ def latent_objective(
 
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
   u = model.modules['sampler'].apply(params['sampler'], noise)
-  metrics = {'sampler_std': jnp.mean(jnp.std(u, axis=0))}
   axis_name = context['axis_name']
+  # of the whole set: that of a device's few particles would be too small
+  spread = jnp.std(base.gather(u, axis_name), axis=0)
+  metrics = {'sampler_std': jnp.mean(spread)}
   if latent_target == 'smoothed':
     flow = svgd.smoothed_flow(u, aggregate, flow_scales, axis_name=axis_name)
     return svgd.follow(u, flow), (metrics, {})
