@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import socket
 import sys
+import threading
 import time
 from typing import Any, BinaryIO, TextIO
 import uuid
@@ -32,6 +33,11 @@ except ImportError:  # not on Windows
 Path = str | os.PathLike[str]
 
 LOCK_NAME = '.lock'
+
+# Seconds between two signs of life in a lock.
+BEAT = 5.0
+# After so many without one, its holder on another host counts as dead.
+_MISSED_BEATS = 4
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _SMOOTHING = 0.3  # weight of the newest rate, as in tqdm
@@ -423,7 +429,9 @@ def lock_workdir(path: Path) -> Iterator[None]:
   """Keeps other processes out of a workdir while the block runs.
 
   The lock is held by the operating system and ends with the process, however
-  that ends. It is seen by the processes of this machine.
+  that ends. Not every file system of several hosts passes it on to the others;
+  so the holder also writes the time into the lock file, and who finds there the
+  name of another host waits for some seconds whether it goes on.
 
   Args:
     path: The workdir; made if it is missing.
@@ -451,7 +459,8 @@ def lock_workdir(path: Path) -> Iterator[None]:
   try:
     for left in path.glob('.*.tmp') if file is not None else ():
       left.unlink(missing_ok=True)  # of `open_atomically`, in a killed process
-    yield
+    with _beating(file):
+      yield
   finally:
     if file is not None:
       with contextlib.suppress(OSError):
@@ -465,18 +474,15 @@ def lock_workdir(path: Path) -> Iterator[None]:
 def _open_lock(path: pathlib.Path) -> io.FileIO | None:
   """Returns the locked file, or None where files cannot be locked."""
   while True:
-    file = open(path, 'a+b', buffering=0)
+    file = open(path, 'r+b', buffering=0, opener=_open_or_create)
     try:
       if fcntl is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      holder = _holder(file)
+      holder = _read_holder(file)
       file.close()
-      raise LockedError(
-          f'workdir {path.parent} is in use by {holder}; wait for it or stop'
-          ' it, or use another --workdir'
-      ) from error
+      raise _locked_error(path, holder) from error
     except OSError as error:
       file.close()
       path.unlink(missing_ok=True)
@@ -487,24 +493,95 @@ def _open_lock(path: pathlib.Path) -> io.FileIO | None:
           ' sure that no other process uses it', path.parent, error.strerror,
       )
       return None
-    # The holder before us may have removed the file that we had opened.
     with contextlib.suppress(FileNotFoundError):
+      holder = _read_holder(file)
+      if _is_alive_elsewhere(path, holder):
+        file.close()
+        raise _locked_error(path, holder)
+      # The holder before us may have removed the file that we had opened.
       if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
         file.truncate(0)
-        who = {'pid': os.getpid(), 'host': socket.gethostname()}
-        file.write(json.dumps(who).encode())
+        _write_holder(file)
         return file
     file.close()
 
 
-def _holder(file: io.FileIO) -> str:
-  """Returns who wrote the lock file, in words."""
+def _open_or_create(path: str, mode: int) -> int:
+  """An opener that makes a missing file and leaves another as it is."""
+  return os.open(path, mode | os.O_CREAT, 0o666)
+
+
+def _write_holder(file: io.FileIO) -> None:
+  """Writes that this process holds the lock file, now."""
+  who = {'pid': os.getpid(), 'host': socket.gethostname()}
+  content = json.dumps({**who, 'time': time.time_ns()}).encode()
+  file.seek(0)
+  file.write(content)  # of the same length each time
+  os.fsync(file.fileno())
+
+
+def _read_holder(file: BinaryIO) -> dict[str, Any] | None:
+  """Returns what a lock file says; None where it says nothing."""
   try:
     file.seek(0)
     who = json.loads(file.read())
-    return f'process {who["pid"]} on {who["host"]}'
-  except (OSError, ValueError, TypeError, KeyError):
-    return 'another process'  # which has only just begun
+    return who if {'pid', 'host', 'time'} <= who.keys() else None
+  except (OSError, ValueError, AttributeError):
+    return None
+
+
+def _is_alive_elsewhere(
+    path: pathlib.Path, holder: dict[str, Any] | None
+) -> bool:
+  """Whether the holder is on another host and goes on writing."""
+  if holder is None or holder['host'] == socket.gethostname():
+    return False  # this host's lock is enough
+  logging.info(
+      'process %s on %s has left %s: looking whether it is alive',
+      holder['pid'], holder['host'], path,
+  )
+  deadline = time.monotonic() + _MISSED_BEATS * BEAT
+  while time.monotonic() < deadline:
+    time.sleep(BEAT / 2)
+    with open(path, 'rb') as file:  # anew, as network file systems need it
+      if _read_holder(file) != holder:
+        return True
+  return False
+
+
+@contextlib.contextmanager
+def _beating(file: io.FileIO | None) -> Iterator[None]:
+  """Writes into the lock file now and then while the block runs."""
+  if file is None:
+    yield
+    return
+  done = threading.Event()
+
+  def beat():
+    while not done.wait(BEAT):
+      with contextlib.suppress(OSError):  # a full disk is told of elsewhere
+        _write_holder(file)
+
+  thread = threading.Thread(target=beat, name='lock', daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+
+
+def _locked_error(
+    path: pathlib.Path, holder: dict[str, Any] | None
+) -> LockedError:
+  """Returns the sentence to raise for a workdir in use."""
+  who = 'another process'  # which has only just begun
+  if holder is not None:
+    who = f'process {holder["pid"]} on {holder["host"]}'
+  return LockedError(
+      f'workdir {path.parent} is in use by {who}; wait for it or stop it, or'
+      ' use another --workdir'
+  )
 
 
 def _parse_row(line: bytes) -> dict[str, Any] | None:

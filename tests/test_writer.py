@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -410,6 +411,43 @@ class LockTest(_TestCase):
     self.assertEqual(self.names(), {writer.LOCK_NAME})  # stale
     with writer.lock_workdir(self.directory):
       pass
+
+  def test_another_host_is_refused_as_long_as_it_is_alive(self):
+    # on a file system that keeps locks to each host
+    self.enter_context(absltest.mock.patch.object(writer, 'BEAT', 0.2))
+    child = textwrap.dedent(f"""
+        import fcntl, socket, time
+        from ldc_vae import writer
+        fcntl.flock = lambda *unused_args: None
+        socket.gethostname = lambda: 'elsewhere'
+        writer.BEAT = 0.2
+        with writer.lock_workdir({str(self.directory)!r}):
+          print('locked', flush=True)
+          time.sleep(60)
+    """)
+    with subprocess.Popen(
+        [sys.executable, '-c', child], stdout=subprocess.PIPE, text=True
+    ) as process:
+      self.assertEqual(process.stdout.readline(), 'locked\n')
+      with self.assertRaisesRegex(
+          writer.LockedError, f'in use by process {process.pid} on elsewhere;'
+      ):
+        with writer.lock_workdir(self.directory):
+          self.fail('entered')
+      process.kill()
+    with writer.lock_workdir(self.directory):
+      pass
+    self.assertEmpty(self.names())
+
+  def test_the_lock_tells_who_holds_it_and_that_it_lives(self):
+    path = self.directory / writer.LOCK_NAME
+    with absltest.mock.patch.object(writer, 'BEAT', 0.01):
+      with writer.lock_workdir(self.directory):
+        first = json.loads(path.read_bytes())
+        self.assertEqual(first['pid'], os.getpid())
+        deadline = time.monotonic() + 10
+        while json.loads(path.read_bytes()) == first:
+          self.assertLess(time.monotonic(), deadline)
 
   def test_what_a_killed_process_was_writing_is_removed(self):
     (self.directory / '.results.json.0123456789ab.tmp').touch()
