@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -78,6 +79,54 @@ def job(*unused):
 main._JOBS['train'] = job
 """
 
+# Compiles the train step, as long as it takes.
+_COMPILE = """
+from ldc_vae import step
+train_step = step.train_step
+
+def slow_train_step(*args, **kwargs):
+  print('compiling', flush=True)
+  return train_step(*args, **kwargs)
+
+step.train_step = slow_train_step
+"""
+
+# Compiles it for ever: a mutex that is locked twice hears no signal.
+_COMPILE_FOR_EVER = """
+import ctypes
+from ldc_vae import step
+
+def slow_train_step(*unused_args, **unused_kwargs):
+  print('compiling', flush=True)
+  mutex = ctypes.create_string_buffer(256)
+  for _ in range(2):
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+step.train_step = slow_train_step
+"""
+
+# Says when it evaluates; a death is noticed early.
+_EVALUATE = """
+from ldc_vae import evaluate, processes
+processes.SILENCE = 8.0
+restore = evaluate._restore
+
+def restore_and_say(*args):
+  restored = restore(*args)
+  print('evaluating', flush=True)
+  return restored
+
+evaluate._restore = restore_and_say
+"""
+
+# Process 1 sees nothing of the workdir, and could not make it.
+_BLIND = """
+import sys
+if sys.argv[-1] == '--process_id=1':
+  sys.argv = ['--workdir=/proc/none/run' if x.startswith('--workdir') else x
+              for x in sys.argv]
+"""
+
 # Trains without the evaluation.
 _TRAIN = """
 from ldc_vae import evaluate
@@ -89,7 +138,8 @@ class Processes:
   """The processes of one run on this machine, and what they print."""
 
   def __init__(
-      self, count, workdir, program='', *, devices=1, argv=(), before=''
+      self, count, workdir, program='', *, devices=1, argv=(), before='',
+      config=True,
   ):
     """Starts `count` processes.
 
@@ -100,9 +150,10 @@ class Processes:
       devices: Emulated devices of each.
       argv: Further flags.
       before: Code before that.
+      config: Whether to give one, by default that of digits.
     """
     flags = [f'--workdir={workdir}', *argv]
-    if not any(flag.startswith('--config=') for flag in argv):
+    if config and not any(flag.startswith('--config=') for flag in argv):
       flags.append('--config=configs/digits.py:ldc,debug')
     if count > 1:
       with socket.socket() as free:
@@ -207,16 +258,21 @@ def _trained(config, num_devices):
   return checkpoint._to_host(state)[0]
 
 
-def _assert_params_close(actual, expected, method):
-  compared = [name for name in expected if 'params.' in name]
+def _assert_close(actual, expected, method):
+  """Weights, their averages and moments agree to the rounding of sums."""
+  compared = [x for x in expected if 'params.' in x or x.startswith('stats.')]
   assert any('ema_params' in name for name in compared)
+  worst = 0.0
   for name in compared:
-    # float32 sums of 32 images in another order, over 20 steps of Adam, which
-    # divides by the root of a mean square
+    largest = np.abs(expected[name]).max()
+    # float32 sums of 32 images in another order, 1e-7, through 20 steps of
+    # Adam; found were 1e-6 in `ldc` and 3e-7 in `vae`
     np.testing.assert_allclose(
-        actual[name], expected[name], rtol=1e-4,
-        atol=2e-5 * np.abs(expected[name]).max(), err_msg=f'{method} {name}',
+        actual[name], expected[name], rtol=0.0, atol=1e-5 * largest,
+        err_msg=f'{method} {name}',
     )
+    worst = max(worst, np.abs(actual[name] - expected[name]).max() / largest)
+  print(f'{method}: they differ by {worst:.1e} of the largest at most')
 
 
 class StopTest(parameterized.TestCase):
@@ -252,6 +308,82 @@ class StopTest(parameterized.TestCase):
     self.assertEqual(codes, [143])
     self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
     self.assertLess(processes.GRACE, 9.0)
+
+
+  def _stop(self, run, signum, which):
+    """Stops a pair by a signal to one of its processes."""
+    run.running[which].send_signal(signum)
+    start = time.monotonic()
+    codes = run.wait(60)
+    self.assertLess(time.monotonic() - start, 10.0)
+    self.assertEqual(codes, [128 + signum] * 2, run.printed)
+    for text in run.printed:
+      self.assertNotIn('Traceback', text)
+      self.assertRegex(text, '(?m)^interrupted')
+
+  @parameterized.parameters((signal.SIGTERM, 0), (signal.SIGINT, 1))
+  @pytest.mark.slow
+  def test_a_long_compilation_is_ended_and_nothing_saved(self, signum, which):
+    with Processes(2, self.dir, before=_COMPILE_FOR_EVER) as run:
+      run.await_line('compiling')
+      self._stop(run, signum, which)
+      for text in run.printed:
+        self.assertIn('in the middle of its work: the same command on', text)
+    self.assertEmpty(os.listdir(pathlib.Path(self.dir) / 'checkpoints'))
+
+  @parameterized.parameters((signal.SIGTERM, 1), (signal.SIGINT, 0))
+  @pytest.mark.slow
+  def test_a_compilation_is_finished_and_its_step_saved(self, signum, which):
+    argv = [f'--config.train.num_steps={_NUM_STEPS}']
+    with mock.patch.dict(os.environ, JAX_ENABLE_COMPILATION_CACHE='false'):
+      with Processes(2, self.dir, before=_COMPILE, argv=argv) as run:
+        run.await_line('compiling')
+        self._stop(run, signum, which)
+    step, _ = final_values(self.dir)
+    self.assertEqual(step, 1)
+    with Processes(1, self.dir, _TRAIN, argv=argv) as run:  # goes on alone
+      self.assertEqual(run.wait(), [0], run.printed)
+    step, values = final_values(self.dir)
+    self.assertEqual(step, _NUM_STEPS)
+    expected = _trained(config_lib.read(self.dir), 1)
+    _assert_close(values, expected, 'ldc')
+
+  @pytest.mark.slow
+  def test_an_evaluation_may_be_stopped_and_is_that_of_one_process(self):
+    workdir = pathlib.Path(self.dir) / 'run'
+    argv = [f'--config.train.num_steps={_NUM_STEPS}']
+
+    def pair(before):
+      return Processes(2, workdir, before=before, devices=2, argv=argv)
+
+    with pair(_EVALUATE) as run:
+      run.await_line('evaluating')
+      self._stop(run, signal.SIGTERM, 1)
+    trained, values = final_values(workdir)
+    self.assertEqual(trained, _NUM_STEPS)
+    for victim in 0, 1:
+      with pair(_EVALUATE) as run:
+        run.await_line('evaluating')
+        run.running[victim].kill()
+        start = time.monotonic()
+        self.assertEqual(run.wait(60)[1 - victim], 1, run.printed)
+        self.assertLess(time.monotonic() - start, 30.0)
+        self.assertIn(f'process {victim} of 2 has', run.printed[1 - victim])
+    self.assertFalse((workdir / 'results.json').exists())
+    with pair(_BLIND) as run:  # process 0 alone needs the workdir
+      self.assertEqual(run.wait(), [0, 0], run.printed)
+    step, unchanged = final_values(workdir)
+    self.assertEqual(step, trained)
+    for name, value in values.items():
+      np.testing.assert_array_equal(unchanged[name], value, err_msg=name)
+    of_two = test_torture.outcome(workdir)
+    self.assertIsNotNone(of_two['results']['frechet_classifier/generator'])
+    for name in 'results.json', 'samples.npz', 'report.html':
+      (workdir / name).unlink()
+    flags = ['--mode=evaluate']
+    with Processes(1, workdir, argv=flags, config=False) as run:
+      self.assertEqual(run.wait(), [0], run.printed)
+    self.assertEqual(test_torture.outcome(workdir), of_two)
 
 
 class SlowProcessTest(absltest.TestCase):
@@ -331,7 +463,7 @@ class TrainTest(parameterized.TestCase):
     self.assertEqual(step, _NUM_STEPS)
     config = config_lib.read(directory)
     for num_devices in here:
-      _assert_params_close(actual, _trained(config, num_devices), method)
+      _assert_close(actual, _trained(config, num_devices), method)
 
   def test_two_processes_train_as_four_devices(self):
     self._assert_same_as_here('ldc', 2, 2, (4,))

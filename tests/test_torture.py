@@ -1,11 +1,12 @@
 """Kills runs at random moments; what resumes must end bit-identical.
 
-The long form kills 50 times and says where:
+The long form kills 50 times, ten times in each phase of a run:
 
   python -m pytest -m slow -s tests/test_torture.py
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -15,8 +16,10 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 from absl.testing import absltest
+import numpy as np
 import pytest
 
 from ldc_vae import checkpoint
@@ -24,15 +27,15 @@ from ldc_vae import writer
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SECONDS = 600  # of one attempt, on a busy machine
-_PHASES = ('start', 'step', 'save', 'evaluate')
-_NUM_STEPS = 60
+_NUM_STEPS = 120
+_SAVE_EVERY = 20
 _COMMAND = (
     sys.executable,
     '-m',
     'ldc_vae.main',
     '--config=configs/digits.py:ldc,debug',
     f'--config.train.num_steps={_NUM_STEPS}',
-    '--config.train.checkpoint_every=10',
+    f'--config.train.checkpoint_every={_SAVE_EVERY}',
     '--config.train.log_every=1',
     '--config.evaluate.num_samples=64',
     '--config.evaluate.num_nll_images=32',
@@ -46,50 +49,123 @@ _CLOCKS = (
 )
 
 
-def start(workdir):
-  """Starts, or continues, a run; what it says goes to a file beside it."""
-  env = dict(
-      os.environ,
-      NPROC='32',
-      JAX_PLATFORMS='cpu',
-      XLA_FLAGS='--xla_force_host_platform_device_count=1',
-  )
-  with open(f'{workdir}.log', 'ab') as log:
-    return subprocess.Popen(
-        (*_COMMAND, f'--workdir={workdir}'), cwd=_ROOT, env=env, stderr=log
-    )
+class Attempt:
+  """One process of a run, and the phase that its files say it is in.
 
-
-def kill_in(phase, process, workdir, generator):
-  """Kills a run at a random moment of a phase.
-
-  Returns:
-    The phase that it was in; None if it ended before.
+  They are
+    'start'     imports and data, until `config.json` is written;
+    'compile'   initial state, restore, and compilation, until the first line of
+                `metrics.jsonl`;
+    'step'      steps and validations, while no save is under way;
+    'save'      a checkpoint is being written, beside the steps;
+    'evaluate'  from the last checkpoint on.
   """
-  checkpoints = workdir / 'checkpoints'
-  reached = {
-      'start': lambda: True,
-      'step': lambda: _num_rows(workdir) > rows,
-      'save': lambda: any(checkpoints.glob('*-tmp*')),
-      'evaluate': lambda: (checkpoints / str(_NUM_STEPS)).exists(),
-  }[phase]
-  longest = {'start': 6.0, 'step': 0.3, 'save': 0.03, 'evaluate': 5.0}[phase]
-  rows = _num_rows(workdir)
-  deadline = time.monotonic() + _SECONDS
-  while process.poll() is None and not reached():
-    time.sleep(0.002)
-    assert time.monotonic() < deadline, pathlib.Path(f'{workdir}.log')
-  time.sleep(generator.uniform(0.0, longest))
-  process.send_signal(signal.SIGSTOP)  # to look where it is
-  where = 'start'
-  if any(checkpoints.glob('*-tmp*')):
-    where = 'save'
-  elif (checkpoints / str(_NUM_STEPS)).exists():
-    where = 'evaluate'
-  elif _num_rows(workdir) > rows:
-    where = 'step'
-  process.kill()
-  return where if process.wait() == -signal.SIGKILL else None
+
+  def __init__(self, workdir, *, use_cache=True):
+    """Starts, or continues, a run; what it says goes to a file beside it.
+
+    Args:
+      workdir: Of the run.
+      use_cache: Of compiled programs; without it, each is compiled.
+    """
+    self._workdir = workdir
+    self._begun = time.time_ns()
+    self._resumed = max([0, *checkpoint._steps(workdir / 'checkpoints')])
+    self._rows, self._inode = self.step(), self._metrics_inode()
+    env = dict(
+        os.environ,
+        NPROC='32',
+        JAX_PLATFORMS='cpu',
+        XLA_FLAGS='--xla_force_host_platform_device_count=1',
+        JAX_ENABLE_COMPILATION_CACHE=str(use_cache).lower(),
+    )
+    with open(f'{workdir}.log', 'ab') as log:
+      self.process = subprocess.Popen(
+          (*_COMMAND, f'--workdir={workdir}'), cwd=_ROOT, env=env, stderr=log
+      )
+
+  def wait(self):
+    """Waits for its end; returns the exit code."""
+    return self.process.wait()
+
+  def step(self):
+    """The step of the last line of `metrics.jsonl`; 0 without any."""
+    path = self._workdir / 'metrics.jsonl'
+    rows = writer.read_metrics(path) if path.exists() else []
+    return rows[-1]['step'] if rows else 0
+
+  def phase(self):
+    """The phase; None after the end."""
+    if self.process.poll() is not None:
+      return None
+    if not self._is_new(self._workdir / 'config.json'):
+      return 'start'
+    checkpoints = self._workdir / 'checkpoints'
+    if any(self._is_new(path) for path in checkpoints.glob('*-tmp*')):
+      return 'save'
+    if (checkpoints / str(_NUM_STEPS)).exists():
+      return 'evaluate'
+    # lines after the checkpoint are those of the process before, until dropped
+    dropped = self._metrics_inode() != self._inode
+    old = self._resumed if dropped else self._rows
+    return 'step' if self.step() > old else 'compile'
+
+  def kill_in(self, wanted, generator, seconds):
+    """Kills the process at a random moment of a phase.
+
+    Args:
+      wanted: The phase.
+      generator: Of random numbers.
+      seconds: How long a phase takes, by phase.
+
+    Returns:
+      Whether it was killed there; if not, the process goes on.
+    """
+    if wanted in ('step', 'save'):
+      last = self.step()
+      target = generator.randint(last, max(last, _NUM_STEPS - _SAVE_EVERY))
+      self._await(lambda: self.step() >= target)
+    self._await(lambda: self.phase() == wanted)
+    time.sleep(generator.uniform(0.0, seconds[wanted]))
+    while self.phase() is not None:
+      self.process.send_signal(signal.SIGSTOP)  # to look where it is
+      where = self.phase()
+      if where == wanted:
+        self.process.kill()
+        return self.wait() == -signal.SIGKILL
+      self.process.send_signal(signal.SIGCONT)
+      if wanted not in ('step', 'save') or where not in ('step', 'save'):
+        return False  # they alternate, the others come once
+      time.sleep(generator.uniform(0.001, 0.01))
+    return False
+
+  def phase_seconds(self):
+    """Waits for the end; returns the seconds spent in each phase."""
+    seconds, before = collections.Counter(), time.monotonic()
+    while (phase := self.phase()) is not None:
+      time.sleep(0.005)
+      now = time.monotonic()
+      seconds[phase] += now - before
+      before = now
+    return seconds
+
+  def _await(self, is_reached):
+    """Waits for something, or for the end."""
+    deadline = time.monotonic() + _SECONDS
+    while self.process.poll() is None and not is_reached():
+      assert time.monotonic() < deadline, f'see {self._workdir}.log'
+      time.sleep(0.002)
+
+  def _is_new(self, path):
+    """Whether a file was made or replaced by this process."""
+    with contextlib.suppress(FileNotFoundError):
+      return path.stat().st_ctime_ns > self._begun
+    return False
+
+  def _metrics_inode(self):
+    """Another one where lines were dropped; None without the file."""
+    path = self._workdir / 'metrics.jsonl'
+    return path.stat().st_ino if path.exists() else None
 
 
 def outcome(workdir):
@@ -105,63 +181,70 @@ def outcome(workdir):
   for row in [results, *rows]:
     for name in _CLOCKS:
       row.pop(name, None)
+  with np.load(workdir / 'samples.npz') as file:
+    samples = {name: (x.shape, x.tobytes()) for name, x in file.items()}
   return {
-      'step': path.name,
+      'checkpoints': sorted(each.name for each in directory.iterdir()),
       'leaves': {name: x.tobytes() for name, x in leaves.items()},
       'results': results,
       'metrics': rows,
-      'samples': (workdir / 'samples.npz').stat().st_size,
+      'samples': samples,
+      'files': sorted(each.name for each in workdir.iterdir()),
   }
-
-
-def _num_rows(workdir):
-  path = workdir / 'metrics.jsonl'
-  return len(writer.read_metrics(path)) if path.exists() else 0
 
 
 class TortureTest(absltest.TestCase):
 
-  def _torture(self, num_kills, phases):
-    """Kills `num_kills` times; finished runs are compared and begun anew."""
+  def _torture(self, phases):
+    """Kills once in each of `phases`.
+
+    After one in 'evaluate', or where a phase was missed, the run goes on to its
+    end, is compared, and a new one begins.
+    """
     directory = pathlib.Path(self.create_tempdir().full_path)
-    whole = directory / 'whole'
-    self.assertEqual(start(whole).wait(), 0, f'see {whole}.log')
-    expected = outcome(whole)
+    whole = Attempt(directory / 'whole')
+    seconds = whole.phase_seconds()
+    self.assertEqual(whole.wait(), 0, f'see {directory}/whole.log')
+    expected = outcome(directory / 'whole')
+    seconds['save'] /= _NUM_STEPS // _SAVE_EVERY
+    seconds['step'] = seconds['save']
     generator = random.Random(0)
-    kills, compared, attempts = collections.Counter(), 0, 0
     workdir = directory / 'killed'
-    while kills.total() < num_kills:
-      process = start(workdir)
-      phase = phases[attempts % len(phases)]
-      where = kill_in(phase, process, workdir, generator)
-      attempts += 1
-      if where is not None:
-        kills[where] += 1
-        print(f'kill {kills.total()}: {where}', flush=True)
+    kills, compared, missed = collections.Counter(), 0, 0
+    waiting = collections.deque(phases)
+    while waiting:
+      phase = waiting[0]
+      # compiling takes its time where nothing is cached
+      attempt = Attempt(workdir, use_cache=phase != 'compile')
+      if attempt.kill_in(phase, generator, seconds):
+        kills[waiting.popleft()] += 1
+        step = attempt.step()
+        print(f'kill {kills.total()}: {phase}, step {step}', flush=True)
+        if phase != 'evaluate' and waiting:
+          continue
+        attempt = Attempt(workdir)
       else:
-        self.assertEqual(process.returncode, 0)
-        self._assert_same(workdir, expected)
-        compared += 1
-        shutil.rmtree(workdir)
-    self.assertEqual(start(workdir).wait(), 0)
-    self._assert_same(workdir, expected)
-    print(f'{dict(kills)}; {compared + 1} finished runs, all bit-identical')
-    return kills
+        missed += 1
+        self.assertLess(missed, len(phases) + 5)
+      # with what is cached by now
+      seconds['evaluate'] = attempt.phase_seconds()['evaluate']
+      self.assertEqual(attempt.wait(), 0, f'see {workdir}.log')
+      actual = outcome(workdir)
+      for name, value in expected.items():
+        self.assertEqual(actual[name], value, name)
+      compared += 1
+      shutil.rmtree(workdir)
+    self.assertEqual(kills, collections.Counter(phases))
+    print(f'{dict(kills)}; {compared} finished runs, all bit-identical')
 
-  def _assert_same(self, workdir, expected):
-    actual = outcome(workdir)
-    for name, value in expected.items():
-      self.assertEqual(actual[name], value, name)
-    left = [path.name for path in workdir.iterdir() if '.tmp' in path.name]
-    self.assertEmpty(left)
-
-  def test_two_kills_leave_no_trace(self):
-    self._torture(2, ('save', 'evaluate'))
+  def test_three_kills_leave_no_trace(self):
+    self._torture(('step', 'save', 'evaluate'))
 
   @pytest.mark.slow
   def test_fifty_kills_leave_no_trace(self):
-    kills = self._torture(50, ('step', 'start', 'save', 'step', 'evaluate'))
-    self.assertGreater(min(kills[phase] for phase in _PHASES), 2)
+    cache = self.create_tempdir().full_path  # made in the midst of the kills
+    self.enter_context(mock.patch.dict(os.environ, LDC_VAE_CACHE=cache))
+    self._torture(('compile', 'step', 'start', 'save', 'evaluate') * 10)
 
 
 if __name__ == '__main__':
