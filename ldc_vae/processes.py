@@ -378,15 +378,7 @@ class Watch:
       if late and self._left:  # and waits for the others to read it
         os._exit(128 + self._signum)
       if late:
-        name = signal.Signals(self._signum).name
-        again = 'the same command' if self.is_alone else _CONTINUE
-        if self.is_alone:
-          again += ' continues the run'
-        self._end(
-            128 + self._signum,
-            f'stopped by {name} in the middle of its work: {again} from the'
-            ' last checkpoint',
-        )
+        self._end_late()
 
   def _timeout(self) -> float | None:
     """Seconds that the thread may sleep."""
@@ -482,10 +474,24 @@ class Watch:
   def _lose_coordinator(self) -> NoReturn:
     """Ends the process after process 0 has gone."""
     self._left = self._lost = True  # nobody is there to be told
+    if self._signum:  # and process 0 was asked, too
+      self._end_late()
     self._end(
-        128 + self._signum if self._signum else 1,
+        1,
         f'process 0 of {self._count} has died, or cannot be reached any more;'
         f' {_CONTINUE}',
+    )
+
+  def _end_late(self) -> NoReturn:
+    """Ends the process that was asked to stop and did not come to it."""
+    name = signal.Signals(self._signum).name
+    again = 'the same command' if self.is_alone else _CONTINUE
+    if self.is_alone:
+      again += ' continues the run'
+    self._end(
+        128 + self._signum,
+        f'stopped by {name} in the middle of its work: {again} from the last'
+        ' checkpoint',
     )
 
   def _end(self, code: int, message: str) -> NoReturn:
@@ -499,7 +505,8 @@ class Watch:
     with contextlib.suppress(OSError):
       os.write(stderr, f'{name}: {message}\n'.encode())
     if self._client is not None and not self._left:
-      self._failure = self._failure or f'ended: {message}'
+      if code == 1:  # a stop is no failure: the others have their own
+        self._failure = self._failure or f'ended: {message}'
       self._left = True
     self._depart(code)
 
@@ -512,7 +519,9 @@ class Watch:
       with contextlib.suppress(jax.errors.JaxRuntimeError):
         self._post()
         # With process 0 goes the coordinator: the others read it first.
-        until = self._deadline or time.monotonic() + 5.0
+        until = time.monotonic() + 5.0
+        if self._deadline is not None:
+          until = max(self._deadline, time.monotonic() + 1.0)
         while self._index == 0 and time.monotonic() < until:
           entries = self._client.key_value_dir_get(f'{_PREFIX}/')
           if all(json.loads(status)['left'] for _, status in entries):
