@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 
 from ldc_vae import checkpoint
-from ldc_vae import writer
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SECONDS = 600  # of one attempt, on a busy machine
@@ -90,9 +89,14 @@ class Attempt:
 
   def step(self):
     """The step of the last line of `metrics.jsonl`; 0 without any."""
-    path = self._workdir / 'metrics.jsonl'
-    rows = writer.read_metrics(path) if path.exists() else []
-    return rows[-1]['step'] if rows else 0
+    with contextlib.suppress(FileNotFoundError):
+      with open(self._workdir / 'metrics.jsonl', 'rb') as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+        lines = file.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b'\n'):
+          lines.pop()  # torn
+        return json.loads(lines[-1])['step'] if lines else 0
+    return 0
 
   def phase(self):
     """The phase; None after the end."""
@@ -184,7 +188,12 @@ def outcome(workdir):
   with np.load(workdir / 'samples.npz') as file:
     samples = {name: (x.shape, x.tobytes()) for name, x in file.items()}
   return {
-      'checkpoints': sorted(each.name for each in directory.iterdir()),
+      # an older one, too, where a kill came before it was deleted
+      'checkpoints': checkpoint._steps(directory)[-2:],
+      'no checkpoints': [
+          each.name for each in directory.iterdir()
+          if not each.name.isdecimal()
+      ],
       'leaves': {name: x.tobytes() for name, x in leaves.items()},
       'results': results,
       'metrics': rows,
