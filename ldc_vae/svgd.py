@@ -40,6 +40,9 @@ _OTHER_BLOCK_NUMBERS = 2**26
 # Rows of a block at least, below which the products become slow.
 _MIN_BLOCK_ROWS = 64
 
+# Particles from which on a row is summed by a matrix product.
+_LONG_ROW = 1024
+
 
 class Kernel(NamedTuple):
   """A kernel in the two forms that an SVGD direction needs.
@@ -263,7 +266,7 @@ def rbf(
     # grad_x k(x, y) = (2/h) (y - x) k folds into the one product with K.
     weight = 2.0 * temperature / h
     pulled = _matmul(values, scores - weight * particles)
-    return pulled + weight * queries * jnp.sum(values, axis=1, keepdims=True)
+    return pulled + weight * queries * _row_sums(values)
 
   bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
   return Kernel(bandwidth_fn, contract, centred=True)
@@ -635,8 +638,7 @@ def _radial(profile, bandwidth_fn, exact) -> Kernel:
   def contract(queries, particles, scores, mask, h, temperature):
     values, slopes = profile(distances_fn(queries, particles, h), h)
     values, slopes = _masked(values, mask), _masked(slopes, mask)
-    repulsion = queries * jnp.sum(slopes, axis=1, keepdims=True)
-    repulsion -= _matmul(slopes, particles)
+    repulsion = queries * _row_sums(slopes) - _matmul(slopes, particles)
     return _matmul(values, scores) + temperature * repulsion
 
   return Kernel(bandwidth_fn, contract, centred=True)
@@ -644,14 +646,27 @@ def _radial(profile, bandwidth_fn, exact) -> Kernel:
 
 def _make_distances_fn(exact: bool):
   """Returns `(x [m, D], y [n, D], h) -> |x_i - y_j|^2 / h` of shape [m, n]."""
-  squared_distances_fn = exact_squared_distances if exact else squared_distances
 
   def distances(x, y, h):
     # (m + n) D multiplications here, for m n divisions there
-    unit = jax.lax.rsqrt(h)
-    return squared_distances_fn(unit * x, unit * y)
+    if exact:
+      unit = jax.lax.rsqrt(h)
+      return exact_squared_distances(unit * x, unit * y)
+    squares = jnp.sum(jnp.square(x), axis=1)[:, None] / h
+    squares += jnp.sum(jnp.square(y), axis=1)[None, :] / h
+    return jnp.maximum(squares - _matmul(x * (2.0 / h), y.T), 0.0)
 
   return distances
+
+
+def _row_sums(values: Array) -> Array:
+  """The sums of the rows of [m, n], shape [m, 1]."""
+  num = values.shape[1]
+  if num < _LONG_ROW:
+    return jnp.sum(values, axis=1, keepdims=True)
+  # XLA would fuse a sum with the products before and after it into one loop,
+  # which is a tenth slower where these are large
+  return _matmul(values, jnp.ones((num, 1), values.dtype))
 
 
 def _matmul(x: Array, y: Array) -> Array:

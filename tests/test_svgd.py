@@ -413,6 +413,28 @@ class BlockSizeTest(_StrictTest):
     self.assertNotIn('tensor<1024x1024x32xf32>', program)
 
 
+class LongRowTest(_StrictTest):
+
+  @parameterized.parameters(1023, 1024)  # rows summed by a sum, by a product
+  def test_many_particles_match_numpy(self, num):
+    particles, h, temperature = _normal(3, num, 2), 0.7, 0.5
+    z = particles.astype(np.float64)
+    difference = z[:, None] - z[None]
+    values = np.exp(-np.sum(difference**2, axis=-1) / h)
+    repulsion = 2.0 / h * np.einsum('ij,ijd->id', values, difference)
+    expected = (values @ -z + temperature * repulsion) / num
+    for kernel in (svgd.rbf(h), svgd.multi_scale(h, scales=(1.0,))):
+      actual = svgd.svgd_direction(
+          jnp.asarray(particles),
+          -jnp.asarray(particles),
+          kernel,
+          off_diagonal=False,
+          temperature=temperature,
+      )
+      # float32, sums of a thousand terms of size 1
+      np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6)
+
+
 class BandwidthTest(_StrictTest):
 
   @parameterized.parameters((2, 1), (7, 3), (50, 16))
