@@ -50,9 +50,10 @@ def gaussian_log_likelihood(
     A scalar in nats.
   """
   chex.assert_equal_shape([mean, image])
-  log_scale = jnp.broadcast_to(log_scale, image.shape)
-  residual = (image - mean) * jnp.exp(-log_scale)
-  return -jnp.sum(0.5 * jnp.square(residual) + log_scale + 0.5 * _LOG_2PI)
+  residual = (image - mean) * jnp.exp(-jnp.asarray(log_scale))
+  normaliser = jnp.broadcast_to(log_scale, image.shape) + 0.5 * _LOG_2PI
+  # two sums: all in one, XLA's on a CPU takes ten times as long
+  return -0.5 * jnp.sum(jnp.square(residual)) - jnp.sum(normaliser)
 
 
 def discretized_logistic_log_likelihood(
