@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks import svgd_directions_worker as worker_lib
 from benchmarks import vae_epoch
+from ldc_vae import comparison
 
 OURS = 'ldc_vae'
 RULE = 'ldc_vae_rule'
@@ -325,7 +326,7 @@ def format_tables(result: dict[str, Any]) -> str:
     parts += [
         'One target, growth of the peak memory by one direction in a fresh'
         ' process:',
-        common.markdown_table(header, rows),
+        comparison.markdown_table(header, rows),
     ]
   timed = single + batched
   if timed:
@@ -337,7 +338,7 @@ def format_tables(result: dict[str, Any]) -> str:
     loads = [row['load'] for row in timed]
     parts += [
         'Largest error against float64, in units of the largest component:',
-        common.markdown_table(['targets', 'n', 'D', *names], rows),
+        comparison.markdown_table(['targets', 'n', 'D', *names], rows),
         'Load of the machine before the cases, this benchmark included: median'
         f' {statistics.median(loads):.1f}, at most {max(loads):.1f}.',
     ]
@@ -455,7 +456,7 @@ def _format_times(
       ]
       for row in rows
   ]
-  return common.markdown_table(header, cells)
+  return comparison.markdown_table(header, cells)
 
 
 def _shape(case: dict[str, int]) -> list[str]:
