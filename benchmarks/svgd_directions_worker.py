@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import resource
 import statistics
@@ -272,6 +273,14 @@ def _peak_bytes(library) -> int:
   peak = library.peak_device_bytes()
   if peak is not None:
     return peak
+  status = pathlib.Path('/proc/self/status')
+  if status.exists():
+    # getrusage would begin with the peak of the process that started this one
+    (line,) = [
+        line for line in status.read_text().splitlines()
+        if line.startswith('VmHWM:')
+    ]
+    return 1024 * int(line.split()[1])
   unit = 1 if sys.platform == 'darwin' else 1024
   return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
