@@ -32,7 +32,6 @@ from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
-import requests
 
 _DIGITS_TEST = 360  # of 1,797 images, a fifth
 _DIGITS_VALIDATION = 180
@@ -519,6 +518,8 @@ def _is_downloaded(downloads: pathlib.Path, url: str, url_info: Any) -> bool:
 
 def _unreachable_reason(url: str) -> str:
   """Why `url` cannot be read, or '' if it can; within `_PROBE_SECONDS`."""
+  import requests  # where something is to be downloaded, and only there
+
   reasons = []
 
   def probe():

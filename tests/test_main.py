@@ -1,6 +1,7 @@
 """Tests for main: flags in, exit code and one sentence out."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -385,6 +386,29 @@ class ProcessesTest(_MainTestCase):
     self.assertStartsWith(err, f'error: LDC_VAE_DISTRIBUTED={value}')
     self.assertIn(part, err)
     self.assertLen(err.splitlines(), 1)
+
+
+class LoadingTest(absltest.TestCase):
+
+  def test_garbage_is_collected_again_afterwards(self):
+    self.assertTrue(gc.isenabled())
+    with self.assertRaises(ImportError), main._loading():
+      self.assertFalse(gc.isenabled())
+      raise ImportError
+    self.assertTrue(gc.isenabled())
+
+  def test_heavy_packages_are_left_for_when_they_are_needed(self):
+    # of a training on data that is at hand; each takes half a second or more
+    program = (
+        'import sys; from ldc_vae import main, train; print([x for x in'
+        " ('sklearn', 'matplotlib', 'tensorflow_datasets', 'scipy.stats')"
+        ' if x in sys.modules])'
+    )
+    output = subprocess.run(
+        (sys.executable, '-c', program),
+        cwd=config_lib.ROOT, capture_output=True, text=True, check=True,
+    ).stdout
+    self.assertEqual(output.strip(), '[]')
 
 
 class CommandTest(parameterized.TestCase):
