@@ -407,7 +407,7 @@ for _field, _value, _remedy in (
     ('objective.sampler_kernel', 'gauss', 'known: rbf, imq'),
     ('objective.latent_target', 'smooth', r'did you mean smoothed\?'),
     ('model.likelihood', 'gausian', r'did you mean gaussian\?'),
-    ('model.architecture', 'resnet', 'known: mlp, conv, conv64'),
+    ('model.architecture', 'resnet', 'known: mlp, gated_mlp, conv, conv64'),
     ('model.convolution', 'patch', r'did you mean patches\?'),
     ('model.encoder', 'normal', 'known: gaussian, implicit'),
     ('model.dtype', 'float16', r'did you mean bfloat16\?|known: float32, bfl'),

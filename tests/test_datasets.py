@@ -35,7 +35,8 @@ class _TestCase(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.root = pathlib.Path(tempfile.mkdtemp())
-    self.addCleanup(shutil.rmtree, self.root)
+    # TFDS's other downloads may still write after one of them has failed
+    self.addCleanup(shutil.rmtree, self.root, ignore_errors=True)
     self.cache = self.root / 'cache'
     environment = {'LDC_VAE_CACHE': os.fspath(self.cache)}
     self.enterContext(mock.patch.dict(os.environ, environment))
