@@ -304,6 +304,8 @@ def _prepare(
             ' the same data and by the same protocol'
         )
   dataset = experiment_lib.load_dataset(first)
+  for config in configs:  # refuses a batch that is too large
+    experiment_lib.count_steps(config, len(dataset.images['train']))
   if dataset.num_classes and not all(
       (run.workdir / 'results.json').exists() for run in runs
   ):

@@ -13,6 +13,7 @@ import time
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from benchmarks import common
 from benchmarks import scaling
@@ -136,6 +137,7 @@ class ScalingTest(parameterized.TestCase):
     products = 2 * 32 * (3 * sum(layers) - layers[0])
     self.assertBetween(actual, products, 1.5 * products)
 
+  @pytest.mark.slow
   def test_emulated_devices_compute_what_one_does(self):
     output = _folder(self) / 'params.npy'
     job = {
