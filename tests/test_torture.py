@@ -246,8 +246,8 @@ class TortureTest(absltest.TestCase):
     self.assertEqual(kills, collections.Counter(phases))
     print(f'{dict(kills)}; {compared} finished runs, all bit-identical')
 
-  def test_two_kills_leave_no_trace(self):
-    self._torture(('save', 'evaluate'))
+  def test_a_kill_leaves_no_trace(self):
+    self._torture(('save',))
 
   @pytest.mark.slow
   def test_fifty_kills_leave_no_trace(self):
