@@ -154,8 +154,7 @@ def squared_distances(x: Array, y: Array) -> Array:
     Shape [m, n].
   """
   chex.assert_rank([x, y], 2)
-  # twice x, and not twice the m n products; the outer minus meets that of
-  # exp(-distance)
+  # twice x, and not twice the m n products
   products = _matmul(2.0 * x, y.T)
   norms_x = jnp.sum(jnp.square(x), axis=1)[:, None]
   norms_y = jnp.sum(jnp.square(y), axis=1)[None, :]
@@ -648,10 +647,10 @@ def _make_distances_fn(exact: bool):
   """Returns `(x [m, D], y [n, D], h) -> |x_i - y_j|^2 / h` of shape [m, n]."""
 
   def distances(x, y, h):
-    # (m + n) D multiplications here, for m n divisions there
     if exact:
       unit = jax.lax.rsqrt(h)
       return exact_squared_distances(unit * x, unit * y)
+    # `squared_distances` with h on one side: m D products, no m n divisions
     squares = jnp.sum(jnp.square(x), axis=1)[:, None] / h
     squares += jnp.sum(jnp.square(y), axis=1)[None, :] / h
     return jnp.maximum(squares - _matmul(x * (2.0 / h), y.T), 0.0)
