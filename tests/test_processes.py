@@ -68,13 +68,19 @@ main._JOBS['train'] = job
 
 # The main thread is inside a library and does not come back.
 _BUSY = """
+import ctypes
+import threading
 from ldc_vae import main
-import numpy as np
 
 def job(*unused):
-  matrix = np.random.default_rng(0).normal(size=(5000, 5000))
-  print('running', flush=True)
-  np.linalg.svd(matrix)
+  # Locked twice, it waits for ever, and no signal ends the wait. A thread tells
+  # of it only when it has begun: before, Python would handle the signal.
+  lock = ctypes.CDLL(None).pthread_mutex_lock
+  mutex = ctypes.create_string_buffer(256)
+  lock(mutex)
+  tell = lambda: print('running', flush=True)
+  threading.Timer(0.5, tell).start()
+  lock(mutex)
 
 main._JOBS['train'] = job
 """
@@ -309,7 +315,6 @@ class StopTest(parameterized.TestCase):
     self.assertEqual(codes, [143])
     self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
     self.assertLess(processes.GRACE, 9.0)
-
 
   def _stop(self, run, signum, which):
     """Stops a pair by a signal to one of its processes."""
