@@ -199,6 +199,8 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   evaluate.ais_images = 100  # the first of the test split
   evaluate.classifier_seeds = (0,)  # the first is reported, the rest check it
   evaluate.inception = False  # frechet_inception/*: needs torch-fidelity
+  # whose images are the reference: test, validation (to choose options by)
+  evaluate.split = 'test'
   evaluate.checkpoint = 'latest'  # latest, best (by validation loss)
   return config.lock()  # a run file cannot add fields, only change them
 

@@ -451,7 +451,8 @@ def _draw(
   firsts = {}  # method -> its first run that has results
   for run in runs:
     firsts.setdefault(run['method'], run)
-  images = {'test images': np.asarray(dataset.images['test'][:_SHOWN])}
+  split = runs[0]['results'].get('protocol/split', 'test')
+  images = {f'{split} images': np.asarray(dataset.images[split][:_SHOWN])}
   details = {}
   points = {}
   for method in record['methods']:
@@ -485,7 +486,9 @@ def _draw(
       },
       folder / 'comparison_bars.png',
       family=family,
-      title=f'Distance from the test set of {name} by latent source, {over}',
+      title=(
+          f'Distance from the {split} split of {name} by latent source, {over}'
+      ),
   )
   comparison_figures.latents(
       points,

@@ -199,8 +199,8 @@ def to_markdown(
   distances = [metric for metric in columns if metric.is_distance]
   others = [metric for metric in columns if not metric.is_distance]
   parts = [
-      _section('Methods with their own generator: distance from the test'
-               ' split', own, distances, 'own', num_seeds),
+      _section('Methods with their own generator: distance from held-out'
+               ' images', own, distances, 'own', num_seeds),
       _section('With latent laws fitted after training', rows, distances,
                'all', num_seeds) if len(own) < len(rows) else '',
       _section('Samples, likelihood and time of the methods themselves', own,

@@ -37,7 +37,7 @@ def samples(
   Args:
     images: Label to uint8 [N, H, W, C], rows in this order.
     path: Where the PNG goes.
-    distances: Label to its distance from the test set; None and missing
+    distances: Label to its distance from held-out images; None and missing
       entries leave the label without a number.
     title: Written above the rows.
 
@@ -260,9 +260,9 @@ def quality_and_time(
 
 
 def _family_words(family: str) -> str:
-  """'Fréchet distance to the test set, classifier features'."""
+  """'Fréchet distance to held-out images, classifier features'."""
   words = family.removeprefix('frechet_').replace('pca', 'PCA')
-  return f'Fréchet distance to the test set, {words} features'
+  return f'Fréchet distance to held-out images, {words} features'
 
 
 def _draw_sources(panel, values, sources, start) -> None:

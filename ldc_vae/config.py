@@ -54,6 +54,7 @@ LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
 CONVOLUTIONS = ('auto', 'native', 'patches')
 CHECKPOINTS = ('latest', 'best')
+SPLITS = ('test', 'validation')
 NON_FINITE = ('stop', 'skip')
 # and gmm_K, K >= 1
 LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage', 'langevin')
@@ -881,6 +882,7 @@ _RULES = (
         _says('is no list of seeds; use different whole numbers from 0 on'),
     ),
     *_one_of(CHECKPOINTS, 'evaluate.checkpoint'),
+    *_one_of(SPLITS, 'evaluate.split'),
     *_one_of((False, True), 'evaluate.inception'),
 )
 

@@ -92,7 +92,8 @@ class Sources(NamedTuple):
   Attributes:
     latents: Source -> float32 [N, D].
     images: Source -> uint8 [N, H, W, C].
-    test_images: The reference, uint8 [M, H, W, C].
+    test_images: The reference, the test split unless another was chosen,
+      uint8 [M, H, W, C].
     test_means: Posterior means of the reference, float32 [M, D].
     train_means: Posterior means of the training split, float32 [L, D].
     train_logvars: Their log variances [L, D], or None without a gaussian
@@ -194,7 +195,7 @@ def evaluate(
     *,
     experiment: experiment_lib.Experiment | None = None,
 ) -> dict[str, Any]:
-  """Evaluates a checkpoint of `workdir` against the test split.
+  """Evaluates a checkpoint of `workdir` against `config.evaluate.split`.
 
   Writes results.json, samples.npz, figures/ and report.html.
 
@@ -227,7 +228,7 @@ def evaluate(
   }
   results.update({name: None for name in _OTHER_NAMES})
   if len(sources.test_images) < 2:
-    logging.warning('one test image has no distances: they stay null')
+    logging.warning('one image has no distances: they stay null')
   else:
     results.update(
         measures.image_measures(
@@ -329,6 +330,7 @@ def is_evaluated(
   return (
       results is not None
       and results.get('step') == step
+      and results.get('protocol/split') == config.evaluate.split
       and all(name in results for name in wanted)
       and (workdir / 'report.html').exists()
   )
@@ -350,10 +352,11 @@ def make_sources(
 
   Returns:
     The sources; as many images of each as `evaluate.num_samples`, or as the
-    test split has where that is fewer.
+    reference has where that is fewer.
   """
   dataset = experiment.dataset
-  train, test = dataset.images['train'], dataset.images['test']
+  train = dataset.images['train']
+  test = dataset.images[config.evaluate.split]
   keys = jax.random.split(key, 4)
   seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
   num_samples = min(config.evaluate.num_samples, len(test))
@@ -436,7 +439,7 @@ def _sampling_seconds(apply: Apply, key: Array) -> dict[str, float]:
 def _draw(workdir, apply, sources, results) -> None:
   """Writes the figures."""
   folder = workdir / 'figures'
-  name = workdir.name
+  name, split = workdir.name, results['protocol/split']
   images = sources.images
   test = np.asarray(sources.test_images[:_SHOWN])
   figures.sample_grid(
@@ -448,7 +451,7 @@ def _draw(workdir, apply, sources, results) -> None:
       test,
       images['reconstruction'][:_SHOWN],
       folder / 'reconstructions.png',
-      title=f'Test images and their reconstructions ({name})',
+      title=f'Held-out images and their reconstructions ({name})',
   )
   ends = sources.test_means[: 2 * _NUM_INTERPOLATIONS]
   if len(ends) >= 2:
@@ -463,7 +466,7 @@ def _draw(workdir, apply, sources, results) -> None:
     figures.interpolations(
         decoded.reshape(*walks.shape[:2], *decoded.shape[1:]),
         folder / 'interpolations.png',
-        title=f'From one test image to another, in latent space ({name})',
+        title=f'From one image to another, in latent space ({name})',
     )
   shown = [x for x in ('aggregate', 'generator', 'prior') if x in
            sources.latents]
@@ -488,7 +491,7 @@ def _draw(workdir, apply, sources, results) -> None:
   figures.decomposition_bars(
       results,
       folder / 'decomposition_bars.png',
-      title=f'Distance from the test set by latent source ({name})',
+      title=f'Distance from the {split} split by latent source ({name})',
   )
   figures.training_curves(
       writer.read_metrics(workdir / 'metrics.jsonl'),

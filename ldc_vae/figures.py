@@ -271,7 +271,7 @@ def source_grid(
     images: Source name to uint8 [N, H, W, C]; known sources come in the order
       of `SOURCES`, others after them. A source without images is left out.
     path: Where the PNG goes.
-    distances: Source name to its distance from the test set; None, NaN and
+    distances: Source name to its distance from held-out images; None, NaN and
       missing entries leave the label without a number.
     title: Written above the grid.
     distance_name: The word before the number.
@@ -914,7 +914,7 @@ def _draw_bars(
   features = features.replace('inception', 'Inception')
   scale = ', logarithmic axis' if logarithmic else ''
   panel.set_xlabel(
-      f'Fréchet distance to the test set, {features} features{scale}'
+      f'Fréchet distance to held-out images, {features} features{scale}'
       ' (lower is better)'
   )
 

@@ -47,7 +47,7 @@ def importance(
     has no density, or `evaluate.importance_samples` is 0.
   """
   num_samples = config.evaluate.importance_samples
-  images = experiment.dataset.images['test'][: config.evaluate.num_nll_images]
+  images = _reference(config, experiment)[: config.evaluate.num_nll_images]
   if not num_samples or not _has_densities(experiment) or not len(images):
     return {}
 
@@ -97,7 +97,7 @@ def annealed(
   """
   num_chains = config.evaluate.ais_chains
   num_samples = config.evaluate.importance_samples
-  images = experiment.dataset.images['test'][: config.evaluate.ais_images]
+  images = _reference(config, experiment)[: config.evaluate.ais_images]
   log_prior = experiment.method.log_prior
   if not num_chains or log_prior is None or not len(images):
     return {}
@@ -155,6 +155,11 @@ def _has_densities(experiment: experiment_lib.Experiment) -> bool:
   """Whether posterior and prior have densities, as a weight needs."""
   gaussian = experiment.model.encoder == 'gaussian'
   return gaussian and experiment.method.log_prior is not None
+
+
+def _reference(config, experiment) -> np.ndarray:
+  """The images whose likelihood is asked for, uint8 [N, H, W, C]."""
+  return experiment.dataset.images[config.evaluate.split]
 
 
 def _prepare(images: Array, key: Array, binarize: bool) -> tuple[Array, Array]:

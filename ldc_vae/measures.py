@@ -46,9 +46,10 @@ def protocol(
     The results 'protocol/...'.
   """
   results = {
+      'protocol/split': config.evaluate.split,
       'protocol/distances': (
-          f'{num_samples} uint8 images of each source against the test split of'
-          f' {num_test}'
+          f'{num_samples} uint8 images of each source against the'
+          f' {config.evaluate.split} split of {num_test}'
       ),
       'protocol/kid': (
           f'mean over {_KID_SUBSETS} subsets of {_KID_SUBSET_SIZE}, or of all'
@@ -67,11 +68,11 @@ def image_measures(
     images: Mapping[str, np.ndarray],
     inception_fn: FeaturesFn | None = None,
 ) -> dict[str, float]:
-  """Compares the images of all sources with the test split.
+  """Compares the images of all sources with those of `evaluate.split`.
 
   Args:
     config: The run's config.
-    dataset: With the splits 'train' and 'test'.
+    dataset: With the split 'train' and that of the reference.
     images: Source -> uint8 [N, H, W, C]; with 'generator'.
     inception_fn: Features of the Inception network, if they are wanted.
 
@@ -79,8 +80,8 @@ def image_measures(
     Frechet and kernel distances of each source; of the generator also
     fidelity and diversity, predicted classes, nearest training images.
   """
-  test = dataset.images['test']
-  results = _nearest_images(dataset, images['generator'])
+  test = dataset.images[config.evaluate.split]
+  results = _nearest_images(dataset.images['train'], images['generator'], test)
   if inception_fn is not None:
     features = _features(inception_fn, images, test)
     results.update(_frechet('frechet_inception', features))
@@ -211,13 +212,14 @@ def _classes(probabilities: np.ndarray) -> dict[str, float]:
   }
 
 
-def _nearest_images(dataset, samples: np.ndarray) -> dict[str, float]:
+def _nearest_images(
+    train: np.ndarray, samples: np.ndarray, test: np.ndarray
+) -> dict[str, float]:
   """Median distances from the nearest training image; pixels in [0, 1]."""
   flat = lambda images: images.reshape(len(images), -1)
-  train = flat(dataset.images['train'])
+  train = flat(train)
   results = {}
-  sets = {'generator': samples, 'test': dataset.images['test']}
-  for name, images in sets.items():
+  for name, images in {'generator': samples, 'test': test}.items():
     chosen = flat(_spread(images, _NEAREST_IMAGES))
     distances = neighbours.nearest_distances(chosen, train)
     results[f'nearest/train_{name}'] = float(np.median(distances)) / 255.0

@@ -228,13 +228,13 @@ _FIGURES = {
         ' source\'s distance from the test set.'
     ),
     'decomposition_bars': (
-        'Distance from the test set by source of latents. What separates the'
+        'Distance from the reference by source of latents. What separates the'
         ' aggregate posterior from the real images is the decoder; what'
         ' separates the generator from the aggregate posterior is the latents.'
     ),
-    'reconstructions': 'Test images and what the model makes of them.',
+    'reconstructions': 'Held-out images and what the model makes of them.',
     'interpolations': (
-        'Straight lines in latent space from one test image (t = 0) to another'
+        'Straight lines in latent space from one image (t = 0) to another'
         ' (t = 1); the ends are framed.'
     ),
     'latent_map': (
@@ -581,7 +581,7 @@ def _distance_table(distances: Mapping[str, Mapping[str, Any]]) -> str:
       if family in distances
   )
   return (
-      '<h3>Distance from the test split, by source of the images'
+      '<h3>Distance from the reference, by source of the images'
       ' (lower is better)</h3>\n<div class="scroll"><table>\n'
       f'<thead><tr><th>source</th>{head}<th>meaning</th></tr></thead>\n'
       '<tbody>\n'

@@ -415,6 +415,7 @@ for _field, _value, _remedy in (
     ('optimizer.schedule', 'cosin', r'did you mean cosine\?'),
     ('evaluate.samplers', 'prior,gmm', r"unknown sampler 'gmm'"),
     ('evaluate.checkpoint', 'newest', 'known: latest, best'),
+    ('evaluate.split', 'train', 'known: test, validation'),
     ('train.non_finite', 'ignore', 'known: stop, skip'),
 ):
   _FIELDS[f'{_field}_{_value}'] = _Case(

@@ -120,7 +120,7 @@ class ComparisonFiguresTest(parameterized.TestCase):
   def test_families_are_named(self):
     self.assertEqual(
         comparison_figures._family_words('frechet_pca'),
-        'Fréchet distance to the test set, PCA features',
+        'Fréchet distance to held-out images, PCA features',
     )
     self.assertEqual(figures.source_label('two_stage'), 'two-stage VAE')
 

@@ -23,6 +23,8 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import inception
 from ldc_vae import latent_energy
 from ldc_vae import latents
+from ldc_vae import likelihood
+from ldc_vae import measures
 from ldc_vae import objectives
 from ldc_vae import step as step_lib
 from ldc_vae import train
@@ -245,6 +247,38 @@ class EvaluateTest(parameterized.TestCase):
   def test_is_evaluated_knows_step_and_samplers(self):
     self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
+    other = config_lib.override(self.config, {'evaluate.split': 'validation'})
+    self.assertFalse(evaluate.is_evaluated(self.workdir, other, 8))
+
+  def test_the_validation_split_can_be_the_reference(self):
+    config = config_lib.override(
+        self.config,
+        {'evaluate.split': 'validation', 'evaluate.samplers': ()},
+    )
+    experiment = experiment_lib.create(config)
+    state = experiment.init_state()
+    apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+    sources = evaluate.make_sources(
+        config, experiment, apply, jax.random.key(0)
+    )
+    held_out = experiment.dataset.images['validation']
+    np.testing.assert_array_equal(sources.test_images, held_out)
+    self.assertLen(sources.images['generator'], len(held_out))
+    distances = [
+        measures.image_measures(
+            each, experiment.dataset, {'generator': held_out}
+        )['frechet_classifier/generator']
+        for each in (config, self.config)
+    ]
+    self.assertAlmostEqual(distances[0], 0.0, delta=1e-3)
+    self.assertGreater(distances[1], 1.0)
+    bounds = likelihood.importance(
+        config, experiment, state, jax.random.key(0)
+    )
+    test_bounds = likelihood.importance(
+        self.config, experiment, state, jax.random.key(0)
+    )
+    self.assertNotEqual(bounds['nll/elbo'], test_bounds['nll/elbo'])
 
   def test_a_latent_energy_is_a_source_where_asked_for(self):
     config = config_lib.override(
