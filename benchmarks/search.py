@@ -1,0 +1,280 @@
+"""The search for each method's options: as many trials each, one file.
+
+python -m benchmarks.search --config=configs/mnist.py --data_dir=DATA
+
+A trial is a training with the method's options, or with what one entry of
+`TRIALS` puts in their place. It is judged by the distance of the method's own
+generator from the *validation* split, with a seed that no table uses; the test
+split is not looked at. Started again, it continues where it was stopped.
+`--config.GROUP.FIELD=VALUE` goes to every trial.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from benchmarks import common
+from configs import default
+from ldc_vae import comparison
+from ldc_vae import config as config_lib
+from ldc_vae import jobs as jobs_lib
+from ldc_vae import writer
+
+MODULE = 'benchmarks.search'
+
+_FASTER = {'optimizer.learning_rate': 2e-3}
+_SLOWER = {'optimizer.learning_rate': 5e-4}
+# Method -> what each of its trials changes; the first changes nothing. The
+# option varied is that which the method adds; where it adds none, the rate.
+TRIALS = {
+    'ae': ({}, _FASTER, _SLOWER),
+    'vae': ({}, _FASTER, _SLOWER),
+    'beta_vae': ({}, {'objective.beta': 2.0}, {'objective.beta': 0.5}),
+    'iwae': ({}, _FASTER, _SLOWER),
+    'wae_mmd': (
+        {},
+        {'objective.mmd_weight': 2000.0},
+        {'objective.mmd_weight': 20000.0},
+    ),
+    'info_vae': (
+        {},
+        {'objective.mmd_scaling': 300.0},
+        {'objective.mmd_scaling': 3000.0},
+    ),
+    'aae': (
+        {},
+        {'objective.adversarial_weight': 3.0},
+        {'objective.adversarial_weight': 30.0},
+    ),
+    'rae_l2': (
+        {},
+        {'objective.embedding_weight': 0.5},
+        {'objective.embedding_weight': 0.005},
+    ),
+    'rae_gp': (
+        {},
+        {'objective.gradient_weight': 0.5},
+        {'objective.gradient_weight': 0.005},
+    ),
+    'vamp': ({}, _FASTER, _SLOWER),
+    'stein_vae': ({}, _FASTER, {'objective.num_particles': 8}),
+    'lebm': (
+        {},
+        {'objective.r1_weight': 0.02},
+        {'optimizer.latent_learning_rate': 5e-4},
+    ),
+    'ldc': (
+        {},
+        {'objective.inverse_temperature': 2.0},
+        {'objective.inverse_temperature': 1.0},
+    ),
+}
+_METRICS = {  # of results.json, in the table
+    'frechet_classifier/generator': 'Fréchet, own generator',
+    'frechet_classifier/gmm_10': '+ GMM-10',
+    'frechet_classifier/aggregate': 'aggregate',
+    'frechet_classifier/reconstruction': 'reconstruction',
+}
+_CRITERION = 'frechet_classifier/generator'
+_MEANT = 'trial.json'  # in a workdir: the arguments that it was finished with
+
+
+class Trial(NamedTuple):
+  """One training.
+
+  Attributes:
+    method: Its name.
+    changes: Fields of the config to their values; {} for the method's own.
+    arguments: Of `ldc_vae.main`.
+    workdir: Where it lives.
+  """
+
+  method: str
+  changes: Mapping[str, Any]
+  arguments: tuple[str, ...]
+  workdir: pathlib.Path
+
+
+def create_trials(
+    config: str,
+    methods: Sequence[str],
+    seed: int,
+    root: str,
+    overrides: Sequence[str] = (),
+) -> list[Trial]:
+  """The trials of all methods.
+
+  Args:
+    config: A run file, perhaps with ':debug'.
+    methods: Names in `TRIALS`.
+    seed: Of all trials.
+    root: The folder of their workdirs.
+    overrides: As on the command line, for every trial.
+
+  Returns:
+    `len(TRIALS[method])` trials of each method.
+
+  Raises:
+    ValueError: The config names a method, or a field or value is wrong.
+  """
+  path, arg = config_lib.split_spec(config)
+  if arg not in ('', 'debug'):
+    raise ValueError(f'--config={config} names a method; --methods does that')
+  trials = []
+  for method in methods:
+    for number, changes in enumerate(TRIALS[method]):
+      workdir = pathlib.Path(root) / f'{method}_{number}'
+      words = (
+          f'--config={path}:{method}{"," if arg else ""}{arg}',
+          f'--config.seed={seed}',
+          '--config.evaluate.split=validation',
+          '--config.evaluate.samplers=prior,gmm_10',
+          '--config.evaluate.importance_samples=0',
+          *overrides,
+          *(f'--config.{field}={value}' for field, value in changes.items()),
+      )
+      _, *fields = words
+      config_lib.load(words[0].partition('=')[2], fields)
+      arguments = (*words, f'--workdir={workdir}')
+      trials.append(Trial(method, changes, arguments, workdir))
+  return trials
+
+
+def is_finished(trial: Trial) -> bool:
+  """Whether this very trial has been trained and evaluated before."""
+  meant = writer.read_json(trial.workdir / _MEANT)
+  return meant == list(trial.arguments) and _results(trial) is not None
+
+
+def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
+  """Trains what is not finished; returns the names of those that failed."""
+  waiting = {
+      trial.workdir.name: trial for trial in trials if not is_finished(trial)
+  }
+  logging.info('%d of %d trials to do', len(waiting), len(trials))
+  failed = []
+
+  def on_end(end: jobs_lib.End) -> None:
+    trial = waiting[end.job.name]
+    if end.code == 0:
+      writer.write_json(trial.workdir / _MEANT, list(trial.arguments))
+    elif end.code is not None:
+      failed.append(end.job.name)
+    logging.info(
+        '%s: exit code %s, %.0f s', end.job.name, end.code, end.seconds
+    )
+
+  jobs_lib.run_all(
+      [
+          jobs_lib.Job(
+              name,
+              (sys.executable, '-m', 'ldc_vae.main', *trial.arguments),
+              trial.workdir.with_name(f'{name}.log'),
+          )
+          for name, trial in waiting.items()
+      ],
+      num_jobs,
+      on_end=on_end,
+  )
+  return failed
+
+
+def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+  """A row for each finished trial: what it changed, and its distances.
+
+  'chosen' marks the smallest distance of a method's own generator; a method
+  whose trials are not all finished has none.
+  """
+  rows = []
+  for trial in trials:
+    results = _results(trial)
+    if results is None:
+      logging.warning('%s has no results yet', trial.workdir.name)
+      continue
+    rows.append({
+        'method': trial.method,
+        'changes': dict(trial.changes),
+        'git_commit': _commit(trial),
+        **{name: results.get(name) for name in _METRICS},
+        'chosen': False,
+    })
+  for method in dict.fromkeys(row['method'] for row in rows):
+    group = [row for row in rows if row['method'] == method]
+    if len(group) == sum(trial.method == method for trial in trials):
+      min(group, key=lambda row: row[_CRITERION])['chosen'] = True
+  return rows
+
+
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The table of all trials; those chosen are bold."""
+  lines = []
+  for row in rows:
+    changes = ', '.join(f'`{k}={v:g}`' for k, v in row['changes'].items())
+    text = f'`{row["method"]}` {changes or "as it is"}'
+    lines.append((
+        f'**{text}**' if row['chosen'] else text,
+        *(common.show(row[name]) for name in _METRICS),
+    ))
+  return comparison.markdown_table(('trial', *_METRICS.values()), lines)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains and collects; 0 if every trial has results."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--config', default='configs/mnist.py')
+  add('--methods', type=common.names, default=tuple(default.OBJECTIVES))
+  add('--seed', type=int, default=100)
+  add('--workdir', default='runs/search')
+  add('--data_dir', default='', help='prepared TFDS data')
+  add('--jobs', type=common.positive, default=1, help='trials at once')
+  add('--collect_only', action='store_true', help='train nothing')
+  add('--output', default='benchmarks/results/search.json')
+  args, overrides = parser.parse_known_args(argv)
+  for word in overrides:
+    if not word.startswith('--config.') or '=' not in word:
+      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
+  common.choose('methods', args.methods, TRIALS)
+  if args.data_dir:
+    overrides.append(f'--config.dataset.data_dir={args.data_dir}')
+  trials = create_trials(
+      args.config, args.methods, args.seed, args.workdir, overrides
+  )
+  common.set_up_jax()
+  failed = []
+  if not args.collect_only:
+    pathlib.Path(args.workdir).mkdir(parents=True, exist_ok=True)
+    failed = run(trials, args.jobs)
+  rows = collect(trials)
+  if not rows:
+    raise ValueError(f'--workdir={args.workdir} holds no finished trial')
+  record = common.create_record(MODULE, argv, [args.seed])
+  record['rows'] = rows
+  text = to_markdown(rows)
+  print(text)
+  common.write(args.output, record, text)
+  for name in failed:
+    logging.error('%s failed; see %s/%s.log', name, args.workdir, name)
+  return 1 if len(rows) < len(trials) else 0
+
+
+def _results(trial: Trial) -> dict[str, Any] | None:
+  """results.json of a trial, judged on the validation split."""
+  results = writer.read_json(trial.workdir / 'results.json')
+  if results is None or results.get('protocol/split') != 'validation':
+    return None
+  return results
+
+
+def _commit(trial: Trial) -> str | None:
+  """The commit that a trial was trained by."""
+  record = writer.read_json(trial.workdir / 'config.json') or {}
+  return record.get('git_commit')
+
+
+if __name__ == '__main__':
+  common.run(main)
