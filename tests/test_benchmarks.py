@@ -19,12 +19,14 @@ from benchmarks import conv_step
 from benchmarks import conv_step_ldc_vae
 from benchmarks import encoder_bound
 from benchmarks import sampler_ablation
+from benchmarks import search
 from benchmarks import seeds
 from benchmarks import svgd_directions
 from benchmarks import svgd_directions_worker
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
+from ldc_vae import jobs as jobs_lib
 from ldc_vae import networks
 from ldc_vae import writer
 from ldc_vae.metrics import frechet
@@ -307,6 +309,80 @@ class SamplerAblationTest(absltest.TestCase):
   def test_images_need_a_workdir(self):
     with self.assertRaisesRegex(ValueError, '--workdir is missing'):
       sampler_ablation.main(['--variants=default'])
+
+
+class SearchTest(absltest.TestCase):
+
+  def test_methods_have_as_many_trials_each(self):
+    self.assertCountEqual(search.TRIALS, default.OBJECTIVES)
+    self.assertLen(set(map(len, search.TRIALS.values())), 1)
+    for trials in search.TRIALS.values():
+      self.assertEqual(trials[0], {})
+
+  def test_the_validation_split_decides_and_is_read(self):
+    # a method's own generator decides, whatever fits its latents better
+    values = {'ae': (3.0, 1.0, 2.0), 'vae': (5.0, 4.0, None)}
+    root = _folder(self)
+    trials = search.create_trials(
+        'configs/digits.py:debug', ('ae', 'vae'), 7, root
+    )
+    self.assertLen(trials, 6)
+    for trial in trials:
+      self.assertIn('--config.evaluate.split=validation', trial.arguments)
+      value = values[trial.method][int(trial.workdir.name[-1])]
+      trial.workdir.mkdir()
+      results = {
+          'frechet_classifier/generator': value,
+          'frechet_classifier/gmm_10': 9.0 - (value or 0.0),
+          'protocol/split': 'validation' if value else 'test',
+      }
+      (trial.workdir / 'results.json').write_text(json.dumps(results))
+    rows = search.collect(trials)
+    self.assertEqual(
+        [(row['method'], row['changes']) for row in rows if row['chosen']],
+        [('ae', search.TRIALS['ae'][1])],  # one of vae's is not there
+    )
+    self.assertLen(rows, 5)
+    text = search.to_markdown(rows)
+    self.assertIn('| **`ae` `optimizer.learning_rate=0.002`** | 1.00 |', text)
+    self.assertIn('| `ae` as it is | 3.00 |', text)
+
+  def test_a_finished_trial_is_not_run_again(self):
+    root = _folder(self)
+    trials = search.create_trials('configs/digits.py', ('ae',), 7, root)
+    started = []
+
+    def run_all(jobs, unused_num_jobs, *, on_end):
+      for job in jobs:
+        started.append(job.name)
+        folder = root / job.name
+        folder.mkdir(exist_ok=True)
+        failed = job.name == 'ae_1' and len(started) < 4
+        if not failed:
+          (folder / 'results.json').write_text(
+              '{"protocol/split": "validation"}'
+          )
+        on_end(jobs_lib.End(job, int(failed), 1.0, ''))
+
+    with absltest.mock.patch.object(jobs_lib, 'run_all', run_all):
+      self.assertEqual(search.run(trials, 1), ['ae_1'])
+      self.assertEqual(search.run(trials, 1), [])
+      self.assertEqual(search.run(trials, 1), [])
+      self.assertEqual(started, ['ae_0', 'ae_1', 'ae_2', 'ae_1'])
+      # another length is another trial
+      longer = search.create_trials(
+          'configs/digits.py', ('ae',), 7, root, ['--config.train.num_epochs=2']
+      )
+      self.assertEqual(search.run(longer, 1), [])
+      self.assertLen(started, 7)
+
+  def test_a_mistake_is_told_before_the_first_trial(self):
+    with self.assertRaisesRegex(ValueError, '--methods=vea is unknown'):
+      search.main(['--methods=vea'])
+    with self.assertRaisesRegex(ValueError, 'learning_rat'):
+      search.main(['--config.optimizer.learning_rat=1'])
+    with self.assertRaisesRegex(ValueError, '--methods does that'):
+      search.main(['--config=configs/mnist.py:vae'])
 
 
 class NormaliserTest(absltest.TestCase):
