@@ -41,7 +41,6 @@ from benchmarks import common
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import networks
-from ldc_vae import objectives
 from ldc_vae import processes
 from ldc_vae import step as step_lib
 
@@ -256,8 +255,7 @@ def _create(spec: str, overrides: Sequence[str] = ()):
   model = experiment_lib.create_model(
       config, _SHAPES[config.dataset.name]
   )
-  fields = config.objective.to_dict()
-  method = objectives.METHODS[fields.pop('name')](model, **fields)
+  method = experiment_lib.create_method(config, model)
   txs = step_lib.create_optimizers(
       method, num_steps=_NUM_STEPS, **config.optimizer.to_dict()
   )

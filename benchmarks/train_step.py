@@ -25,7 +25,6 @@ from benchmarks import common
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import objectives
 from ldc_vae import step as step_lib
 
 _IMAGE_SHAPE = (28, 28, 1)
@@ -127,9 +126,8 @@ def create_step(
       },
   )
   config = config_lib.override(config, overrides)
-  options = config.objective.to_dict()
   model = experiment_lib.create_model(config, _IMAGE_SHAPE)
-  method = objectives.METHODS[options.pop('name')](model, **options)
+  method = experiment_lib.create_method(config, model)
   if case.phases:
     method = method._replace(phases=method.phases[: case.phases])
   num_steps = 10_000

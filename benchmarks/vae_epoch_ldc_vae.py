@@ -22,7 +22,6 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import health
-from ldc_vae import objectives
 from ldc_vae import processes
 from ldc_vae import step as step_lib
 from ldc_vae import writer
@@ -63,9 +62,8 @@ def make_epoch_fn(
           **(overrides or {}),
       },
   )
-  fields = config.objective.to_dict()
   model = experiment_lib.create_model(config, images.shape[1:])
-  method = objectives.METHODS[fields.pop('name')](model, **fields)
+  method = experiment_lib.create_method(config, model)
   steps_per_epoch = len(images) // batch_size
   num_steps = config.train.num_epochs * steps_per_epoch
   txs = step_lib.create_optimizers(

@@ -74,8 +74,7 @@ def create(config: config_dict.ConfigDict) -> Experiment:
     inception.require()  # rather than after the training
   dataset = load_dataset(config)
   model = create_model(config, dataset.image_shape)
-  fields = config.objective.to_dict()
-  method = objectives.METHODS[fields.pop('name')](model, **fields)
+  method = create_method(config, model)
 
   batch_size = config.train.batch_size
   num_train = len(dataset.images['train'])
@@ -132,6 +131,14 @@ def create_model(
       **{name: fields.pop(name) for name in networks.Sizes._fields}
   )
   return networks.create_model(image_shape, sizes, **fields)
+
+
+def create_method(
+    config: config_dict.ConfigDict, model: networks.Model
+) -> base.Method:
+  """The method of `config.objective`, with these networks."""
+  fields = config.objective.to_dict()
+  return objectives.METHODS[fields.pop('name')](model, **fields)
 
 
 def make_train_step(
