@@ -84,7 +84,8 @@ OBJECTIVES = {
         latent_target='learned',  # what the sampler follows: learned, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
         num_latent_updates=4,  # sampler (and energy) updates per step
-        latents_per_image=2,  # particles of each image in one latent update
+        # particles of each image in one latent update: 256 in all are enough
+        latents_per_image=1,
         sampler_kernel='rbf',
         sampler_bandwidth_factor=0.05,  # of the mean rule: a narrow kernel
         sampler_off_diagonal=False,

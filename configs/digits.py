@@ -20,4 +20,6 @@ def get_config(arg: str = ''):
   )
   config.train.batch_size = 64
   config.train.num_epochs = 100
+  if config.objective.name == 'ldc':
+    config.objective.latents_per_image = 2  # of 64 images
   return default.finish(config)
