@@ -2,8 +2,7 @@
 
 python -m benchmarks.search --config=configs/mnist.py --data_dir=DATA
 
-A trial is a training with the method's options, or with what one entry of
-`TRIALS` puts in their place. It is judged by the distance of the method's own
+A trial is a training with the options of one entry of `TRIALS`. It is judged by the distance of the method's own
 generator from the *validation* split, with a seed that no table uses; the test
 split is not looked at. Started again, it continues where it was stopped.
 `--config.GROUP.FIELD=VALUE` goes to every trial.
@@ -26,52 +25,38 @@ from ldc_vae import writer
 
 MODULE = 'benchmarks.search'
 
-_FASTER = {'optimizer.learning_rate': 2e-3}
-_SLOWER = {'optimizer.learning_rate': 5e-4}
-# Method -> what each of its trials changes; the first changes nothing. The
-# option varied is that which the method adds; where it adds none, the rate.
+_RATES = tuple({'optimizer.learning_rate': rate} for rate in (1e-3, 2e-3, 5e-4))
+
+
+def _values(field: str, *values: float) -> tuple[dict[str, float], ...]:
+  """One trial for each value of an option of the objective."""
+  return tuple({f'objective.{field}': value} for value in values)
+
+
+# Method -> the options of its trials, that of `configs/default.py` first. What
+# is varied is the option that the method adds; where it adds none, the rate.
 TRIALS = {
-    'ae': ({}, _FASTER, _SLOWER),
-    'vae': ({}, _FASTER, _SLOWER),
-    'beta_vae': ({}, {'objective.beta': 2.0}, {'objective.beta': 0.5}),
-    'iwae': ({}, _FASTER, _SLOWER),
-    'wae_mmd': (
-        {},
-        {'objective.mmd_weight': 2000.0},
-        {'objective.mmd_weight': 20000.0},
+    'ae': _RATES,
+    'vae': _RATES,
+    'beta_vae': _values('beta', 4.0, 2.0, 0.5),
+    'iwae': _RATES,
+    'wae_mmd': _values('mmd_weight', 7000.0, 2000.0, 20000.0),
+    'info_vae': _values('mmd_scaling', 1000.0, 300.0, 3000.0),
+    'aae': _values('adversarial_weight', 10.0, 3.0, 30.0),
+    'rae_l2': _values('embedding_weight', 0.05, 0.5, 0.005),
+    'rae_gp': _values('gradient_weight', 0.05, 0.5, 0.005),
+    'vamp': _RATES,
+    'stein_vae': (
+        {'objective.num_particles': 4, 'optimizer.learning_rate': 1e-3},
+        {'objective.num_particles': 4, 'optimizer.learning_rate': 2e-3},
+        {'objective.num_particles': 8, 'optimizer.learning_rate': 1e-3},
     ),
-    'info_vae': (
-        {},
-        {'objective.mmd_scaling': 300.0},
-        {'objective.mmd_scaling': 3000.0},
-    ),
-    'aae': (
-        {},
-        {'objective.adversarial_weight': 3.0},
-        {'objective.adversarial_weight': 30.0},
-    ),
-    'rae_l2': (
-        {},
-        {'objective.embedding_weight': 0.5},
-        {'objective.embedding_weight': 0.005},
-    ),
-    'rae_gp': (
-        {},
-        {'objective.gradient_weight': 0.5},
-        {'objective.gradient_weight': 0.005},
-    ),
-    'vamp': ({}, _FASTER, _SLOWER),
-    'stein_vae': ({}, _FASTER, {'objective.num_particles': 8}),
     'lebm': (
-        {},
-        {'objective.r1_weight': 0.02},
-        {'optimizer.latent_learning_rate': 5e-4},
+        {'objective.r1_weight': 0.1, 'optimizer.latent_learning_rate': 2e-4},
+        {'objective.r1_weight': 0.02, 'optimizer.latent_learning_rate': 2e-4},
+        {'objective.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4},
     ),
-    'ldc': (
-        {},
-        {'objective.inverse_temperature': 2.0},
-        {'objective.inverse_temperature': 1.0},
-    ),
+    'ldc': _values('inverse_temperature', 1.5, 2.0, 1.0),
 }
 _METRICS = {  # of results.json, in the table
     'frechet_classifier/generator': 'Fréchet, own generator',
@@ -88,13 +73,13 @@ class Trial(NamedTuple):
 
   Attributes:
     method: Its name.
-    changes: Fields of the config to their values; {} for the method's own.
+    options: Fields of the config to their values.
     arguments: Of `ldc_vae.main`.
     workdir: Where it lives.
   """
 
   method: str
-  changes: Mapping[str, Any]
+  options: Mapping[str, Any]
   arguments: tuple[str, ...]
   workdir: pathlib.Path
 
@@ -126,7 +111,7 @@ def create_trials(
     raise ValueError(f'--config={config} names a method; --methods does that')
   trials = []
   for method in methods:
-    for number, changes in enumerate(TRIALS[method]):
+    for number, options in enumerate(TRIALS[method]):
       workdir = pathlib.Path(root) / f'{method}_{number}'
       words = (
           f'--config={path}:{method}{"," if arg else ""}{arg}',
@@ -135,12 +120,12 @@ def create_trials(
           '--config.evaluate.samplers=prior,gmm_10',
           '--config.evaluate.importance_samples=0',
           *overrides,
-          *(f'--config.{field}={value}' for field, value in changes.items()),
+          *(f'--config.{field}={value}' for field, value in options.items()),
       )
       _, *fields = words
       config_lib.load(words[0].partition('=')[2], fields)
       arguments = (*words, f'--workdir={workdir}')
-      trials.append(Trial(method, changes, arguments, workdir))
+      trials.append(Trial(method, options, arguments, workdir))
   return trials
 
 
@@ -184,7 +169,7 @@ def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
 
 
 def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-  """A row for each finished trial: what it changed, and its distances.
+  """A row for each finished trial: its options and its distances.
 
   'chosen' marks the smallest distance of a method's own generator; a method
   whose trials are not all finished has none.
@@ -197,7 +182,7 @@ def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
       continue
     rows.append({
         'method': trial.method,
-        'changes': dict(trial.changes),
+        'options': dict(trial.options),
         'git_commit': _commit(trial),
         **{name: results.get(name) for name in _METRICS},
         'chosen': False,
@@ -213,8 +198,8 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
   """The table of all trials; those chosen are bold."""
   lines = []
   for row in rows:
-    changes = ', '.join(f'`{k}={v:g}`' for k, v in row['changes'].items())
-    text = f'`{row["method"]}` {changes or "as it is"}'
+    options = ', '.join(f'`{k}={v:g}`' for k, v in row['options'].items())
+    text = f'`{row["method"]}` {options}'
     lines.append((
         f'**{text}**' if row['chosen'] else text,
         *(common.show(row[name]) for name in _METRICS),

@@ -317,7 +317,8 @@ class SearchTest(absltest.TestCase):
     self.assertCountEqual(search.TRIALS, default.OBJECTIVES)
     self.assertLen(set(map(len, search.TRIALS.values())), 1)
     for trials in search.TRIALS.values():
-      self.assertEqual(trials[0], {})
+      self.assertLen(set(map(tuple, trials)), 1)  # of the same fields
+      self.assertLen(set(tuple(each.items()) for each in trials), len(trials))
 
   def test_the_validation_split_decides_and_is_read(self):
     # a method's own generator decides, whatever fits its latents better
@@ -339,13 +340,13 @@ class SearchTest(absltest.TestCase):
       (trial.workdir / 'results.json').write_text(json.dumps(results))
     rows = search.collect(trials)
     self.assertEqual(
-        [(row['method'], row['changes']) for row in rows if row['chosen']],
+        [(row['method'], row['options']) for row in rows if row['chosen']],
         [('ae', search.TRIALS['ae'][1])],  # one of vae's is not there
     )
     self.assertLen(rows, 5)
     text = search.to_markdown(rows)
     self.assertIn('| **`ae` `optimizer.learning_rate=0.002`** | 1.00 |', text)
-    self.assertIn('| `ae` as it is | 3.00 |', text)
+    self.assertIn('| `ae` `optimizer.learning_rate=0.001` | 3.00 |', text)
 
   def test_a_finished_trial_is_not_run_again(self):
     root = _folder(self)
