@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import platform
+import signal
 import sys
 from typing import Any
 
@@ -37,7 +38,11 @@ def set_up_jax() -> None:
 
 
 def run(main_fn: Callable[[Sequence[str]], int]) -> None:
-  """Runs a benchmark and exits; a user's mistake is told in one sentence."""
+  """Runs a benchmark and exits; a user's mistake is told in one sentence.
+
+  SIGTERM ends it in order, so that the processes that it started end too.
+  """
+  signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
   try:
     code = main_fn(sys.argv[1:])
   except (OSError, ValueError) as error:

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import pathlib
+import signal
+import subprocess
 import sys
 import tempfile
 
@@ -309,6 +311,28 @@ class SamplerAblationTest(absltest.TestCase):
   def test_images_need_a_workdir(self):
     with self.assertRaisesRegex(ValueError, '--workdir is missing'):
       sampler_ablation.main(['--variants=default'])
+
+
+class RunTest(absltest.TestCase):
+
+  def test_a_signal_ends_the_jobs_too(self):
+    program = """
+import sys
+from benchmarks import common
+from ldc_vae import jobs
+
+child = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'
+job = jobs.Job('child', (sys.executable, '-c', child))
+common.run(lambda unused_argv: jobs.run_all([job], 1))
+"""
+    with subprocess.Popen(
+        (sys.executable, '-c', program), stdout=subprocess.PIPE, text=True
+    ) as process:
+      child = int(process.stdout.readline())
+      process.terminate()
+      self.assertEqual(process.wait(30), 128 + signal.SIGTERM)
+    with self.assertRaises(ProcessLookupError):
+      os.kill(child, 0)
 
 
 class SearchTest(absltest.TestCase):
