@@ -2,9 +2,10 @@
 
 python -m benchmarks.search --config=configs/mnist.py --data_dir=DATA
 
-A trial is a training with the options of one entry of `TRIALS`. It is judged by the distance of the method's own
-generator from the *validation* split, with a seed that no table uses; the test
-split is not looked at. Started again, it continues where it was stopped.
+A trial is a training with the options of one entry of `TRIALS`. It is judged by
+the distance of the method's own generator from the *validation* split, with a
+seed that no table uses; the test split is not looked at. Started again, it
+continues where it was stopped.
 `--config.GROUP.FIELD=VALUE` goes to every trial.
 """
 
