@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
 import difflib
-import fcntl
 import gzip
-import hashlib
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import re
@@ -26,21 +23,21 @@ import tarfile
 import threading
 from typing import Any, NamedTuple
 import zipfile
-import zlib
 
 from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
+from ldc_vae import array_cache
+
+cache_dir = array_cache.cache_dir
+
 _DIGITS_TEST = 360  # of 1,797 images, a fifth
 _DIGITS_VALIDATION = 180
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 _MAX_CLASSES = 2**16  # beyond it, labels are something else
-_CHUNK = 512  # images decoded at a time
-_MEMMAP_BYTES = 2**30  # arrays above this are memory-mapped, not loaded
 _PROBE_SECONDS = 4.0  # so that a missing network is reported within 5 s
-_FORMAT = 1  # of the array cache; a change makes every cache stale
 
 
 class Dataset(NamedTuple):
@@ -202,12 +199,6 @@ def eval_batches(
   return _eval_batches(images, batch_size)
 
 
-def cache_dir() -> pathlib.Path:
-  """$LDC_VAE_CACHE or ~/.cache/ldc_vae."""
-  given = os.environ.get('LDC_VAE_CACHE')
-  return pathlib.Path(given or '~/.cache/ldc_vae').expanduser().absolute()
-
-
 class _Request(NamedTuple):
   """The arguments of `load`."""
 
@@ -317,10 +308,10 @@ def _load_tfds(request: _Request) -> Dataset:
   """A TFDS set; validation is its own, or the end of a permutation of train."""
   recipe = _RECIPES[request.name]
   directory = _find_prepared(request, recipe) or _prepare(request, recipe)
-  arrays = _cached_arrays(
+  arrays = array_cache.load_or_write(
       request.name,
       [str(directory), request.seed],
-      _fingerprint(directory.iterdir()),
+      array_cache.fingerprint_of(directory.iterdir()),
       lambda folder: _decode_records(directory, recipe, request, folder),
   )
   splits = ('train', 'validation', 'test')
@@ -363,7 +354,7 @@ def _roots(request: _Request) -> list[pathlib.Path]:
   if request.data_dir:
     roots = [request.data_dir]
   else:
-    roots = [os.environ.get('TFDS_DATA_DIR'), cache_dir() / 'tfds']
+    roots = [os.environ.get('TFDS_DATA_DIR'), array_cache.cache_dir() / 'tfds']
   return [pathlib.Path(r).expanduser().absolute() for r in roots if r]
 
 
@@ -402,11 +393,15 @@ def _decode_records(directory, recipe, request, folder) -> None:
     if split == 'train' and 'validation' not in sources:
       rows = np.argsort(_permutation(count, request.seed))
     shape = (count, *recipe.image_shape)
-    images = _create_array(folder, f'{split}_images', np.uint8, shape)
+    images = array_cache.create_array(
+        folder, f'{split}_images', np.uint8, shape
+    )
     if recipe.num_classes:
-      labels = _create_array(folder, f'{split}_labels', np.int32, (count,))
-    for start in range(0, count, _CHUNK):
-      chunk = rows[start : start + _CHUNK]
+      labels = array_cache.create_array(
+          folder, f'{split}_labels', np.int32, (count,)
+      )
+    for start in range(0, count, array_cache.CHUNK):
+      chunk = rows[start : start + array_cache.CHUNK]
       with _readable(request.name, directory):
         examples = source.__getitems__(list(range(start, start + len(chunk))))
         images[chunk] = [_fit(e['image'], recipe) for e in examples]
@@ -421,9 +416,9 @@ def _readable(name: str, directory: pathlib.Path):
     yield
   except Exception as error:  # TFDS, ArrayRecord and Pillow raise many types
     raise OSError(
-        f'{name} in {directory} cannot be read ({_first_line(error)}): delete'
-        ' that folder to have it prepared anew, or point dataset.data_dir at'
-        ' another'
+        f'{name} in {directory} cannot be read'
+        f' ({array_cache.first_line(error)}): delete that folder to have it'
+        ' prepared anew, or point dataset.data_dir at another'
     ) from error
 
 
@@ -465,7 +460,7 @@ def _prepare(request: _Request, recipe: _Recipe) -> pathlib.Path:
         f' that has it, or {by_hand}'
     )
   builder_name = _builder_name(request.name)
-  with _locked(roots[-1] / f'{builder_name}.lock'):
+  with array_cache.locked(roots[-1] / f'{builder_name}.lock'):
     found = _find_prepared(request, recipe)  # by another process meanwhile
     if found is not None:
       return found
@@ -486,8 +481,8 @@ def _prepare(request: _Request, recipe: _Recipe) -> pathlib.Path:
     except Exception as error:  # downloads and parsers raise many types
       raise OSError(
           f'{request.name} could not be prepared in {roots[-1]}'
-          f' ({_first_line(error)}): delete a damaged download and run again,'
-          f' or {by_hand}'
+          f' ({array_cache.first_line(error)}): delete a damaged download and'
+          f' run again, or {by_hand}'
       ) from error
   return pathlib.Path(builder.data_dir)
 
@@ -704,7 +699,9 @@ def _load_images(request: _Request) -> Dataset:
         ' file'
     )
   source = [str(path), request.image_size, request.num_channels, request.seed]
-  arrays = _cached_arrays(request.name, source, _fingerprint(files), write_fn)
+  arrays = array_cache.load_or_write(
+      request.name, source, array_cache.fingerprint_of(files), write_fn
+  )
   num_test, num_validation = _split_sizes(len(arrays['images']), request)
   labels = arrays.get('labels')
   num_classes = 0 if labels is None else int(labels.max()) + 1
@@ -758,11 +755,13 @@ def _decode_files(files, request: _Request, folder) -> None:
       file, request.image_size, request.num_channels
   )
   shape = decode(files[0]).shape
-  images = _create_array(folder, 'images', np.uint8, (len(files), *shape))
+  images = array_cache.create_array(
+      folder, 'images', np.uint8, (len(files), *shape)
+  )
   rows = np.argsort(_permutation(len(files), request.seed))
 
   def decode_chunk(start):
-    for i in range(start, min(start + _CHUNK, len(files))):
+    for i in range(start, min(start + array_cache.CHUNK, len(files))):
       image = decode(files[i])
       if image.shape != shape:
         raise ValueError(_differs(files[0], shape, files[i], image.shape))
@@ -771,7 +770,7 @@ def _decode_files(files, request: _Request, folder) -> None:
   num_workers = min(8, os.cpu_count() or 1)
   pool = concurrent.futures.ThreadPoolExecutor(num_workers)
   try:
-    for _ in pool.map(decode_chunk, range(0, len(files), _CHUNK)):
+    for _ in pool.map(decode_chunk, range(0, len(files), array_cache.CHUNK)):
       pass
   finally:
     pool.shutdown(cancel_futures=True)
@@ -806,8 +805,8 @@ def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
       image = image.convert('L' if grey else 'RGB')
   except Exception as error:  # Pillow's decoders raise many types
     raise ValueError(
-        f'dataset.path: {file} cannot be decoded ({_first_line(error)}): remove'
-        ' or replace it'
+        f'dataset.path: {file} cannot be decoded'
+        f' ({array_cache.first_line(error)}): remove or replace it'
     ) from error
   return _conform(image, image_size, num_channels)
 
@@ -845,8 +844,8 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
   except Exception as error:  # NumPy and zipfile raise many types
     raise ValueError(
         f'dataset.path: {path} cannot be read as an array file'
-        f' ({_first_line(error)}): write it anew with np.savez(path,'
-        ' images=images) or np.save(path, images)'
+        f' ({array_cache.first_line(error)}): write it anew with'
+        ' np.savez(path, images=images) or np.save(path, images)'
     ) from error
   if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
     raise ValueError(
@@ -884,9 +883,11 @@ def _convert_array_file(path, request: _Request, folder) -> None:
   if request.image_size:
     shape = (request.image_size, request.image_size, num_channels)
   rows = np.argsort(_permutation(len(images), request.seed))
-  written = _create_array(folder, 'images', np.uint8, (len(images), *shape))
-  for start in range(0, len(images), _CHUNK):
-    chunk = _to_uint8(path, images[start : start + _CHUNK], start)
+  written = array_cache.create_array(
+      folder, 'images', np.uint8, (len(images), *shape)
+  )
+  for start in range(0, len(images), array_cache.CHUNK):
+    chunk = _to_uint8(path, images[start : start + array_cache.CHUNK], start)
     if chunk.shape[1:] != shape:
       mode_of = lambda image: image[..., 0] if image.shape[2] == 1 else image
       chunk = np.stack([
@@ -895,10 +896,13 @@ def _convert_array_file(path, request: _Request, folder) -> None:
           )
           for image in chunk
       ])
-    written[rows[start : start + _CHUNK]] = chunk
+    written[rows[start : start + array_cache.CHUNK]] = chunk
   if labels is not None:
     order = _permutation(len(images), request.seed)
-    _create_array(folder, 'labels', np.int32, labels.shape)[:] = labels[order]
+    written = array_cache.create_array(
+        folder, 'labels', np.int32, labels.shape
+    )
+    written[:] = labels[order]
 
 
 def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
@@ -917,145 +921,6 @@ def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
         ' must be in [0, 1], others uint8'
     )
   return np.round(images.astype(np.float32) * 255).astype(np.uint8)
-
-
-# The array cache.
-
-
-def _cached_arrays(
-    label: str,
-    source: list[Any],
-    fingerprint: str,
-    write_fn: Callable[[pathlib.Path], None],
-) -> dict[str, np.ndarray]:
-  """The .npy files that `write_fn(folder)` writes, made once.
-
-  Args:
-    label: For people who look into the cache.
-    source: What the arrays are made from and how; one cache entry for each.
-    fingerprint: Of the content of the source; a change makes the entry anew.
-    write_fn: Writes the arrays with `_create_array`.
-
-  Returns:
-    File name (without .npy) to a read-only array.
-  """
-  digest = hashlib.sha256(json.dumps([_FORMAT, *source]).encode()).hexdigest()
-  directory = cache_dir() / 'arrays' / f'{label}-{digest[:16]}'
-  arrays = _read_cache(directory, fingerprint)
-  if arrays is not None:
-    return arrays
-  temporary = directory.with_suffix('.incomplete')
-  with _locked(directory.with_suffix('.lock')):
-    arrays = _read_cache(directory, fingerprint)  # by another process meanwhile
-    if arrays is not None:
-      return arrays
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
-    temporary.mkdir()
-    try:
-      write_fn(temporary)
-      _write_index(temporary, fingerprint)
-      shutil.rmtree(directory, ignore_errors=True)
-      os.replace(temporary, directory)
-    finally:
-      shutil.rmtree(temporary, ignore_errors=True)
-    arrays = _read_cache(directory, fingerprint)
-  if arrays is None:
-    raise OSError(f'{directory} does not read back: is the disk sound?')
-  return arrays
-
-
-def _create_array(folder, name: str, dtype, shape) -> np.ndarray:
-  """A new .npy file, memory-mapped for writing."""
-  # A full disk would end the process with a bus error at the first write.
-  size, free = math.prod(shape), shutil.disk_usage(folder).free
-  if size * np.dtype(dtype).itemsize > free:
-    raise OSError(
-        f'{folder} has {free:,} bytes free, too few for an array of shape'
-        f' {tuple(shape)}: set LDC_VAE_CACHE to a folder with more room'
-    )
-  return np.lib.format.open_memmap(
-      folder / f'{name}.npy', mode='w+', dtype=dtype, shape=shape
-  )
-
-
-def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
-  """Writes what `_read_cache` verifies."""
-  files = {}
-  for path in sorted(folder.glob('*.npy')):
-    array = np.load(path, mmap_mode='r')
-    files[path.stem] = dict(
-        shape=array.shape,
-        dtype=str(array.dtype),
-        size=path.stat().st_size,
-        crc32=None if _is_large(path) else zlib.crc32(array),
-    )
-  index = dict(fingerprint=fingerprint, files=files)
-  (folder / 'index.json').write_text(json.dumps(index))
-
-
-def _read_cache(
-    directory: pathlib.Path, fingerprint: str
-) -> dict[str, np.ndarray] | None:
-  """The arrays of a cache entry, or None if it is absent, stale or damaged."""
-  arrays = {}
-  try:
-    index = json.loads((directory / 'index.json').read_text())
-    if index['fingerprint'] != fingerprint:
-      return None
-    for name, expected in index['files'].items():
-      path = directory / f'{name}.npy'
-      if path.stat().st_size != expected['size']:
-        raise ValueError(f'{path} has another size')
-      large = _is_large(path)
-      array = np.load(path, mmap_mode='r' if large else None)
-      if [list(array.shape), str(array.dtype)] != [
-          expected['shape'], expected['dtype']
-      ] or (not large and zlib.crc32(array) != expected['crc32']):
-        raise ValueError(f'{path} has another content')
-      array.flags.writeable = False
-      arrays[name] = array
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-    logging.warning('making the cache anew: %s', _first_line(error))
-    return None
-  return arrays or None
-
-
-def _is_large(path: pathlib.Path) -> bool:
-  """Whether an array stays on disk."""
-  return path.stat().st_size > _MEMMAP_BYTES
-
-
-def _fingerprint(files) -> str:
-  """A digest of the names, sizes and times of change of files."""
-  digest = hashlib.sha256()
-  for path in sorted(files):
-    stat = path.stat()
-    digest.update(f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
-  return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-  """Holds a file lock, so that processes make one thing once."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, 'w')
-    fcntl.flock(file, fcntl.LOCK_EX)
-  except OSError as error:
-    raise OSError(
-        f'{path.parent} cannot be written ({_first_line(error)}): set'
-        ' LDC_VAE_CACHE (or dataset.data_dir) to a folder that can'
-    ) from error
-  with file:  # closing it releases the lock
-    yield
-
-
-def _first_line(error: BaseException) -> str:
-  """What an exception says, as part of a sentence."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0].rstrip(':. ')
 
 
 _LOADERS = {

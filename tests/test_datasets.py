@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
+from ldc_vae import array_cache
 from ldc_vae import datasets
 
 _SPLITS = ('train', 'validation', 'test')
@@ -237,7 +238,7 @@ class PreparedTest(_TestCase):
 
   def test_array_above_the_limit_stays_on_disk(self):
     self.prepare(self.root)
-    self.enterContext(mock.patch.object(datasets, '_MEMMAP_BYTES', 10_000))
+    self.enterContext(mock.patch.object(array_cache, '_MEMMAP_BYTES', 10_000))
     dataset = datasets.load(
         'mnist', data_dir=os.fspath(self.root), num_validation=8
     )
@@ -780,7 +781,7 @@ class ImagesArrayTest(_TestCase):
   def test_first_bad_image_is_counted_over_chunks(self):
     array = np.zeros((20, 4, 4), np.float32)
     array[13] = np.nan
-    chunks = mock.patch.object(datasets, '_CHUNK', 4)
+    chunks = mock.patch.object(array_cache, 'CHUNK', 4)
     with chunks, self.assertRaisesRegex(ValueError, 'image 13 of'):
       datasets.load('images', path=self.save(array))
 
