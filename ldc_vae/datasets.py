@@ -30,6 +30,7 @@ from PIL import Image
 from PIL import ImageOps
 
 from ldc_vae import array_cache
+from ldc_vae import splits
 
 cache_dir = array_cache.cache_dir
 
@@ -247,38 +248,16 @@ def _load_digits(request: _Request) -> Dataset:
   digits = np.loadtxt(
       package / 'datasets' / 'data' / 'digits.csv.gz', delimiter=','
   )
-  digits = digits[_permutation(len(digits), request.seed)]
+  digits = digits[splits.permutation(len(digits), request.seed)]
   images = np.round(digits[:, :-1] * (255 / 16)).astype(np.uint8)
   images = images.reshape(-1, 8, 8)
   labels = digits[:, -1].astype(np.int32)
   images.flags.writeable = labels.flags.writeable = False
   num_validation = min(request.num_validation, _DIGITS_VALIDATION)
-  return _cut(
-      request.name,
-      dict(images=images[..., np.newaxis], labels=labels),
-      num_validation,
-      _DIGITS_TEST,
-      num_classes=10,
+  cut = lambda array: splits.cut(array, num_validation, _DIGITS_TEST)
+  return Dataset(
+      request.name, cut(images[..., np.newaxis]), cut(labels), num_classes=10
   )
-
-
-def _permutation(num_images: int, seed: int) -> np.ndarray:
-  """The fixed order of the images of a set before it is cut, shape [N]."""
-  return np.random.default_rng(seed).permutation(num_images)
-
-
-def _cut(name, arrays, num_validation, num_test, *, num_classes) -> Dataset:
-  """Cuts permuted arrays into train, validation and test, in this order."""
-  num_images = len(arrays['images'])
-  num_train = num_images - num_validation - num_test
-  slices = {
-      'train': slice(0, num_train),
-      'validation': slice(num_train, num_train + num_validation),
-      'test': slice(num_train + num_validation, num_images),
-  }
-  cut = lambda array: {split: array[rows] for split, rows in slices.items()}
-  labels = cut(arrays['labels']) if num_classes else None
-  return Dataset(name, cut(arrays['images']), labels, num_classes)
 
 
 # TFDS sets: found, else prepared; then decoded into the array cache.
@@ -314,9 +293,9 @@ def _load_tfds(request: _Request) -> Dataset:
       array_cache.fingerprint_of(directory.iterdir()),
       lambda folder: _decode_records(directory, recipe, request, folder),
   )
-  splits = ('train', 'validation', 'test')
-  images = {s: arrays[f'{s}_images'] for s in splits if f'{s}_images' in arrays}
-  labels = {s: arrays[f'{s}_labels'] for s in splits if f'{s}_labels' in arrays}
+  names = ('train', 'validation', 'test')
+  images = {s: arrays[f'{s}_images'] for s in names if f'{s}_images' in arrays}
+  labels = {s: arrays[f'{s}_labels'] for s in names if f'{s}_labels' in arrays}
   num_validation, num_train = request.num_validation, len(images['train'])
   if 'validation' not in images and num_validation >= num_train:
     raise ValueError(
@@ -391,7 +370,7 @@ def _decode_records(directory, recipe, request, folder) -> None:
     # end, and a file sorted by class must not bias them.
     rows = np.arange(count)
     if split == 'train' and 'validation' not in sources:
-      rows = np.argsort(_permutation(count, request.seed))
+      rows = np.argsort(splits.permutation(count, request.seed))
     shape = (count, *recipe.image_shape)
     images = array_cache.create_array(
         folder, f'{split}_images', np.uint8, shape
@@ -703,11 +682,11 @@ def _load_images(request: _Request) -> Dataset:
       request.name, source, array_cache.fingerprint_of(files), write_fn
   )
   num_test, num_validation = _split_sizes(len(arrays['images']), request)
-  labels = arrays.get('labels')
-  num_classes = 0 if labels is None else int(labels.max()) + 1
-  return _cut(
-      request.name, arrays, num_validation, num_test, num_classes=num_classes
-  )
+  cut = lambda array: splits.cut(array, num_validation, num_test)
+  images, labels = cut(arrays['images']), arrays.get('labels')
+  if labels is None:
+    return Dataset(request.name, images, None, 0)
+  return Dataset(request.name, images, cut(labels), int(labels.max()) + 1)
 
 
 def _split_sizes(num_images: int, request: _Request) -> tuple[int, int]:
@@ -758,7 +737,7 @@ def _decode_files(files, request: _Request, folder) -> None:
   images = array_cache.create_array(
       folder, 'images', np.uint8, (len(files), *shape)
   )
-  rows = np.argsort(_permutation(len(files), request.seed))
+  rows = np.argsort(splits.permutation(len(files), request.seed))
 
   def decode_chunk(start):
     for i in range(start, min(start + array_cache.CHUNK, len(files))):
@@ -882,7 +861,7 @@ def _convert_array_file(path, request: _Request, folder) -> None:
   shape = (*images.shape[1:3], num_channels)
   if request.image_size:
     shape = (request.image_size, request.image_size, num_channels)
-  rows = np.argsort(_permutation(len(images), request.seed))
+  rows = np.argsort(splits.permutation(len(images), request.seed))
   written = array_cache.create_array(
       folder, 'images', np.uint8, (len(images), *shape)
   )
@@ -898,7 +877,7 @@ def _convert_array_file(path, request: _Request, folder) -> None:
       ])
     written[rows[start : start + array_cache.CHUNK]] = chunk
   if labels is not None:
-    order = _permutation(len(images), request.seed)
+    order = splits.permutation(len(images), request.seed)
     written = array_cache.create_array(
         folder, 'labels', np.int32, labels.shape
     )

@@ -24,6 +24,7 @@ _FLOORS = {
     'latents': 1,
     'two_stage': 1,
     'latent_energy': 1,
+    'splits': 1,
     'array_cache': 1,
     'datasets': 1,
     'classifier': 1,
