@@ -26,6 +26,8 @@ import tensorflow_datasets as tfds
 
 from ldc_vae import array_cache
 from ldc_vae import datasets
+from ldc_vae import tfds_recipes
+from ldc_vae import tfds_sets
 
 _SPLITS = ('train', 'validation', 'test')
 
@@ -43,10 +45,10 @@ class _TestCase(parameterized.TestCase):
     self.enterContext(mock.patch.dict(os.environ, environment))
     os.environ.pop('TFDS_DATA_DIR', None)
 
-  def count_calls(self, name):
-    """Wraps a function of the module; the mock counts its calls."""
+  def count_calls(self, module, name):
+    """Wraps a function of a module; the mock counts its calls."""
     return self.enterContext(
-        mock.patch.object(datasets, name, wraps=getattr(datasets, name))
+        mock.patch.object(module, name, wraps=getattr(module, name))
     )
 
 
@@ -196,7 +198,7 @@ class PreparedTest(_TestCase):
       )
 
   def test_second_load_does_not_decode(self):
-    decode = self.count_calls('_decode_records')
+    decode = self.count_calls(tfds_sets, '_decode_records')
     self.prepare(self.root)
     for num_validation in (8, 4):
       datasets.load(
@@ -232,7 +234,7 @@ class PreparedTest(_TestCase):
       path.with_name('index.json').write_text('{"finger')
     else:
       path.unlink()
-    decode = self.count_calls('_decode_records')
+    decode = self.count_calls(tfds_sets, '_decode_records')
     np.testing.assert_array_equal(load().images['train'], expected)
     self.assertEqual(decode.call_count, 1)
 
@@ -253,7 +255,7 @@ class PreparedTest(_TestCase):
     for path in directory.glob(pattern):
       path.unlink()
     unreachable = mock.patch.object(
-        datasets, '_unreachable_reason', return_value='offline'
+        tfds_sets, '_unreachable_reason', return_value='offline'
     )
     with unreachable, self.assertRaisesRegex(OSError, 'is not prepared'):
       datasets.load('mnist', data_dir=os.fspath(self.root))
@@ -353,7 +355,7 @@ class PrepareTest(_TestCase):
         for name, content in files.items()
     }
     self.enterContext(
-        mock.patch.object(datasets, '_url_infos', lambda recipe: url_infos)
+        mock.patch.object(tfds_sets, '_url_infos', lambda recipe: url_infos)
     )
 
   def put_by_hand(self, files):
@@ -536,8 +538,8 @@ class PrepareTest(_TestCase):
 
   @parameterized.parameters('mnist', 'fashion_mnist', 'cifar10', 'celeba64')
   def test_tfds_registers_every_file_we_ask_for(self, name):
-    recipe = datasets._RECIPES[name]
-    registered = [i.filename for i in datasets._url_infos(recipe).values()]
+    recipe = tfds_recipes.RECIPES[name]
+    registered = [i.filename for i in tfds_sets._url_infos(recipe).values()]
     self.assertCountEqual(registered, recipe.files)
 
 
@@ -704,7 +706,7 @@ class ImagesFolderTest(_TestCase):
 
   def test_cache_follows_the_files(self):
     self.write_greys(5)
-    decode = self.count_calls('_decode_files')
+    decode = self.count_calls(datasets, '_decode_files')
     self.load()
     self.load(num_test=2)
     self.assertEqual(decode.call_count, 1)

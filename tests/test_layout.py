@@ -26,6 +26,8 @@ _FLOORS = {
     'latent_energy': 1,
     'splits': 1,
     'array_cache': 1,
+    'tfds_recipes': 1,
+    'tfds_sets': 1,
     'datasets': 1,
     'classifier': 1,
     'checkpoint': 1,
