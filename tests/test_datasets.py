@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 
 from ldc_vae import array_cache
 from ldc_vae import datasets
+from ldc_vae import own_images
 from ldc_vae import tfds_recipes
 from ldc_vae import tfds_sets
 
@@ -706,7 +707,7 @@ class ImagesFolderTest(_TestCase):
 
   def test_cache_follows_the_files(self):
     self.write_greys(5)
-    decode = self.count_calls(datasets, '_decode_files')
+    decode = self.count_calls(own_images, '_decode_files')
     self.load()
     self.load(num_test=2)
     self.assertEqual(decode.call_count, 1)

@@ -28,6 +28,7 @@ _FLOORS = {
     'array_cache': 1,
     'tfds_recipes': 1,
     'tfds_sets': 1,
+    'own_images': 1,
     'datasets': 1,
     'classifier': 1,
     'checkpoint': 1,
