@@ -1,0 +1,134 @@
+"""TFDS sets as their authors publish them: which files, and how to read them.
+
+A recipe names the files of a set and turns them into images and labels with
+NumPy and Pillow alone. Another TFDS set is another recipe.
+"""
+
+from collections.abc import Callable, Iterator
+import gzip
+import os
+import pathlib
+import struct
+import tarfile
+from typing import Any, NamedTuple
+import zipfile
+
+import numpy as np
+
+
+class Recipe(NamedTuple):
+  """How to get one TFDS set.
+
+  Attributes:
+    tfds_name: TFDS's own name of it.
+    files: The names, in TFDS's registered checksums, of the files to download.
+    read_fn: Maps {file name: path} to {split: iterator of (image, label)}.
+    image_shape: (H, W, C) of the images.
+    num_classes: 0: labels are not kept.
+    crop_fn: Maps an image of another shape to `image_shape`, or None.
+  """
+
+  tfds_name: str
+  files: tuple[str, ...]
+  read_fn: Callable[[dict[str, pathlib.Path]], dict[str, Iterator[Any]]]
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  crop_fn: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def _read_mnist(paths) -> dict[str, Iterator[Any]]:
+  """MNIST's format: images [N, 28, 28] and labels [N] as IDX files."""
+  examples = {}
+  for split, prefix in (('train', 'train'), ('test', 't10k')):
+    images = _read_idx(paths[f'{prefix}-images-idx3-ubyte.gz'])
+    labels = _read_idx(paths[f'{prefix}-labels-idx1-ubyte.gz'])
+    if len(images) != len(labels):
+      raise ValueError(f'{len(images)} images but {len(labels)} labels')
+    examples[split] = zip(images[..., np.newaxis], labels)
+  return examples
+
+
+def _read_idx(path) -> np.ndarray:
+  """A gzipped IDX file of bytes: 0 0 8 rank, big-endian sizes, values."""
+  with gzip.open(os.fspath(path)) as file:
+    content = file.read()
+  if content[:3] != b'\0\0\x08':
+    raise ValueError(f'{path} is not an IDX file of bytes')
+  rank = content[3]
+  shape = struct.unpack_from(f'>{rank}I', content, 4)
+  return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _read_cifar(paths) -> dict[str, Iterator[Any]]:
+  """CIFAR-10's binary files: rows of a label and a [3, 32, 32] image."""
+  batches = {
+      'train': [f'data_batch_{i}.bin' for i in range(1, 6)],
+      'test': ['test_batch.bin'],
+  }
+  examples = {}
+  with tarfile.open(os.fspath(paths['cifar-10-binary.tar.gz'])) as archive:
+    members = {os.path.basename(m.name): m for m in archive.getmembers()}
+    for split, names in batches.items():
+      content = b''.join(archive.extractfile(members[n]).read() for n in names)
+      rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+      images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+      examples[split] = zip(images, rows[:, 0])
+  return examples
+
+
+def _read_celeba(paths) -> dict[str, Iterator[Any]]:
+  """CelebA's zip of aligned JPEGs, cropped, in the official partition."""
+  from PIL import Image  # the other sets need no decoder
+
+  partition = {'0': [], '1': [], '2': []}
+  lines = pathlib.Path(paths['list_eval_partition.txt']).read_text().split('\n')
+  for line in filter(None, map(str.strip, lines)):
+    file_name, split = line.split()
+    partition[split].append(file_name)
+
+  def examples(names):
+    with zipfile.ZipFile(os.fspath(paths['img_align_celeba.zip'])) as archive:
+      members = {os.path.basename(name): name for name in archive.namelist()}
+      for name in names:
+        if name not in members:
+          raise ValueError(f'img_align_celeba.zip lacks {name}')
+        with archive.open(members[name]) as file:
+          yield _crop_celeba(np.asarray(Image.open(file).convert('RGB'))), 0
+
+  splits = zip(('train', 'validation', 'test'), partition.values())
+  return {split: examples(names) for split, names in splits}
+
+
+def _crop_celeba(image: np.ndarray) -> np.ndarray:
+  """The centre 140x140 of [218, 178, 3], bicubic with antialiasing to 64x64."""
+  from PIL import Image  # as above
+
+  if image.shape != (218, 178, 3):
+    raise ValueError(f'an aligned CelebA image is {image.shape}')
+  face = Image.fromarray(image[39:179, 19:159])
+  return np.asarray(face.resize((64, 64), Image.Resampling.BICUBIC))
+
+
+_MNIST_FILES = (
+    'train-images-idx3-ubyte.gz',
+    'train-labels-idx1-ubyte.gz',
+    't10k-images-idx3-ubyte.gz',
+    't10k-labels-idx1-ubyte.gz',
+)
+RECIPES = {
+    'mnist': Recipe('mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10),
+    'fashion_mnist': Recipe(
+        'fashion_mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10
+    ),
+    'cifar10': Recipe(
+        'cifar10', ('cifar-10-binary.tar.gz',), _read_cifar, (32, 32, 3), 10
+    ),
+    'celeba64': Recipe(
+        'celeb_a',
+        ('img_align_celeba.zip', 'list_eval_partition.txt'),
+        _read_celeba,
+        (64, 64, 3),
+        0,
+        _crop_celeba,
+    ),
+}
