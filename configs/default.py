@@ -83,7 +83,7 @@ OBJECTIVES = {
         whiten=True,  # distances in posterior deviations (gaussian encoder)
         latent_target='learned',  # what the sampler follows: learned, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
-        num_latent_updates=4,  # sampler (and energy) updates per step
+        num_latent_updates=2,  # sampler (and energy) updates per step
         # particles of each image in one latent update: 256 in all are enough
         latents_per_image=1,
         sampler_kernel='rbf',
@@ -93,7 +93,7 @@ OBJECTIVES = {
         temperature_start=1.0,  # repulsion temperature T of the sampler
         temperature_end=0.003,
         temperature_fraction=0.7,  # of training, until T reaches its end
-        r1_weight=1.0,  # of E|grad f|^2 / 2 on aggregate latents
+        r1_weight=3.0,  # of E|grad f|^2 / 2 on aggregate latents
         flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
         moments_decay=0.99,  # of the running latent mean and covariance
         match_moments=True,  # set the sampler's mean and covariance by them
@@ -112,6 +112,7 @@ MODEL_FIELDS = {
 }
 # And of `config.optimizer`.
 OPTIMIZER_FIELDS = {
+    'ldc': dict(latent_learning_rate=4e-3),
     'lebm': dict(latent_learning_rate=2e-4),  # 1/5 of the decoder's, as there
 }
 
@@ -218,6 +219,15 @@ def parse_arg(arg: str) -> tuple[str, bool]:
         f' known: {known}, each optionally followed by ",debug"'
     )
   return methods[0], debug
+
+
+def fit_small_batches(config: config_dict.ConfigDict) -> None:
+  """Sets the sampler's training for batches of 64 images instead of 256."""
+  if config.objective.name == 'ldc':
+    config.objective.latents_per_image = 2
+    config.objective.num_latent_updates = 4
+    config.objective.r1_weight = 1.0
+    config.optimizer.latent_learning_rate = 1e-3
 
 
 def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:

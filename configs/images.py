@@ -16,4 +16,5 @@ def get_config(arg: str = ''):
   config.model.latent_size = 32
   config.train.batch_size = 64
   config.train.num_epochs = 100
+  default.fit_small_batches(config)
   return default.finish(config)
