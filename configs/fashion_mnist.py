@@ -10,5 +10,6 @@ def get_config(arg: str = ''):
   """The config of `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'fashion_mnist'
+  default.apply_search(config)
   config.train.num_epochs = 30  # its sampler settles later than that of MNIST
   return default.finish(config)

@@ -10,6 +10,7 @@ def get_config(arg: str = ''):
   """The config of `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'mnist'
+  default.apply_search(config)
   config.train.num_epochs = 15  # its sampler settles early
   if config.objective.name == 'ldc':
     config.objective.inverse_temperature = 1.5

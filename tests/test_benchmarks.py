@@ -335,7 +335,7 @@ common.run(lambda unused_argv: jobs.run_all([job], 1))
       os.kill(child, 0)
 
 
-class SearchTest(absltest.TestCase):
+class SearchTest(parameterized.TestCase):
 
   def test_methods_have_as_many_trials_each(self):
     self.assertCountEqual(search.TRIALS, default.OBJECTIVES)
@@ -343,6 +343,18 @@ class SearchTest(absltest.TestCase):
     for trials in search.TRIALS.values():
       self.assertLen(set(map(tuple, trials)), 1)  # of the same fields
       self.assertLen(set(tuple(each.items()) for each in trials), len(trials))
+
+  @parameterized.parameters(('mnist',), ('fashion_mnist',))
+  def test_configs_have_what_was_chosen(self, name):
+    for method in default.OBJECTIVES:
+      config = config_lib.flatten(
+          config_lib.load(f'configs/{name}.py:{method}')
+      )
+      chosen = default.SEARCHED.get(method, {})
+      for field, value in chosen.items():
+        self.assertEqual(config[field], value, method)
+      if chosen:
+        self.assertIn(chosen, search.TRIALS[method])
 
   def test_the_validation_split_decides_and_is_read(self):
     # a method's own generator decides, whatever fits its latents better
