@@ -321,10 +321,11 @@ class LdcAutoencoderTest(chex.TestCase):
         _context(stats=stats, ema_params=averaged),
         moments_decay=0.0,
         match_moments=True,
+        latents_per_image=2,
     )
     keys = [jax.random.fold_in(key, 1) for key in _keys()]
     noise = jnp.concatenate(
-        [jax.random.normal(key, (_PARTICLES, 3)) for key in keys]
+        [jax.random.normal(key, (2, 3)) for key in keys]
     )
     u = model.modules['sampler'].apply(averaged['sampler'], noise)
     mean, covariance = moments.mean_and_covariance(updates['stats']['sampler'])

@@ -355,9 +355,12 @@ def create(
     )
     if match_moments:
       # the averaged weights are those that generate, so theirs are the moments
-      noise = base.draw_normal(base.fold_in(keys, 1), z.shape[1:])
+      dim = z.shape[-1]
+      noise = base.draw_normal(
+          base.fold_in(keys, 1), (latents_per_image, dim)
+      )
       u = model.modules['sampler'].apply(
-          context['ema_params']['sampler'], noise.reshape(-1, z.shape[-1])
+          context['ema_params']['sampler'], noise.reshape(-1, dim)
       )
       stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
     updates['stats'] = stats
