@@ -12,6 +12,4 @@ def get_config(arg: str = ''):
   config.dataset.name = 'mnist'
   default.apply_search(config)
   config.train.num_epochs = 15  # its sampler settles early
-  if config.objective.name == 'ldc':
-    config.objective.inverse_temperature = 1.5
   return default.finish(config)
