@@ -330,7 +330,7 @@ def is_evaluated(
   return (
       results is not None
       and results.get('step') == step
-      and results.get('protocol/split') == config.evaluate.split
+      and results.get('protocol/split', 'test') == config.evaluate.split
       and all(name in results for name in wanted)
       and (workdir / 'report.html').exists()
   )

@@ -432,6 +432,7 @@ class OtherRunsTest(absltest.TestCase):
         {
             'dataset.path': str(folder / 'faces.npy'),
             'train.num_steps': 4,
+            'model.architecture': 'mlp',
             'model.encoder': 'implicit',
             'objective.whiten': False,
         },
@@ -451,6 +452,8 @@ class OtherRunsTest(absltest.TestCase):
         'configs/images.py:ldc,debug',
         {
             'dataset.path': str(folder / 'few.npy'),
+            'evaluate.samplers': ('prior',),
+            'model.architecture': 'mlp',
             'train.num_steps': 2,
             'train.batch_size': 4,
         },

@@ -76,6 +76,7 @@ def _config(**fields):
   config = config_dict.ConfigDict()
   config.dataset = {'binarize': False}
   config.evaluate = {
+      'split': 'test',
       'importance_samples': 0,
       'num_nll_images': 10,
       'ais_chains': 0,

@@ -25,7 +25,9 @@ def _dataset():
 
 def _config(inception=False):
   config = config_dict.ConfigDict()
-  config.evaluate = {'classifier_seeds': (0,), 'inception': inception}
+  config.evaluate = {
+      'classifier_seeds': (0,), 'inception': inception, 'split': 'test',
+  }
   return config
 
 

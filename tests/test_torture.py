@@ -32,12 +32,17 @@ _COMMAND = (
     sys.executable,
     '-m',
     'ldc_vae.main',
-    '--config=configs/digits.py:ldc,debug',
     f'--config.train.num_steps={_NUM_STEPS}',
     f'--config.train.checkpoint_every={_SAVE_EVERY}',
     '--config.train.log_every=1',
     '--config.evaluate.num_samples=64',
     '--config.evaluate.num_nll_images=32',
+)
+_LONG = ('--config=configs/digits.py:ldc,debug',)
+_SHORT = (
+    '--config=configs/digits.py:vae,debug',
+    '--config.evaluate.samplers=prior',
+    '--config.evaluate.importance_samples=0',
 )
 # Of time, not of the run.
 _CLOCKS = (
@@ -60,11 +65,12 @@ class Attempt:
     'evaluate'  from the last checkpoint on.
   """
 
-  def __init__(self, workdir, *, use_cache=True):
+  def __init__(self, workdir, fields, *, use_cache=True):
     """Starts, or continues, a run; what it says goes to a file beside it.
 
     Args:
       workdir: Of the run.
+      fields: Further arguments.
       use_cache: Of compiled programs; without it, each is compiled.
     """
     self._workdir = workdir
@@ -80,7 +86,10 @@ class Attempt:
     )
     with open(f'{workdir}.log', 'ab') as log:
       self.process = subprocess.Popen(
-          (*_COMMAND, f'--workdir={workdir}'), cwd=_ROOT, env=env, stderr=log
+          (*_COMMAND, *fields, f'--workdir={workdir}'),
+          cwd=_ROOT,
+          env=env,
+          stderr=log,
       )
 
   def wait(self):
@@ -204,14 +213,14 @@ def outcome(workdir):
 
 class TortureTest(absltest.TestCase):
 
-  def _torture(self, phases):
-    """Kills once in each of `phases`.
+  def _torture(self, phases, fields):
+    """Kills once in each of `phases` of a run with `fields`.
 
     After one in 'evaluate', or where a phase was missed, the run goes on to its
     end, is compared, and a new one begins.
     """
     directory = pathlib.Path(self.create_tempdir().full_path)
-    whole = Attempt(directory / 'whole')
+    whole = Attempt(directory / 'whole', fields)
     seconds = whole.phase_seconds()
     self.assertEqual(whole.wait(), 0, f'see {directory}/whole.log')
     expected = outcome(directory / 'whole')
@@ -224,14 +233,14 @@ class TortureTest(absltest.TestCase):
     while waiting:
       phase = waiting[0]
       # compiling takes its time where nothing is cached
-      attempt = Attempt(workdir, use_cache=phase != 'compile')
+      attempt = Attempt(workdir, fields, use_cache=phase != 'compile')
       if attempt.kill_in(phase, generator, seconds):
         kills[waiting.popleft()] += 1
         step = attempt.step()
         print(f'kill {kills.total()}: {phase}, step {step}', flush=True)
         if phase != 'evaluate' and waiting:
           continue
-        attempt = Attempt(workdir)
+        attempt = Attempt(workdir, fields)
       else:
         missed += 1
         self.assertLess(missed, len(phases) + 5)
@@ -247,13 +256,14 @@ class TortureTest(absltest.TestCase):
     print(f'{dict(kills)}; {compared} finished runs, all bit-identical')
 
   def test_a_kill_leaves_no_trace(self):
-    self._torture(('save',))
+    self._torture(('save',), _SHORT)
 
   @pytest.mark.slow
   def test_fifty_kills_leave_no_trace(self):
     cache = self.create_tempdir().full_path  # made in the midst of the kills
     self.enter_context(mock.patch.dict(os.environ, LDC_VAE_CACHE=cache))
-    self._torture(('compile', 'step', 'start', 'save', 'evaluate') * 10)
+    phases = ('compile', 'step', 'start', 'save', 'evaluate')
+    self._torture(phases * 10, _LONG)
 
 
 if __name__ == '__main__':
