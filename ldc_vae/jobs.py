@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Names the process that runs the jobs: a run of ours stops when it is gone,
+# even if it could not say so.
+PARENT_VARIABLE = 'LDC_VAE_PARENT'
+
 _POLL_SECONDS = 0.1
 
 
@@ -123,6 +127,8 @@ class _Running:
   def __init__(self, job, cores, env):
     self._job, self._start, self._size = job, time.monotonic(), 0
     # A group of its own: Ctrl-C reaches us alone, and we stop it once.
+    env = {**(os.environ if env is None else env)}
+    env[PARENT_VARIABLE] = str(os.getpid())
     options = dict(env=env, stdin=subprocess.DEVNULL, process_group=0)
     if job.log is None:
       self.process = subprocess.Popen(job.words, **options)

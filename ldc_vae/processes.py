@@ -5,6 +5,7 @@ a `watch` is open, a thread beside the main one
 
 * takes SIGINT and SIGTERM, even while the main thread is inside a library, and
   ends the process where it cannot stop by itself in time;
+* stops a run of `jobs.run_all` when the process that started it has died;
 * with several processes, tells the others every moment, through the key-value
   store of the coordinator, that this one lives, what step it is at, and whether
   it was asked to stop or has failed; and reads the same of them.
@@ -33,12 +34,17 @@ import jax
 from jax._src import distributed  # its key-value store has no public name
 import numpy as np
 
+from ldc_vae import jobs
+
 # Seconds from the first signal to the end of the process, saved or not.
 GRACE = 8.0
 # Seconds without a sign of life after which a process counts as dead.
 SILENCE = 30.0
 # The same where a collective has failed already, which is a sign of its own.
 _SILENCE_AFTER_ERROR = 6.0
+
+# Seconds between two looks at the process that started this one.
+_PARENT_PERIOD = 1.0
 
 _PREFIX = 'ldc_vae/processes'
 _VARIABLE = 'LDC_VAE_DISTRIBUTED'
@@ -203,6 +209,9 @@ class Watch:
     os.set_blocking(self._wake_read, False)
     os.set_blocking(self._wake_write, False)
     self._thread = None
+    self._parent = os.environ.get(jobs.PARENT_VARIABLE)
+    if self._parent != str(os.getppid()):  # that of a process further up
+      self._parent = None
     if state.client is not None:
       self.connect()
 
@@ -372,6 +381,9 @@ class Watch:
         for signum in os.read(self._wake_read, 64):
           if signum in _SIGNALS:
             self._request(signum)
+      if self._parent is not None and self._parent != str(os.getppid()):
+        self._parent = None
+        os.kill(os.getpid(), signal.SIGTERM)
       if self._client is not None and not self._closing:
         self._exchange()
       late = self._deadline is not None and time.monotonic() > self._deadline
@@ -386,6 +398,8 @@ class Watch:
       return self._period()
     if self._deadline is not None:
       return max(self._deadline - time.monotonic(), 0.0) + 0.01
+    if self._parent is not None:
+      return _PARENT_PERIOD
     return None
 
   def _period(self) -> float:

@@ -316,6 +316,33 @@ class StopTest(parameterized.TestCase):
     self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
     self.assertLess(processes.GRACE, 9.0)
 
+  def test_a_run_stops_when_what_started_it_has_died(self):
+    run = '''
+import os, time
+from ldc_vae import processes
+with processes.watch():
+  print(os.getpid(), flush=True)
+  try:
+    time.sleep(60)
+  finally:
+    print('stopped', flush=True)
+'''
+    starter = f'''
+import sys
+from ldc_vae import jobs
+jobs.run_all([jobs.Job('run', (sys.executable, '-c', {run!r}))], 1)
+'''
+    with subprocess.Popen(
+        (sys.executable, '-c', starter),
+        cwd=_ROOT, stdout=subprocess.PIPE, text=True,
+    ) as process:
+      self.assertGreater(int(process.stdout.readline()), 0)
+      process.kill()
+      start = time.monotonic()
+      # until the run, too, has closed its end
+      self.assertEqual(process.stdout.read(), 'stopped\n')
+    self.assertLess(time.monotonic() - start, 10.0)
+
   def _stop(self, run, signum, which):
     """Stops a pair by a signal to one of its processes."""
     run.running[which].send_signal(signum)
