@@ -120,10 +120,15 @@ OPTIMIZER_FIELDS = {
 SEARCHED = {
     'aae': {'objective.adversarial_weight': 3.0},
     'ae': {'optimizer.learning_rate': 2e-3},
+    'iwae': {'optimizer.learning_rate': 2e-3},
     'info_vae': {'objective.mmd_scaling': 3000.0},
     'rae_gp': {'objective.gradient_weight': 0.5},
     'rae_l2': {'objective.embedding_weight': 0.005},
+    'stein_vae': {
+        'objective.num_particles': 4, 'optimizer.learning_rate': 2e-3,
+    },
     'vae': {'optimizer.learning_rate': 2e-3},
+    'vamp': {'optimizer.learning_rate': 2e-3},
     'wae_mmd': {'objective.mmd_weight': 2000.0},
 }
 
