@@ -120,8 +120,8 @@ OPTIMIZER_FIELDS = {
 SEARCHED = {
     'aae': {'objective.adversarial_weight': 3.0},
     'ae': {'optimizer.learning_rate': 2e-3},
-    'iwae': {'optimizer.learning_rate': 2e-3},
     'info_vae': {'objective.mmd_scaling': 3000.0},
+    'iwae': {'optimizer.learning_rate': 2e-3},
     'rae_gp': {'objective.gradient_weight': 0.5},
     'rae_l2': {'objective.embedding_weight': 0.005},
     'stein_vae': {
