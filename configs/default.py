@@ -243,8 +243,8 @@ def apply_search(config: config_dict.ConfigDict) -> None:
   config.update_from_flattened_dict(chosen)
 
 
-def fit_small_batches(config: config_dict.ConfigDict) -> None:
-  """Sets the sampler's training for batches of 64 images instead of 256."""
+def use_four_updates(config: config_dict.ConfigDict) -> None:
+  """Trains the sampler by more updates at a lower rate: for small batches."""
   if config.objective.name == 'ldc':
     config.objective.latents_per_image = 2
     config.objective.num_latent_updates = 4

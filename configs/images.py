@@ -16,5 +16,5 @@ def get_config(arg: str = ''):
   config.model.latent_size = 32
   config.train.batch_size = 64
   config.train.num_epochs = 100
-  default.fit_small_batches(config)
+  default.use_four_updates(config)
   return default.finish(config)
