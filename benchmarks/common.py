@@ -4,6 +4,7 @@ A benchmark writes one JSON file, which names the command, commit, seeds and
 device of its numbers, and beside it a Markdown table of the same name.
 """
 
+import argparse
 from collections.abc import Callable, Iterable, Sequence
 import math
 import os
@@ -78,6 +79,61 @@ def choose(flag: str, chosen: Iterable[str], known: Iterable[str]) -> None:
   for name in chosen:
     if name not in known:
       raise ValueError(f'--{flag}={name} is unknown; known: {", ".join(known)}')
+
+
+def parse_runs(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    *,
+    workdir: str,
+    output: str,
+) -> tuple[argparse.Namespace, list[str]]:
+  """Parses the flags of a benchmark that runs the product's own command.
+
+  Args:
+    parser: With what is the benchmark's own; it gets `--workdir`, `--data_dir`,
+      `--jobs`, `--collect_only` and `--output`.
+    argv: The arguments.
+    workdir: The default folder of the runs.
+    output: The default record.
+
+  Returns:
+    The flags, and the `--config.a.b=value` that go to every run.
+  """
+  add = parser.add_argument
+  add('--workdir', default=workdir)
+  add('--data_dir', default='', help='prepared TFDS data')
+  add('--jobs', type=positive, default=1, help='runs at once')
+  add('--collect_only', action='store_true', help='train nothing')
+  add('--output', default=output)
+  args, overrides = parser.parse_known_args(argv)
+  for word in overrides:
+    if not word.startswith('--config.') or '=' not in word:
+      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
+  if args.data_dir:
+    overrides.append(f'--config.dataset.data_dir={args.data_dir}')
+  return args, overrides
+
+
+def job(
+    workdir: pathlib.Path, arguments: Sequence[str], to_file: bool = True
+) -> jobs.Job:
+  """The product's own command, named as its workdir.
+
+  Args:
+    workdir: Of the run.
+    arguments: Of `ldc_vae.main`.
+    to_file: Whether what it prints goes to WORKDIR.log.
+  """
+  words = (sys.executable, '-m', 'ldc_vae.main', *arguments)
+  log = workdir.with_name(f'{workdir.name}.log') if to_file else None
+  return jobs.Job(workdir.name, words, log)
+
+
+def commit_of(workdir: pathlib.Path) -> str | None:
+  """The commit that a run was trained by; None where it does not say."""
+  record = writer.read_json(workdir / 'config.json') or {}
+  return record.get('git_commit')
 
 
 def command(module: str, argv: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ continues where it was stopped.
 import argparse
 from collections.abc import Mapping, Sequence
 import pathlib
-import sys
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -114,8 +113,8 @@ def create_trials(
   for method in methods:
     for number, options in enumerate(TRIALS[method]):
       workdir = pathlib.Path(root) / f'{method}_{number}'
-      words = (
-          f'--config={path}:{method}{"," if arg else ""}{arg}',
+      spec = f'{path}:{method}{"," if arg else ""}{arg}'
+      fields = (
           f'--config.seed={seed}',
           '--config.evaluate.split=validation',
           '--config.evaluate.samplers=prior,gmm_10',
@@ -123,9 +122,8 @@ def create_trials(
           *overrides,
           *(f'--config.{field}={value}' for field, value in options.items()),
       )
-      _, *fields = words
-      config_lib.load(words[0].partition('=')[2], fields)
-      arguments = (*words, f'--workdir={workdir}')
+      config_lib.load(spec, fields)
+      arguments = (f'--config={spec}', *fields, f'--workdir={workdir}')
       trials.append(Trial(method, options, arguments, workdir))
   return trials
 
@@ -155,14 +153,7 @@ def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
     )
 
   jobs_lib.run_all(
-      [
-          jobs_lib.Job(
-              name,
-              (sys.executable, '-m', 'ldc_vae.main', *trial.arguments),
-              trial.workdir.with_name(f'{name}.log'),
-          )
-          for name, trial in waiting.items()
-      ],
+      [common.job(each.workdir, each.arguments) for each in waiting.values()],
       num_jobs,
       on_end=on_end,
   )
@@ -184,7 +175,7 @@ def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     rows.append({
         'method': trial.method,
         'options': dict(trial.options),
-        'git_commit': _commit(trial),
+        'git_commit': common.commit_of(trial.workdir),
         **{name: results.get(name) for name in _METRICS},
         'chosen': False,
     })
@@ -215,18 +206,11 @@ def main(argv: Sequence[str]) -> int:
   add('--config', default='configs/mnist.py')
   add('--methods', type=common.names, default=tuple(default.OBJECTIVES))
   add('--seed', type=int, default=100)
-  add('--workdir', default='runs/search')
-  add('--data_dir', default='', help='prepared TFDS data')
-  add('--jobs', type=common.positive, default=1, help='trials at once')
-  add('--collect_only', action='store_true', help='train nothing')
-  add('--output', default='benchmarks/results/search.json')
-  args, overrides = parser.parse_known_args(argv)
-  for word in overrides:
-    if not word.startswith('--config.') or '=' not in word:
-      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
+  args, overrides = common.parse_runs(
+      parser, argv, workdir='runs/search',
+      output='benchmarks/results/search.json',
+  )
   common.choose('methods', args.methods, TRIALS)
-  if args.data_dir:
-    overrides.append(f'--config.dataset.data_dir={args.data_dir}')
   trials = create_trials(
       args.config, args.methods, args.seed, args.workdir, overrides
   )
@@ -245,7 +229,7 @@ def main(argv: Sequence[str]) -> int:
   common.write(args.output, record, text)
   for name in failed:
     logging.error('%s failed; see %s/%s.log', name, args.workdir, name)
-  return 1 if len(rows) < len(trials) else 0
+  return 0 if len(rows) == len(trials) and not failed else 1
 
 
 def _results(trial: Trial) -> dict[str, Any] | None:
@@ -254,12 +238,6 @@ def _results(trial: Trial) -> dict[str, Any] | None:
   if results is None or results.get('protocol/split') != 'validation':
     return None
   return results
-
-
-def _commit(trial: Trial) -> str | None:
-  """The commit that a trial was trained by."""
-  record = writer.read_json(trial.workdir / 'config.json') or {}
-  return record.get('git_commit')
 
 
 if __name__ == '__main__':

@@ -151,7 +151,10 @@ def train_all(
     logging.info('%s: exit code %d', run.workdir, end.code)
 
   jobs_lib.run_all(
-      [_job(run, overrides, num_jobs > 1) for run in waiting.values()],
+      [
+          common.job(run.workdir, arguments(run, overrides), num_jobs > 1)
+          for run in waiting.values()
+      ],
       num_jobs,
       on_end=on_end,
   )
@@ -176,12 +179,11 @@ def collect(runs: Sequence[Run]) -> list[dict[str, Any]]:
     if results is None:
       logging.warning('%s has no results yet', run.workdir)
       continue
-    record = writer.read_json(run.workdir / 'config.json') or {}
     timing = writer.read_json(run.workdir / _TIMING) or {}
     rows.append({
         'config': run.name,
         'seed': run.seed,
-        'git_commit': record.get('git_commit'),
+        'git_commit': common.commit_of(run.workdir),
         'step': results.get('step'),
         'num_samples': results.get('num_samples'),
         'wall_seconds': timing.get('wall_seconds'),
@@ -258,8 +260,6 @@ def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
 def main(argv: Sequence[str]) -> int:
   """Trains and collects; 0 if every run has results."""
   args, overrides = _parse(argv)
-  if args.data_dir:
-    overrides.append(f'--config.dataset.data_dir={args.data_dir}')
   runs = create_runs(args.configs, args.seeds, args.workdir)
   common.set_up_jax()
   failed = []
@@ -300,23 +300,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   add('--configs', type=split_specs,
       default=('configs/mnist.py', 'configs/fashion_mnist.py'))
   add('--seeds', type=common.integers, default=(0, 1, 2))
-  add('--workdir', default='runs/seeds')
-  add('--data_dir', default='', help='prepared TFDS data')
-  add('--jobs', type=common.positive, default=1, help='runs at once')
-  add('--collect_only', action='store_true', help='train nothing')
-  add('--output', default='benchmarks/results/seeds.json')
-  args, rest = parser.parse_known_args(argv)
-  for word in rest:
-    if not word.startswith('--config.') or '=' not in word:
-      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
-  return args, rest
-
-
-def _job(run, overrides, to_file) -> jobs_lib.Job:
-  """The product's command."""
-  words = (sys.executable, '-m', 'ldc_vae.main', *arguments(run, overrides))
-  log = run.workdir.with_name(f'{run.workdir.name}.log') if to_file else None
-  return jobs_lib.Job(run.workdir.name, words, log)
+  return common.parse_runs(
+      parser, argv, workdir='runs/seeds',
+      output='benchmarks/results/seeds.json',
+  )
 
 
 def _add_seconds(run, seconds, finished) -> None:

@@ -127,7 +127,7 @@ class _Running:
   def __init__(self, job, cores, env):
     self._job, self._start, self._size = job, time.monotonic(), 0
     # A group of its own: Ctrl-C reaches us alone, and we stop it once.
-    env = {**(os.environ if env is None else env)}
+    env = dict(os.environ if env is None else env)
     env[PARENT_VARIABLE] = str(os.getpid())
     options = dict(env=env, stdin=subprocess.DEVNULL, process_group=0)
     if job.log is None:

@@ -225,7 +225,7 @@ _FIGURES = {
     ),
     'source_grid': (
         'The same decoder fed from different sources of latents, with each'
-        ' source\'s distance from the test set.'
+        ' source\'s distance from the reference.'
     ),
     'decomposition_bars': (
         'Distance from the reference by source of latents. What separates the'

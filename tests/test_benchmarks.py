@@ -413,6 +413,21 @@ class SearchTest(parameterized.TestCase):
       self.assertEqual(search.run(longer, 1), [])
       self.assertLen(started, 7)
 
+  def test_a_failed_trial_fails_whatever_lies_there(self):
+    root = _folder(self)
+    for number in range(3):
+      (root / f'ae_{number}').mkdir()
+      (root / f'ae_{number}' / 'results.json').write_text(json.dumps({
+          'protocol/split': 'validation', 'frechet_classifier/generator': 1.0,
+      }))
+    argv = [
+        '--config=configs/digits.py', '--methods=ae', f'--workdir={root}',
+        f'--output={root}/search.json',
+    ]
+    for failed, code in ([], 0), (['ae_1'], 1):
+      with absltest.mock.patch.object(search, 'run', lambda *_: failed):
+        self.assertEqual(search.main(argv), code)
+
   def test_a_mistake_is_told_before_the_first_trial(self):
     with self.assertRaisesRegex(ValueError, '--methods=vea is unknown'):
       search.main(['--methods=vea'])
