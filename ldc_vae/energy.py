@@ -10,6 +10,7 @@ latents u = (z - mu) / sigma. All energies are in nats.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -106,11 +107,67 @@ def contrastive_loss(
   chex.assert_rank([aggregate, samples], 2)
   # f is trained on where the latents are; they do not move to please it
   aggregate, samples = jax.lax.stop_gradient((aggregate, samples))
-  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(aggregate)
-  gap = jnp.mean(jax.vmap(energy_fn)(samples)) - jnp.mean(values)
-  penalty = jnp.mean(jnp.sum(jnp.square(grads), axis=-1))
+  mean, penalty = _mean_and_penalty(energy_fn, aggregate)
+  gap = jnp.mean(jax.vmap(energy_fn)(samples)) - mean
   loss = -gap + 0.5 * r1_weight * penalty
   return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
+
+
+def minimax_loss(
+    energy_fn: Callable[[Any, Array], Array],
+    params: Any,
+    aggregate: Array,
+    samples: Array,
+    r1_weight: Array | float,
+) -> tuple[Array, dict[str, Array]]:
+  """`contrastive_loss` of f and E_S f of the samples, by one backward pass.
+
+  Both need the backward pass through f of the samples, and differ in its sign:
+  it is taken once, and reversed for the parameters, as Ganin and Lempitsky
+  (2015), https://arxiv.org/abs/1409.7495, reverse it for their features.
+
+  Args:
+    energy_fn: Maps (params, one latent [D]) to a scalar in nats.
+    params: Of f; their gradient is that of `contrastive_loss`.
+    aggregate: Standardised posterior latents, shape [n, D]; no gradient.
+    samples: Standardised latents of the sampler, shape [m, D]; their gradient
+      is that of E_S f.
+    r1_weight: R1 >= 0.
+
+  Returns:
+    E_agg f + E_S f + (R1 / 2) E_agg |grad f|^2, a scalar whose value means
+    little, and the terms of `contrastive_loss`.
+  """
+  chex.assert_rank([aggregate, samples], 2)
+  aggregate = jax.lax.stop_gradient(aggregate)
+  mean, penalty = _mean_and_penalty(
+      lambda point: energy_fn(params, point), aggregate
+  )
+  reversed_params = reverse_gradient(params)
+  sampled = jnp.mean(
+      jax.vmap(lambda point: energy_fn(reversed_params, point))(samples)
+  )
+  loss = mean + sampled + 0.5 * r1_weight * penalty
+  return loss, {'energy_gap': sampled - mean, 'gradient_penalty': penalty}
+
+
+@jax.custom_vjp
+def reverse_gradient(tree: Any) -> Any:
+  """The identity; the gradient that comes back has the other sign."""
+  return tree
+
+
+reverse_gradient.defvjp(
+    lambda tree: (tree, None),
+    lambda _, grads: (jax.tree.map(jnp.negative, grads),),
+)
+
+
+def _mean_and_penalty(energy_fn, points) -> tuple[Array, Array]:
+  """E f and E |grad f|^2 over points [n, D]."""
+  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(points)
+  squares = jnp.sum(jnp.square(grads), axis=-1)
+  return jnp.mean(values), jnp.mean(squares)
 
 
 def langevin(

@@ -178,6 +178,43 @@ class ContrastiveLossTest(_StrictTest):
     chex.assert_trees_all_equal(grads, (np.zeros((6, 3)), np.zeros((4, 3))))
 
 
+class MinimaxLossTest(_StrictTest):
+
+  def test_gradients_are_those_of_two_passes(self):
+    aggregate, samples = _normal(0, 7, 3), _normal(1, 5, 3)
+    params = {'weights': _normal(2, 3), 'shift': _normal(3, 3)}
+
+    def energy_fn(params, u):
+      return jnp.sum(params['weights'] * jnp.sin(u + params['shift']))
+
+    def one_pass(params, aggregate, samples):
+      return energy.minimax_loss(energy_fn, params, aggregate, samples, 0.3)[0]
+
+    def two_passes(params, aggregate, samples):
+      loss, _ = energy.contrastive_loss(
+          lambda u: energy_fn(params, u), aggregate, samples, 0.3
+      )
+      frozen = jax.lax.stop_gradient(params)
+      return loss + jnp.mean(jax.vmap(lambda u: energy_fn(frozen, u))(samples))
+
+    actual, expected = (
+        jax.grad(fn, argnums=(0, 1, 2))(params, aggregate, samples)
+        for fn in (one_pass, two_passes)
+    )
+    # float32, sums of 7 terms
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-7)
+    self.assertGreater(float(jnp.min(jnp.abs(actual[2]))), 0.0)
+
+  def test_terms_are_those_of_the_contrastive_loss(self):
+    aggregate, samples, slope = _normal(0, 7, 3), _normal(1, 5, 3), 0.7
+    energy_fn = lambda slope, u: slope * jnp.sum(jnp.sin(u))
+    _, actual = energy.minimax_loss(energy_fn, slope, aggregate, samples, 2.0)
+    _, expected = energy.contrastive_loss(
+        lambda u: energy_fn(slope, u), aggregate, samples, 2.0
+    )
+    chex.assert_trees_all_equal(actual, expected)
+
+
 class LangevinTest(_StrictTest):
 
   def test_reaches_the_variance_of_a_gaussian(self):

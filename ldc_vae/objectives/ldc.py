@@ -220,13 +220,6 @@ def latent_objective(
     flow = svgd.smoothed_flow(u, aggregate, flow_scales, axis_name=axis_name)
     return svgd.follow(u, flow), (metrics, {})
 
-  energy_net = model.modules['energy']
-  energy_loss, terms = energy.contrastive_loss(
-      lambda point: energy_net.apply(params['energy'], point),
-      aggregate,
-      u,
-      r1_weight,
-  )
   particles = u
   if use_svgd:
     temperature = temperature_fn(context['progress'])
@@ -239,10 +232,15 @@ def latent_objective(
         axis_name=axis_name,
     )
   # the sampler follows f as it is; only the contrastive loss trains f
-  frozen = jax.lax.stop_gradient(params['energy'])
-  sampler_loss = jnp.mean(energy_net.apply(frozen, particles))
+  loss, terms = energy.minimax_loss(
+      model.modules['energy'].apply,
+      params['energy'],
+      aggregate,
+      particles,
+      r1_weight,
+  )
   metrics.update(terms)
-  return energy_loss + sampler_loss, (metrics, {})
+  return loss, (metrics, {})
 
 
 def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
