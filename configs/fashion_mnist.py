@@ -17,5 +17,5 @@ def get_config(arg: str = ''):
     config.objective.r1_weight = 1.0
     config.optimizer.learning_rate = 2e-3
     config.optimizer.latent_final_fraction = 0.03
-  config.train.num_epochs = 15
+  config.train.num_epochs = 30  # its sampler settles later than on MNIST
   return default.finish(config)
