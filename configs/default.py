@@ -158,7 +158,8 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   # Langevin dynamics)
   model.encoder = 'gaussian'
   model.latent_size = 16
-  model.hidden_sizes = (512, 512)  # mlp: encoder; the decoder mirrors it
+  # mlp, gated_mlp: encoder, the decoder mirrors it; last: implicit's noise
+  model.hidden_sizes = (512, 512)
   model.channels = (32, 64, 128)  # conv: one entry per stride of 2
   # of conv and conv64: native (XLA's), patches (as matmuls); auto: patches on
   # the CPU. The weights are the same.
@@ -172,7 +173,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   model.likelihood = 'gaussian'  # bernoulli, gaussian, discretized_logistic
   model.scale = 0.31622776  # of gaussian and logistic, pixels in [0, 1]
   model.learn_scale = False  # one scale for all pixels, by gradient
-  model.dtype = 'float32'  # of the matmuls: float32, bfloat16
+  model.dtype = 'float32'  # encoder's and decoder's layers, or bfloat16
   model.update(MODEL_FIELDS.get(method, {}))
 
   config.objective = config_dict.ConfigDict(OBJECTIVES[method])
@@ -194,13 +195,15 @@ def create(arg: str = '') -> config_dict.ConfigDict:
 
   config.train = train = config_dict.ConfigDict()
   train.batch_size = 256  # over all devices
-  train.accumulate = 1  # micro-batches per step; batch_size stays the total
+  # micro-batches per step; batch_size stays the total. What compares whole
+  # sets takes them whole: wae_mmd, info_vae, the updates of latent nets.
+  train.accumulate = 1
   train.num_epochs = 20
   train.num_steps = 0  # if positive, instead of num_epochs
   train.ema_decay = 0.999  # of the weights that are evaluated
   train.log_every = 50  # steps between lines of metrics.jsonl
-  train.validate_every = 0  # steps; 0: once an epoch
-  train.checkpoint_every = 0  # steps; 0: once an epoch
+  train.validate_every = 0  # steps; 0: twenty times a run
+  train.checkpoint_every = 0  # steps; 0: twenty times a run
   train.non_finite = 'stop'  # an update with NaN or inf: stop, or skip it
 
   config.evaluate = evaluate = config_dict.ConfigDict()
@@ -211,10 +214,10 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   evaluate.two_stage_steps = 1200  # of the second VAE's training
   evaluate.langevin_steps = 1000  # of the latent energy's training
   evaluate.importance_samples = 64  # of nll/importance; 0: null
-  evaluate.num_nll_images = 10_000  # test images of nll/elbo, nll/importance
+  evaluate.num_nll_images = 10_000  # images of nll/elbo, nll/importance
   evaluate.ais_chains = 0  # of nll/ais, per image; 0: null, for it is slow
   evaluate.ais_temperatures = 500
-  evaluate.ais_images = 100  # the first of the test split
+  evaluate.ais_images = 100  # the first of evaluate.split
   evaluate.classifier_seeds = (0,)  # the first is reported, the rest check it
   evaluate.inception = False  # frechet_inception/*: needs torch-fidelity
   # whose images are the reference: test, validation (to choose options by)

@@ -166,6 +166,7 @@ check_program() {
       '-- --config=configs/mnist.py --workdir=DIR'
   fi
   file=${config%%:*}
+  [[ $file != *.py,* ]] || file=${file%%.py,*}.py
   [[ $folder == . && $file == /* ]] || file=$folder/$file
   if [[ ! -f $file ]]; then
     [[ $folder != . ]] || folder=$PWD

@@ -33,10 +33,9 @@ FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
 _SHOWN = 10  # samples of a method
-# What would make the numbers of two methods no comparison.
-_SAME_FOR_ALL = (
-    'dataset.', 'evaluate.num_samples', 'evaluate.classifier_seeds'
-)
+# What would make the numbers of two methods no comparison, and what would not.
+_SAME_FOR_ALL = ('dataset.', 'evaluate.')
+_MAY_DIFFER = ('evaluate.batch_size', 'evaluate.samplers')
 
 
 class RunsFailedError(OSError):
@@ -160,14 +159,7 @@ def is_finished(run: Run, num_steps: int) -> bool:
     run: The run; its folder may be missing.
     num_steps: Of its training.
   """
-  results = writer.read_json(run.workdir / 'results.json')
-  if results is None or not (run.workdir / 'config.json').exists():
-    return False
-  if run.config.evaluate.checkpoint != 'latest':
-    num_steps = results.get('step')  # of the best, whichever that is
-  return _same_evaluation(run) and evaluate.is_evaluated(
-      run.workdir, run.config, num_steps
-  )
+  return evaluate.is_evaluated(run.workdir, run.config, num_steps)
 
 
 def failure(end: jobs_lib.End) -> str:
@@ -202,12 +194,7 @@ class _Book:
     return [run for run in self._runs if not self._is_finished(run)]
 
   def start(self, job: jobs_lib.Job) -> None:
-    """Makes a run ready: results of another evaluation are made again."""
-    run = self._by_name[job.name]
-    results = run.workdir / 'results.json'
-    if results.exists() and not _same_evaluation(run):
-      logging.info('%s is evaluated again, as its config is new', job.name)
-      results.unlink()
+    """Says that a run begins."""
     logging.info('%s begins; its output goes to %s', job.name, job.log)
 
   def end(self, end: jobs_lib.End) -> None:
@@ -277,14 +264,6 @@ class _Book:
     }
 
 
-def _same_evaluation(run: Run) -> bool:
-  """Whether a run's folder was evaluated as its config asks for."""
-  if not (run.workdir / 'config.json').exists():
-    return True
-  stored = config_lib.read(run.workdir)
-  return stored.evaluate.to_dict() == run.config.evaluate.to_dict()
-
-
 def _prepare(
     runs: Sequence[Run], plans: Mapping[str, config_lib.Plan]
 ) -> datasets.Dataset:
@@ -297,7 +276,8 @@ def _prepare(
   for config in configs[1:]:
     other = config_lib.flatten(config)
     for name, value in config_lib.flatten(first).items():
-      if name.startswith(_SAME_FOR_ALL) and other[name] != value:
+      is_shared = name.startswith(_SAME_FOR_ALL) and name not in _MAY_DIFFER
+      if is_shared and other[name] != value:
         raise config_lib.ConfigError(
             f'config.{name} is {value!r} for {first.objective.name} and'
             f' {other[name]!r} for {config.objective.name}; compare methods on'

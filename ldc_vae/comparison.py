@@ -55,7 +55,7 @@ _OTHERS = (
     Metric('time/sample_10k_seconds', '10,000 images, s', LOWER),
     Metric('time/sample_10k_latents_seconds', '10,000 latents, s', LOWER),
 )
-_FITTED = re.compile(r'gmm_\d+|two_stage')
+_FITTED = re.compile(r'gmm_\d+|langevin|two_stage')
 _SECOND_JUDGE = re.compile(r'(frechet_classifier_seed_(\d+))/generator')
 
 

@@ -923,6 +923,11 @@ _RELATIONS = (
         for method, encoders in METHOD_ENCODERS.items()
     ),
     _Relation(
+        ('model.hidden_sizes', 'model.encoder'),
+        lambda sizes, encoder: bool(sizes) or encoder != 'implicit',
+        'has no layer for its noise; use one size or more',
+    ),
+    _Relation(
         ('objective.whiten', 'model.encoder'),
         lambda whiten, encoder: not whiten or encoder == 'gaussian',
         'has no standard deviations; use whiten=false or encoder gaussian',

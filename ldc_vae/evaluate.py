@@ -6,6 +6,7 @@ law costs can be told from what the decoder costs. Averaged (EMA) weights
 throughout.
 """
 
+from collections.abc import Mapping
 import os
 import pathlib
 import time
@@ -130,8 +131,7 @@ class Apply:
 
     @jax.jit
     def encode(params, stats, images, key):
-      keys = step_lib.image_keys(key, images.shape[0], None)
-      images = step_lib.prepare_images(images, keys, binarize)
+      images, keys = step_lib.eval_images(images, key, binarize)
       return base.encode(method, model, params, stats, images, keys)
 
     @jax.jit
@@ -208,6 +208,7 @@ def evaluate(
     The content of results.json.
 
   Raises:
+    FloatingPointError: A latent of the method's own is not finite.
     OSError: No checkpoint, or a file cannot be read or written.
     ValueError: Inception features are asked for and cannot be had.
   """
@@ -215,7 +216,7 @@ def evaluate(
   workdir = pathlib.Path(workdir)
   writer.check_writable(workdir / 'results.json')
   experiment = experiment or experiment_lib.create(config)
-  state, step, apply = _restore(config, experiment, workdir)
+  state, step, last_step, apply = _restore(config, experiment, workdir)
   if not processes.is_first():  # it evaluates alone; the others wait for it
     return processes.barrier('evaluated')[0]
   inception_fn = inception.load() if config.evaluate.inception else None
@@ -253,6 +254,7 @@ def evaluate(
   results.update(_sampling_seconds(apply, key))
   results['seed'] = config.seed
   results['step'] = step
+  results['last_step'] = last_step
   results['num_samples'] = len(sources.images['generator'])
   results.update(
       measures.protocol(
@@ -292,18 +294,23 @@ def sample(
     config: The run's config.
     workdir: Of a run with a checkpoint.
     num_samples: How many.
-    output: The file; `images` uint8 [N, H, W, C], `latents` float32 [N, D]. A
-      grid of the first hundred is put beside it as a PNG.
+    output: The .npz file; `images` uint8 [N, H, W, C], `latents` float32
+      [N, D]. A grid of the first hundred is put beside it as a PNG.
+
+  Raises:
+    FloatingPointError: A latent is not finite.
+    OSError: No checkpoint, or a file cannot be read or written.
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   writer.check_writable(output)
   experiment = experiment_lib.create(config)
-  state, step, apply = _restore(config, experiment, workdir)
+  _, step, _, apply = _restore(config, experiment, workdir)
   if not processes.is_first():
     processes.barrier('sampled')
     return
   key = jax.random.fold_in(experiment.key, 2**31 + 3)
   z = apply.generate(num_samples, key)
+  _require_finite({'generator': z})
   images = apply.decode(z)
   writer.write_npz(output, images=images, latents=z)
   picture = figures.sample_grid(
@@ -320,18 +327,21 @@ def is_evaluated(
     config: config_dict.ConfigDict,
     step: int,
 ) -> bool:
-  """Whether results.json and the report are of this step and config."""
+  """Whether results.json and the report are of a run's end and its config.
+
+  Args:
+    workdir: Of the run.
+    config: Whose `evaluate` should hold.
+    step: Of its latest checkpoint.
+  """
   workdir = pathlib.Path(workdir)
-  results = writer.read_json(workdir / 'results.json')
-  wanted = (
-      *(f'frechet_classifier/{name}' for name in config.evaluate.samplers),
-      'eval/reconstruction_mse',
-  )
+  results = writer.read_json(workdir / 'results.json') or {}
+  of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
   return (
-      results is not None
-      and results.get('step') == step
-      and results.get('protocol/split', 'test') == config.evaluate.split
-      and all(name in results for name in wanted)
+      results.get('last_step') == step
+      and (of_best or results.get('step') == step)
+      and results.get('protocol/evaluate')
+      == measures.describe_evaluation(config)
       and (workdir / 'report.html').exists()
   )
 
@@ -369,6 +379,7 @@ def make_sources(
       'aggregate': train_z[chosen],
       'generator': apply.generate(num_samples, keys[3]),
   }
+  _require_finite({**latents, 'training images': train_z})
   options = {
       'two_stage': {'num_steps': config.evaluate.two_stage_steps},
       'langevin': {'num_steps': config.evaluate.langevin_steps},
@@ -382,7 +393,14 @@ def make_sources(
     except ValueError as error:  # e.g. fewer images than components
       logging.warning('latent source %s is left out: %s', name, error)
       continue
-    latents[name] = sample_fn(num_samples, seed)
+    z = sample_fn(num_samples, seed)
+    if not np.all(np.isfinite(z)):
+      logging.warning(
+          'latent source %s is left out: it makes latents that are not finite',
+          name,
+      )
+      continue
+    latents[name] = z
     logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
   images = {name: apply.decode(z) for name, z in latents.items()}
   images['real'] = np.asarray(train[chosen])
@@ -395,13 +413,14 @@ def make_sources(
 
 
 def _restore(config, experiment, workdir):
-  """The state, step and functions of the checkpoint; tells if there is none."""
+  """The state, its step, the latest step and the functions of a checkpoint."""
   template = experiment.init_state()
   processes.meet('restore')
   with checkpoint.Checkpointer(
       workdir / 'checkpoints', read_only=True
   ) as checkpointer:
     restored = checkpointer.restore(template, config.evaluate.checkpoint)
+    last_step = checkpointer.latest_step()
   if restored is None:
     raise checkpoint.CheckpointError(
         f'{workdir} holds no checkpoint; train in it first (--mode=train)'
@@ -421,7 +440,19 @@ def _restore(config, experiment, workdir):
       binarize=config.dataset.binarize,
       batch_size=config.evaluate.batch_size,
   )
-  return restored.state, restored.step, apply
+  return restored.state, restored.step, last_step, apply
+
+
+def _require_finite(latents: Mapping[str, np.ndarray]) -> None:
+  """Raises where latents are not finite: decoded, they would be black."""
+  for name, z in latents.items():
+    bad = int(np.sum(~np.all(np.isfinite(z), axis=1)))
+    if bad:
+      raise FloatingPointError(
+          f'{bad} of {len(z)} latents ({name}) are not finite, so that no'
+          ' number would hold; train again with a lower'
+          ' config.optimizer.learning_rate, or smaller steps of its chains'
+      )
 
 
 def _sampling_seconds(apply: Apply, key: Array) -> dict[str, float]:

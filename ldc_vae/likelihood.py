@@ -53,7 +53,7 @@ def importance(
 
   @jax.jit
   def bounds(params, stats, images, key):
-    images, keys = _prepare(images, key, config.dataset.binarize)
+    images, keys = step_lib.eval_images(images, key, config.dataset.binarize)
     log_weights = _log_weights(
         experiment, params, stats, images, keys, num_samples
     )
@@ -109,7 +109,7 @@ def annealed(
 
   @jax.jit
   def test_bounds(params, stats, images, key):
-    images, keys = _prepare(images, key, config.dataset.binarize)
+    images, keys = step_lib.eval_images(images, key, config.dataset.binarize)
     lower, _ = jax.vmap(functools.partial(enclose, params, stats))(images, keys)
     if not weighted:
       return (lower,)
@@ -162,12 +162,6 @@ def _reference(config, experiment) -> np.ndarray:
   return experiment.dataset.images[config.evaluate.split]
 
 
-def _prepare(images: Array, key: Array, binarize: bool) -> tuple[Array, Array]:
-  """Images in [0, 1], binary if asked for, and one key each."""
-  keys = step_lib.image_keys(key, images.shape[0], None)
-  return step_lib.prepare_images(images, keys, binarize), keys
-
-
 def _log_weights(
     experiment: experiment_lib.Experiment,
     params: chex.ArrayTree,
@@ -208,7 +202,7 @@ def _enclose(
     return experiment.method.log_prior(params, stats, z) + log_likelihood[0, 0]
 
   path = ais_lib.sigmoid_schedule(num_temperatures)
-  # not the key of the encoder's noise, nor of the binary image
+  # not the key of the encoder's noise
   keys = jax.random.split(jax.random.fold_in(key, 1), 4)
   start = jax.random.normal(keys[0], (num_chains, model.latent_size))
   step_sizes = ais_lib.adapt_step_sizes(

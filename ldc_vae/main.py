@@ -335,6 +335,11 @@ def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
     raise config_lib.ConfigError(
         f'--workdir is missing; --mode={values.mode} needs a trained workdir'
     )
+  if pathlib.PurePath(values.output or '').suffix == '.png':
+    raise config_lib.ConfigError(
+        f'--output={values.output} is the name of the grid beside the samples;'
+        ' give one that ends in .npz'
+    )
   if values.mode == 'compare':
     methods = ','.join(config_lib.METHOD_ENCODERS)
     methods = methods if values.methods is None else values.methods

@@ -11,6 +11,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import classifier as classifier_lib
+from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import inception
 from ldc_vae.metrics import classes
@@ -32,6 +33,15 @@ _STEIN_POINTS = 2000  # of a Stein discrepancy: all pairs of them
 _STEIN_SCALE = 1.0  # c of its kernel, the prior's standard deviation
 
 
+def describe_evaluation(config: config_dict.ConfigDict) -> str:
+  """The fields of `config.evaluate` that results depend on, in one line."""
+  return ', '.join(
+      f'{name}={value}'
+      for name, value in config_lib.flatten(config.evaluate).items()
+      if name != 'batch_size'  # noise has a key for each image
+  )
+
+
 def protocol(
     config: config_dict.ConfigDict, num_samples: int, num_test: int
 ) -> dict[str, str]:
@@ -46,6 +56,7 @@ def protocol(
     The results 'protocol/...'.
   """
   results = {
+      'protocol/evaluate': describe_evaluation(config),
       'protocol/split': config.evaluate.split,
       'protocol/distances': (
           f'{num_samples} uint8 images of each source against the'
@@ -70,6 +81,9 @@ def image_measures(
 ) -> dict[str, float]:
   """Compares the images of all sources with those of `evaluate.split`.
 
+  Of each source as many as `evaluate.num_samples`, evenly spaced where there
+  are more: a distance falls with the number of images.
+
   Args:
     config: The run's config.
     dataset: With the split 'train' and that of the reference.
@@ -81,6 +95,10 @@ def image_measures(
     fidelity and diversity, predicted classes, nearest training images.
   """
   test = dataset.images[config.evaluate.split]
+  images = {
+      name: _evenly(each, config.evaluate.num_samples)
+      for name, each in images.items()
+  }
   results = _nearest_images(dataset.images['train'], images['generator'], test)
   if inception_fn is not None:
     features = _features(inception_fn, images, test)
@@ -115,6 +133,13 @@ def image_measures(
     results.update(_prdc(features))
     results.update(_classes(classifier.probabilities(images['generator'])))
   return results
+
+
+def _evenly(images: np.ndarray, count: int) -> np.ndarray:
+  """At most `count` of images [N, ...], evenly spaced."""
+  if len(images) <= count:
+    return images
+  return images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
 
 
 def latent_measures(

@@ -22,6 +22,7 @@ from ldc_vae.objectives import base
 
 Array = jax.Array
 AXIS_NAME = 'devices'
+_PIXELS = 2**31  # of the key of a binary image; no phase has it
 
 
 @struct.dataclass
@@ -214,6 +215,25 @@ def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
   if binarize:
     images = jax.vmap(jax.random.bernoulli)(keys, images)
   return images.astype(jnp.float32)
+
+
+def eval_images(
+    images: Array, key: Array, binarize: bool
+) -> tuple[Array, Array]:
+  """Images outside of training, and the keys of whatever noise they need.
+
+  Args:
+    images: uint8 [B, H, W, C].
+    key: Of the batch.
+    binarize: Draw binary images, as `prepare_images`.
+
+  Returns:
+    The images in [0, 1] and one key each, [B]; the pixels are drawn with
+    others, or the noise of the encoder would depend on them.
+  """
+  keys = image_keys(key, images.shape[0], None)
+  pixel_keys = base.fold_in(keys, _PIXELS)
+  return prepare_images(images, pixel_keys, binarize), keys
 
 
 def train_step(

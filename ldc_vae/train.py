@@ -101,10 +101,9 @@ def make_validation_fn(
 
   @jax.jit
   def batch_metrics(state, images, mask, index):
-    keys = step_lib.image_keys(
-        jax.random.fold_in(key, index), images.shape[0], None
+    images, keys = step_lib.eval_images(
+        images, jax.random.fold_in(key, index), binarize
     )
-    images = step_lib.prepare_images(images, keys, binarize)
     context = {
         'progress': jnp.ones(()),
         'update': 0,

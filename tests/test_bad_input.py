@@ -216,6 +216,13 @@ _FIELDS = {
         _set('evaluate.classifier_seeds', '1,1'),
         r'classifier_seeds=\(1, 1\).*use different whole numbers',
     ),
+    'no_layer_for_the_noise': _Case(
+        _train(
+            '--config.model.hidden_sizes=()',
+            config='configs/digits.py:stein_vae,debug',
+        ),
+        r'hidden_sizes=\(\) with config.model.encoder=.*implicit.* has no la',
+    ),
     'negative_seed': _Case(_set('seed', -1), r'config.seed=-1 is outside \[0'),
     'huge_seed': _Case(_set('seed', 2**32), r'config.seed=4294967296 is outsi'),
     'nan': _Case(
@@ -334,6 +341,11 @@ _COMPARISONS = {
     ),
     'value_out_of_range': _Case(
         _compare('--config.train.batch_size=0'), r'batch_size=0 .*use 1 or more'
+    ),
+    'a_judge_of_its_own': _Case(
+        _compare('--config.vae.evaluate.split=validation'),
+        r"config.evaluate.split is '\w+' for \w+ and '\w+' for \w+; compare",
+        _RUNTIME,
     ),
     'no_job': _Case(_compare('--jobs=0'), r'jobs=0.* 1|jobs=0.*positive'),
     'many_jobs': _Case(
@@ -788,6 +800,11 @@ _WORKDIRS = {
         (*_SAMPLE, '--output=no/x.npz'),
         r'no/x.npz cannot be written \(No such file or directory\); create no',
         _RUNTIME, _trained(),
+    ),
+    'output_is_the_grid': _Case(
+        (*_SAMPLE, '--output=x.png'),
+        r'--output=x.png is the name of the grid .*; give one that ends in',
+        setup=_trained(),
     ),
     'output_is_a_folder': _Case(
         (*_SAMPLE, '--output=trained'),

@@ -20,6 +20,7 @@ from ldc_vae import compare
 from ldc_vae import config as config_lib
 from ldc_vae import jobs
 from ldc_vae import main
+from ldc_vae import measures
 from ldc_vae import writer
 
 _SPEC = 'configs/digits.py,debug'
@@ -81,6 +82,7 @@ class _CompareTest(parameterized.TestCase):
     )
     writer.write_json(folder / 'results.json', {
         'step': _STEPS,
+        'last_step': _STEPS,
         'seed': run.seed,
         'eval/reconstruction_mse': 0.01,
         'frechet_classifier/generator': generator,
@@ -88,7 +90,7 @@ class _CompareTest(parameterized.TestCase):
         'frechet_classifier/gmm_10': 3.0 + 0.1 * run.seed,
         'frechet_classifier/gmm_50': None,
         'time/sample_10k_seconds': 0.5,
-        'protocol/distances': 'all of them',
+        **measures.protocol(run.config, 120, 120),
     })
 
   def plans(self, *overrides, methods=('vae', 'ldc')):
@@ -144,7 +146,7 @@ class CompareTest(_CompareTest):
     self.assertIn('| VAE | 30.5 ± 0.50 |', text)
     self.assertIn('| LDC-VAE | **2.50 ± 0.50** |', text)
     self.assertIn('4 of 4 runs are finished', text)
-    self.assertIn('* distances: all of them', text)
+    self.assertIn('* distances: 120 uint8 images of each source', text)
     with open(self.workdir / 'comparison.csv', encoding='utf-8') as file:
       labels = [line['label'] for line in csv.DictReader(file)]
     self.assertEqual(

@@ -182,7 +182,7 @@ class EvaluateTest(parameterized.TestCase):
       if name.startswith('frechet_inception/'):
         self.assertIsNone(value, name)
         self.assertGreater(after[name], 0.0, name)
-      elif not name.startswith('time/') and name != 'wall_seconds':
+      elif not name.startswith(('time/', 'wall_', 'protocol/')):
         self.assertEqual(after[name], value, name)
     self.assertIn('299x299', after['protocol/inception'])
     self.assertIn('96 uint8 images', after['protocol/distances'])
@@ -244,11 +244,30 @@ class EvaluateTest(parameterized.TestCase):
       self.assertEqual(samples['images'].shape, (7, 8, 8, 1))
     self.assertTrue(output.with_suffix('.png').exists())
 
-  def test_is_evaluated_knows_step_and_samplers(self):
+  def test_is_evaluated_knows_step_and_evaluation(self):
+    writer.write_json(self.workdir / 'results.json', self.results)
     self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
-    other = config_lib.override(self.config, {'evaluate.split': 'validation'})
-    self.assertFalse(evaluate.is_evaluated(self.workdir, other, 8))
+    for field, value, same in (
+        ('evaluate.split', 'validation', False),
+        ('evaluate.samplers', ('prior',), False),
+        ('evaluate.ais_chains', 2, False),
+        ('evaluate.batch_size', 7, True),
+    ):
+      other = config_lib.override(self.config, {field: value})
+      self.assertEqual(
+          evaluate.is_evaluated(self.workdir, other, 8), same, field
+      )
+    # the best is of some step, judged when the training had ended
+    best = config_lib.override(self.config, {'evaluate.checkpoint': 'best'})
+    results = {
+        **self.results,
+        'protocol/evaluate': measures.describe_evaluation(best),
+        'step': 3,
+    }
+    writer.write_json(self.workdir / 'results.json', results)
+    self.assertTrue(evaluate.is_evaluated(self.workdir, best, 8))
+    self.assertFalse(evaluate.is_evaluated(self.workdir, best, 9))
 
   def test_the_validation_split_can_be_the_reference(self):
     config = config_lib.override(
@@ -279,6 +298,42 @@ class EvaluateTest(parameterized.TestCase):
         self.config, experiment, state, jax.random.key(0)
     )
     self.assertNotEqual(bounds['nll/elbo'], test_bounds['nll/elbo'])
+
+  @parameterized.parameters('generate', 'encode')
+  def test_latents_that_are_not_finite_are_told(self, name):
+    config = config_lib.override(self.config, {'evaluate.samplers': ()})
+    experiment = experiment_lib.create(config)
+    apply = evaluate.Apply(
+        experiment, experiment.init_state(), binarize=False, batch_size=50
+    )
+    whole = getattr(apply, name)
+
+    def broken(*args):
+      found = whole(*args)
+      (found if name == 'generate' else found[0])[3, 1] = np.inf
+      return found
+
+    with mock.patch.object(apply, name, broken):
+      with self.assertRaisesRegex(
+          FloatingPointError, r'^1 of \d+ latents \(.*\) are not finite, so'
+      ):
+        evaluate.make_sources(config, experiment, apply, jax.random.key(0))
+
+  def test_a_fitted_law_that_is_not_finite_is_left_out(self):
+    config = config_lib.override(
+        self.config, {'evaluate.samplers': ('prior', 'gaussian')}
+    )
+    experiment = experiment_lib.create(config)
+    apply = evaluate.Apply(
+        experiment, experiment.init_state(), binarize=False, batch_size=50
+    )
+    broken = lambda z, **unused: lambda num, seed: np.full((num, 16), np.nan)
+    with mock.patch.dict(latents.SAMPLERS, gaussian=broken):
+      sources = evaluate.make_sources(
+          config, experiment, apply, jax.random.key(0)
+      )
+    self.assertNotIn('gaussian', sources.images)
+    self.assertIn('prior', sources.images)
 
   def test_a_latent_energy_is_a_source_where_asked_for(self):
     config = config_lib.override(

@@ -114,6 +114,10 @@ class GpuTest(launch_case.LaunchTestCase):
     (call,) = self.calls('local.sh')
     self.assertEqual(call[2:4], ('PCI_BUS_ID', '3,1'))
 
+  def test_a_small_run_of_the_default_method(self):
+    run = ('--', '--config=configs/mnist.py,debug', '--workdir=runs/mnist')
+    self.assert_done(self.launch(*run))
+
   def test_the_exit_code_is_the_programs(self):
     self.assertEqual(self.launch(*_RUN, FAKE_CODE='130').returncode, 130)
 

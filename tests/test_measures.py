@@ -27,6 +27,7 @@ def _config(inception=False):
   config = config_dict.ConfigDict()
   config.evaluate = {
       'classifier_seeds': (0,), 'inception': inception, 'split': 'test',
+      'num_samples': 60,
   }
   return config
 
@@ -47,6 +48,19 @@ class ImageMeasuresTest(parameterized.TestCase):
     self.assertEqual(
         results['nearest/train_generator'], results['nearest/train_test']
     )
+
+  def test_of_every_source_as_many_images_are_compared(self):
+    dataset = _dataset()
+    many = _images(3, 240)
+    results = [
+        measures.image_measures(
+            _config(),
+            dataset,
+            {'generator': dataset.images['test'], 'reconstruction': images},
+        )['frechet_pca/reconstruction']
+        for images in (many, many[np.linspace(0, 239, 60).astype(int)])
+    ]
+    self.assertEqual(results[0], results[1])
 
   def test_copies_of_training_images_are_found(self):
     dataset = _dataset()

@@ -65,6 +65,21 @@ class MomentsTest(chex.TestCase):
     actual = moments.affine_match(u, running, running)
     np.testing.assert_allclose(actual, u, rtol=1e-4, atol=1e-5)  # float32
 
+  def test_a_collapsed_dimension_far_from_0_stays_finite(self):
+    rng = np.random.default_rng(0)
+    z = np.concatenate(
+        [5.0 + 1e-3 * rng.normal(size=(256, 8)), rng.normal(size=(256, 8))], 1
+    )
+    both = [
+        moments.update(moments.init(16), jnp.asarray(x, jnp.float32), 0.0)
+        for x in (rng.normal(size=(256, 16)), z)
+    ]
+    actual = moments.affine_match(
+        jnp.asarray(rng.normal(size=(64, 16)), jnp.float32), *both
+    )
+    self.assertTrue(np.all(np.isfinite(actual)))
+    np.testing.assert_allclose(np.std(actual[:, 8:], axis=0), 1.0, atol=0.4)
+
 
 if __name__ == '__main__':
   absltest.main()

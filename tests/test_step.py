@@ -628,6 +628,15 @@ class ImagesTest(chex.TestCase):
     self.assertAlmostEqual(means[1], 64 / 255, delta=4 * 0.434 / 4000**0.5)
 
 
+  def test_outside_of_training_pixels_do_not_tell_the_noise(self):
+    grey = jnp.full((4000, 2, 2, 1), 128, jnp.uint8)
+    images, keys = step_lib.eval_images(grey, jax.random.key(0), True)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
+    both = np.corrcoef(images.reshape(4000, 4), noise, rowvar=False)
+    # four standard errors of a correlation that is 0
+    np.testing.assert_allclose(both[:4, 4:], 0.0, atol=4.0 / 4000**0.5)
+
+
 class LearningRateTest(chex.TestCase):
 
   @parameterized.parameters(('cosine',), ('constant',))

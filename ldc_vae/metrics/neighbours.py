@@ -73,7 +73,8 @@ def nearest_distances(x: chex.Array, reference: chex.Array) -> np.ndarray:
     reference: Shape [m, F], m at least 1.
 
   Returns:
-    Shape [n], in units of x; exactly 0 for a vector that is in the reference.
+    Shape [n], in units of x: the exact distance of the neighbour that float32
+    finds, which among near-duplicates may not be the very nearest.
   """
   x, reference = np.asarray(x), np.asarray(reference)
   chex.assert_rank([x, reference], 2)

@@ -11,6 +11,8 @@ Array = jax.Array
 
 # Keeps sigma > 0 for a latent dimension that the encoder does not use.
 _MIN_STD = 1e-3
+# Of a squared mean: what float32 leaves of it in a difference of moments.
+_ROUNDING = 1e-5
 
 
 def init(latent_size: int) -> dict[str, Array]:
@@ -71,9 +73,14 @@ def affine_match(
   """
   own_mean, own_covariance = mean_and_covariance(own)
   mean, covariance = mean_and_covariance(wanted)
-  floor = _MIN_STD**2 * jnp.eye(u.shape[1])
-  own_root = jnp.linalg.cholesky(own_covariance + floor)
-  root = jnp.linalg.cholesky(covariance + floor)
+
+  def root_of(covariance, mean):
+    # a covariance that is lost in the rounding has no root otherwise
+    floor = _MIN_STD**2 + _ROUNDING * jnp.square(mean)
+    return jnp.linalg.cholesky(covariance + jnp.diag(floor))
+
+  own_root = root_of(own_covariance, own_mean)
+  root = root_of(covariance, mean)
   white = jax.scipy.linalg.solve_triangular(
       own_root, (u - own_mean).T, lower=True
   )
