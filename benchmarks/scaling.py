@@ -5,10 +5,10 @@ python -m benchmarks.scaling --output=benchmarks/results/scaling.json
 Measured, on this machine's cores: `--config` (digits) on 1, 2 and 4 emulated
 devices of one process and on 2 processes, with the batch of all devices fixed
 (strong) and with that of one device fixed (weak). Emulated devices share the
-cores, so that a step can only get slower: what is seen is the overhead of the
+cores, so that a step gets hardly faster: what is seen is the overhead of the
 parallel program, and that it computes the same. `difference` is the largest
 change of a weight against one device, after all steps, in units of the largest
-weight.
+weight: rounding, which Adam makes a step of where a gradient is near 0.
 
 Predicted, on paper: the operations of a step of `--predict` (celeba64) are
 counted from its program, the bytes of its collectives from its weights, and a

@@ -4,7 +4,7 @@ python -m ldc_vae.main --config=configs/binarized_mnist.py:vae \\
   --workdir=runs/binarized_mnist_vae
 
 Nets, latents and data are those of Tomczak and Welling (2018),
-https://arxiv.org/abs/1705.07120, table 2: there 500 epochs and more at a
+https://arxiv.org/abs/1705.07120: there 500 epochs and more at a
 constant rate, with the weights of the best validation bound; here a cosine,
 which needs no choice among them. `nll/importance` is the figure that they
 report. Fixed binarisation, as that of Larochelle and Murray (2011), differs by
