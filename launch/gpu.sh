@@ -21,7 +21,7 @@ main() {
     check_pattern --devices "$devices" '[0-9]+(,[0-9]+)*' \
       'give numbers of nvidia-smi, as 0,1'
     for device in ${devices//,/ }; do
-      [[ ,$devices, != *,"$device",*,"$device",* ]] ||
+      [[ ,${devices//,/,,}, != *,"$device",*,"$device",* ]] ||
         mistake "--devices=$devices names $device twice; name it once"
     done
     # CUDA's own order is by speed; nvidia-smi's is by PCI bus.

@@ -13,11 +13,11 @@ a FID, which is defined by the Inception network.
 Letters: B images of a batch, N images in all, H W C an image, F features.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import pathlib
-import tempfile
 import zipfile
 import zlib
 
@@ -30,7 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldc_vae import array_cache
 from ldc_vae import datasets
+from ldc_vae import writer
 
 # Part of the cache key: raise it with every change that changes the features.
 VERSION = 1
@@ -191,9 +193,16 @@ def load_or_train(
     )
   path = _cache_path(dataset, seed, cache_dir)
   classifier = _load(path, dataset)
-  if classifier is None:
-    classifier = train(dataset, seed=seed)
-    _save(path, classifier)
+  if classifier is not None:
+    return classifier
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):  # `_save` tells of it
+      stack.enter_context(array_cache.locked(path.with_suffix('.lock')))
+    # another process may have trained it: all are to have the same judge
+    classifier = _load(path, dataset)
+    if classifier is None:
+      classifier = train(dataset, seed=seed)
+      _save(path, classifier)
   return classifier
 
 
@@ -370,21 +379,12 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
   """Writes the classifier and its digest atomically; warns if it cannot."""
   arrays = flax.traverse_util.flatten_dict(classifier.params, sep='/')
   arrays['test_accuracy'] = np.asarray(classifier.test_accuracy, np.float64)
-  temporary = None
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=path.name, suffix='.tmp', delete=False
-    ) as file:
-      temporary = file.name
+    with writer.open_atomically(path) as file:
       np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
   except OSError as error:
     logging.warning('Cannot keep the feature classifier: %s', error)
-    if temporary and os.path.exists(temporary):
-      os.unlink(temporary)
 
 
 def _load(

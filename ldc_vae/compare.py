@@ -31,6 +31,7 @@ from ldc_vae import writer
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 
+_LONGER = 1.5  # seconds that the runs' ends are waited for after theirs
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
 _SHOWN = 10  # samples of a method
 # What would make the numbers of two methods no comparison, and what would not.
@@ -92,11 +93,15 @@ def compare(
     if (run.workdir / 'config.json').exists():
       stored = config_lib.read(run.workdir).to_dict()
       config_lib.check_same_run(stored, run.config, str(run.workdir))
-  with processes.watch(), writer.lock_workdir(workdir):
-    dataset = _prepare(runs, plans)
+  with processes.watch() as watch, writer.lock_workdir(workdir):
+    watch.grace = processes.GRACE + _LONGER
+    dataset = _load_data(plans)
     book = _Book(runs, plans, seeds, workdir, dataset)
     book.write()
     waiting = book.waiting()
+    if waiting and dataset.num_classes:  # once for all runs
+      for seed in next(iter(plans.values())).config.evaluate.classifier_seeds:
+        classifier_lib.load_or_train(dataset, seed=seed)
     logging.info(
         '%d of %d runs are finished; %d to do, %d at once',
         len(runs) - len(waiting), len(runs), len(waiting), num_jobs,
@@ -264,13 +269,8 @@ class _Book:
     }
 
 
-def _prepare(
-    runs: Sequence[Run], plans: Mapping[str, config_lib.Plan]
-) -> datasets.Dataset:
-  """Loads the data and trains the feature classifiers, once for all runs.
-
-  What goes wrong here would have failed every run.
-  """
+def _load_data(plans: Mapping[str, config_lib.Plan]) -> datasets.Dataset:
+  """Loads the data once for all runs; refuses what would fail every run."""
   configs = [plan.config for plan in plans.values()]
   first = configs[0]
   for config in configs[1:]:
@@ -286,11 +286,6 @@ def _prepare(
   dataset = experiment_lib.load_dataset(first)
   for config in configs:  # refuses a batch that is too large
     experiment_lib.count_steps(config, len(dataset.images['train']))
-  if dataset.num_classes and not all(
-      (run.workdir / 'results.json').exists() for run in runs
-  ):
-    for seed in first.evaluate.classifier_seeds:
-      classifier_lib.load_or_train(dataset, seed=seed)
   return dataset
 
 

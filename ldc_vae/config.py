@@ -64,6 +64,7 @@ LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage', 'langevin')
 # the schedules.
 MAY_CHANGE = (
     'dataset.data_dir',
+    'dataset.path',  # of these, the images themselves are compared
     'evaluate.*',
     'model.convolution',
     'train.checkpoint_every',
@@ -941,6 +942,19 @@ _RELATIONS = (
         ('train.batch_size', 'objective.name'),
         lambda batch_size, name: batch_size > 1 or name not in SET_METHODS,
         'compares no sets; use a batch_size of 2 or more',
+    ),
+    _Relation(
+        (
+            'train.batch_size',
+            'objective.latents_per_image',
+            'objective.latent_target',
+            'objective.sampler_off_diagonal',
+        ),
+        lambda batch_size, latents, target, off_diagonal: (
+            batch_size * latents > 1
+            or (target != 'smoothed' and not off_diagonal)
+        ),
+        'moves a lone particle; use a batch_size of 2 or more',
     ),
     _Relation(
         ('model.learn_scale', 'model.likelihood'),

@@ -7,11 +7,12 @@ arrays too large for memory stay memory-mapped. The splits never depend on the
 seed of a run. Binarisation belongs to the train step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import difflib
 import importlib.util
 import pathlib
 from typing import NamedTuple
+import zlib
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ldc_vae import array_cache
 from ldc_vae import splits
 
 cache_dir = array_cache.cache_dir
+_FINGERPRINT_IMAGES = 1000  # of each split
 
 # Those between the first and the last are TFDS sets.
 _NAMES = ('digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64', 'images')
@@ -46,6 +48,47 @@ class Dataset(NamedTuple):
   def image_shape(self) -> tuple[int, int, int]:
     """(H, W, C)."""
     return self.images['train'].shape[1:]
+
+
+def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
+  """What tells two data sets apart: shapes, and checksums of a sample.
+
+  Args:
+    dataset: The data.
+
+  Returns:
+    For each split the shape of its images and a CRC-32 of a thousand of them,
+    evenly spaced; JSON can hold it.
+  """
+  found = {}
+  for split, images in sorted(dataset.images.items()):
+    stride = max(1, len(images) // _FINGERPRINT_IMAGES)
+    sample = np.ascontiguousarray(images[::stride])
+    found[split] = [*images.shape, zlib.crc32(sample)]
+  return found
+
+
+def check_same(
+    stored: Mapping[str, list[int]] | None, dataset: Dataset, where: str
+) -> None:
+  """Raises a ValueError where a run was trained on other images.
+
+  Args:
+    stored: The `fingerprint` of what it was trained on; None is not checked.
+    dataset: The data at hand.
+    where: What holds the run, for the message.
+  """
+  for split, now in fingerprint(dataset).items():
+    before = (stored or {}).get(split, now)
+    if list(before) != now:
+      num, total = before[0], now[0]
+      what = f'{num} {split} images, not {total}' if num != total else (
+          f'other {split} images'
+      )
+      raise ValueError(
+          f'{where} holds a run on {what}: the splits would mix; give it the'
+          ' data that it had (config.dataset), or use another --workdir'
+      )
 
 
 def load(

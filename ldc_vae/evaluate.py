@@ -428,6 +428,9 @@ def _restore(config, experiment, workdir):
   config_lib.check_same_run(
       restored.meta['config'], config, f'{workdir}/checkpoints'
   )
+  datasets.check_same(
+      restored.meta.get('data'), experiment.dataset, f'{workdir}/checkpoints'
+  )
   bad = health.first_non_finite(restored.state.ema_params)
   if bad is not None:  # decoded, it would pass for black images
     raise checkpoint.CheckpointError(

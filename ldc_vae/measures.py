@@ -38,7 +38,6 @@ def describe_evaluation(config: config_dict.ConfigDict) -> str:
   return ', '.join(
       f'{name}={value}'
       for name, value in config_lib.flatten(config.evaluate).items()
-      if name != 'batch_size'  # noise has a key for each image
   )
 
 

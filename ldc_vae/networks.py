@@ -65,7 +65,7 @@ class ConvTorso(nn.Module):
           dtype=self.dtype,
       )(x)
       if self.normalise:
-        x = nn.GroupNorm(num_groups=min(8, features), dtype=self.dtype)(x)
+        x = nn.GroupNorm(math.gcd(8, features), dtype=self.dtype)(x)
       x = nn.relu(x)
     return x.reshape(*batch_shape, -1)
 
@@ -152,7 +152,7 @@ class ConvDecoder(nn.Module):
           dtype=self.dtype,
       )(x)
       if self.normalise:
-        x = nn.GroupNorm(num_groups=min(8, features), dtype=self.dtype)(x)
+        x = nn.GroupNorm(math.gcd(8, features), dtype=self.dtype)(x)
       x = nn.relu(x)
     x = convolution_lib.Conv(
         colours, 3, implementation=self.convolution, dtype=self.dtype

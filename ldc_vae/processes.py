@@ -183,11 +183,16 @@ def meet(name: str) -> None:
 
 
 class Watch:
-  """Signals and the other processes; see `watch`, which makes it."""
+  """Signals and the other processes; see `watch`, which makes it.
+
+  Attributes:
+    grace: Seconds from a signal until a process that is still there is ended.
+  """
 
   def __init__(self):
     state = distributed.global_state
     self._client, self._index, self._count = None, 0, 1
+    self.grace = GRACE
     self._condition = threading.Condition()  # reentrant: signal handlers
     self._signum = 0  # that has asked the run to stop
     self._handled = False  # whether the handler has seen a signal
@@ -418,7 +423,7 @@ class Watch:
         return
       self._signum = int(signum)
       self._frozen = [self._committed]
-      self._deadline = time.monotonic() + GRACE
+      self._deadline = time.monotonic() + self.grace
     self._wake()
 
   def _raise(self) -> NoReturn:
@@ -555,8 +560,8 @@ def watch() -> Iterator[Watch]:
 
   Within another, it is that one. Signals raise KeyboardInterrupt (SIGINT) or
   SystemExit (SIGTERM) in the main thread, at once or, in `Watch.stepping`,
-  between two steps; a process that is still there `GRACE` seconds later is
-  ended.
+  between two steps; a process that is still there `Watch.grace` seconds later
+  is ended.
 
   Yields:
     The watch.

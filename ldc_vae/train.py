@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import time
-import zlib
 
 from absl import logging
 import jax
@@ -143,7 +142,7 @@ def make_validation_fn(
         means.append(batch_means[mask])
       for name, value in sums.items():
         totals[f'validation/{name}'] += float(value) / len(images)
-    if means:
+    if len(images) > 1 and means:  # a lone mean does not vary
       totals['validation/active_units'] = float(
           latent_metrics.active_units(np.concatenate(means))
       )
@@ -167,10 +166,14 @@ def _check_same_run(
     workdir: pathlib.Path, config: config_dict.ConfigDict
 ) -> None:
   """Refuses a workdir that holds a run of another config."""
+  checkpoints = workdir / 'checkpoints'
+  begun = checkpoints.is_dir() and any(checkpoints.iterdir())
+  if not begun and not (workdir / 'results.json').exists():
+    return  # nothing that could be continued, or lost
   if (workdir / 'config.json').exists():
     stored = config_lib.read(workdir).to_dict()
   else:  # lost, perhaps: the checkpoints have it too
-    meta = checkpoint.read_meta(workdir / 'checkpoints') or {}
+    meta = checkpoint.read_meta(checkpoints) or {}
     stored = meta.get('config')
   if stored is not None:
     config_lib.check_same_run(stored, config, str(workdir))
@@ -178,8 +181,6 @@ def _check_same_run(
 
 def _check_agreement(watch, config, experiment) -> None:
   """Waits for the other processes; refuses another config or other data."""
-  images = experiment.dataset.images['train']
-  sample = np.ascontiguousarray(images[:: max(1, len(images) // 1000)])
   own = {
       f'config.{name}': value
       for name, value in json.loads(
@@ -187,7 +188,8 @@ def _check_agreement(watch, config, experiment) -> None:
       ).items()
       if not name.startswith(_OF_THE_HOST)
   }
-  own['the training images'] = [*images.shape, zlib.crc32(sample)]
+  for split, value in datasets.fingerprint(experiment.dataset).items():
+    own[f'the {split} images'] = value
   for index, other in enumerate(watch.barrier('ready', own)):
     for name in own:
       if other.get(name) != own[name]:
@@ -210,6 +212,9 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     config_lib.check_same_run(
         restored.meta['config'], config, f'{workdir}/checkpoints'
     )
+    datasets.check_same(
+        restored.meta.get('data'), experiment.dataset, f'{workdir}/checkpoints'
+    )
     logging.info('continuing from step %d of %s', first_step, workdir)
   num_steps = experiment.num_steps
   if first_step >= num_steps:
@@ -225,7 +230,10 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
   )
   batches = _device_batches(config, experiment, first_step)
   batch_size = config.train.batch_size
-  meta = {'config': config.to_dict()}
+  meta = {
+      'config': config.to_dict(),
+      'data': datasets.fingerprint(experiment.dataset),
+  }
 
   def last_good() -> str:
     checkpointer.wait()
@@ -271,6 +279,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
       if step % experiment.checkpoint_every == 0 or last:
         is_checkpoint = True
       if is_checkpoint or step % experiment.validate_every == 0:
+        updates.drain()  # what is under way is time of the steps
         with clock.paused():
           row.update(validation_fn(state))
       if row:
@@ -279,7 +288,6 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
         metric_writer.write(step, row)
       if is_checkpoint:
         with clock.paused():
-          updates.drain()
           updates.check_state(step, state)
           checkpointer.save(step, state, metrics=row, meta=meta)
         saved = step

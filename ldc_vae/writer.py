@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import socket
 import sys
@@ -40,6 +41,8 @@ BEAT = 5.0
 _MISSED_BEATS = 4
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# What `open_atomically` writes to; other hidden files are not ours.
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
 _SMOOTHING = 0.3  # weight of the newest rate, as in tqdm
 
 
@@ -458,7 +461,9 @@ def lock_workdir(path: Path) -> Iterator[None]:
     raise _file_error(path, error) from error
   try:
     for left in path.glob('.*.tmp') if file is not None else ():
-      left.unlink(missing_ok=True)  # of `open_atomically`, in a killed process
+      # of `open_atomically`, in a killed process
+      if _TEMPORARY.fullmatch(left.name) and left.is_file():
+        left.unlink(missing_ok=True)
     with _beating(file):
       yield
   finally:

@@ -243,6 +243,14 @@ _FIELDS = {
         _set('objective.latents_per_image', 5),
         r'latents_per_image=5 with config.objective.num_particles=4 .*use num',
     ),
+    'lone_particle_of_the_sampler': _Case(
+        _train(
+            '--config.train.batch_size=1',
+            '--config.objective.latents_per_image=1',
+            '--config.objective.latent_target=smoothed',
+        ),
+        r'batch_size=1 with .* moves a lone particle; use a batch_size of 2',
+    ),
     'lone_particle': _Case(
         _train(
             '--config.objective.num_particles=1',

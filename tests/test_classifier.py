@@ -1,7 +1,10 @@
 """Tests of ldc_vae.classifier."""
 
+from concurrent import futures
 import pathlib
 import tempfile
+import threading
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -66,7 +69,7 @@ class _FewStepsTest(parameterized.TestCase):
     return model, train.called
 
   def cached(self):
-    return sorted((self.cache_dir / 'classifiers').iterdir())
+    return sorted((self.cache_dir / 'classifiers').glob('*.npz'))
 
 
 class PatchConvTest(parameterized.TestCase):
@@ -215,6 +218,37 @@ class LoadOrTrainTest(_FewStepsTest):
         model.features(images), again.features(images)
     )
     self.assertLen(self.cached(), 1)  # and no temporary file
+
+  def test_processes_have_one_judge(self):
+    started = threading.Barrier(2)
+    trained = []
+
+    def slow(dataset, *, seed):
+      trained.append(seed)
+      time.sleep(0.3)
+      return whole(dataset, seed=seed)
+
+    def judge():
+      started.wait()
+      return classifier.load_or_train(_dataset(), cache_dir=self.cache_dir)
+
+    whole = classifier.train
+    with absltest.mock.patch.object(classifier, 'train', slow):
+      with futures.ThreadPoolExecutor(2) as pool:
+        first, second = [pool.submit(judge) for _ in range(2)]
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            first.result().params, second.result().params,
+        )
+    self.assertLen(trained, 1)
+
+  def test_the_cache_is_for_whoever_may_read_its_folder(self):
+    self.load_or_train(_dataset())
+    path, = self.cached()
+    (path.parent / 'other').touch()
+    self.assertEqual(
+        path.stat().st_mode, (path.parent / 'other').stat().st_mode
+    )
 
   def test_training_is_deterministic(self):
     first = classifier.train(_dataset(), seed=3)

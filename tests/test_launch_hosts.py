@@ -132,6 +132,7 @@ class GpuTest(launch_case.LaunchTestCase):
       (('--devices=all', *_RUN), '--devices=all', 'as 0,1'),
       (('--devices=0,', *_RUN), '--devices=0,'),
       (('--devices=1,0,1', *_RUN), '--devices=1,0,1', 'twice'),
+      (('--devices=0,0', *_RUN), '--devices=0,0', 'twice'),
       (('--gpus=2', *_RUN), '--gpus=2 is not an option', '--devices='),
       ((), '--config is missing'),
       (_RUN[:2], '--workdir is missing'),

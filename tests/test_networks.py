@@ -117,6 +117,13 @@ class CreateModelTest(chex.TestCase):
       largest = max(np.max(np.abs(x)) for x in jax.tree.leaves(grads[name]))
       self.assertGreater(largest, 0.0)
 
+  def test_any_number_of_channels_is_normalised(self):
+    sizes = _SIZES._replace(channels=(12, 20))
+    model = networks.create_model((8, 8, 1), sizes, architecture='conv64')
+    params = _params(model, 'decoder')
+    images = jax.jit(model.decode)(params, jnp.ones((2, 3)))
+    chex.assert_shape(images, (2, 8, 8, 1))
+
   def test_bfloat16_is_used_and_near_float32(self):
     outputs = []
     for dtype in ('float32', 'bfloat16'):

@@ -241,9 +241,60 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     ):
       train.train_and_evaluate(config, self.dir)
 
+  def test_other_data_do_not_continue_a_run(self):
+    config = _config(**{'train.num_steps': 5})
+    train.train_and_evaluate(config, self.dir)
+    train.train_and_evaluate(config, self.dir)  # the same data do
+    whole = experiment_lib.load_dataset(config)
+    images = {**whole.images, 'train': whole.images['train'][::-1]}
+    fewer = {**whole.images, 'test': whole.images['test'][1:]}
+    for changed, part in (
+        (images, 'other train images'), (fewer, r'\d+ test images, not \d+')
+    ):
+      with mock.patch.object(
+          experiment_lib, 'load_dataset',
+          return_value=whole._replace(images=changed),
+      ):
+        with self.assertRaisesRegex(
+            ValueError, f'checkpoints holds a run on {part}: the splits'
+        ):
+          train.train_and_evaluate(config, self.dir)
+
+  def test_what_has_saved_nothing_holds_no_run(self):
+    with mock.patch.object(
+        step_lib, 'pmap_train_step', side_effect=MemoryError
+    ):
+      with self.assertRaises(MemoryError):
+        train.train_and_evaluate(_config(), self.dir)
+    self.assertTrue((self.dir / 'config.json').exists())
+    config = _config(**{'train.accumulate': 2})
+    train.train_and_evaluate(config, self.dir)
+    self.assertEqual(_final_state(config, self.dir).step, _NUM_STEPS)
+
+  def test_steps_under_way_are_done_before_the_clock_stops(self):
+    watches, left = [], []
+
+    class Watch(health.Watch):
+
+      def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        watches.append(self)
+
+    class Clock(train._Clock):
+
+      def paused(self):
+        left.append(len(watches[-1]._under_way))
+        return super().paused()
+
+    with mock.patch.object(health, 'Watch', Watch):
+      with mock.patch.object(train, '_Clock', Clock):
+        train.train_and_evaluate(_config('vae'), self.dir)
+    self.assertNotEmpty(left)
+    self.assertEqual(sum(left), 0)
+
   @parameterized.parameters(
       ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
-      ('the training images', [1], 'same config and data'),
+      ('the train images', [1], 'same config and data'),
   )
   def test_processes_of_other_config_or_data_are_refused(
       self, name, value, part

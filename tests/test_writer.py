@@ -451,10 +451,16 @@ class LockTest(_TestCase):
 
   def test_what_a_killed_process_was_writing_is_removed(self):
     (self.directory / '.results.json.0123456789ab.tmp').touch()
-    (self.directory / 'notes.tmp').touch()  # not ours
+    # not ours
+    (self.directory / 'notes.tmp').touch()
+    (self.directory / '.bash_history-01234.tmp').touch()
+    (self.directory / '.x.0123456789ab.tmp').mkdir()
     with writer.lock_workdir(self.directory):
       pass
-    self.assertEqual(self.names(), {'notes.tmp'})
+    self.assertEqual(
+        self.names(),
+        {'notes.tmp', '.bash_history-01234.tmp', '.x.0123456789ab.tmp'},
+    )
 
   @parameterized.parameters(True, False)
   def test_where_files_cannot_be_locked_it_warns(self, has_fcntl):
