@@ -17,6 +17,7 @@ step takes
     operations / (peak x utilisation)
       + 2 (n - 1) / n x bytes / bandwidth + collectives x log2(n) x latency
 
+(an all-gather counts half its bytes: it goes round once, an all-reduce twice)
 with nothing overlapped. `MACHINES` states every assumption.
 """
 
@@ -201,7 +202,7 @@ def run_layout(
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
             # with fewer threads emulated devices wait for each other for ever
-            'NPROC': '32',
+            **({'NPROC': '32'} if num_devices > 1 else {}),
             'XLA_FLAGS': _DEVICES_FLAG.format(num_devices),
         },
         stdout=subprocess.PIPE,
@@ -272,7 +273,10 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
   Returns:
     'operations' and 'bytes' of a step, and 'rows'.
   """
-  config, method, txs, model = _create(spec)
+  # the program of an accelerator, not of the machine that counts
+  config, method, txs, model = _create(
+      spec, ['config.model.convolution=native']
+  )
   updates = method.phases[1].num_updates
   once = method._replace(phases=(
       method.phases[0], method.phases[1]._replace(num_updates=1)
@@ -299,7 +303,8 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
     particles = (
         machine.devices * batch_per_device * config.objective.latents_per_image
     )
-    gathered = 2 * particles * config.model.latent_size  # z and scores
+    # z and scores; a ring gathers in half the way of a sum
+    gathered = particles * config.model.latent_size
     sizes = [first] + updates * [second, gathered]
     for utilisation in UTILISATIONS:
       rows.append({

@@ -181,7 +181,9 @@ def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     })
   for method in dict.fromkeys(row['method'] for row in rows):
     group = [row for row in rows if row['method'] == method]
-    if len(group) == sum(trial.method == method for trial in trials):
+    if any(row[_CRITERION] is None for row in group):
+      logging.warning('%s has no %s to choose by', method, _CRITERION)
+    elif len(group) == sum(trial.method == method for trial in trials):
       min(group, key=lambda row: row[_CRITERION])['chosen'] = True
   return rows
 

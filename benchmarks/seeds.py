@@ -220,7 +220,7 @@ def summarise(
 
   Returns:
     config -> quantity -> 'mean', 'standard_deviation' (None of one seed),
-    'worst' (the largest) and 'values', one per seed.
+    'worst' (the largest) and 'values', one per seed, None where it has none.
   """
   summary = {}
   for name in dict.fromkeys(row['config'] for row in rows):
@@ -228,12 +228,12 @@ def summarise(
     summary[name] = {}
     for quantity in dict.fromkeys(key for row in group for key in row):
       values = [row.get(quantity) for row in group]
-      values = [value for value in values if isinstance(value, float)]
-      if values:
+      present = [value for value in values if isinstance(value, float)]
+      if present:
         summary[name][quantity] = {
-            'mean': spread.mean(values),
-            'standard_deviation': spread.standard_deviation(values),
-            'worst': max(values),
+            'mean': spread.mean(present),
+            'standard_deviation': spread.standard_deviation(present),
+            'worst': max(present),
             'values': values,
         }
   return summary

@@ -65,7 +65,7 @@ def train_and_evaluate(
     experiment = experiment_lib.create(config)  # refuses before a file is made
     _check_agreement(watch, config, experiment)
     if processes.is_first():
-      writer.write_json(workdir / 'config.json', config_lib.to_json(config))
+      _write_config(workdir, config)
     with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
       _train(config, workdir, experiment, checkpointer, watch)
     # scikit-learn and matplotlib take two seconds, which steps need not wait
@@ -162,18 +162,38 @@ def _whole_sets(
     yield part, np.ones(len(part), bool)
 
 
+def _write_config(
+    workdir: pathlib.Path, config: config_dict.ConfigDict
+) -> None:
+  """Writes config.json; a run that goes on keeps the commit that began it."""
+  record = config_lib.to_json(config)
+  before = writer.read_json(workdir / 'config.json') or {}
+  if _holds_run(workdir) and 'git_commit' in before:
+    commits = [*before.get('later_commits', ()), record['git_commit']]
+    first = record['git_commit'] = before['git_commit']
+    later = [each for each in dict.fromkeys(commits) if each != first]
+    if later:
+      record['later_commits'] = later
+  writer.write_json(workdir / 'config.json', record)
+
+
+def _holds_run(workdir: pathlib.Path) -> bool:
+  """Whether there is anything that could be continued, or lost."""
+  checkpoints = workdir / 'checkpoints'
+  begun = checkpoints.is_dir() and any(checkpoints.iterdir())
+  return begun or (workdir / 'results.json').exists()
+
+
 def _check_same_run(
     workdir: pathlib.Path, config: config_dict.ConfigDict
 ) -> None:
   """Refuses a workdir that holds a run of another config."""
-  checkpoints = workdir / 'checkpoints'
-  begun = checkpoints.is_dir() and any(checkpoints.iterdir())
-  if not begun and not (workdir / 'results.json').exists():
-    return  # nothing that could be continued, or lost
+  if not _holds_run(workdir):
+    return
   if (workdir / 'config.json').exists():
     stored = config_lib.read(workdir).to_dict()
   else:  # lost, perhaps: the checkpoints have it too
-    meta = checkpoint.read_meta(checkpoints) or {}
+    meta = checkpoint.read_meta(workdir / 'checkpoints') or {}
     stored = meta.get('config')
   if stored is not None:
     config_lib.check_same_run(stored, config, str(workdir))

@@ -381,6 +381,11 @@ class SearchTest(parameterized.TestCase):
     )
     self.assertLen(rows, 5)
     text = search.to_markdown(rows)
+    for trial in trials[:3]:  # data without labels have no such distance
+      (trial.workdir / 'results.json').write_text(
+          '{"protocol/split": "validation"}'
+      )
+    self.assertFalse(any(row['chosen'] for row in search.collect(trials)))
     self.assertIn('| **`ae` `optimizer.learning_rate=0.002`** | 1.00 |', text)
     self.assertIn('| `ae` `optimizer.learning_rate=0.001` | 3.00 |', text)
 

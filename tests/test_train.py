@@ -260,6 +260,17 @@ class TrainAndEvaluateTest(parameterized.TestCase):
         ):
           train.train_and_evaluate(config, self.dir)
 
+  def test_the_commit_that_began_a_run_is_kept(self):
+    path = self.dir / 'config.json'
+    for commit, later in (('a', None), ('b', ['b']), ('a', ['b']),
+                          ('c', ['b', 'c'])):
+      described = {'versions': {}, 'git_commit': commit}
+      with mock.patch.object(config_lib, 'describe', lambda: described):
+        train.train_and_evaluate(_config(**{'train.num_steps': 5}), self.dir)
+      record = writer.read_json(path)
+      self.assertEqual(record['git_commit'], 'a')
+      self.assertEqual(record.get('later_commits'), later)
+
   def test_what_has_saved_nothing_holds_no_run(self):
     with mock.patch.object(
         step_lib, 'pmap_train_step', side_effect=MemoryError
