@@ -17,8 +17,8 @@ step takes
     operations / (peak x utilisation)
       + 2 (n - 1) / n x bytes / bandwidth + collectives x log2(n) x latency
 
-(an all-gather counts half its bytes: it goes round once, an all-reduce twice)
-with nothing overlapped. `MACHINES` states every assumption.
+with nothing overlapped. An all-gather counts half its bytes, as it goes round
+once where an all-reduce goes twice. `MACHINES` states every assumption.
 """
 
 import argparse
