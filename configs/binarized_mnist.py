@@ -27,6 +27,8 @@ def get_config(arg: str = ''):
   config.train.num_epochs = 400
   config.evaluate.importance_samples = 5000
   config.evaluate.samplers = ('prior', 'gmm_10')
+  if 'kl_warmup' in config.objective:
+    config.objective.kl_warmup = 0.25  # 100 epochs, as there
   if config.objective.name == 'iwae':
     config.objective.num_samples = 50
   if config.objective.name == 'ldc':

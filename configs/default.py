@@ -15,13 +15,16 @@ OBJECTIVES = {
     'vae': dict(
         beta=1.0,  # weight of the KL term; 1 is the ELBO
         num_samples=1,  # posterior samples per image and step
+        kl_warmup=0.0,  # fraction of training, until the KL term has its weight
     ),
     'beta_vae': dict(
         beta=4.0,  # of the values in Higgins et al.
         num_samples=1,
+        kl_warmup=0.0,
     ),
     'iwae': dict(
         num_samples=5,  # K; the paper's are 1, 5 and 50
+        kl_warmup=0.0,
     ),
     'wae_mmd': dict(
         # of the MMD, in nats. The code weighs 10 times the sum over 7 scales
@@ -57,12 +60,14 @@ OBJECTIVES = {
     ),
     'vamp': dict(
         num_samples=1,
+        kl_warmup=0.0,
     ),
     'stein_vae': dict(
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
         off_diagonal=True,  # leave j = i out of the direction
+        kl_warmup=0.0,
     ),
     # Steps and sizes are those of the LEBM code.
     'lebm': dict(
@@ -81,6 +86,7 @@ OBJECTIVES = {
         bandwidth='mean',  # mean, median, or a number in squared latent units
         off_diagonal=True,  # leave j = i out of the encoder's direction
         whiten=True,  # distances in posterior deviations (gaussian encoder)
+        kl_warmup=0.0,
         latent_target='learned',  # what the sampler follows: learned, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
         num_latent_updates=2,  # sampler (and energy) updates per step

@@ -823,6 +823,11 @@ _RULES = (
         lambda x: _is_number(x) and 0 < x <= 1,
         _says('is outside (0, 1]; use a fraction of training'),
     ),
+    _Rule(
+        'objective.kl_warmup',
+        lambda x: _is_number(x) and 0 <= x <= 1,
+        _says('is outside [0, 1]; use a fraction of training, 0 for none'),
+    ),
     *_sizes('objective.flow_scales', empty=False),
     *_fraction('objective.moments_decay'),
     *_above_zero('optimizer.learning_rate', 'optimizer.latent_learning_rate'),

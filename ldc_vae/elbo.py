@@ -173,8 +173,9 @@ def log_weight(
     mean: Array,
     logvar: Array,
     log_prior_fn: Callable[[Array], Array] = standard_normal_log_prob,
+    beta: Array | float = 1.0,
 ) -> Array:
-  """log [ p(x|z) p(z) / q(z|x) ] of one latent.
+  """log p(x|z) + beta log [ p(z) / q(z|x) ] of one latent.
 
   Args:
     log_likelihood: log p(x|z), a scalar in nats.
@@ -182,12 +183,13 @@ def log_weight(
     mean: Of q, shape [D].
     logvar: Of q, shape [D].
     log_prior_fn: Maps z [D] to log p(z); N(0, I) if it is left out.
+    beta: 1 gives the importance weight p(x, z) / q(z|x).
 
   Returns:
-    A scalar in nats; its mean over draws of q is the ELBO.
+    A scalar in nats; its mean over draws of q is the ELBO of that beta.
   """
-  prior = log_prior_fn(z)
-  return log_likelihood + prior - gaussian_log_prob(z, mean, logvar)
+  log_ratio = log_prior_fn(z) - gaussian_log_prob(z, mean, logvar)
+  return log_likelihood + beta * log_ratio
 
 
 def importance_weighted_bound(log_weights: Array) -> Array:

@@ -444,6 +444,9 @@ for _field, _value, _remedy in (
 _FIELDS['objective.beta_-1'] = _Case(
     _set_vae('objective.beta', -1), r'config.objective.beta=-1.0 .*use 0 or'
 )
+_FIELDS['objective.kl_warmup_2'] = _Case(
+    _set_vae('objective.kl_warmup', 2), r'kl_warmup=2.0 .*use a fraction of'
+)
 _FIELDS['objective.num_samples_0'] = _Case(
     _set_vae('objective.num_samples', 0), r'num_samples=0 .*use 1 or more'
 )

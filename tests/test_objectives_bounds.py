@@ -12,8 +12,10 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from configs import binarized_mnist
 from configs import default
 from ldc_vae import networks
+from ldc_vae import svgd
 from ldc_vae.objectives import base
 from ldc_vae.objectives import beta_vae
 from ldc_vae.objectives import iwae
@@ -59,7 +61,13 @@ def _model(encoder: str = 'gaussian', num_pseudo_inputs=2) -> networks.Model:
 
 def _context(**kwargs) -> base.Context:
   """A context on one device."""
-  return {'stats': (), 'axis_name': None, 'latents': None, **kwargs}
+  return {
+      'stats': (),
+      'axis_name': None,
+      'latents': None,
+      'progress': 0.5,
+      **kwargs,
+  }
 
 
 def _run(method, params, phase=0, **context):
@@ -98,6 +106,68 @@ class BetaVaeTest(chex.TestCase):
   def test_is_the_vae_of_that_weight(self):
     self.assertIs(beta_vae.create, vae.create)
     self.assertGreater(default.OBJECTIVES['beta_vae']['beta'], 1.0)
+
+
+class KlWarmupTest(parameterized.TestCase):
+
+  @parameterized.parameters((0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0))
+  def test_weight_rises_linearly_to_one(self, progress, expected):
+    self.assertAlmostEqual(float(base.kl_weight(progress, 0.2)), expected, 6)
+
+  def test_without_warm_up_the_weight_is_one_from_the_start(self):
+    self.assertEqual(base.kl_weight(0.0, 0.0), 1.0)
+
+  @parameterized.product(name=('vae', 'iwae', 'vamp'), progress=(0.0, 0.1, 0.7))
+  def test_loss_has_the_weighed_share_of_the_divergence(self, name, progress):
+    # one sample: each loss is then linear in the weight
+    fields = {'vae': dict(beta=2.0), 'iwae': {}, 'vamp': {}}[name]
+    model = _model()
+    params = _params(model, 'encoder', 'decoder', 'pseudo_inputs')
+    create = {'vae': vae, 'iwae': iwae, 'vamp': vamp}[name].create
+    create = functools.partial(create, model, num_samples=1, **fields)
+    (full, (metrics, _)), _ = _run(create(), params)
+    (loss, _), _ = _run(create(kl_warmup=0.2), params, progress=progress)
+    reconstruction = metrics['reconstruction']
+    weight = min(progress / 0.2, 1.0)
+    np.testing.assert_allclose(
+        loss - reconstruction, weight * (full - reconstruction), atol=1e-4
+    )
+    self.assertGreater(abs(full - reconstruction), 0.1)
+
+  @parameterized.parameters('gaussian', 'implicit')
+  def test_svgd_follows_the_tempered_posterior(self, encoder):
+    # at weight b, b times the direction for p(x|z)^(1/b) N(z; 0, I)
+    weight = 0.25
+    model = _model(encoder)
+    params = _params(model, 'encoder', 'decoder')
+    stein = stein_vae.create(model, kl_warmup=0.8, **_STEIN_FIELDS)
+    _, grads = _run(stein, params, progress=0.2)
+    tempered_fn = functools.partial(
+        ldc.autoencoder_objective,
+        model=model,
+        inverse_temperature=1.0 / weight,
+        num_particles=3,
+        kernel=svgd.KERNELS['rbf']('mean'),
+        off_diagonal=True,
+        whiten=False,
+        latent_energy_weight=0.0,
+        kl_warmup=0.0,
+    )
+    _, expected = objective_case.run(
+        tempered_fn, params, _images(), _keys(), _context()
+    )
+    for net in ('encoder', 'decoder'):
+      chex.assert_trees_all_close(
+          grads[net],
+          jax.tree.map(lambda leaf: weight * leaf, expected[net]),
+          rtol=1e-4,
+          atol=1e-4,
+      )
+
+  def test_a_config_of_the_binarised_set_warms_up(self):
+    for method, has_it in (('vae', True), ('stein_vae', True), ('ae', False)):
+      objective = binarized_mnist.get_config(method).objective
+      self.assertEqual(objective.get('kl_warmup', 0.0) > 0.0, has_it)
 
 
 class IwaeTest(chex.TestCase):

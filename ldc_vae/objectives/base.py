@@ -124,6 +124,23 @@ def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
+def kl_weight(progress: Array | float, warmup: float) -> Array | float:
+  """Weight of what pulls posteriors to the prior: 0, rising to 1 linearly.
+
+  Sonderby et al. (2016), https://arxiv.org/abs/1602.02282: a KL divergence that
+  weighs fully from the start switches latents off before the decoder has found
+  a use for them.
+
+  Args:
+    progress: Fraction of the training done, a scalar in [0, 1].
+    warmup: Fraction of the training until the weight is 1; 0: always 1.
+
+  Returns:
+    A scalar.
+  """
+  return jnp.minimum(progress / warmup, 1.0) if warmup else 1.0
+
+
 def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   """z ~ N(0, I), shape [N, D]: the generator of a plain VAE."""
   del params, stats

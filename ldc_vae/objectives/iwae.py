@@ -24,24 +24,29 @@ def objective(
     *,
     model: networks.Model,
     num_samples: int,
+    kl_warmup: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """-log (1/K) sum_k w_k, eq. 8, the mean over images; nats.
+
+  While the KL divergence warms up, w = p(x|z) [p(z) / q(z|x)]^weight.
 
   Args:
     params: With 'encoder' and 'decoder'.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
-    context: Unused.
+    context: With 'progress'.
     model: With a gaussian encoder.
     num_samples: K.
+    kl_warmup: Fraction of the training until the weight is 1.
 
   Returns:
     The loss and (metrics, updates), see `base`.
   """
-  del context
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-  over_samples = jax.vmap(elbo.log_weight, in_axes=(0, 0, None, None))
+  weight = base.kl_weight(context['progress'], kl_warmup)
+  log_weight_fn = functools.partial(elbo.log_weight, beta=weight)
+  over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
   log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
   bounds = jax.vmap(elbo.importance_weighted_bound)(log_weights)
   loss = -jnp.mean(bounds)
@@ -54,12 +59,16 @@ def objective(
   return loss, (metrics, {})
 
 
-def create(model: networks.Model, *, num_samples: int) -> base.Method:
+def create(
+    model: networks.Model, *, num_samples: int, kl_warmup: float = 0.0
+) -> base.Method:
   """The method `iwae`.
 
   Args:
     model: With a gaussian encoder.
     num_samples: K, posterior samples per image and step.
+    kl_warmup: Fraction of the training until prior and posterior weigh fully
+      in the importance weights, in [0, 1].
 
   Returns:
     The method.
@@ -74,7 +83,7 @@ def create(model: networks.Model, *, num_samples: int) -> base.Method:
       reason='its weights need the density of the posterior',
   )
   objective_fn = functools.partial(
-      objective, model=model, num_samples=num_samples
+      objective, model=model, num_samples=num_samples, kl_warmup=kl_warmup
   )
   phase = base.Phase(objective_fn, model.autoencoder_names())
   return base.with_normal_prior(model, phase)

@@ -99,6 +99,7 @@ def autoencoder_objective(
     off_diagonal: bool,
     whiten: bool,
     latent_energy_weight: float,
+    kl_warmup: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """Mean Gibbs energy; its gradient is SVGD for the encoder. Nats.
 
@@ -106,7 +107,7 @@ def autoencoder_objective(
     params: With 'encoder', 'decoder' and, where the weight is not 0, 'energy'.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
-    context: With 'stats'.
+    context: With 'stats' and 'progress'.
     model: The networks.
     inverse_temperature: lambda.
     num_particles: K.
@@ -115,6 +116,9 @@ def autoencoder_objective(
     whiten: Measure the kernel's distances in standard deviations of each
       image's posterior, see `whitened_particles`.
     latent_energy_weight: w of w f(u) in U.
+    kl_warmup: Fraction of the training until the prior in U and the repulsion
+      that balances it weigh 1. At a weight b the fixed point is
+      p(x|z)^(lambda / b) N(z; 0, I).
 
   Returns:
     The loss and (metrics, updates); updates hold 'latents' [B, K, D]. The
@@ -122,9 +126,13 @@ def autoencoder_objective(
     lambda E(-log p(x|z)) + KL(q || N(0, I)) + w E f, of an implicit one E U.
   """
   z, mean, logvar = model.particles(params, images, keys, num_particles)
+  weight = base.kl_weight(context['progress'], kl_warmup)
   # U only: every other use takes the latents without gradient, below
   stein_fn = functools.partial(
-      svgd.stein_particles, kernel=kernel, off_diagonal=off_diagonal
+      svgd.stein_particles,
+      kernel=kernel,
+      off_diagonal=off_diagonal,
+      temperature=weight,
   )
   if whiten:
     particles = whitened_particles(z, mean, logvar, stein_fn)
@@ -139,9 +147,13 @@ def autoencoder_objective(
     u = energy.standardise(particles, mu, sigma)
     f = model.modules['energy'].apply(frozen, u)
     latent_energies = latent_energy_weight * f
+  further = latent_energies
+  if kl_warmup:  # takes off what the prior does not weigh yet
+    squares = jnp.sum(jnp.square(particles), axis=-1)
+    further = further - 0.5 * (1.0 - weight) * squares
   axes = (0, 0, None, 0)
   energies = jax.vmap(jax.vmap(energy.gibbs_energy, axes), axes)(
-      log_likelihoods, particles, inverse_temperature, latent_energies
+      log_likelihoods, particles, inverse_temperature, further
   )
   loss = jnp.mean(energies)
   metrics = {
@@ -156,7 +168,7 @@ def autoencoder_objective(
     metrics['kl'] = kl
     metrics['loss'] = (
         inverse_temperature * metrics['reconstruction']
-        + kl
+        + weight * kl
         + jnp.mean(latent_energies)
     )
   # the sampler learns from the latents; the encoder must not please it
@@ -280,6 +292,7 @@ def create(
     flow_scales: Sequence[float],
     moments_decay: float,
     match_moments: bool,
+    kl_warmup: float = 0.0,
 ) -> base.Method:
   """The method `ldc`; the fields are explained in `configs/default.py`.
 
@@ -342,6 +355,7 @@ def create(
       off_diagonal=off_diagonal,
       whiten=whiten,
       latent_energy_weight=latent_energy_weight,
+      kl_warmup=kl_warmup,
   )
 
   def first_phase(params, images, keys, context):

@@ -20,6 +20,7 @@ def create(
     kernel: str,
     bandwidth: float | str,
     off_diagonal: bool,
+    kl_warmup: float = 0.0,
 ) -> base.Method:
   """The method `stein_vae`.
 
@@ -29,6 +30,8 @@ def create(
     kernel: A key of `svgd.KERNELS`.
     bandwidth: 'mean', 'median' or a number in squared latent units.
     off_diagonal: Leave j = i out of the direction; needs two particles.
+    kl_warmup: Fraction of the training until prior and repulsion weigh 1, in
+      [0, 1].
 
   Returns:
     The method.
@@ -61,6 +64,7 @@ def create(
       off_diagonal=off_diagonal,
       whiten=False,
       latent_energy_weight=0.0,
+      kl_warmup=kl_warmup,
   )
   phase = base.Phase(objective_fn, model.autoencoder_names())
   return base.with_normal_prior(model, phase)

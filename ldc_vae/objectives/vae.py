@@ -25,6 +25,7 @@ def objective(
     model: networks.Model,
     beta: float,
     num_samples: int,
+    kl_warmup: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """-ELBO, the mean over images; nats.
 
@@ -32,17 +33,18 @@ def objective(
     params: With 'encoder' and 'decoder'.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
-    context: Unused.
+    context: With 'progress'.
     model: With a gaussian encoder.
     beta: Weight of the KL divergence.
     num_samples: Posterior samples per image.
+    kl_warmup: Fraction of the training until beta is reached.
 
   Returns:
     The loss and (metrics, updates), see `base`.
   """
-  del context
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
+  beta = beta * base.kl_weight(context['progress'], kl_warmup)
   bounds = jax.vmap(elbo.elbo, in_axes=(0, 0, 0, None))(
       log_likelihoods, mean, logvar, beta
   )
@@ -57,7 +59,11 @@ def objective(
 
 
 def create(
-    model: networks.Model, *, beta: float, num_samples: int
+    model: networks.Model,
+    *,
+    beta: float,
+    num_samples: int,
+    kl_warmup: float = 0.0,
 ) -> base.Method:
   """The method `vae`.
 
@@ -65,6 +71,7 @@ def create(
     model: With a gaussian encoder.
     beta: Weight of the KL divergence, at least 0.
     num_samples: Posterior samples per image and step.
+    kl_warmup: Fraction of the training until beta is reached, in [0, 1].
 
   Returns:
     The method.
@@ -79,7 +86,11 @@ def create(
       reason='its KL divergence needs the density of the posterior',
   )
   objective_fn = functools.partial(
-      objective, model=model, beta=beta, num_samples=num_samples
+      objective,
+      model=model,
+      beta=beta,
+      num_samples=num_samples,
+      kl_warmup=kl_warmup,
   )
   phase = base.Phase(objective_fn, model.autoencoder_names())
   return base.with_normal_prior(model, phase)

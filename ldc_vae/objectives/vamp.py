@@ -37,6 +37,7 @@ def objective(
     *,
     model: networks.Model,
     num_samples: int,
+    kl_warmup: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """-ELBO under the VampPrior, the mean over images; nats.
 
@@ -47,9 +48,10 @@ def objective(
     params: With 'encoder', 'decoder' and 'pseudo_inputs'.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
-    context: With 'stats'.
+    context: With 'stats' and 'progress'.
     model: With a gaussian encoder.
     num_samples: K, posterior samples per image.
+    kl_warmup: Fraction of the training until the KL divergence weighs 1.
 
   Returns:
     The loss and (metrics, updates), see `base`.
@@ -59,7 +61,10 @@ def objective(
   log_prior_fn = functools.partial(
       log_prior, params, context['stats'], model=model
   )
-  log_weight_fn = functools.partial(elbo.log_weight, log_prior_fn=log_prior_fn)
+  weight = base.kl_weight(context['progress'], kl_warmup)
+  log_weight_fn = functools.partial(
+      elbo.log_weight, log_prior_fn=log_prior_fn, beta=weight
+  )
   over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
   log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
   loss = -jnp.mean(log_weights)
@@ -67,7 +72,7 @@ def objective(
   metrics = {
       'loss': loss,
       'reconstruction': reconstruction,
-      'kl': loss - reconstruction,  # from the samples: no closed form
+      'kl': loss - reconstruction,  # from the samples, with its weight
       **base.posterior_metrics(logvar, z),
   }
   return loss, (metrics, {})
@@ -84,12 +89,16 @@ def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
   return means[chosen] + jnp.exp(0.5 * logvars[chosen]) * noise
 
 
-def create(model: networks.Model, *, num_samples: int) -> base.Method:
+def create(
+    model: networks.Model, *, num_samples: int, kl_warmup: float = 0.0
+) -> base.Method:
   """The method `vamp`.
 
   Args:
     model: With a gaussian encoder; its number of pseudo-inputs is C.
     num_samples: Posterior samples per image and step.
+    kl_warmup: Fraction of the training until the KL divergence weighs 1, in
+      [0, 1].
 
   Returns:
     The method.
@@ -104,7 +113,7 @@ def create(model: networks.Model, *, num_samples: int) -> base.Method:
       reason='its prior is a mixture of posterior densities',
   )
   objective_fn = functools.partial(
-      objective, model=model, num_samples=num_samples
+      objective, model=model, num_samples=num_samples, kl_warmup=kl_warmup
   )
   trains = (*model.autoencoder_names(), 'pseudo_inputs')
   return base.Method(
