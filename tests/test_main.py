@@ -401,7 +401,8 @@ class LoadingTest(absltest.TestCase):
     # of a training on data that is at hand; each takes half a second or more
     program = (
         'import sys; from ldc_vae import main, train; print([x for x in'
-        " ('sklearn', 'matplotlib', 'tensorflow_datasets', 'scipy.stats')"
+        " ('sklearn', 'matplotlib', 'tensorflow_datasets', 'scipy.stats',"
+        " 'orbax')"
         ' if x in sys.modules])'
     )
     output = subprocess.run(
