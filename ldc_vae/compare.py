@@ -27,6 +27,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import jobs as jobs_lib
 from ldc_vae import processes
 from ldc_vae import spread
+from ldc_vae import train
 from ldc_vae import writer
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
@@ -90,9 +91,7 @@ def compare(
   jobs_lib.core_shares(num_jobs)  # refuses before a file is made
   runs = create_runs(plans, seeds, workdir)
   for run in runs:
-    if (run.workdir / 'config.json').exists():
-      stored = config_lib.read(run.workdir).to_dict()
-      config_lib.check_same_run(stored, run.config, str(run.workdir))
+    train.check_same_run(run.workdir, run.config)
   with processes.watch() as watch, writer.lock_workdir(workdir):
     watch.grace = processes.GRACE + _LONGER
     dataset = _load_data(plans)

@@ -61,7 +61,7 @@ def train_and_evaluate(
   workdir = pathlib.Path(workdir)
   with processes.watch() as watch, writer.lock_workdir(workdir):
     if processes.is_first():
-      _check_same_run(workdir, config)
+      check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made
     _check_agreement(watch, config, experiment)
     if processes.is_first():
@@ -184,10 +184,20 @@ def _holds_run(workdir: pathlib.Path) -> bool:
   return begun or (workdir / 'results.json').exists()
 
 
-def _check_same_run(
+def check_same_run(
     workdir: pathlib.Path, config: config_dict.ConfigDict
 ) -> None:
-  """Refuses a workdir that holds a run of another config."""
+  """Refuses a workdir that holds a run of another config.
+
+  One that left no checkpoint and no results has nothing to lose, and passes.
+
+  Args:
+    workdir: Of the run; need not exist.
+    config: Of the run that is to begin or to continue there.
+
+  Raises:
+    ConfigError: A field differs, or config.json cannot be read.
+  """
   if not _holds_run(workdir):
     return
   if (workdir / 'config.json').exists():

@@ -247,6 +247,21 @@ class CompareTest(_CompareTest):
       )
     self.assertEmpty(self.called())
 
+  def test_a_run_that_left_nothing_may_have_another_config(self):
+    # as after one that failed before its first checkpoint
+    plans = self.plans()
+    run = self.runs(plans)['vae_seed0']
+    run.workdir.mkdir(parents=True)
+    record = config_lib.to_json(run.config)
+    writer.write_json(run.workdir / 'config.json', record)
+    plans = self.plans('--config.vae.objective.beta=2')
+    self.make_all(plans)
+    record = compare.compare(plans, (0, 1), self.workdir)
+    self.assertLen(self.called(), 4)
+    self.assertEqual(
+        [each['status'] for each in record['runs']], [compare.FINISHED] * 4
+    )
+
   def test_a_signal_keeps_what_is_done(self):
     plans = self.plans()
     self.make_all(plans)
