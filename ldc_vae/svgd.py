@@ -438,7 +438,10 @@ def svgd_direction(
   )
   h = kernel.bandwidth_fn(particles)
   if kernel.centred:
-    centre = jnp.mean(particles, axis=0, keepdims=True)
+    # Not jnp.mean: where XLA fuses its last product into some of the uses of
+    # `particles - centre` only, these differ by its rounding, which a narrow
+    # kernel takes for a distance.
+    centre = jnp.sum(particles / n, axis=0, keepdims=True)
     particles, queries = particles - centre, queries - centre
   count = n - 1 if off_diagonal else n
 
