@@ -15,7 +15,7 @@ source "$root/launch/_environment.sh"
 ensure_environment "$root"
 if (($# == 0)); then
   # More processes would not be faster: each of them compiles on all cores.
-  set -- -n auto --maxprocesses=4 --dist=loadfile
+  set -- -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 fi
 cd "$root"
 exec "$python" -m pytest "$@"

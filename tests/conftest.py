@@ -5,13 +5,16 @@ import pathlib
 
 from absl import flags
 
+from tests import device_case
+
 # XLA sizes its thread pool by NPROC; with as many threads as cores, emulated
 # devices wait for each other for ever.
 os.environ.setdefault('NPROC', '32')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_DEVICES = '--xla_force_host_platform_device_count=4'
-if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}'
+# later flags win over those of the environment
+_FLAGS = device_case.xla_flags(num_devices=4)
+if _FLAGS not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAGS}'
 
 # Many tests compile the same small programs; the second time they are read.
 _CACHE = os.environ.get('LDC_VAE_CACHE', '~/.cache/ldc_vae')
@@ -21,3 +24,15 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
+
+# Files that take long come first, so that no process ends with one of them.
+_LONG = (
+    'torture', 'processes', 'evaluate', 'train', 'step', 'objectives',
+    'experiment', 'classifier', 'benchmarks', 'latent_energy', 'networks',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Sorts the tests by file, the long ones first."""
+  ranks = {f'test_{name}': rank for rank, name in enumerate(_LONG)}
+  items.sort(key=lambda item: ranks.get(item.path.stem, len(_LONG)))

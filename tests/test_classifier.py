@@ -15,6 +15,7 @@ import numpy as np
 
 from ldc_vae import classifier
 from ldc_vae import datasets
+from tests import device_case
 
 
 def _stripes(num: int, size: int, channels: int, seed: int = 0):
@@ -120,7 +121,8 @@ class DigitsTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.dataset = datasets.load('digits')
-    cls.model = classifier.train(cls.dataset, seed=0)
+    with device_case.quick_classifier():
+      cls.model = classifier.train(cls.dataset, seed=0)
 
   def test_recognises_digits(self):
     self.assertGreaterEqual(self.model.test_accuracy, 0.95)

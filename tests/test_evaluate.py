@@ -29,6 +29,7 @@ from ldc_vae import objectives
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae import writer
+from tests import device_case
 
 _OVERRIDES = {'train.num_steps': 8, 'evaluate.num_samples': 96}
 
@@ -76,7 +77,8 @@ class EvaluateTest(parameterized.TestCase):
     super().setUpClass()
     folder = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.workdir = pathlib.Path(folder) / 'run'
-    cls.config = _train(cls.workdir)
+    with device_case.quick_classifier():
+      cls.config = _train(cls.workdir)
     cls.left = _without_times(cls.workdir)  # before a test evaluates again
     cls.results = json.loads((cls.workdir / 'results.json').read_text())
 
@@ -365,7 +367,9 @@ class MethodsTest(parameterized.TestCase):
 
   def _results(self, method):
     workdir = pathlib.Path(self.create_tempdir().full_path)
-    config = _train(workdir, method, {'train.num_steps': 4})
+    fields = {'train.num_steps': 4, 'evaluate.samplers': ('prior',)}
+    with mock.patch.object(evaluate, '_draw'):
+      config = _train(workdir, method, fields)
     results = json.loads((workdir / 'results.json').read_text())
     for source in ('reconstruction', 'aggregate', 'generator'):
       value = results[f'frechet_classifier/{source}']
@@ -469,7 +473,8 @@ class OtherRunsTest(absltest.TestCase):
 
   def test_vae_generates_from_the_prior(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)
-    _train(workdir, 'vae')
+    with mock.patch.object(evaluate, '_draw'):
+      _train(workdir, 'vae', {'evaluate.samplers': ('prior',)})
     with np.load(workdir / 'samples.npz') as samples:
       latents = samples['latents']
     # 96 x 16 draws: the mean of squares is 1 with standard deviation 0.036
@@ -486,6 +491,7 @@ class OtherRunsTest(absltest.TestCase):
         'configs/images.py:ldc,debug',
         {
             'dataset.path': str(folder / 'faces.npy'),
+            'evaluate.samplers': ('prior',),
             'train.num_steps': 4,
             'model.architecture': 'mlp',
             'model.encoder': 'implicit',

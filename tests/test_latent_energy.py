@@ -9,6 +9,7 @@ import numpy as np
 from ldc_vae import latent_energy
 from ldc_vae import latents
 from ldc_vae.metrics import latent
+from tests import device_case
 
 _ANGLES = 2.0 * np.pi * np.arange(8) / 8
 _MODES = np.array([10.0, -5.0]) + 3.0 * np.stack(
@@ -34,8 +35,13 @@ class FitTest(parameterized.TestCase):
 
   def test_a_ring_of_gaussians_is_found(self):
     truth = _ring(2000, seed=1)
-    with absltest.mock.patch.multiple(
-        latent_energy, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
+    with (
+        absltest.mock.patch.multiple(
+            latent_energy, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
+        ),
+        device_case.optimised(
+            latent_energy, '_train', static_argnames='num_steps'
+        ),
     ):
       sample_fn = latent_energy.fit(_ring(4000), seed=0, num_steps=1200)
       draws = sample_fn(2000, 0)

@@ -20,6 +20,7 @@ from ldc_vae.objectives import base
 from ldc_vae.objectives import ldc
 from ldc_vae.objectives import moments
 from ldc_vae.objectives import vae
+from tests import device_case
 from tests import objective_case
 
 _SHAPE = (4, 4, 1)
@@ -618,7 +619,8 @@ def _train_ring(latent_target: str, num_updates: int, seed: int = 0):
   params = model.init(init_key, latent_phase.trains)
   start = params, params, tx.init(params)
   (_, average, _), _ = jax.jit(
-      lambda start: jax.lax.scan(body, start, jnp.arange(num_updates))
+      lambda start: jax.lax.scan(body, start, jnp.arange(num_updates)),
+      compiler_options=device_case.OPTIMISED,
   )(start)
   keys = jax.random.split(sample_key, 10_000)
   return np.asarray(method.generate(average, stats, keys))

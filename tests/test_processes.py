@@ -27,6 +27,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import processes
 from ldc_vae import step as step_lib
 from ldc_vae import writer
+from tests import device_case
 from tests import test_torture
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -172,7 +173,7 @@ class Processes:
         os.environ,
         NPROC='32',
         JAX_PLATFORMS='cpu',
-        XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
+        XLA_FLAGS=device_case.xla_flags(devices),
         PYTHONPATH=str(_ROOT),
     )
     code = f'{before}\n{program}\nfrom ldc_vae import main\nmain.run()\n'

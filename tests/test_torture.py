@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from ldc_vae import checkpoint
+from tests import device_case
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SECONDS = 600  # of one attempt, on a busy machine
@@ -81,7 +82,7 @@ class Attempt:
         os.environ,
         NPROC='32',
         JAX_PLATFORMS='cpu',
-        XLA_FLAGS='--xla_force_host_platform_device_count=1',
+        XLA_FLAGS=device_case.xla_flags(1),
         JAX_ENABLE_COMPILATION_CACHE=str(use_cache).lower(),
     )
     with open(f'{workdir}.log', 'ab') as log:

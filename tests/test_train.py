@@ -24,7 +24,7 @@ from ldc_vae import writer
 _NUM_STEPS = 12
 
 
-def _config(method='ldc', **overrides):
+def _config(method='vae', **overrides):
   return config_lib.load(
       f'configs/digits.py:{method},debug',
       {
@@ -44,12 +44,13 @@ def _final_state(config, workdir):
     return checkpointer.restore(experiment.init_state())
 
 
-def _assert_same(actual, expected):
+def _assert_same(actual, expected, **tolerances):
   leaves = zip(
       jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
   )
+  tolerances = {'rtol': 0.0, 'atol': 0.0, **tolerances}
   for a, b in leaves:
-    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerances)
 
 
 class TrainAndEvaluateTest(parameterized.TestCase):
@@ -61,7 +62,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     self.dir = pathlib.Path(self.create_tempdir().full_path)
 
   @parameterized.named_parameters(
-      ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'ldc', 5)
+      ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'vae', 5)
   )
   def test_interrupted_run_ends_bit_identical(self, method, stop_after):
     config = _config(method)
@@ -111,7 +112,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     self.assertIn('validation/loss', rows['whole'][-1])
 
   def test_a_corrupt_checkpoint_costs_the_steps_since_the_one_before(self):
-    config = _config('vae')
+    config = _config()
     for name in ('whole', 'parts'):
       train.train_and_evaluate(config, self.dir / name)
     folder = self.dir / 'parts' / 'checkpoints'
@@ -134,7 +135,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     )
 
   def test_a_save_that_fails_stops_the_run_before_the_next_one(self):
-    config = _config('vae', **{'train.log_every': 1})
+    config = _config(**{'train.log_every': 1})
     real_save = checkpoint.Checkpointer.save
     real_write = checkpoint.Checkpointer._write_with_orbax
 
@@ -191,8 +192,8 @@ class TrainAndEvaluateTest(parameterized.TestCase):
       train.train_and_evaluate(config, self.dir)
 
   def test_a_step_that_is_not_finite_is_skipped_or_stops_as_asked(self):
-    config = _config('vae')
-    skipping = _config('vae', **{'train.non_finite': 'skip'})
+    config = _config()
+    skipping = _config(**{'train.non_finite': 'skip'})
     keep_finite = step_lib.keep_finite
 
     def break_step_7(state, new_state, metrics, **kwargs):
@@ -220,15 +221,19 @@ class TrainAndEvaluateTest(parameterized.TestCase):
           [x.name for x in (self.dir / 'stop' / 'checkpoints').iterdir()], ['5']
       )
       train.train_and_evaluate(skipping, self.dir / 'stop')  # as it was told
+    # two programs, which may round differently: one step more moves a weight
+    # by a hundred times the tolerance
     _assert_same(
         _final_state(config, self.dir / 'stop').state,
         _final_state(config, self.dir / 'skip').state,
+        rtol=1e-3,
+        atol=1e-5,
     )
 
   def test_a_collapsed_run_is_warned_of_once(self):
     alarm = mock.Mock(return_value=[])
     with mock.patch.object(health.Alarms, 'check', alarm):
-      train.train_and_evaluate(_config('vae'), self.dir)
+      train.train_and_evaluate(_config(), self.dir)
     rows = {step: row for (step, row), _ in alarm.call_args_list}
     self.assertContainsSubset([1, 3, 5, 6, 9, 10, 12], rows)
     self.assertIn('train/posterior_std', rows[3])
@@ -299,7 +304,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
 
     with mock.patch.object(health, 'Watch', Watch):
       with mock.patch.object(train, '_Clock', Clock):
-        train.train_and_evaluate(_config('vae'), self.dir)
+        train.train_and_evaluate(_config(), self.dir)
     self.assertNotEmpty(left)
     self.assertEqual(sum(left), 0)
 
@@ -320,7 +325,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
       )
 
   def test_validation_is_the_mean_over_every_image(self):
-    experiment = experiment_lib.create(_config('vae'))
+    experiment = experiment_lib.create(_config())
     state = experiment.init_state()
     images = experiment.dataset.images['validation']
     self.assertNotEqual(len(images) % 24, 0)  # the last batch is partial

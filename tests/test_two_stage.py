@@ -8,6 +8,7 @@ import numpy as np
 
 from ldc_vae import elbo
 from ldc_vae import two_stage
+from tests import device_case
 
 
 def _ring(num):
@@ -21,8 +22,11 @@ def _ring(num):
 class FitTest(parameterized.TestCase):
 
   def test_a_ring_is_found(self):
-    with absltest.mock.patch.multiple(
-        two_stage, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=3e-3
+    with (
+        absltest.mock.patch.multiple(
+            two_stage, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=3e-3
+        ),
+        device_case.optimised(two_stage, '_train', static_argnames='num_steps'),
     ):
       sample_fn = two_stage.fit(_ring(4000), seed=0, num_steps=3000)
       radii = np.linalg.norm(sample_fn(2000, 0) - [10.0, -5.0], axis=1)
