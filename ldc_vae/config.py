@@ -73,6 +73,15 @@ MAY_CHANGE = (
     'train.validate_every',
 )
 
+# Fields that runs of earlier versions lack, with the value that does what these
+# did, and the methods that have them (None: all).
+_ADDED = {
+    'evaluate.num_draws': (1, None),
+    'objective.kl_warmup': (
+        0.0, ('beta_vae', 'iwae', 'ldc', 'stein_vae', 'vae', 'vamp')
+    ),
+}
+
 # Fields that say where files lie, which is nobody else's business.
 _PLACES = ('dataset.data_dir', 'dataset.path')
 
@@ -317,7 +326,7 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     raise ConfigError(
         'the record has no group "config", as config.json has; restore it'
     )
-  config = config_dict.ConfigDict(_revive(record['config']))
+  config = config_dict.ConfigDict(_with_added(_revive(record['config'])))
   validate(config)
   return config.lock()
 
@@ -350,7 +359,7 @@ def check_same_run(
     config: The config that is to continue it.
     where: What holds the run, for the message.
   """
-  before = config_dict.ConfigDict(_revive(stored))
+  before = config_dict.ConfigDict(_with_added(_revive(stored)))
   changed = differences(before, config)
   if changed:
     missing = 'nothing'
@@ -378,6 +387,17 @@ def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
     ) from None
   except ConfigError as error:
     raise ConfigError(f'{path}: {error}') from None
+
+
+def _with_added(fields: dict[str, Any]) -> dict[str, Any]:
+  """Gives the fields of a run what it lacks, being older than they are."""
+  for name, (value, methods) in _ADDED.items():
+    group, _, leaf = name.partition('.')
+    own = fields.get(group)
+    if isinstance(own, dict) and leaf not in own:
+      if methods is None or own.get('name') in methods:
+        own[leaf] = value
+  return fields
 
 
 def _revive(value: Any) -> Any:
@@ -868,6 +888,7 @@ _RULES = (
     *_fraction('train.ema_decay'),
     *_one_of(NON_FINITE, 'train.non_finite'),
     *_at_least(2, 'evaluate.num_samples'),
+    *_at_least(1, 'evaluate.num_draws'),
     _Rule(
         'evaluate.samplers',
         lambda x: (

@@ -101,6 +101,8 @@ class Sources(NamedTuple):
       encoder.
     aggregate_labels: Classes of the images behind the aggregate latents, or
       None.
+    redraw_fn: Maps 1, 2, ... to images as `images`, of latents drawn anew from
+      the sources that are laws.
   """
 
   latents: dict[str, np.ndarray]
@@ -110,6 +112,7 @@ class Sources(NamedTuple):
   train_means: np.ndarray
   train_logvars: np.ndarray | None
   aggregate_labels: np.ndarray | None
+  redraw_fn: measures.RedrawFn
 
 
 class Apply:
@@ -233,7 +236,11 @@ def evaluate(
   else:
     results.update(
         measures.image_measures(
-            config, experiment.dataset, sources.images, inception_fn
+            config,
+            experiment.dataset,
+            sources.images,
+            inception_fn,
+            sources.redraw_fn,
         )
     )
     results.update(
@@ -384,6 +391,7 @@ def make_sources(
       'two_stage': {'num_steps': config.evaluate.two_stage_steps},
       'langevin': {'num_steps': config.evaluate.langevin_steps},
   }
+  fitted = {}
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:
@@ -400,15 +408,37 @@ def make_sources(
           name,
       )
       continue
-    latents[name] = z
+    latents[name], fitted[name] = z, sample_fn
     logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
   images = {name: apply.decode(z) for name, z in latents.items()}
   images['real'] = np.asarray(train[chosen])
   labels = None
   if dataset.labels is not None:
     labels = dataset.labels['train'][chosen]
+
+  def redraw(index: int) -> dict[str, np.ndarray]:
+    order = np.random.default_rng((seed, index)).permutation(len(train))
+    own_key = jax.random.fold_in(keys[0], index)
+    again = {
+        'aggregate': train_z[np.sort(order[:num_samples])],
+        'generator': apply.generate(num_samples, own_key),
+    }
+    _require_finite(again)
+    for name, sample_fn in fitted.items():
+      z = sample_fn(num_samples, seed + index)
+      if np.all(np.isfinite(z)):
+        again[name] = z
+    return {name: apply.decode(z) for name, z in again.items()}
+
   return Sources(
-      latents, images, test, test_means, train_means, train_logvars, labels
+      latents,
+      images,
+      test,
+      test_means,
+      train_means,
+      train_logvars,
+      labels,
+      redraw,
   )
 
 

@@ -3,7 +3,8 @@
 Each function returns names of results.json; what does not apply is left out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import functools
 
 from absl import logging
 import jax
@@ -23,6 +24,7 @@ from ldc_vae.metrics import stein
 
 Array = jax.Array
 FeaturesFn = Callable[[np.ndarray], np.ndarray]
+RedrawFn = Callable[[int], Mapping[str, np.ndarray]]
 
 _NUM_COMPONENTS = 64  # of the pixels, for data without labels
 _KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000  # of Binkowski et al.'s code
@@ -67,6 +69,11 @@ def protocol(
       ),
       'protocol/prdc': f'{_NUM_NEIGHBOURS} nearest neighbours',
   }
+  if config.evaluate.num_draws > 1:
+    results['protocol/distances'] += (
+        f'; Frechet distances are means over {config.evaluate.num_draws} such'
+        ' sets of each latent source, *_deviation/* is between them'
+    )
   if config.evaluate.inception:
     results['protocol/inception'] = inception.PROTOCOL
   return results
@@ -77,6 +84,7 @@ def image_measures(
     dataset: datasets.Dataset,
     images: Mapping[str, np.ndarray],
     inception_fn: FeaturesFn | None = None,
+    redraw_fn: RedrawFn | None = None,
 ) -> dict[str, float]:
   """Compares the images of all sources with those of `evaluate.split`.
 
@@ -88,50 +96,74 @@ def image_measures(
     dataset: With the split 'train' and that of the reference.
     images: Source -> uint8 [N, H, W, C]; with 'generator'.
     inception_fn: Features of the Inception network, if they are wanted.
+    redraw_fn: Maps 1, 2, ... to images as `images`, of latents drawn anew; read
+      where `evaluate.num_draws` is more than 1.
 
   Returns:
     Frechet and kernel distances of each source; of the generator also
-    fidelity and diversity, predicted classes, nearest training images.
+    fidelity and diversity, predicted classes, nearest training images. Frechet
+    distances are means over `evaluate.num_draws`, all else is of `images`.
   """
   test = dataset.images[config.evaluate.split]
-  images = {
-      name: _evenly(each, config.evaluate.num_samples)
-      for name, each in images.items()
-  }
+  at_most = functools.partial(_evenly, count=config.evaluate.num_samples)
+  images = {name: at_most(each) for name, each in images.items()}
   results = _nearest_images(dataset.images['train'], images['generator'], test)
+  features_fns = _feature_families(config, dataset, inception_fn)
+  distances, references = {}, {}
+  for family, features_fn in features_fns.items():
+    features = {name: features_fn(each) for name, each in images.items()}
+    features['test'] = features_fn(test)
+    references[family] = frechet.moments(features['test'])
+    distances[family] = [_frechet(features, references[family])]
+    if family == 'frechet_classifier':
+      results.update(_kid('kid_classifier', features))
+    if family in ('frechet_classifier', 'frechet_pca'):
+      results.update(_prdc(features))
+  for index in range(1, config.evaluate.num_draws):
+    again = redraw_fn(index)
+    for family, features_fn in features_fns.items():
+      features = {
+          name: features_fn(at_most(each)) for name, each in again.items()
+      }
+      distances[family].append(_frechet(features, references[family]))
+  for family, draws in distances.items():
+    results.update(_over_draws(family, draws))
+  if dataset.num_classes:
+    judge = classifier_lib.load_or_train(
+        dataset, seed=config.evaluate.classifier_seeds[0]
+    )
+    results.update(_classes(judge.probabilities(images['generator'])))
+  return results
+
+
+def _feature_families(
+    config: config_dict.ConfigDict,
+    dataset: datasets.Dataset,
+    inception_fn: FeaturesFn | None,
+) -> dict[str, FeaturesFn]:
+  """The features that images are compared in, by the name of the distance."""
+  families = {}
   if inception_fn is not None:
-    features = _features(inception_fn, images, test)
-    results.update(_frechet('frechet_inception', features))
+    families['frechet_inception'] = inception_fn
   if not dataset.num_classes:
     flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
-    mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
-    features = _features(
-        lambda images: frechet.project(flat(images), mean, components),
-        images,
-        test,
+    mean, components = frechet.fit_components(
+        flat(dataset.images[config.evaluate.split]), _NUM_COMPONENTS
     )
-    return {
-        **results,
-        **_frechet('frechet_pca', features),
-        **_prdc(features),
-    }
-  seeds = config.evaluate.classifier_seeds
-  for seed in seeds:
-    classifier = classifier_lib.load_or_train(dataset, seed=seed)
+    families['frechet_pca'] = lambda images: frechet.project(
+        flat(images), mean, components
+    )
+    return families
+  for index, seed in enumerate(config.evaluate.classifier_seeds):
+    judge = classifier_lib.load_or_train(dataset, seed=seed)
     logging.info(
         'feature classifier, seed %d: test accuracy %.4f',
         seed,
-        classifier.test_accuracy,
+        judge.test_accuracy,
     )
-    features = _features(classifier.features, images, test)
-    if seed != seeds[0]:
-      results.update(_frechet(f'frechet_classifier_seed_{seed}', features))
-      continue
-    results.update(_frechet('frechet_classifier', features))
-    results.update(_kid('kid_classifier', features))
-    results.update(_prdc(features))
-    results.update(_classes(classifier.probabilities(images['generator'])))
-  return results
+    suffix = f'_seed_{seed}' if index else ''
+    families[f'frechet_classifier{suffix}'] = judge.features
+  return families
 
 
 def _evenly(images: np.ndarray, count: int) -> np.ndarray:
@@ -179,26 +211,30 @@ def latent_measures(
   return results
 
 
-def _features(
-    features_fn: FeaturesFn,
-    images: Mapping[str, np.ndarray],
-    test: np.ndarray,
-) -> dict[str, np.ndarray]:
-  """Features [N, F] of every source, and of the reference as 'test'."""
-  features = {name: features_fn(each) for name, each in images.items()}
-  return {**features, 'test': features_fn(test)}
-
-
 def _frechet(
-    family: str, features: Mapping[str, np.ndarray]
+    features: Mapping[str, np.ndarray],
+    reference: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, float]:
-  """Frechet distances of all sources from 'test'."""
-  moments = {name: frechet.moments(each) for name, each in features.items()}
-  reference = moments.pop('test')
+  """Frechet distances of all but 'test' from the reference's moments."""
   return {
-      f'{family}/{name}': frechet.frechet_from_moments(*own, *reference)
-      for name, own in moments.items()
+      name: frechet.frechet_from_moments(*frechet.moments(each), *reference)
+      for name, each in features.items()
+      if name != 'test'
   }
+
+
+def _over_draws(
+    family: str, draws: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+  """Means over draws, and where a source has several their deviations."""
+  results = {}
+  for name in draws[0]:
+    values = [draw[name] for draw in draws if name in draw]
+    results[f'{family}/{name}'] = float(np.mean(values))
+    if len(values) > 1:
+      deviation = float(np.std(values, ddof=1))
+      results[f'{family}_deviation/{name}'] = deviation
+  return results
 
 
 def _kid(family: str, features: Mapping[str, np.ndarray]) -> dict[str, float]:

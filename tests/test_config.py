@@ -628,6 +628,17 @@ class DifferencesTest(parameterized.TestCase):
 
 class JsonTest(_FileTestCase):
 
+  def test_a_run_of_an_earlier_version_gets_what_it_lacks(self):
+    for method, has_warmup in (('vae', True), ('ae', False)):
+      config = default.create(method)
+      record = config_lib.to_json(config)
+      del record['config']['evaluate']['num_draws']
+      record['config']['objective'].pop('kl_warmup', None)
+      config_lib.check_same_run(record['config'], config, 'runs/x')
+      restored = config_lib.from_json(record)
+      self.assertEqual(restored.to_dict(), config.to_dict())
+      self.assertEqual('kl_warmup' in restored.objective, has_warmup)
+
   @parameterized.parameters('', 'vae', 'debug')
   def test_a_config_survives(self, arg):
     config = config_lib.override(default.create(arg), {'model.scale': 1})

@@ -23,11 +23,11 @@ def _dataset():
   )
 
 
-def _config(inception=False):
+def _config(inception=False, num_draws=1):
   config = config_dict.ConfigDict()
   config.evaluate = {
       'classifier_seeds': (0,), 'inception': inception, 'split': 'test',
-      'num_samples': 60,
+      'num_samples': 60, 'num_draws': num_draws,
   }
   return config
 
@@ -89,6 +89,40 @@ class ImageMeasuresTest(parameterized.TestCase):
     self.assertAlmostEqual(
         results['frechet_inception/aggregate'], 0.0, places=6
     )
+
+  def test_distances_are_means_over_the_draws(self):
+    dataset = _dataset()
+    draws = [
+        {
+            'generator': _images(10 + index, 60, highest=150 + 20 * index),
+            'reconstruction': _images(20, 60),
+        }
+        for index in range(3)
+    ]
+    del draws[1]['reconstruction'], draws[2]['reconstruction']  # not drawn
+    one_by_one = [
+        measures.image_measures(
+            _config(), dataset, {**draws[0], **draw}
+        )['frechet_pca/generator']
+        for draw in draws
+    ]
+    together = measures.image_measures(
+        _config(num_draws=3), dataset, draws[0], redraw_fn=draws.__getitem__
+    )
+    self.assertGreater(np.ptp(one_by_one), 0.01)
+    self.assertAlmostEqual(
+        together['frechet_pca/generator'], np.mean(one_by_one), places=6
+    )
+    self.assertAlmostEqual(
+        together['frechet_pca_deviation/generator'],
+        np.std(one_by_one, ddof=1),
+        places=6,
+    )
+    first = measures.image_measures(_config(), dataset, draws[0])
+    for name in ('frechet_pca/reconstruction', 'prdc/recall'):
+      self.assertEqual(together[name], first[name])
+    self.assertNotIn('frechet_pca_deviation/reconstruction', together)
+    self.assertNotIn('frechet_pca_deviation/generator', first)
 
   def test_too_few_images_have_no_neighbours(self):
     dataset = _dataset()
