@@ -206,7 +206,9 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   train.accumulate = 1
   train.num_epochs = 20
   train.num_steps = 0  # if positive, instead of num_epochs
-  train.ema_decay = 0.999  # of the weights that are evaluated
+  # of the weights that are evaluated; at most (1 + step) / (10 + step), so
+  # that they are those of the last tenth of the steps at first
+  train.ema_decay = 0.999
   train.log_every = 50  # steps between lines of metrics.jsonl
   train.validate_every = 0  # steps; 0: twenty times a run
   train.checkpoint_every = 0  # steps; 0: twenty times a run
