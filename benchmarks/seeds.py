@@ -3,10 +3,11 @@
 python -m benchmarks.seeds --configs=configs/mnist.py,configs/fashion_mnist.py
 
 Trains and evaluates every config with every seed, one run after the other, each
-judged by two feature classifiers; a distance is the mean over five sets of
-10,000 images, as those of one set vary by a tenth from draw to draw. Started
-again, it continues where it was stopped. `--config.GROUP.FIELD=VALUE` goes to
-every run; `--collect_only` makes the tables of runs that are there.
+judged by two feature classifiers; the distance of a latent source is the mean
+over five sets of images, as that of one set of 10,000 varies by a tenth from
+draw to draw. Started again, it continues where it was stopped.
+`--config.GROUP.FIELD=VALUE` goes to every run; `--collect_only` makes the
+tables of runs that are there.
 """
 
 import argparse

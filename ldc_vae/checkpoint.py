@@ -17,6 +17,7 @@ import concurrent.futures
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -100,7 +101,8 @@ class Checkpointer:
         checkpoints of a run that another process may be training.
 
     Raises:
-      CheckpointError: If the directory cannot be made or written to.
+      CheckpointError: If the directory cannot be made or written to, or if
+        Orbax is missing.
     """
     self._directory = pathlib.Path(os.path.abspath(directory))
     self._read_only = read_only
@@ -109,6 +111,10 @@ class Checkpointer:
     )
     self._saving: concurrent.futures.Future[None] | None = None
     if not read_only and jax.process_index() == 0:
+      if importlib.util.find_spec('orbax') is None:  # hours before a save does
+        raise CheckpointError(
+            'the package orbax-checkpoint is missing; install requirements.txt'
+        )
       _prepare_directory(self._directory)
 
   def __enter__(self) -> 'Checkpointer':
@@ -250,6 +256,8 @@ class Checkpointer:
         raise
       if replaced.exists():
         shutil.rmtree(replaced)
+    except ImportError:
+      raise
     except Exception as error:
       raise _save_error(self._directory, step, error) from error
 

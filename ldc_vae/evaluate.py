@@ -101,8 +101,9 @@ class Sources(NamedTuple):
       encoder.
     aggregate_labels: Classes of the images behind the aggregate latents, or
       None.
-    redraw_fn: Maps 1, 2, ... to images as `images`, of latents drawn anew from
-      the sources that are laws.
+    redraw_fn: Maps 1, ..., `evaluate.num_draws` - 1 to images as `images`, of
+      latents drawn anew from the sources that are laws; the aggregate's are of
+      training images chosen anew, some of them again.
   """
 
   latents: dict[str, np.ndarray]
@@ -374,7 +375,7 @@ def make_sources(
   dataset = experiment.dataset
   train = dataset.images['train']
   test = dataset.images[config.evaluate.split]
-  keys = jax.random.split(key, 4)
+  keys = jax.random.split(key, 5)
   seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
   num_samples = min(config.evaluate.num_samples, len(test))
   _, test_means, _ = apply.encode(test, keys[1])
@@ -387,11 +388,20 @@ def make_sources(
       'generator': apply.generate(num_samples, keys[3]),
   }
   _require_finite({**latents, 'training images': train_z})
+  further = []  # draws after the first
+  for index in range(1, config.evaluate.num_draws):
+    own_keys = jax.random.split(jax.random.fold_in(keys[4], index))
+    order = np.random.default_rng((seed, index)).permutation(len(train))
+    others = train[np.sort(order[:num_samples])]
+    further.append({
+        'aggregate': apply.encode(others, own_keys[0])[0],
+        'generator': apply.generate(num_samples, own_keys[1]),
+    })
+    _require_finite(further[-1])
   options = {
       'two_stage': {'num_steps': config.evaluate.two_stage_steps},
       'langevin': {'num_steps': config.evaluate.langevin_steps},
   }
-  fitted = {}
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:
@@ -401,14 +411,18 @@ def make_sources(
     except ValueError as error:  # e.g. fewer images than components
       logging.warning('latent source %s is left out: %s', name, error)
       continue
-    z = sample_fn(num_samples, seed)
-    if not np.all(np.isfinite(z)):
+    draws = [
+        sample_fn(num_samples, seed + index)
+        for index in range(config.evaluate.num_draws)
+    ]
+    if not all(np.all(np.isfinite(z)) for z in draws):
       logging.warning(
           'latent source %s is left out: it makes latents that are not finite',
           name,
       )
       continue
-    latents[name], fitted[name] = z, sample_fn
+    for each, z in zip((latents, *further), draws, strict=True):
+      each[name] = z
     logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
   images = {name: apply.decode(z) for name, z in latents.items()}
   images['real'] = np.asarray(train[chosen])
@@ -417,18 +431,7 @@ def make_sources(
     labels = dataset.labels['train'][chosen]
 
   def redraw(index: int) -> dict[str, np.ndarray]:
-    order = np.random.default_rng((seed, index)).permutation(len(train))
-    own_key = jax.random.fold_in(keys[0], index)
-    again = {
-        'aggregate': train_z[np.sort(order[:num_samples])],
-        'generator': apply.generate(num_samples, own_key),
-    }
-    _require_finite(again)
-    for name, sample_fn in fitted.items():
-      z = sample_fn(num_samples, seed + index)
-      if np.all(np.isfinite(z)):
-        again[name] = z
-    return {name: apply.decode(z) for name, z in again.items()}
+    return {name: apply.decode(z) for name, z in further[index - 1].items()}
 
   return Sources(
       latents,

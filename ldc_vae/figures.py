@@ -363,8 +363,9 @@ def decomposition_bars(
 
   Args:
     results: The flat results of an evaluation; entries `frechet_*/SOURCE` that
-      are finite numbers are drawn, one panel per family. A family whose largest
-      value exceeds 20 times its smallest has a logarithmic axis.
+      are finite numbers are drawn, one panel per family, but for deviations. A
+      family whose largest value exceeds 20 times its smallest has a logarithmic
+      axis.
     path: Where the PNG goes.
     title: Written above the panels.
 
@@ -374,6 +375,8 @@ def decomposition_bars(
   families = collections.defaultdict(dict)
   for name, value in results.items():
     family, _, source = name.partition('/')
+    if family.endswith('_deviation'):
+      continue
     if family.startswith('frechet_') and source and _finite(value):
       families[family][source] = float(value)
   with matplotlib.rc_context(STYLE):

@@ -40,6 +40,7 @@ def describe_evaluation(config: config_dict.ConfigDict) -> str:
   return ', '.join(
       f'{name}={value}'
       for name, value in config_lib.flatten(config.evaluate).items()
+      if (name, value) != ('num_draws', 1)  # as results without it are
   )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import figures
 from ldc_vae import inception
 from ldc_vae import latent_energy
 from ldc_vae import latents
@@ -271,9 +273,64 @@ class EvaluateTest(parameterized.TestCase):
     self.assertTrue(evaluate.is_evaluated(self.workdir, best, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, best, 9))
 
+  def test_distances_over_two_draws_come_with_their_deviation(self):
+    workdir = self.workdir.with_name('draws')
+    shutil.copytree(self.workdir, workdir)
+    config = config_lib.override(
+        self.config,
+        {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior',)},
+    )
+    self.assertFalse(evaluate.is_evaluated(workdir, config, 8))
+    with mock.patch.object(
+        figures, '_draw_bars', wraps=figures._draw_bars
+    ) as draw_bars:
+      results = evaluate.evaluate(config, workdir)
+    self.assertTrue(evaluate.is_evaluated(workdir, config, 8))
+    self.assertEqual(results['num_samples'], 96)
+    for source in ('aggregate', 'generator', 'prior'):
+      deviation = results[f'frechet_classifier_deviation/{source}']
+      mean = results[f'frechet_classifier/{source}']
+      self.assertBetween(deviation, 1e-3, mean)
+      first = self.results[f'frechet_classifier/{source}']
+      # of two draws, whose mean is 1 / sqrt(2) deviations from each
+      self.assertAlmostEqual(abs(mean - first), deviation / 2**0.5, delta=1e-3)
+    self.assertEqual(
+        [call.args[1] for call in draw_bars.call_args_list],
+        ['frechet_classifier'],
+    )
+    self.assertIn('means over 2 such', results['protocol/distances'])
+
+  def test_results_of_one_draw_are_those_of_an_earlier_version(self):
+    self.assertNotIn('num_draws', measures.describe_evaluation(self.config))
+
+  def test_a_law_with_a_draw_that_is_not_finite_is_left_out(self):
+    config = config_lib.override(
+        self.config,
+        {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior', 'gaussian')},
+    )
+    experiment = experiment_lib.create(config)
+    apply = evaluate.Apply(
+        experiment, experiment.init_state(), binarize=False, batch_size=50
+    )
+    bad = lambda num, seed: np.full((num, 16), np.nan if seed % 2 else 0.0)
+    real_fit = latents.fit
+
+    def fit(name, *args, **kwargs):
+      return bad if name == 'gaussian' else real_fit(name, *args, **kwargs)
+
+    with mock.patch.object(latents, 'fit', fit):
+      with self.assertLogs('absl', 'WARNING') as logs:
+        sources = evaluate.make_sources(
+            config, experiment, apply, jax.random.key(0)
+        )
+    self.assertIn('gaussian is left out', ' '.join(logs.output))
+    self.assertNotIn('gaussian', sources.images)
+    self.assertNotIn('gaussian', sources.redraw_fn(1))
+
   def test_latents_can_be_drawn_anew(self):
     config = config_lib.override(
-        self.config, {'evaluate.samplers': ('prior', 'gmm_10')}
+        self.config,
+        {'evaluate.num_draws': 3, 'evaluate.samplers': ('prior', 'gmm_10')},
     )
     experiment = experiment_lib.create(config)
     apply = evaluate.Apply(

@@ -134,35 +134,60 @@ class KlWarmupTest(parameterized.TestCase):
     )
     self.assertGreater(abs(full - reconstruction), 0.1)
 
-  @parameterized.parameters('gaussian', 'implicit')
-  def test_svgd_follows_the_tempered_posterior(self, encoder):
-    # at weight b, b times the direction for p(x|z)^(1/b) N(z; 0, I)
+  @parameterized.parameters(
+      ('gaussian', False, 0.0),
+      ('implicit', False, 0.0),
+      ('gaussian', True, 0.7),
+  )
+  def test_svgd_follows_the_tempered_posterior(self, encoder, whiten, f_weight):
+    # at weight b, b times the direction for p(x|z)^(1/b) N(z; 0, I) exp(-w f)
     weight = 0.25
     model = _model(encoder)
-    params = _params(model, 'encoder', 'decoder')
-    stein = stein_vae.create(model, kl_warmup=0.8, **_STEIN_FIELDS)
-    _, grads = _run(stein, params, progress=0.2)
-    tempered_fn = functools.partial(
+    params = _params(model, 'encoder', 'decoder', 'energy')
+    objective_fn = functools.partial(
         ldc.autoencoder_objective,
         model=model,
-        inverse_temperature=1.0 / weight,
         num_particles=3,
         kernel=svgd.KERNELS['rbf']('mean'),
         off_diagonal=True,
-        whiten=False,
-        latent_energy_weight=0.0,
-        kl_warmup=0.0,
+        whiten=whiten,
+        latent_energy_weight=f_weight,
     )
-    _, expected = objective_case.run(
-        tempered_fn, params, _images(), _keys(), _context()
+    context = _context(
+        progress=0.2,
+        stats={'latents': moments.init(_DIM)},
     )
+    run = lambda **fields: objective_case.run(
+        functools.partial(objective_fn, **fields),
+        params, _images(), _keys(), context,
+    )[1]
+    actual = run(inverse_temperature=1.0, kl_warmup=0.8)
+    expected = run(inverse_temperature=1.0 / weight, kl_warmup=0.0)
+    full = run(inverse_temperature=1.0, kl_warmup=0.0)
     for net in ('encoder', 'decoder'):
       chex.assert_trees_all_close(
-          grads[net],
+          actual[net],
           jax.tree.map(lambda leaf: weight * leaf, expected[net]),
           rtol=1e-4,
           atol=1e-4,
       )
+    differences = jax.tree.map(
+        jnp.subtract, actual['encoder'], full['encoder']
+    )
+    self.assertGreater(_norm(differences), 1e-2)
+
+  def test_stein_vae_warms_up(self):
+    model = _model('implicit')
+    params = _params(model, 'encoder', 'decoder')
+    method = stein_vae.create(model, kl_warmup=0.8, **_STEIN_FIELDS)
+    grads = [_run(method, params, progress=p)[1] for p in (0.2, 0.8, 1.0)]
+    full = _run(stein_vae.create(model, **_STEIN_FIELDS), params)[1]
+    chex.assert_trees_all_close(grads[1], full, rtol=1e-5)
+    chex.assert_trees_all_close(grads[2], full, rtol=1e-5)
+    differences = jax.tree.map(
+        jnp.subtract, grads[0]['encoder'], full['encoder']
+    )
+    self.assertGreater(_norm(differences), 1e-2)
 
   def test_a_config_of_the_binarised_set_warms_up(self):
     for method, has_it in (('vae', True), ('stein_vae', True), ('ae', False)):

@@ -116,14 +116,15 @@ def autoencoder_objective(
     whiten: Measure the kernel's distances in standard deviations of each
       image's posterior, see `whitened_particles`.
     latent_energy_weight: w of w f(u) in U.
-    kl_warmup: Fraction of the training until the prior in U and the repulsion
-      that balances it weigh 1. At a weight b the fixed point is
-      p(x|z)^(lambda / b) N(z; 0, I).
+    kl_warmup: Fraction of the training until what is not likelihood in U, and
+      the repulsion that balances it, weigh 1. At a weight b the fixed point is
+      p(x|z)^(lambda / b) N(z; 0, I) exp(-w f).
 
   Returns:
     The loss and (metrics, updates); updates hold 'latents' [B, K, D]. The
     logged 'loss' of a gaussian encoder is the free energy
-    lambda E(-log p(x|z)) + KL(q || N(0, I)) + w E f, of an implicit one E U.
+    lambda E(-log p(x|z)) + b KL(q || N(0, I)) + b w E f with the warm-up's
+    weight b, of an implicit one E U.
   """
   z, mean, logvar = model.particles(params, images, keys, num_particles)
   weight = base.kl_weight(context['progress'], kl_warmup)
@@ -146,7 +147,7 @@ def autoencoder_objective(
     frozen = jax.lax.stop_gradient(params['energy'])
     u = energy.standardise(particles, mu, sigma)
     f = model.modules['energy'].apply(frozen, u)
-    latent_energies = latent_energy_weight * f
+    latent_energies = weight * latent_energy_weight * f
   further = latent_energies
   if kl_warmup:  # takes off what the prior does not weigh yet
     squares = jnp.sum(jnp.square(particles), axis=-1)

@@ -61,18 +61,17 @@ def objective(
   log_prior_fn = functools.partial(
       log_prior, params, context['stats'], model=model
   )
-  weight = base.kl_weight(context['progress'], kl_warmup)
-  log_weight_fn = functools.partial(
-      elbo.log_weight, log_prior_fn=log_prior_fn, beta=weight
-  )
+  log_weight_fn = functools.partial(elbo.log_weight, log_prior_fn=log_prior_fn)
   over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
   log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
-  loss = -jnp.mean(log_weights)
   reconstruction = -jnp.mean(log_likelihoods)
+  kl = -jnp.mean(log_weights) - reconstruction  # from the samples
+  weight = base.kl_weight(context['progress'], kl_warmup)
+  loss = reconstruction + weight * kl
   metrics = {
       'loss': loss,
       'reconstruction': reconstruction,
-      'kl': loss - reconstruction,  # from the samples, with its weight
+      'kl': kl,
       **base.posterior_metrics(logvar, z),
   }
   return loss, (metrics, {})
