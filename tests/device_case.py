@@ -16,6 +16,7 @@ from unittest import mock
 
 _QUICK = (
     '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+    ' --xla_cpu_parallel_codegen_split_count=1'
 )
 # `compiler_options` of `jax.jit` for what runs long: XLA's own defaults.
 OPTIMISED = {
