@@ -12,6 +12,7 @@ import io
 import math
 import os
 import pathlib
+import re
 import textwrap
 
 import matplotlib
@@ -915,10 +916,10 @@ def _draw_bars(
   panel.spines['left'].set_visible(False)
   features = family.removeprefix('frechet_').replace('pca', 'PCA')
   features = features.replace('inception', 'Inception')
+  features = re.sub(r'_seed_(\d+)', r' (seed \1)', features)
   scale = ', logarithmic axis' if logarithmic else ''
   panel.set_xlabel(
-      f'Fréchet distance to held-out images, {features} features{scale}'
-      ' (lower is better)'
+      f'Fréchet distance, {features} features{scale} (lower is better)'
   )
 
 

@@ -350,6 +350,19 @@ class LatentMapTest(FiguresTestCase):
 
 class DecompositionBarsTest(FiguresTestCase):
 
+  def test_another_judge_is_named_whole_and_deviations_are_left_out(self):
+    results = {
+        'frechet_classifier_seed_1/real': 0.3,
+        'frechet_classifier_seed_1/prior': 40.0,
+    }
+    path = figures.decomposition_bars(results, self.path)
+    self.assert_nothing_clipped(path)
+    before = path.read_bytes()
+    results['frechet_classifier_seed_1_deviation/prior'] = 1.0
+    self.assertEqual(
+        figures.decomposition_bars(results, self.path).read_bytes(), before
+    )
+
   @parameterized.named_parameters(
       ('linear', {'real': 1.0, 'generator': 4.4}),
       ('logarithmic', {'real': 0.01, 'generator': 4.4, 'prior': 850.0}),
