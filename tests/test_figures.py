@@ -355,9 +355,14 @@ class DecompositionBarsTest(FiguresTestCase):
         'frechet_classifier_seed_1/real': 0.3,
         'frechet_classifier_seed_1/prior': 40.0,
     }
-    path = figures.decomposition_bars(results, self.path)
-    self.assert_nothing_clipped(path)
-    before = path.read_bytes()
+    with absltest.mock.patch.object(figures, 'write_figure') as write_figure:
+      figures.decomposition_bars(results, self.path)
+    fig = write_figure.call_args.args[0]
+    fig.draw_without_rendering()
+    box = fig.axes[0].xaxis.label.get_window_extent()
+    self.assertGreater(box.x0, 0.0)
+    self.assertLess(box.x1, fig.bbox.width)
+    before = figures.decomposition_bars(results, self.path).read_bytes()
     results['frechet_classifier_seed_1_deviation/prior'] = 1.0
     self.assertEqual(
         figures.decomposition_bars(results, self.path).read_bytes(), before
