@@ -353,6 +353,7 @@ class DecompositionBarsTest(FiguresTestCase):
   def test_another_judge_is_named_whole_and_deviations_are_left_out(self):
     results = {
         'frechet_classifier_seed_1/real': 0.3,
+        'frechet_classifier_seed_1/aggregate': 2.0,
         'frechet_classifier_seed_1/prior': 40.0,
     }
     with absltest.mock.patch.object(figures, 'write_figure') as write_figure:
