@@ -109,61 +109,61 @@ def image_measures(
   at_most = functools.partial(_evenly, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
   results = _nearest_images(dataset.images['train'], images['generator'], test)
-  features_fns = _feature_families(config, dataset, inception_fn)
-  distances, references = {}, {}
-  for family, features_fn in features_fns.items():
-    features = {name: features_fn(each) for name, each in images.items()}
-    features['test'] = features_fn(test)
-    references[family] = frechet.moments(features['test'])
-    distances[family] = [_frechet(features, references[family])]
-    if family == 'frechet_classifier':
-      results.update(_kid('kid_classifier', features))
-    if family in ('frechet_classifier', 'frechet_pca'):
-      results.update(_prdc(features))
-  for index in range(1, config.evaluate.num_draws):
-    again = redraw_fn(index)
+  judges = {}
+  if dataset.num_classes:
+    for seed in config.evaluate.classifier_seeds:
+      judges[seed] = classifier_lib.load_or_train(dataset, seed=seed)
+      logging.info(
+          'feature classifier, seed %d: test accuracy %.4f',
+          seed,
+          judges[seed].test_accuracy,
+      )
+    first, *_ = judges.values()
+    results.update(_classes(first.probabilities(images['generator'])))
+  features_fns = _feature_families(judges, test, inception_fn)
+  references = {family: fn(test) for family, fn in features_fns.items()}
+  moments = {
+      family: frechet.moments(reference)
+      for family, reference in references.items()
+  }
+  distances = {family: [] for family in features_fns}
+  for index in range(config.evaluate.num_draws):
+    drawn = redraw_fn(index) if index else images
     for family, features_fn in features_fns.items():
       features = {
-          name: features_fn(at_most(each)) for name, each in again.items()
+          name: features_fn(at_most(each)) for name, each in drawn.items()
       }
-      distances[family].append(_frechet(features, references[family]))
+      distances[family].append(_frechet(features, moments[family]))
+      if index:  # all else is of the first draw
+        continue
+      reference = references[family]
+      if family == 'frechet_classifier':
+        results.update(_kid('kid_classifier', features, reference))
+      if family in ('frechet_classifier', 'frechet_pca'):
+        results.update(_prdc(features['generator'], reference))
   for family, draws in distances.items():
     results.update(_over_draws(family, draws))
-  if dataset.num_classes:
-    judge = classifier_lib.load_or_train(
-        dataset, seed=config.evaluate.classifier_seeds[0]
-    )
-    results.update(_classes(judge.probabilities(images['generator'])))
   return results
 
 
 def _feature_families(
-    config: config_dict.ConfigDict,
-    dataset: datasets.Dataset,
+    judges: Mapping[int, classifier_lib.Classifier],
+    test: np.ndarray,
     inception_fn: FeaturesFn | None,
 ) -> dict[str, FeaturesFn]:
   """The features that images are compared in, by the name of the distance."""
   families = {}
   if inception_fn is not None:
     families['frechet_inception'] = inception_fn
-  if not dataset.num_classes:
+  for index, (seed, judge) in enumerate(judges.items()):
+    suffix = f'_seed_{seed}' if index else ''
+    families[f'frechet_classifier{suffix}'] = judge.features
+  if not judges:
     flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
-    mean, components = frechet.fit_components(
-        flat(dataset.images[config.evaluate.split]), _NUM_COMPONENTS
-    )
+    mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
     families['frechet_pca'] = lambda images: frechet.project(
         flat(images), mean, components
     )
-    return families
-  for index, seed in enumerate(config.evaluate.classifier_seeds):
-    judge = classifier_lib.load_or_train(dataset, seed=seed)
-    logging.info(
-        'feature classifier, seed %d: test accuracy %.4f',
-        seed,
-        judge.test_accuracy,
-    )
-    suffix = f'_seed_{seed}' if index else ''
-    families[f'frechet_classifier{suffix}'] = judge.features
   return families
 
 
@@ -216,11 +216,10 @@ def _frechet(
     features: Mapping[str, np.ndarray],
     reference: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, float]:
-  """Frechet distances of all but 'test' from the reference's moments."""
+  """Frechet distances of all sources from the reference's moments."""
   return {
-      name: frechet.frechet_from_moments(*frechet.moments(each), *reference)
-      for name, each in features.items()
-      if name != 'test'
+      name: frechet.frechet_from_moments(*frechet.moments(own), *reference)
+      for name, own in features.items()
   }
 
 
@@ -238,25 +237,25 @@ def _over_draws(
   return results
 
 
-def _kid(family: str, features: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """Kernel distances of all sources from 'test'."""
+def _kid(
+    family: str, features: Mapping[str, np.ndarray], reference: np.ndarray
+) -> dict[str, float]:
+  """Kernel distances of all sources from the features of the reference."""
   results = {}
   for name, own in features.items():
-    if name != 'test':
-      distances = kid.kernel_distance(
-          own,
-          features['test'],
-          num_subsets=_KID_SUBSETS,
-          subset_size=_KID_SUBSET_SIZE,
-          seed=0,
-      )
-      results[f'{family}/{name}'] = float(np.mean(distances))
+    distances = kid.kernel_distance(
+        own,
+        reference,
+        num_subsets=_KID_SUBSETS,
+        subset_size=_KID_SUBSET_SIZE,
+        seed=0,
+    )
+    results[f'{family}/{name}'] = float(np.mean(distances))
   return results
 
 
-def _prdc(features: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """Fidelity and diversity of the generator."""
-  real, fake = features['test'], features['generator']
+def _prdc(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
+  """Fidelity and diversity of the generator's features."""
   if min(len(real), len(fake)) <= _NUM_NEIGHBOURS:
     return {}
   values = neighbours.precision_recall_density_coverage(
