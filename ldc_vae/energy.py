@@ -24,21 +24,23 @@ def gibbs_energy(
     z: Array,
     inverse_temperature: Array | float,
     latent_energy: Array | float = 0.0,
+    prior_weight: Array | float = 1.0,
 ) -> Array:
-  """U(z; x) = lambda (-log p(x|z)) + |z|^2 / 2 + latent_energy.
+  """U(z; x) = lambda (-log p(x|z)) + b |z|^2 / 2 + latent_energy.
 
   Args:
     log_likelihood: log p(x|z) in nats, a scalar.
     z: One latent, shape [D].
     inverse_temperature: lambda > 0.
     latent_energy: w f(u) in nats, already weighted, a scalar.
+    prior_weight: b; 1 but while a prior is let in slowly.
 
   Returns:
     The energy in nats, a scalar.
   """
   chex.assert_rank(z, 1)
   chex.assert_rank([log_likelihood, latent_energy], 0)
-  prior = 0.5 * jnp.sum(jnp.square(z))
+  prior = prior_weight * 0.5 * jnp.sum(jnp.square(z))
   return -inverse_temperature * log_likelihood + prior + latent_energy
 
 

@@ -148,13 +148,9 @@ def autoencoder_objective(
     u = energy.standardise(particles, mu, sigma)
     f = model.modules['energy'].apply(frozen, u)
     latent_energies = weight * latent_energy_weight * f
-  further = latent_energies
-  if kl_warmup:  # takes off what the prior does not weigh yet
-    squares = jnp.sum(jnp.square(particles), axis=-1)
-    further = further - 0.5 * (1.0 - weight) * squares
-  axes = (0, 0, None, 0)
+  axes = (0, 0, None, 0, None)
   energies = jax.vmap(jax.vmap(energy.gibbs_energy, axes), axes)(
-      log_likelihoods, particles, inverse_temperature, further
+      log_likelihoods, particles, inverse_temperature, latent_energies, weight
   )
   loss = jnp.mean(energies)
   metrics = {
