@@ -140,6 +140,14 @@ def make_bandwidth_fn(
   return lambda particles: jnp.asarray(h, particles.dtype)
 
 
+def _centre(points: Array) -> Array:
+  """The mean [1, D] of points [n, D], to be taken off them."""
+  # Not jnp.mean: where XLA fuses its last product into some of the uses of
+  # `points - centre` only, these differ by its rounding, which a narrow kernel
+  # takes for a distance.
+  return jnp.sum(points / points.shape[0], axis=0, keepdims=True)
+
+
 def squared_distances(x: Array, y: Array) -> Array:
   """Pairwise |x_i - y_j|^2 in matmul form, clamped at 0.
 
@@ -438,10 +446,7 @@ def svgd_direction(
   )
   h = kernel.bandwidth_fn(particles)
   if kernel.centred:
-    # Not jnp.mean: where XLA fuses its last product into some of the uses of
-    # `particles - centre` only, these differ by its rounding, which a narrow
-    # kernel takes for a distance.
-    centre = jnp.sum(particles / n, axis=0, keepdims=True)
+    centre = _centre(particles)
     particles, queries = particles - centre, queries - centre
   count = n - 1 if off_diagonal else n
 
@@ -561,7 +566,7 @@ def smoothed_flow(
         f'a smoothed flow needs 2 particles, got {all_u.shape[0]}'
     )
   # one centre for all: the matmul form of distances loses digits far from 0
-  centre = jnp.mean(all_y, axis=0, keepdims=True)
+  centre = _centre(all_y)
   u, all_u, all_y = u - centre, all_u - centre, all_y - centre
   unit = jnp.sqrt(2.0 * u.shape[1])
   to_targets = jnp.sqrt(squared_distances(u, all_y)) / unit
