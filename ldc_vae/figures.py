@@ -376,9 +376,7 @@ def decomposition_bars(
   families = collections.defaultdict(dict)
   for name, value in results.items():
     family, _, source = name.partition('/')
-    if family.endswith('_deviation'):
-      continue
-    if family.startswith('frechet_') and source and _finite(value):
+    if is_distance(family, 'frechet_') and source and _finite(value):
       families[family][source] = float(value)
   with matplotlib.rc_context(STYLE):
     if not families:
@@ -396,6 +394,11 @@ def decomposition_bars(
       _draw_bars(panel, family, bars)
     set_title(fig, title)
     return write_figure(fig, path)
+
+
+def is_distance(family: str, *prefixes: str) -> bool:
+  """Whether a family of results is one of distances, not of their spread."""
+  return family.startswith(prefixes) and not family.endswith('_deviation')
 
 
 def training_curves(

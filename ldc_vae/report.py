@@ -542,7 +542,7 @@ def _results_tables(results: Mapping[str, Any]) -> str:
   distances = {
       family: groups.pop(family)
       for family in _in_order(groups, _DISTANCES)
-      if family in _DISTANCES or _is_distance(family)
+      if family in _DISTANCES or figures.is_distance(family, 'frechet_', 'kid_')
   }
   parts = [_distance_table(distances)]
   for family in _in_order(groups, _FAMILIES):
@@ -552,12 +552,6 @@ def _results_tables(results: Mapping[str, Any]) -> str:
                       for name in not_measured)
     parts.append(f'<p class="note">Does not apply to this run: {names}.</p>')
   return '\n'.join(part for part in parts if part)
-
-
-def _is_distance(family: str) -> bool:
-  """Whether lower is better, and no spread between draws."""
-  is_spread = family.endswith('_deviation')
-  return family.startswith(('frechet_', 'kid_')) and not is_spread
 
 
 def _distance_table(distances: Mapping[str, Mapping[str, Any]]) -> str:
