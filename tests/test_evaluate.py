@@ -44,6 +44,14 @@ def _train(workdir, method='ldc', overrides=None):
   return config
 
 
+def _untrained(config):
+  """The experiment, its state before the first step, and its functions."""
+  experiment = experiment_lib.create(config)
+  state = experiment.init_state()
+  apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+  return experiment, state, apply
+
+
 def _without_times(workdir):
   """All numbers that a run left, but for the seconds that it took."""
   def strip(row):
@@ -308,10 +316,7 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior', 'gaussian')},
     )
-    experiment = experiment_lib.create(config)
-    apply = evaluate.Apply(
-        experiment, experiment.init_state(), binarize=False, batch_size=50
-    )
+    experiment, _, apply = _untrained(config)
     bad = lambda num, seed: np.full((num, 16), np.nan if seed % 2 else 0.0)
     real_fit = latents.fit
 
@@ -332,10 +337,7 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.num_draws': 3, 'evaluate.samplers': ('prior', 'gmm_10')},
     )
-    experiment = experiment_lib.create(config)
-    apply = evaluate.Apply(
-        experiment, experiment.init_state(), binarize=False, batch_size=50
-    )
+    experiment, _, apply = _untrained(config)
     sources = evaluate.make_sources(
         config, experiment, apply, jax.random.key(0)
     )
@@ -357,9 +359,7 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.split': 'validation', 'evaluate.samplers': ()},
     )
-    experiment = experiment_lib.create(config)
-    state = experiment.init_state()
-    apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+    experiment, state, apply = _untrained(config)
     sources = evaluate.make_sources(
         config, experiment, apply, jax.random.key(0)
     )
@@ -385,10 +385,7 @@ class EvaluateTest(parameterized.TestCase):
   @parameterized.parameters('generate', 'encode')
   def test_latents_that_are_not_finite_are_told(self, name):
     config = config_lib.override(self.config, {'evaluate.samplers': ()})
-    experiment = experiment_lib.create(config)
-    apply = evaluate.Apply(
-        experiment, experiment.init_state(), binarize=False, batch_size=50
-    )
+    experiment, _, apply = _untrained(config)
     whole = getattr(apply, name)
 
     def broken(*args):
@@ -406,10 +403,7 @@ class EvaluateTest(parameterized.TestCase):
     config = config_lib.override(
         self.config, {'evaluate.samplers': ('prior', 'gaussian')}
     )
-    experiment = experiment_lib.create(config)
-    apply = evaluate.Apply(
-        experiment, experiment.init_state(), binarize=False, batch_size=50
-    )
+    experiment, _, apply = _untrained(config)
     broken = lambda z, **unused: lambda num, seed: np.full((num, 16), np.nan)
     with mock.patch.dict(latents.SAMPLERS, gaussian=broken):
       sources = evaluate.make_sources(
@@ -423,9 +417,7 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.samplers': ('langevin',), 'evaluate.langevin_steps': 3},
     )
-    experiment = experiment_lib.create(config)
-    state = experiment.init_state()
-    apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+    experiment, state, apply = _untrained(config)
     fit = mock.Mock(wraps=latent_energy.fit)
     with mock.patch.dict(latents.SAMPLERS, langevin=fit):
       sources = evaluate.make_sources(
