@@ -79,6 +79,10 @@ VARIANTS = {
     'off_diagonal': {'objective.sampler_off_diagonal': True},
     'no_svgd': {'objective.sampler_svgd': False},
     'smoothed': {'objective.latent_target': 'smoothed'},
+    'ratio': {'objective.latent_target': 'ratio'},
+    'ratio_r1_0.3': {
+        'objective.latent_target': 'ratio', 'objective.r1_weight': 0.3,
+    },
     'n_128': {'objective.latents_per_image': 1, 'train.batch_size': 128},
     'n_256': {'objective.latents_per_image': 1, 'train.batch_size': 256},
     'n_512': {'objective.latents_per_image': 1, 'train.batch_size': 512},
@@ -203,7 +207,7 @@ def train_sampler(
   method = _create_method(config, model)
   phase = method.phases[1]
   txs = step_lib.create_optimizers(
-      method._replace(phases=(phase,)),
+      method,  # all of it: the first phase's networks have other rates
       num_steps=max(1, num_updates // phase.num_updates),
       **config.optimizer.to_dict(),
   )

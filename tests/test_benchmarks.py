@@ -264,6 +264,8 @@ class TrainSamplerTest(absltest.TestCase):
         {
             'train.batch_size': 8,
             'optimizer.latent_learning_rate': 1e-12,
+            'optimizer.learning_rate': 1e6,  # not the sampler's
+            'objective.match_moments': False,
             'objective.latent_target': 'smoothed',  # the quickest to compile
         },
     )
