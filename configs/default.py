@@ -87,7 +87,7 @@ OBJECTIVES = {
         off_diagonal=True,  # leave j = i out of the encoder's direction
         whiten=True,  # distances in posterior deviations (gaussian encoder)
         kl_warmup=0.0,
-        latent_target='learned',  # what the sampler follows: learned, smoothed
+        latent_target='learned',  # of the sampler: learned, ratio, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
         num_latent_updates=2,  # sampler (and energy) updates per step
         # particles of each image in one latent update: 256 in all are enough
@@ -103,6 +103,9 @@ OBJECTIVES = {
         flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
         moments_decay=0.99,  # of the running latent mean and covariance
         match_moments=True,  # set the sampler's mean and covariance by them
+        # on the sampler's latents when it generates; 1: as much as a posterior
+        # has on average
+        sampler_noise=0.0,
     ),
 }
 

@@ -49,7 +49,7 @@ METHOD_ENCODERS = {
 }
 SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
-LATENT_TARGETS = ('learned', 'smoothed')
+LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
 CONVOLUTIONS = ('auto', 'native', 'patches')
@@ -80,6 +80,7 @@ _ADDED = {
     'objective.kl_warmup': (
         0.0, ('beta_vae', 'iwae', 'ldc', 'stein_vae', 'vae', 'vamp')
     ),
+    'objective.sampler_noise': (0.0, ('ldc',)),
 }
 
 # Fields that say where files lie, which is nobody else's business.
@@ -837,6 +838,7 @@ _RULES = (
         0,
         'objective.latent_energy_weight',
         'objective.r1_weight',
+        'objective.sampler_noise',
     ),
     _Rule(
         'objective.temperature_fraction',

@@ -109,8 +109,8 @@ def contrastive_loss(
   chex.assert_rank([aggregate, samples], 2)
   # f is trained on where the latents are; they do not move to please it
   aggregate, samples = jax.lax.stop_gradient((aggregate, samples))
-  mean, penalty = _mean_and_penalty(energy_fn, aggregate)
-  gap = jnp.mean(jax.vmap(energy_fn)(samples)) - mean
+  values, penalty = _values_and_penalty(energy_fn, aggregate)
+  gap = jnp.mean(jax.vmap(energy_fn)(samples)) - jnp.mean(values)
   loss = -gap + 0.5 * r1_weight * penalty
   return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
 
@@ -142,15 +142,63 @@ def minimax_loss(
   """
   chex.assert_rank([aggregate, samples], 2)
   aggregate = jax.lax.stop_gradient(aggregate)
-  mean, penalty = _mean_and_penalty(
+  values, penalty = _values_and_penalty(
       lambda point: energy_fn(params, point), aggregate
   )
+  mean = jnp.mean(values)
   reversed_params = reverse_gradient(params)
   sampled = jnp.mean(
       jax.vmap(lambda point: energy_fn(reversed_params, point))(samples)
   )
   loss = mean + sampled + 0.5 * r1_weight * penalty
   return loss, {'energy_gap': sampled - mean, 'gradient_penalty': penalty}
+
+
+def ratio_loss(
+    energy_fn: Callable[[Any, Array], Array],
+    params: Any,
+    aggregate: Array,
+    samples: Array,
+    r1_weight: Array | float,
+) -> tuple[Array, dict[str, Array]]:
+  """Logistic loss of a relative energy f, and E_S f of the samples.
+
+  L = E_agg log(1 + e^f) + E_S log(1 + e^-f) + (R1 / 2) E_agg |grad f|^2 is
+  least, but for R1, at f = log p_S(u) / p_agg(u) (Goodfellow et al. (2014),
+  proposition 1, https://arxiv.org/abs/1406.2661): p_agg ~ p_S exp(-f), a Gibbs
+  energy relative to the sampler's law. By Stein's identity the kernel average
+  of -grad f over the samples is the SVGD direction towards p_agg, repulsion and
+  all. `contrastive_loss` weighs a difference of densities by how far mass has
+  to go, this one by the densities' ratio: it sees small spreads better.
+
+  Args:
+    energy_fn: Maps (params, one latent [D]) to a scalar in nats.
+    params: Of f; their gradient is that of L.
+    aggregate: Standardised posterior latents, shape [n, D]; no gradient.
+    samples: Standardised latents of the sampler, shape [m, D]; their gradient
+      is that of E_S f.
+    r1_weight: R1 >= 0.
+
+  Returns:
+    L + E_S f, a scalar whose value means little, and the terms of
+    `contrastive_loss`.
+  """
+  chex.assert_rank([aggregate, samples], 2)
+  aggregate = jax.lax.stop_gradient(aggregate)
+  values, penalty = _values_and_penalty(
+      lambda point: energy_fn(params, point), aggregate
+  )
+  fixed_params, fixed_samples = jax.lax.stop_gradient((params, samples))
+  sampled = jax.vmap(lambda point: energy_fn(params, point))(fixed_samples)
+  followed = jax.vmap(lambda point: energy_fn(fixed_params, point))(samples)
+  loss = (
+      jnp.mean(jax.nn.softplus(values))
+      + jnp.mean(jax.nn.softplus(-sampled))
+      + jnp.mean(followed)
+      + 0.5 * r1_weight * penalty
+  )
+  gap = jnp.mean(sampled) - jnp.mean(values)
+  return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
 
 
 @jax.custom_vjp
@@ -165,11 +213,11 @@ reverse_gradient.defvjp(
 )
 
 
-def _mean_and_penalty(energy_fn, points) -> tuple[Array, Array]:
-  """E f and E |grad f|^2 over points [n, D]."""
+def _values_and_penalty(energy_fn, points) -> tuple[Array, Array]:
+  """f [n] of points [n, D], and the mean of |grad f|^2 over them."""
   values, grads = jax.vmap(jax.value_and_grad(energy_fn))(points)
   squares = jnp.sum(jnp.square(grads), axis=-1)
-  return jnp.mean(values), jnp.mean(squares)
+  return values, jnp.mean(squares)
 
 
 def langevin(

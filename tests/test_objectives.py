@@ -56,6 +56,7 @@ _LDC_FIELDS = dict(
     flow_scales=(0.05, 0.2),
     moments_decay=0.9,
     match_moments=False,
+    sampler_noise=0.0,
     whiten=False,
 )
 
@@ -337,6 +338,74 @@ class LdcAutoencoderTest(chex.TestCase):
     )
 
 
+  @parameterized.parameters('gaussian', 'implicit')
+  def test_stats_hold_the_covariance_of_the_posteriors(self, encoder):
+    model = _model(encoder=encoder)
+    params = _params(model, 'encoder', 'decoder')
+    stats = {'latents': _moments(), 'posterior': moments.init(3)}
+    _, (_, updates) = self._grad(
+        model,
+        params,
+        _context(stats=stats),
+        moments_decay=0.0,
+        sampler_noise=0.7,
+    )
+    z = np.asarray(updates['latents'], np.float64)
+    expected = np.mean([np.cov(each, rowvar=False) for each in z], axis=0)
+    mean, covariance = moments.mean_and_covariance(
+        updates['stats']['posterior']
+    )
+    # float32
+    np.testing.assert_allclose(mean, np.zeros(3), atol=1e-6)
+    np.testing.assert_allclose(covariance, expected, rtol=1e-4, atol=1e-6)
+
+
+class DrawTest(chex.TestCase):
+
+  def test_the_law_of_an_untrained_sampler_is_wider_by_the_noise(self):
+    # the net is 0 before training: u ~ N(0, I + c^2 R / sigma sigma^T)
+    model = _model()
+    params = model.init(jax.random.key(0), ('sampler',))['sampler']
+    rng = np.random.default_rng(7)
+    posterior = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 3))
+    stats = {
+        'latents': _moments(),
+        'posterior': moments.update(
+            moments.init(3), jnp.asarray(posterior, jnp.float32), 0.9
+        ),
+    }
+    u = ldc.draw(
+        params,
+        stats,
+        jax.random.split(jax.random.key(1), 20_000),
+        model=model,
+        num_draws=2,
+        sampler_noise=0.5,
+    )
+    _, covariance = moments.mean_and_covariance(stats['posterior'])
+    _, sigma = moments.mean_and_std(stats['latents'])
+    expected = np.eye(3) + 0.25 * covariance / np.outer(sigma, sigma)
+    # 40,000 draws: a few deviations of a covariance's entries
+    scale = float(np.max(expected))
+    np.testing.assert_allclose(
+        np.cov(u, rowvar=False), expected, atol=0.03 * scale
+    )
+    self.assertGreater(scale, 1.2)  # there is noise to be seen
+
+  def test_noise_is_drawn_apart_from_what_the_net_maps(self):
+    model = _model()
+    params = _params(model, 'sampler')['sampler']
+    stats = {'latents': _moments(), 'posterior': _moments(4)}
+    draw_fn = functools.partial(
+        ldc.draw, params, stats, _keys(), model=model, num_draws=2
+    )
+    plain = draw_fn(sampler_noise=0.0)
+    once, twice = draw_fn(sampler_noise=1.0), draw_fn(sampler_noise=2.0)
+    chex.assert_shape(once, (2 * _BATCH, 3))
+    # float32
+    np.testing.assert_allclose(twice - plain, 2.0 * (once - plain), rtol=1e-4)
+
+
 class TemperatureTest(chex.TestCase):
 
   @parameterized.parameters(
@@ -459,7 +528,7 @@ class LdcLatentTest(chex.TestCase):
         metrics['energy_gap'], terms['energy_gap'], atol=1e-6
     )
 
-  @parameterized.parameters(('learned',), ('smoothed',))
+  @parameterized.parameters(('learned',), ('ratio',), ('smoothed',))
   def test_neither_autoencoder_nor_latents_move(self, latent_target):
     (grads, by_latents), _ = self._grad(
         argnums=(0, 1), latent_target=latent_target
@@ -468,6 +537,32 @@ class LdcLatentTest(chex.TestCase):
         _norm((grads['encoder'], grads['decoder'], by_latents)), 0.0
     )
     self.assertGreater(_norm(grads['sampler']), 1e-3)
+
+  def test_ratio_target_moves_the_sampler_alike_and_trains_by_logistic_loss(
+      self,
+  ):
+    actual, _ = self._grad(latent_target='ratio')
+    alike, _ = self._grad(latent_target='learned')
+    # float32 sums of 4 particles
+    chex.assert_trees_all_close(
+        actual['sampler'], alike['sampler'], rtol=1e-4, atol=1e-6
+    )
+    u, _ = self._sampler()
+
+    def loss_fn(params):
+      return energy.ratio_loss(
+          self._energy_fn, params, self._aggregate([0]), u, 0.3
+      )[0]
+
+    expected = jax.jit(jax.grad(loss_fn))(self.params['energy'])
+    # second derivatives too
+    chex.assert_trees_all_close(
+        actual['energy'], expected, rtol=1e-4, atol=1e-6
+    )
+
+  def test_trains_without_the_noise_that_generates(self):
+    plain, noisy = self._grad(), self._grad(sampler_noise=2.0)
+    chex.assert_trees_all_equal(noisy[0]['sampler'], plain[0]['sampler'])
 
   def test_smoothed_target_follows_the_flow(self):
     grads, _ = self._grad(latent_target='smoothed', latents_per_image=2)
@@ -501,7 +596,16 @@ class LdcCreateTest(chex.TestCase):
 
   @parameterized.named_parameters(
       ('lone_particle', dict(num_particles=1), 'num_particles=1: .*at least 2'),
-      ('target', dict(latent_target='lerned'), "'lerned'; known: learned, sm"),
+      (
+          'noise_of_a_lone_particle',
+          dict(num_particles=1, off_diagonal=False, sampler_noise=1.0),
+          'num_particles=1: objective.sampler_noise=1.0 .*at least 2',
+      ),
+      (
+          'target',
+          dict(latent_target='lerned'),
+          "'lerned'; known: learned, ratio, smoothed",
+      ),
       (
           'weight_of_no_energy',
           dict(latent_target='smoothed', latent_energy_weight=1.0),
@@ -536,9 +640,10 @@ class LdcCreateTest(chex.TestCase):
 
   def test_each_target_trains_its_networks(self):
     method = ldc.create(_model(), **_LDC_FIELDS)
-    self.assertEqual(
-        method.trained, ('encoder', 'decoder', 'sampler', 'energy')
-    )
+    names = ('encoder', 'decoder', 'sampler', 'energy')
+    self.assertEqual(method.trained, names)
+    method = ldc.create(_model(), **{**_LDC_FIELDS, 'latent_target': 'ratio'})
+    self.assertEqual(method.trained, names)
     method = ldc.create(
         _model(), **{**_LDC_FIELDS, 'latent_target': 'smoothed'}
     )
@@ -638,7 +743,9 @@ def _ring_masses(z: np.ndarray) -> tuple[np.ndarray, float]:
 class RingTest(chex.TestCase):
   """A target whose modes can be counted."""
 
-  @parameterized.parameters(('learned', 2500), ('smoothed', 2500))
+  @parameterized.parameters(
+      ('learned', 2500), ('ratio', 2500), ('smoothed', 2500)
+  )
   def test_sampler_covers_all_modes(self, latent_target, num_updates):
     masses, near = _ring_masses(_train_ring(latent_target, num_updates))
     # between half and twice their mass of 1/8

@@ -8,11 +8,15 @@ of each image. Its gradient trains the decoder as it is, and the encoder after
 
 *Latent.* The sampler net's law is to become the aggregate posterior
 E_x p(z|x), the distribution that the decoder is trained on. Latents are
-standardised with running moments, u = (z - mu) / sigma. Two targets:
+standardised with running moments, u = (z - mu) / sigma. Three targets:
 
   `learned`   p(u) ~ exp(-f(u)), f trained contrastively against the sampler,
               the sampler by SVGD with the score -grad f, all pairs. Wang and
               Liu (2016), https://arxiv.org/abs/1611.01722, in latent space.
+  `ratio`     p(u) ~ p_S(u) exp(-f(u)), p_S the sampler's own law: f is a log
+              ratio of densities, trained by logistic regression. SVGD's
+              repulsion is in -grad f already, by Stein's identity (see
+              `energy.ratio_loss`); T > 0 only keeps particles apart early.
   `smoothed`  the kernel flow `svgd.smoothed_flow` from the sampler's latents to
               the encoder's; no further network.
 
@@ -20,6 +24,12 @@ Several devices share one set of the sampler's particles, and one of the
 encoder's: a direction gathers both from all devices, so that each particle sees
 every other one, while the K particles of an image stay on its device. The
 moments mu and sigma are means over the global batch.
+
+Within a cluster of latents the sampler stays a little too narrow, whatever its
+target. When it generates, its latents may have noise of the posteriors' own
+shape on top, u = xi + net(xi) + c r / sigma with r ~ N(0, R), R the mean
+covariance of the posteriors and c `objective.sampler_noise`, before mean and
+covariance are set. It trains without: the net would make room for the noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +46,7 @@ from ldc_vae.objectives import base
 from ldc_vae.objectives import moments
 
 Array = jax.Array
-LATENT_TARGETS = ('learned', 'smoothed')
+LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
 
 
 def whitened_particles(
@@ -84,6 +94,42 @@ def repulsion_temperature(
   """
   position = jnp.minimum(progress / fraction, 1.0)
   return start * (end / start) ** position
+
+
+def draw(
+    sampler_params,
+    stats,
+    keys: Array,
+    *,
+    model: networks.Model,
+    num_draws: int,
+    sampler_noise: float,
+) -> Array:
+  """The sampler's standardised latents, u = xi + net(xi) + c r / sigma.
+
+  Args:
+    sampler_params: Of the sampler net.
+    stats: With 'latents' and, where c is not 0, 'posterior'.
+    keys: Shape [N].
+    model: The networks.
+    num_draws: g, of each key.
+    sampler_noise: c, 0 for none; xi ~ N(0, I), r ~ N(0, R) with R the mean
+      covariance of the posteriors.
+
+  Returns:
+    Shape [N g, D].
+  """
+  shape = (num_draws, model.latent_size)
+  noise = base.draw_normal(keys, shape).reshape(-1, model.latent_size)
+  u = model.modules['sampler'].apply(sampler_params, noise)
+  if not sampler_noise:
+    return u
+  blur = base.draw_normal(base.fold_in(keys, 2), shape).reshape(u.shape)
+  _, sigma = moments.mean_and_std(stats['latents'])
+  root = moments.root(stats['posterior'])
+  highest = jax.lax.Precision.HIGHEST
+  blur = jnp.matmul(blur, root.T, precision=highest)
+  return u + sampler_noise * blur / sigma
 
 
 def autoencoder_objective(
@@ -191,13 +237,13 @@ def latent_objective(
   """One update of the sampler net, and of the latent energy if learned.
 
   Args:
-    params: With 'sampler' and, for the learned target, 'energy'.
+    params: With 'sampler' and, but for the smoothed target, 'energy'.
     images: Unused but for their number B.
     keys: Shape [B].
     context: With 'latents' [B, K, D], 'stats', 'update', 'progress' and
       'axis_name'.
     model: The networks.
-    latent_target: 'learned' or 'smoothed'.
+    latent_target: 'learned', 'ratio' or 'smoothed'.
     latents_per_image: g; a set has n = g B particles (over all devices).
     kernel: Of the sampler's SVGD.
     off_diagonal: Leave out j = i.
@@ -219,8 +265,14 @@ def latent_objective(
   mu, sigma = moments.mean_and_std(context['stats']['latents'])
   aggregate = energy.standardise(aggregate, mu, sigma)
 
-  noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
-  u = model.modules['sampler'].apply(params['sampler'], noise)
+  u = draw(
+      params['sampler'],
+      context['stats'],
+      keys,
+      model=model,
+      num_draws=group,
+      sampler_noise=0.0,
+  )
   axis_name = context['axis_name']
   # of the whole set: that of a device's few particles would be too small
   spread = jnp.std(base.gather(u, axis_name), axis=0)
@@ -240,8 +292,10 @@ def latent_objective(
         temperature=temperature,
         axis_name=axis_name,
     )
-  # the sampler follows f as it is; only the contrastive loss trains f
-  loss, terms = energy.minimax_loss(
+  # the sampler follows f as it is; only the contrast with it trains f
+  learned = latent_target == 'learned'
+  loss_fn = energy.minimax_loss if learned else energy.ratio_loss
+  loss, terms = loss_fn(
       model.modules['energy'].apply,
       params['energy'],
       aggregate,
@@ -252,14 +306,27 @@ def latent_objective(
   return loss, (metrics, {})
 
 
-def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
-  """z = S(xi) = mu + sigma (xi + net(xi)), xi ~ N(0, I); shape [N, D].
+def generate(
+    params,
+    stats,
+    keys: Array,
+    *,
+    model: networks.Model,
+    sampler_noise: float,
+) -> Array:
+  """z = S(xi) = mu + sigma u, with u as `draw` has it; shape [N, D].
 
   Where the moments of u are kept, sigma is the matrix that gives z the mean and
   the covariance of the aggregate latents, see `moments.affine_match`.
   """
-  noise = base.draw_normal(keys, (model.latent_size,))
-  u = model.modules['sampler'].apply(params['sampler'], noise)
+  u = draw(
+      params['sampler'],
+      stats,
+      keys,
+      model=model,
+      num_draws=1,
+      sampler_noise=sampler_noise,
+  )
   if 'sampler' in stats:
     return moments.affine_match(u, stats['sampler'], stats['latents'])
   return energy.unstandardise(u, *moments.mean_and_std(stats['latents']))
@@ -289,6 +356,7 @@ def create(
     flow_scales: Sequence[float],
     moments_decay: float,
     match_moments: bool,
+    sampler_noise: float = 0.0,
     kl_warmup: float = 0.0,
 ) -> base.Method:
   """The method `ldc`; the fields are explained in `configs/default.py`.
@@ -310,6 +378,12 @@ def create(
     raise ValueError(
         f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
         ' needs at least 2 (or objective.off_diagonal=False)'
+    )
+  if sampler_noise and num_particles < 2:
+    raise ValueError(
+        f'objective.num_particles={num_particles}: objective.sampler_noise='
+        f'{sampler_noise} is measured on the particles of an image, and needs'
+        ' at least 2 (or sampler_noise=0)'
     )
   kernels = {'kernel': kernel, 'sampler_kernel': sampler_kernel}
   for field, value in kernels.items():
@@ -355,21 +429,30 @@ def create(
       kl_warmup=kl_warmup,
   )
 
+  draw_fn = functools.partial(draw, model=model, sampler_noise=sampler_noise)
+
   def first_phase(params, images, keys, context):
     loss, (metrics, updates) = autoencoder_fn(params, images, keys, context)
     z = updates['latents']
+    dim = z.shape[-1]
     stats = dict(context['stats'])
     stats['latents'] = moments.update(
-        stats['latents'], z.reshape(-1, z.shape[-1]), moments_decay
+        stats['latents'], z.reshape(-1, dim), moments_decay
     )
+    if sampler_noise:
+      # about each image's own mean, of K particles: the factor unbiases it
+      deviations = z - jnp.mean(z, axis=1, keepdims=True)
+      deviations *= (num_particles / (num_particles - 1)) ** 0.5
+      stats['posterior'] = moments.update(
+          stats['posterior'], deviations.reshape(-1, dim), moments_decay
+      )
     if match_moments:
       # the averaged weights are those that generate, so theirs are the moments
-      dim = z.shape[-1]
-      noise = base.draw_normal(
-          base.fold_in(keys, 1), (latents_per_image, dim)
-      )
-      u = model.modules['sampler'].apply(
-          context['ema_params']['sampler'], noise.reshape(-1, dim)
+      u = draw_fn(
+          context['ema_params']['sampler'],
+          stats,
+          base.fold_in(keys, 1),
+          num_draws=latents_per_image,
       )
       stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
     updates['stats'] = stats
@@ -395,8 +478,13 @@ def create(
       r1_weight=r1_weight,
       flow_scales=tuple(flow_scales),
   )
-  learned = latent_target == 'learned'
-  latent_names = ('sampler', 'energy') if learned else ('sampler',)
+  has_energy = latent_target != 'smoothed'
+  kept = ['latents']
+  if match_moments:
+    kept.append('sampler')
+  if sampler_noise:
+    kept.append('posterior')
+  latent_names = ('sampler', 'energy') if has_energy else ('sampler',)
   return base.Method(
       phases=(
           base.Phase(first_phase, model.autoencoder_names()),
@@ -405,8 +493,9 @@ def create(
           ),
       ),
       init_stats=lambda: {
-          name: moments.init(model.latent_size)
-          for name in ('latents', *(('sampler',) if match_moments else ()))
+          name: moments.init(model.latent_size) for name in kept
       },
-      generate=functools.partial(generate, model=model),
+      generate=functools.partial(
+          generate, model=model, sampler_noise=sampler_noise
+      ),
   )

@@ -54,6 +54,14 @@ def mean_and_std(moments: dict[str, Array]) -> tuple[Array, Array]:
   return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
 
 
+def root(moments: dict[str, Array]) -> Array:
+  """Cholesky factor L [D, D] of the covariance, L L^T; I before any update."""
+  mean, covariance = mean_and_covariance(moments)
+  # a covariance that is lost in the rounding has no root otherwise
+  floor = _MIN_STD**2 + _ROUNDING * jnp.square(mean)
+  return jnp.linalg.cholesky(covariance + jnp.diag(floor))
+
+
 def affine_match(
     u: Array, own: dict[str, Array], wanted: dict[str, Array]
 ) -> Array:
@@ -71,18 +79,10 @@ def affine_match(
   Returns:
     Shape [n, D].
   """
-  own_mean, own_covariance = mean_and_covariance(own)
-  mean, covariance = mean_and_covariance(wanted)
-
-  def root_of(covariance, mean):
-    # a covariance that is lost in the rounding has no root otherwise
-    floor = _MIN_STD**2 + _ROUNDING * jnp.square(mean)
-    return jnp.linalg.cholesky(covariance + jnp.diag(floor))
-
-  own_root = root_of(own_covariance, own_mean)
-  root = root_of(covariance, mean)
+  own_mean, _ = mean_and_covariance(own)
+  mean, _ = mean_and_covariance(wanted)
   white = jax.scipy.linalg.solve_triangular(
-      own_root, (u - own_mean).T, lower=True
+      root(own), (u - own_mean).T, lower=True
   )
   highest = jax.lax.Precision.HIGHEST  # a latent keeps all its digits
-  return mean + jnp.matmul(root, white, precision=highest).T
+  return mean + jnp.matmul(root(wanted), white, precision=highest).T
