@@ -4,7 +4,7 @@ python -m benchmarks.seeds --configs=configs/mnist.py,configs/fashion_mnist.py
 
 Trains and evaluates every config with every seed, one run after the other, each
 judged by two feature classifiers; the distance of a latent source is the mean
-over five sets of images, as that of one set of 10,000 varies by a tenth from
+over ten sets of images, as that of one set of 10,000 varies by a tenth from
 draw to draw. Started again, it continues where it was stopped.
 `--config.GROUP.FIELD=VALUE` goes to every run; `--collect_only` makes the
 tables of runs that are there.
@@ -39,7 +39,7 @@ RATIOS = (
     ('generator', 'prior'),
 )
 _NEEDED = 'eval/reconstruction_mse'  # results.json without it is no result
-_NUM_DRAWS = 5
+_NUM_DRAWS = 10
 _TIMING = 'benchmark.json'  # in a workdir: what this script knows of the run
 
 
