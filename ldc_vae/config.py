@@ -932,6 +932,11 @@ _RELATIONS = (
         'leaves a lone particle no direction; use 2 particles or more',
     ),
     _Relation(
+        ('objective.sampler_noise', 'objective.num_particles'),
+        lambda noise, count: noise == 0 or count >= 2,
+        'has no posterior to be measured on; use 2 particles or more',
+    ),
+    _Relation(
         ('objective.latents_per_image', 'objective.num_particles'),
         lambda latents, count: latents <= count,
         'asks for more latents than there are; use num_particles at most',

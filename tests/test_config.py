@@ -362,6 +362,7 @@ class ValidateTest(_FileTestCase):
       ('objective.flow_scales', (0.1, -0.1)),
       ('objective.moments_decay', 1.0),
       ('objective.r1_weight', -1.0),
+      ('objective.sampler_noise', -0.5),
       ('optimizer.learning_rate', 0.0),
       ('optimizer.latent_learning_rate', -1e-3),
       ('optimizer.learning_rate', float('nan')),
@@ -400,6 +401,15 @@ class ValidateTest(_FileTestCase):
       ('accumulate', {'train.accumulate': 3}, 'train.batch_size=256'),
       ('one_particle', {'objective.num_particles': 1}, 'off_diagonal=True'),
       (
+          'noise',
+          {
+              'objective.sampler_noise': 1.0,
+              'objective.num_particles': 1,
+              'objective.off_diagonal': False,
+          },
+          'objective.num_particles=1',
+      ),
+      (
           'latents',
           {'objective.latents_per_image': 9},
           'objective.num_particles=4',
@@ -411,6 +421,14 @@ class ValidateTest(_FileTestCase):
               'objective.latent_energy_weight': 0.5,
           },
           'latent_target=smoothed',
+      ),
+      (
+          'relative_energy',
+          {
+              'objective.latent_target': 'ratio',
+              'objective.latent_energy_weight': 0.5,
+          },
+          'latent_target=ratio',
       ),
       (
           'no_scale',
