@@ -48,6 +48,12 @@ Array = jax.Array
 
 MODULE = 'benchmarks.sampler_ablation'
 
+# Of configs/fashion_mnist.py.
+_FASHION_RATES = {
+    'optimizer.latent_learning_rate': 2e-3,
+    'optimizer.latent_b1': 0.9,
+    'optimizer.latent_final_fraction': 0.0,
+}
 VARIANTS = {
     'default': {},
     'temperature_end_1': {'objective.temperature_end': 1.0},
@@ -79,9 +85,11 @@ VARIANTS = {
     'off_diagonal': {'objective.sampler_off_diagonal': True},
     'no_svgd': {'objective.sampler_svgd': False},
     'smoothed': {'objective.latent_target': 'smoothed'},
-    'ratio': {'objective.latent_target': 'ratio'},
-    'ratio_r1_0.3': {
-        'objective.latent_target': 'ratio', 'objective.r1_weight': 0.3,
+    'learned_fashion': {'objective.r1_weight': 1.0, **_FASHION_RATES},
+    'ratio_fashion': {
+        'objective.latent_target': 'ratio',
+        'objective.r1_weight': 0.3,
+        **_FASHION_RATES,
     },
     'n_128': {'objective.latents_per_image': 1, 'train.batch_size': 128},
     'n_256': {'objective.latents_per_image': 1, 'train.batch_size': 256},

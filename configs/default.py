@@ -103,8 +103,8 @@ OBJECTIVES = {
         flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
         moments_decay=0.99,  # of the running latent mean and covariance
         match_moments=True,  # set the sampler's mean and covariance by them
-        # on the sampler's latents when it generates; 1: as much as a posterior
-        # has on average
+        # on the sampler's latents when it generates, before mean and covariance
+        # are set; 1: as much as a posterior has on average
         sampler_noise=0.0,
     ),
 }

@@ -944,7 +944,7 @@ _RELATIONS = (
     _Relation(
         ('objective.latent_energy_weight', 'objective.latent_target'),
         lambda weight, target: weight == 0 or target == 'learned',
-        'weighs an energy that is not there; use weight 0 or target learned',
+        'weighs no energy of the latents alone; use weight 0 or target learned',
     ),
     *(
         _Relation(

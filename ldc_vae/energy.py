@@ -6,7 +6,8 @@ The Gibbs posterior of an image is p(z|x) ~ exp(-U(z; x)) with
 
 lambda the inverse temperature: 1 is the Bayes posterior, 1/beta that of a
 beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of standardised
-latents u = (z - mu) / sigma. All energies are in nats.
+latents u = (z - mu) / sigma; in `ratio_loss` alone it is relative to the
+sampler's law. All energies are in nats.
 """
 
 from collections.abc import Callable
@@ -168,8 +169,7 @@ def ratio_loss(
   proposition 1, https://arxiv.org/abs/1406.2661): p_agg ~ p_S exp(-f), a Gibbs
   energy relative to the sampler's law. By Stein's identity the kernel average
   of -grad f over the samples is the SVGD direction towards p_agg, repulsion and
-  all. `contrastive_loss` weighs a difference of densities by how far mass has
-  to go, this one by the densities' ratio: it sees small spreads better.
+  all.
 
   Args:
     energy_fn: Maps (params, one latent [D]) to a scalar in nats.

@@ -143,7 +143,8 @@ def create_optimizers(
       discriminator).
     latent_final_fraction: Of that rate, where its cosine ends. The sampler and
       the energy circle their equilibrium; their averaged weights reach it while
-      they still move, and stop short of it where the rate falls to 0.
+      they still move, and stop short of it where the rate falls to 0 (seen
+      with `ldc`'s learned target; its ratio target did better at 0).
     schedule: 'cosine' or 'constant'.
     warmup_steps: In train steps.
     b1: Adam's first decay, of the encoder and decoder.

@@ -337,7 +337,6 @@ class LdcAutoencoderTest(chex.TestCase):
         covariance, np.cov(u, rowvar=False, bias=True), rtol=1e-4, atol=1e-5
     )
 
-
   @parameterized.parameters('gaussian', 'implicit')
   def test_stats_hold_the_covariance_of_the_posteriors(self, encoder):
     model = _model(encoder=encoder)
@@ -360,50 +359,57 @@ class LdcAutoencoderTest(chex.TestCase):
     np.testing.assert_allclose(covariance, expected, rtol=1e-4, atol=1e-6)
 
 
-class DrawTest(chex.TestCase):
+class GenerateTest(chex.TestCase):
 
-  def test_the_law_of_an_untrained_sampler_is_wider_by_the_noise(self):
-    # the net is 0 before training: u ~ N(0, I + c^2 R / sigma sigma^T)
-    model = _model()
-    params = model.init(jax.random.key(0), ('sampler',))['sampler']
+  def setUp(self):
+    super().setUp()
+    self.model = _model()
+    # a net of some size: fresh ones are 0
+    self.params = _params(self.model, 'sampler')
     rng = np.random.default_rng(7)
-    posterior = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 3))
-    stats = {
+    deviations = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 3))
+    posterior = jnp.asarray(0.7 * deviations, jnp.float32)
+    self.stats = {
         'latents': _moments(),
-        'posterior': moments.update(
-            moments.init(3), jnp.asarray(posterior, jnp.float32), 0.9
-        ),
+        'posterior': moments.update(moments.init(3), posterior, 0.9),
     }
-    u = ldc.draw(
-        params,
-        stats,
-        jax.random.split(jax.random.key(1), 20_000),
-        model=model,
-        num_draws=2,
-        sampler_noise=0.5,
-    )
-    _, covariance = moments.mean_and_covariance(stats['posterior'])
-    _, sigma = moments.mean_and_std(stats['latents'])
-    expected = np.eye(3) + 0.25 * covariance / np.outer(sigma, sigma)
-    # 40,000 draws: a few deviations of a covariance's entries
-    scale = float(np.max(expected))
-    np.testing.assert_allclose(
-        np.cov(u, rowvar=False), expected, atol=0.03 * scale
-    )
-    self.assertGreater(scale, 1.2)  # there is noise to be seen
+    self.keys = jax.random.split(jax.random.key(1), 40_000)
 
-  def test_noise_is_drawn_apart_from_what_the_net_maps(self):
-    model = _model()
-    params = _params(model, 'sampler')['sampler']
-    stats = {'latents': _moments(), 'posterior': _moments(4)}
-    draw_fn = functools.partial(
-        ldc.draw, params, stats, _keys(), model=model, num_draws=2
+  def _generate(self, stats, **fields):
+    method = ldc.create(self.model, **{**_LDC_FIELDS, **fields})
+    return np.asarray(jax.jit(method.generate)(self.params, stats, self.keys))
+
+  def test_noise_is_added_to_what_the_net_makes(self):
+    plain = self._generate(self.stats)
+    once = self._generate(self.stats, sampler_noise=1.0) - plain
+    twice = self._generate(self.stats, sampler_noise=2.0) - plain
+    # float32 differences of numbers below 10
+    np.testing.assert_allclose(twice, 2.0 * once, rtol=1e-4, atol=1e-5)
+    _, covariance = moments.mean_and_covariance(self.stats['posterior'])
+    scale = float(np.max(np.diagonal(covariance)))
+    # 40,000 draws: a few deviations of a covariance's entries
+    np.testing.assert_allclose(np.mean(once, axis=0), 0.0, atol=0.03)
+    np.testing.assert_allclose(
+        np.cov(once, rowvar=False), covariance, atol=0.03 * scale
     )
-    plain = draw_fn(sampler_noise=0.0)
-    once, twice = draw_fn(sampler_noise=1.0), draw_fn(sampler_noise=2.0)
-    chex.assert_shape(once, (2 * _BATCH, 3))
-    # float32
-    np.testing.assert_allclose(twice - plain, 2.0 * (once - plain), rtol=1e-4)
+    both = np.cov(np.concatenate([plain, once], axis=1), rowvar=False)
+    np.testing.assert_allclose(both[:3, 3:], 0.0, atol=0.06 * scale)
+
+  @parameterized.parameters(0.0, 1.0)
+  def test_mean_and_covariance_are_the_latents(self, sampler_noise):
+    noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(self.keys)
+    u = self.model.modules['sampler'].apply(self.params['sampler'], noise)
+    stats = {
+        **self.stats, 'sampler': moments.update(moments.init(3), u, 0.9)
+    }
+    z = self._generate(stats, match_moments=True, sampler_noise=sampler_noise)
+    mean, covariance = moments.mean_and_covariance(stats['latents'])
+    scale = float(np.max(np.diagonal(covariance)))
+    # 40,000 draws of the noise; those of the net are the same
+    np.testing.assert_allclose(np.mean(z, axis=0), mean, atol=0.03)
+    np.testing.assert_allclose(
+        np.cov(z, rowvar=False), covariance, atol=0.03 * scale
+    )
 
 
 class TemperatureTest(chex.TestCase):

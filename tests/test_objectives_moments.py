@@ -36,6 +36,30 @@ class MomentsTest(chex.TestCase):
     _, std = moments.mean_and_std(running)
     self.assertGreater(float(jnp.min(std)), 0.0)
 
+  def test_deviations_have_the_mean_covariance_of_the_images(self):
+    z = np.random.default_rng(3).normal(size=(5, 4, 3)) * 2.0 + 7.0
+    actual = moments.deviations(jnp.asarray(z, jnp.float32))
+    expected = np.mean([np.cov(each, rowvar=False) for each in z], axis=0)
+    chex.assert_shape(actual, (20, 3))
+    # float32, numbers below 20
+    np.testing.assert_allclose(
+        actual.T @ actual / 20, expected, rtol=1e-4, atol=1e-4
+    )
+
+  def test_widened_moments_have_the_noise_in_their_covariance(self):
+    rng = np.random.default_rng(4)
+    running = moments.init(3)
+    for _ in range(3):
+      points = jnp.asarray(rng.normal(size=(20, 3)) + 1.0, jnp.float32)
+      running = moments.update(running, points, 0.8)
+    covariance = np.diag([1.0, 2.0, 3.0]) + 0.5
+    wide = moments.widen(running, jnp.asarray(covariance, jnp.float32))
+    mean, before = moments.mean_and_covariance(running)
+    wide_mean, after = moments.mean_and_covariance(wide)
+    np.testing.assert_array_equal(wide_mean, mean)
+    # float32
+    np.testing.assert_allclose(after - before, covariance, rtol=1e-5)
+
   def test_affine_match_gives_mean_and_covariance(self):
     rng = np.random.default_rng(0)
     u = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 2.0

@@ -48,6 +48,15 @@ _METHODS = {
             latent_energy_weight=0.5,
         ),
     ),
+    'ratio': (
+        'ldc',
+        dict(
+            latent_target='ratio',
+            num_particles=3,
+            num_latent_updates=2,
+            sampler_noise=1.0,
+        ),
+    ),
     'smoothed': (
         'ldc',
         dict(num_particles=3, num_latent_updates=2, latent_target='smoothed'),
@@ -186,6 +195,7 @@ class ShardedStepTest(chex.TestCase):
       ('vae', 'vmap_4'),
       ('learned', 'pmap_4'),
       ('learned', 'vmap_4'),
+      ('ratio', 'pmap_4'),
       ('smoothed', 'pmap_4'),
   )
   def test_plain_gradient_steps_are_equal(self, name, kind):
@@ -317,11 +327,12 @@ class ShardedStepTest(chex.TestCase):
       change = _largest_change(expected.params[name], actual.params[name])
       self.assertEqual(change < 2e-6, is_same, f'{name} {change}')  # as above
 
-  def test_micro_batches_add_up(self):
-    _, _, train_step = _setup('learned', 'sgd')
-    expected, _ = _run_single('learned', 'sgd', 3)
+  @parameterized.parameters('learned', 'ratio')
+  def test_micro_batches_add_up(self, name):
+    _, _, train_step = _setup(name, 'sgd')
+    expected, _ = _run_single(name, 'sgd', 3)
     step_fn = _make_step(functools.partial(train_step, accumulate=2), 'single')
-    actual, _ = _run(step_fn, _state('learned'), 3)
+    actual, _ = _run(step_fn, _state(name), 3)
     # float32 means of 8 images in another order, 3 steps
     chex.assert_trees_all_close(
         (actual.params, actual.stats),

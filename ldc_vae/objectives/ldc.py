@@ -16,7 +16,8 @@ standardised with running moments, u = (z - mu) / sigma. Three targets:
   `ratio`     p(u) ~ p_S(u) exp(-f(u)), p_S the sampler's own law: f is a log
               ratio of densities, trained by logistic regression. SVGD's
               repulsion is in -grad f already, by Stein's identity (see
-              `energy.ratio_loss`); T > 0 only keeps particles apart early.
+              `energy.ratio_loss`); a T > 0 on top keeps particles apart early,
+              by a wider target, p_agg^(1 / (1 + T)).
   `smoothed`  the kernel flow `svgd.smoothed_flow` from the sampler's latents to
               the encoder's; no further network.
 
@@ -25,11 +26,10 @@ encoder's: a direction gathers both from all devices, so that each particle sees
 every other one, while the K particles of an image stay on its device. The
 moments mu and sigma are means over the global batch.
 
-Within a cluster of latents the sampler stays a little too narrow, whatever its
-target. When it generates, its latents may have noise of the posteriors' own
-shape on top, u = xi + net(xi) + c r / sigma with r ~ N(0, R), R the mean
-covariance of the posteriors and c `objective.sampler_noise`, before mean and
-covariance are set. It trains without: the net would make room for the noise.
+The sampler was seen to stay a little too narrow within a cluster of latents.
+When it generates, noise of the posteriors' own mean covariance may be added to
+its latents (`objective.sampler_noise`), before their mean and covariance are
+set. It trains without: the net would make room for the noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,42 +94,6 @@ def repulsion_temperature(
   """
   position = jnp.minimum(progress / fraction, 1.0)
   return start * (end / start) ** position
-
-
-def draw(
-    sampler_params,
-    stats,
-    keys: Array,
-    *,
-    model: networks.Model,
-    num_draws: int,
-    sampler_noise: float,
-) -> Array:
-  """The sampler's standardised latents, u = xi + net(xi) + c r / sigma.
-
-  Args:
-    sampler_params: Of the sampler net.
-    stats: With 'latents' and, where c is not 0, 'posterior'.
-    keys: Shape [N].
-    model: The networks.
-    num_draws: g, of each key.
-    sampler_noise: c, 0 for none; xi ~ N(0, I), r ~ N(0, R) with R the mean
-      covariance of the posteriors.
-
-  Returns:
-    Shape [N g, D].
-  """
-  shape = (num_draws, model.latent_size)
-  noise = base.draw_normal(keys, shape).reshape(-1, model.latent_size)
-  u = model.modules['sampler'].apply(sampler_params, noise)
-  if not sampler_noise:
-    return u
-  blur = base.draw_normal(base.fold_in(keys, 2), shape).reshape(u.shape)
-  _, sigma = moments.mean_and_std(stats['latents'])
-  root = moments.root(stats['posterior'])
-  highest = jax.lax.Precision.HIGHEST
-  blur = jnp.matmul(blur, root.T, precision=highest)
-  return u + sampler_noise * blur / sigma
 
 
 def autoencoder_objective(
@@ -234,7 +198,7 @@ def latent_objective(
     r1_weight: float,
     flow_scales: Sequence[float],
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
-  """One update of the sampler net, and of the latent energy if learned.
+  """One update of the sampler net, and of the latent energy if it has one.
 
   Args:
     params: With 'sampler' and, but for the smoothed target, 'energy'.
@@ -249,7 +213,7 @@ def latent_objective(
     off_diagonal: Leave out j = i.
     use_svgd: False for the plain gradient of f, as a GAN's generator.
     temperature_fn: Maps progress to the repulsion temperature T.
-    r1_weight: R1 of the contrastive loss.
+    r1_weight: R1 of the energy's loss.
     flow_scales: tau of the smoothed target.
 
   Returns:
@@ -265,14 +229,8 @@ def latent_objective(
   mu, sigma = moments.mean_and_std(context['stats']['latents'])
   aggregate = energy.standardise(aggregate, mu, sigma)
 
-  u = draw(
-      params['sampler'],
-      context['stats'],
-      keys,
-      model=model,
-      num_draws=group,
-      sampler_noise=0.0,
-  )
+  noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
+  u = model.modules['sampler'].apply(params['sampler'], noise)
   axis_name = context['axis_name']
   # of the whole set: that of a device's few particles would be too small
   spread = jnp.std(base.gather(u, axis_name), axis=0)
@@ -314,22 +272,37 @@ def generate(
     model: networks.Model,
     sampler_noise: float,
 ) -> Array:
-  """z = S(xi) = mu + sigma u, with u as `draw` has it; shape [N, D].
+  """z = S(xi) = mu + sigma (xi + net(xi) + c r), xi ~ N(0, I).
 
   Where the moments of u are kept, sigma is the matrix that gives z the mean and
   the covariance of the aggregate latents, see `moments.affine_match`.
+
+  Args:
+    params: With 'sampler'.
+    stats: With 'latents', 'sampler' where moments are matched, and 'posterior'
+      where c is not 0.
+    keys: Shape [N].
+    model: The networks.
+    sampler_noise: c; r ~ N(0, R), R the mean covariance of the posteriors in
+      standardised latents.
+
+  Returns:
+    Shape [N, D].
   """
-  u = draw(
-      params['sampler'],
-      stats,
-      keys,
-      model=model,
-      num_draws=1,
-      sampler_noise=sampler_noise,
-  )
-  if 'sampler' in stats:
-    return moments.affine_match(u, stats['sampler'], stats['latents'])
-  return energy.unstandardise(u, *moments.mean_and_std(stats['latents']))
+  noise = base.draw_normal(keys, (model.latent_size,))
+  u = model.modules['sampler'].apply(params['sampler'], noise)
+  mu, sigma = moments.mean_and_std(stats['latents'])
+  own = stats.get('sampler')
+  if sampler_noise:
+    root = sampler_noise * moments.root(stats['posterior']) / sigma[:, None]
+    further = base.draw_normal(base.fold_in(keys, 1), (model.latent_size,))
+    highest = jax.lax.Precision.HIGHEST
+    u += jnp.matmul(further, root.T, precision=highest)
+    if own is not None:
+      own = moments.widen(own, jnp.matmul(root, root.T, precision=highest))
+  if own is not None:
+    return moments.affine_match(u, own, stats['latents'])
+  return energy.unstandardise(u, mu, sigma)
 
 
 def create(
@@ -356,7 +329,7 @@ def create(
     flow_scales: Sequence[float],
     moments_decay: float,
     match_moments: bool,
-    sampler_noise: float = 0.0,
+    sampler_noise: float,
     kl_warmup: float = 0.0,
 ) -> base.Method:
   """The method `ldc`; the fields are explained in `configs/default.py`.
@@ -429,8 +402,6 @@ def create(
       kl_warmup=kl_warmup,
   )
 
-  draw_fn = functools.partial(draw, model=model, sampler_noise=sampler_noise)
-
   def first_phase(params, images, keys, context):
     loss, (metrics, updates) = autoencoder_fn(params, images, keys, context)
     z = updates['latents']
@@ -440,19 +411,16 @@ def create(
         stats['latents'], z.reshape(-1, dim), moments_decay
     )
     if sampler_noise:
-      # about each image's own mean, of K particles: the factor unbiases it
-      deviations = z - jnp.mean(z, axis=1, keepdims=True)
-      deviations *= (num_particles / (num_particles - 1)) ** 0.5
       stats['posterior'] = moments.update(
-          stats['posterior'], deviations.reshape(-1, dim), moments_decay
+          stats['posterior'], moments.deviations(z), moments_decay
       )
     if match_moments:
       # the averaged weights are those that generate, so theirs are the moments
-      u = draw_fn(
-          context['ema_params']['sampler'],
-          stats,
-          base.fold_in(keys, 1),
-          num_draws=latents_per_image,
+      noise = base.draw_normal(
+          base.fold_in(keys, 1), (latents_per_image, dim)
+      )
+      u = model.modules['sampler'].apply(
+          context['ema_params']['sampler'], noise.reshape(-1, dim)
       )
       stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
     updates['stats'] = stats

@@ -54,6 +54,27 @@ def mean_and_std(moments: dict[str, Array]) -> tuple[Array, Array]:
   return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
 
 
+def deviations(z: Array) -> Array:
+  """Deviations of particles from the mean of their own image's.
+
+  Args:
+    z: K particles of B images each, shape [B, K, D], K at least 2.
+
+  Returns:
+    Shape [B K, D]; scaled so that their second moment expects the mean of the
+    images' covariances.
+  """
+  num_particles, dim = z.shape[1:]
+  scale = (num_particles / (num_particles - 1)) ** 0.5
+  return scale * (z - jnp.mean(z, axis=1, keepdims=True)).reshape(-1, dim)
+
+
+def widen(moments: dict[str, Array], covariance: Array) -> dict[str, Array]:
+  """The moments of points with noise of a covariance [D, D] added to them."""
+  second = moments['second'] + moments['weight'] * covariance
+  return {**moments, 'second': second}
+
+
 def root(moments: dict[str, Array]) -> Array:
   """Cholesky factor L [D, D] of the covariance, L L^T; I before any update."""
   mean, covariance = mean_and_covariance(moments)
