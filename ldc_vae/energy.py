@@ -11,6 +11,7 @@ sampler's law. All energies are in nats.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import chex
@@ -108,8 +109,7 @@ def contrastive_loss(
     cannot tell the sets apart) and 'gradient_penalty' = E_agg |grad f|^2.
   """
   chex.assert_rank([aggregate, samples], 2)
-  # f is trained on where the latents are; they do not move to please it
-  aggregate, samples = jax.lax.stop_gradient((aggregate, samples))
+  samples = jax.lax.stop_gradient(samples)  # they do not move to please f
   values, penalty = _values_and_penalty(energy_fn, aggregate)
   gap = jnp.mean(jax.vmap(energy_fn)(samples)) - jnp.mean(values)
   loss = -gap + 0.5 * r1_weight * penalty
@@ -142,14 +142,13 @@ def minimax_loss(
     little, and the terms of `contrastive_loss`.
   """
   chex.assert_rank([aggregate, samples], 2)
-  aggregate = jax.lax.stop_gradient(aggregate)
   values, penalty = _values_and_penalty(
-      lambda point: energy_fn(params, point), aggregate
+      functools.partial(energy_fn, params), aggregate
   )
   mean = jnp.mean(values)
   reversed_params = reverse_gradient(params)
   sampled = jnp.mean(
-      jax.vmap(lambda point: energy_fn(reversed_params, point))(samples)
+      jax.vmap(functools.partial(energy_fn, reversed_params))(samples)
   )
   loss = mean + sampled + 0.5 * r1_weight * penalty
   return loss, {'energy_gap': sampled - mean, 'gradient_penalty': penalty}
@@ -184,13 +183,12 @@ def ratio_loss(
     `contrastive_loss`.
   """
   chex.assert_rank([aggregate, samples], 2)
-  aggregate = jax.lax.stop_gradient(aggregate)
   values, penalty = _values_and_penalty(
-      lambda point: energy_fn(params, point), aggregate
+      functools.partial(energy_fn, params), aggregate
   )
   fixed_params, fixed_samples = jax.lax.stop_gradient((params, samples))
-  sampled = jax.vmap(lambda point: energy_fn(params, point))(fixed_samples)
-  followed = jax.vmap(lambda point: energy_fn(fixed_params, point))(samples)
+  sampled = jax.vmap(functools.partial(energy_fn, params))(fixed_samples)
+  followed = jax.vmap(functools.partial(energy_fn, fixed_params))(samples)
   loss = (
       jnp.mean(jax.nn.softplus(values))
       + jnp.mean(jax.nn.softplus(-sampled))
@@ -213,9 +211,11 @@ reverse_gradient.defvjp(
 )
 
 
-def _values_and_penalty(energy_fn, points) -> tuple[Array, Array]:
-  """f [n] of points [n, D], and the mean of |grad f|^2 over them."""
-  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(points)
+def _values_and_penalty(energy_fn, aggregate) -> tuple[Array, Array]:
+  """f [n] of latents [n, D], and the mean of |grad f|^2 over them."""
+  # f is trained on where the latents are; they do not move to please it
+  aggregate = jax.lax.stop_gradient(aggregate)
+  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(aggregate)
   squares = jnp.sum(jnp.square(grads), axis=-1)
   return values, jnp.mean(squares)
 

@@ -179,24 +179,47 @@ class ContrastiveLossTest(_StrictTest):
     chex.assert_trees_all_equal(grads, (np.zeros((6, 3)), np.zeros((4, 3))))
 
 
+def _sine_energy(params, u):
+  """An energy whose gradients are simple, of points [3]."""
+  return jnp.sum(params['weights'] * jnp.sin(u + params['shift']))
+
+
+def _players():
+  """Aggregate [7, 3], samples [5, 3] and parameters of `_sine_energy`."""
+  params = {'weights': _normal(2, 3), 'shift': _normal(3, 3)}
+  return _normal(0, 7, 3), _normal(1, 5, 3), params
+
+
+class TwoPlayersTest(_StrictTest):
+
+  @parameterized.parameters(energy.minimax_loss, energy.ratio_loss)
+  def test_terms_are_those_of_the_contrastive_loss(self, loss_fn):
+    aggregate, samples, slope = _normal(0, 7, 3), _normal(1, 5, 3), 0.7
+    energy_fn = lambda slope, u: slope * jnp.sum(jnp.sin(u))
+    _, actual = loss_fn(energy_fn, slope, aggregate, samples, 2.0)
+    _, expected = energy.contrastive_loss(
+        lambda u: energy_fn(slope, u), aggregate, samples, 2.0
+    )
+    chex.assert_trees_all_equal(actual, expected)
+
+
 class MinimaxLossTest(_StrictTest):
 
   def test_gradients_are_those_of_two_passes(self):
-    aggregate, samples = _normal(0, 7, 3), _normal(1, 5, 3)
-    params = {'weights': _normal(2, 3), 'shift': _normal(3, 3)}
-
-    def energy_fn(params, u):
-      return jnp.sum(params['weights'] * jnp.sin(u + params['shift']))
+    aggregate, samples, params = _players()
 
     def one_pass(params, aggregate, samples):
-      return energy.minimax_loss(energy_fn, params, aggregate, samples, 0.3)[0]
+      loss, _ = energy.minimax_loss(
+          _sine_energy, params, aggregate, samples, 0.3
+      )
+      return loss
 
     def two_passes(params, aggregate, samples):
       loss, _ = energy.contrastive_loss(
-          lambda u: energy_fn(params, u), aggregate, samples, 0.3
+          functools.partial(_sine_energy, params), aggregate, samples, 0.3
       )
-      frozen = jax.lax.stop_gradient(params)
-      return loss + jnp.mean(jax.vmap(lambda u: energy_fn(frozen, u))(samples))
+      frozen_fn = functools.partial(_sine_energy, jax.lax.stop_gradient(params))
+      return loss + jnp.mean(jax.vmap(frozen_fn)(samples))
 
     actual, expected = (
         jax.grad(fn, argnums=(0, 1, 2))(params, aggregate, samples)
@@ -205,15 +228,6 @@ class MinimaxLossTest(_StrictTest):
     # float32, sums of 7 terms
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-7)
     self.assertGreater(float(jnp.min(jnp.abs(actual[2]))), 0.0)
-
-  def test_terms_are_those_of_the_contrastive_loss(self):
-    aggregate, samples, slope = _normal(0, 7, 3), _normal(1, 5, 3), 0.7
-    energy_fn = lambda slope, u: slope * jnp.sum(jnp.sin(u))
-    _, actual = energy.minimax_loss(energy_fn, slope, aggregate, samples, 2.0)
-    _, expected = energy.contrastive_loss(
-        lambda u: energy_fn(slope, u), aggregate, samples, 2.0
-    )
-    chex.assert_trees_all_equal(actual, expected)
 
 
 def _ratio_loss_by_hand(params, energy_fn, aggregate, samples, r1_weight):
@@ -232,35 +246,22 @@ def _ratio_loss_by_hand(params, energy_fn, aggregate, samples, r1_weight):
 class RatioLossTest(_StrictTest):
 
   def test_gradients_are_those_of_its_two_players(self):
-    aggregate, samples = _normal(0, 7, 3), _normal(1, 5, 3)
-    params = {'weights': _normal(2, 3), 'shift': _normal(3, 3)}
-
-    def energy_fn(params, u):
-      return jnp.sum(params['weights'] * jnp.sin(u + params['shift']))
+    aggregate, samples, params = _players()
 
     def loss_fn(params, aggregate, samples):
-      return energy.ratio_loss(energy_fn, params, aggregate, samples, 0.3)[0]
+      return energy.ratio_loss(_sine_energy, params, aggregate, samples, 0.3)[0]
 
     by_params, by_aggregate, by_samples = jax.grad(loss_fn, (0, 1, 2))(
         params, aggregate, samples
     )
     expected = jax.grad(_ratio_loss_by_hand)(
-        params, energy_fn, aggregate, samples, 0.3
+        params, _sine_energy, aggregate, samples, 0.3
     )
     # float32, sums of 7 terms
     chex.assert_trees_all_close(by_params, expected, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(by_aggregate, np.zeros((7, 3)))
     slope = params['weights'] * np.cos(samples + params['shift'])
     np.testing.assert_allclose(by_samples, slope / 5, rtol=1e-5)
-
-  def test_terms_are_those_of_the_contrastive_loss(self):
-    aggregate, samples, slope = _normal(0, 7, 3), _normal(1, 5, 3), 0.7
-    energy_fn = lambda slope, u: slope * jnp.sum(jnp.sin(u))
-    _, actual = energy.ratio_loss(energy_fn, slope, aggregate, samples, 2.0)
-    _, expected = energy.contrastive_loss(
-        lambda u: energy_fn(slope, u), aggregate, samples, 2.0
-    )
-    chex.assert_trees_all_equal(actual, expected)
 
   def test_is_least_at_the_log_ratio_of_the_densities(self):
     # N(1, 4) and N(0, 1): log p_S / p_agg = 3/8 u^2 + u/4 - 1/8 - log 2
