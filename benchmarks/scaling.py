@@ -39,20 +39,12 @@ import jax
 import numpy as np
 
 from benchmarks import common
+from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import networks
 from ldc_vae import processes
 from ldc_vae import step as step_lib
 
-_SHAPES = {
-    'digits': (8, 8, 1),
-    'mnist': (28, 28, 1),
-    'fashion_mnist': (28, 28, 1),
-    'cifar10': (32, 32, 3),
-    'celeba64': (64, 64, 3),
-}
-_NUM_STEPS = 10_000  # of the schedules; more than are run
 _DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
 _BYTES = 4  # of a gradient, float32
 
@@ -221,10 +213,13 @@ def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   """A worker: some steps on seeded images; prints what `run_layout` returns."""
   if job['address']:
     processes.join(job['address'], job['num_processes'], job['process_id'])
-  config, method, txs, model = _create(job['spec'], overrides)
-  shape = _SHAPES[config.dataset.name]
+  config, method, txs, model = operations_lib.create_program(
+      job['spec'], overrides
+  )
   step_fn = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(config, method, txs, _NUM_STEPS)
+      experiment_lib.make_train_step(
+          config, method, txs, operations_lib.NUM_STEPS
+      )
   )
   key = jax.random.key(0)
   state = step_lib.create_train_state(key, model, method, txs)
@@ -233,9 +228,10 @@ def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   first = own * job['process_id']
   seconds = []
   for _ in range(job['steps']):
-    images = rng.integers(0, 256, (job['batch_size'], *shape), dtype=np.uint8)
+    shape = (job['batch_size'], *model.image_shape)
+    images = rng.integers(0, 256, shape, dtype=np.uint8)
     images = images[first : first + own]
-    images = images.reshape(jax.local_device_count(), -1, *shape)
+    images = images.reshape(jax.local_device_count(), -1, *shape[1:])
     start = time.perf_counter()
     state, _ = step_fn(state, images, key)
     jax.block_until_ready(state)
@@ -250,19 +246,6 @@ def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   return 0
 
 
-def _create(spec: str, overrides: Sequence[str] = ()):
-  """Config, method, optimisers and networks of a config."""
-  config = config_lib.load(spec, overrides)
-  model = experiment_lib.create_model(
-      config, _SHAPES[config.dataset.name]
-  )
-  method = experiment_lib.create_method(config, model)
-  txs = step_lib.create_optimizers(
-      method, num_steps=_NUM_STEPS, **config.optimizer.to_dict()
-  )
-  return config, method, txs, model
-
-
 def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
   """The step of a config on every machine.
 
@@ -274,29 +257,13 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
     'operations' and 'bytes' of a step, and 'rows'.
   """
   # the program of an accelerator, not of the machine that counts
-  config, method, txs, model = _create(
+  program = operations_lib.create_program(
       spec, ['config.model.convolution=native']
   )
-  updates = method.phases[1].num_updates
-  once = method._replace(phases=(
-      method.phases[0], method.phases[1]._replace(num_updates=1)
-  ))
-  # a loop is counted once, whatever its length
-  both = count_operations(config, once, txs, model, batch_per_device)
-  params = jax.eval_shape(
-      lambda: model.init(jax.random.key(0), method.trained)
-  )
-  weights = {
-      phase.trains: sum(
-          networks.num_parameters(params[name]) for name in phase.trains
-      )
-      for phase in method.phases
-  }
-  latent = latent_operations(
-      weights[method.phases[1].trains],
-      batch_per_device * config.objective.latents_per_image,
-  )
-  operations = both + (updates - 1) * latent
+  config = program.config
+  updates = program.method.phases[1].num_updates
+  operations = operations_lib.of_step(program, batch_per_device)
+  weights = operations_lib.num_weights(program)
   first, second = weights.values()
   rows = []
   for name, machine in MACHINES.items():
@@ -327,30 +294,6 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
       'updates': updates,
       'rows': rows,
   }
-
-
-def count_operations(config, method, txs, model, batch_size: int) -> float:
-  """Operations of one step of one device, from its program."""
-  step_fn = experiment_lib.make_train_step(config, method, txs, _NUM_STEPS)
-  key = jax.random.key(0)
-  state = jax.eval_shape(
-      lambda key: step_lib.create_train_state(key, model, method, txs), key
-  )
-  images = jax.ShapeDtypeStruct((batch_size, *model.image_shape), np.uint8)
-  lowered = jax.jit(lambda *args: step_fn(*args, axis_name=None)).lower(
-      state, images, key
-  )
-  return float(lowered.cost_analysis()['flops'])
-
-
-def latent_operations(num_weights: int, num_particles: int) -> float:
-  """Operations of one update of dense nets, about, by their weights.
-
-  Three products a layer (forward, and backward by inputs and by weights), each
-  of 2 operations a weight and particle; and twice that again, as the energy
-  sees two sets and its gradient's gradient is in the R1 penalty.
-  """
-  return 3 * 3 * 2.0 * num_weights * num_particles
 
 
 def step_seconds(

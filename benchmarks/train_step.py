@@ -2,17 +2,19 @@
 
 python -m benchmarks.train_step --output=benchmarks/results/train_step.json
 
-Each method runs its own `step.train_step` on random images of MNIST's size, a
+Each method runs its own `step.train_step` on random images, a
 few steps at a time and in turn, so that whatever else the machine does meets
 all of them. `iwae` with the same K is what `ldc` is measured against: it makes
 as many decoder evaluations, and no SVGD. `ldc_autoencoder` is the first phase
 of `ldc` alone, its encoder and decoder; `ldc` adds the sampler net and the
-latent energy.
+latent energy. The utilisation is of the rate of a large matmul in the same
+precision, measured in the same process, and of the data sheet's where it is
+known.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
-import functools
+import itertools
 import os
 import statistics
 import time
@@ -22,12 +24,11 @@ import jax
 import numpy as np
 
 from benchmarks import common
-from ldc_vae import config as config_lib
+from benchmarks import operations as operations_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 
-_IMAGE_SHAPE = (28, 28, 1)
 _REFERENCE = 'iwae'
 _IN_FLIGHT = 8  # as in ldc_vae.train
 
@@ -59,9 +60,11 @@ CASES = {
 def main(argv: Sequence[str]) -> int:
   """Measures, prints the table and writes it with the JSON file."""
   parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--config', default='configs/mnist.py')
   parser.add_argument('--architectures', type=common.names, default=('mlp',))
+  parser.add_argument('--dtypes', type=common.names, default=('float32',))
   parser.add_argument('--cases', type=common.names, default=tuple(CASES))
-  parser.add_argument('--batch_size', type=common.positive, default=128)
+  parser.add_argument('--batch_sizes', type=common.integers, default=(128,))
   parser.add_argument('--particles', type=common.positive, default=8)
   parser.add_argument('--steps', type=common.positive, default=32)
   parser.add_argument('--rounds', type=common.positive, default=9)
@@ -71,22 +74,40 @@ def main(argv: Sequence[str]) -> int:
   common.set_up_jax()
   record = common.create_record('benchmarks.train_step', argv, seeds=[0])
   record['load_before'] = os.getloadavg()[0]
+  record['matmul_rates'] = {
+      dtype: operations_lib.matmul_rate(dtype) for dtype in args.dtypes
+  }
   record['rows'] = []
-  for architecture in args.architectures:
-    makers = {
-        name: functools.partial(
-            create_step,
-            CASES[name],
-            architecture,
-            args.batch_size,
-            args.particles,
-            overrides,
+  for architecture, dtype, batch_size in itertools.product(
+      args.architectures, args.dtypes, args.batch_sizes
+  ):
+    nets = {
+        'model.architecture': architecture,
+        'model.dtype': dtype,
+        'train.batch_size': batch_size,
+    }
+    programs = {
+        name: create_program(
+            args.config, CASES[name], nets, args.particles, overrides
         )
         for name in args.cases
     }
-    times = measure(makers, args.batch_size, args.steps, args.rounds)
-    record['rows'] += summarise(architecture, args.batch_size, times)
-  record['input'] = input_seconds(args.batch_size)
+    times = measure(programs, batch_size, args.steps, args.rounds)
+    operations = {
+        name: operations_lib.of_step(
+            create_program(
+                args.config, CASES[name], nets, args.particles,
+                [*overrides, '--config.model.convolution=native'],
+            ),
+            batch_size,
+        )
+        for name in args.cases
+    }
+    record['rows'] += summarise(
+        nets, times, operations, record['matmul_rates'][dtype]
+    )
+  shape = next(iter(programs.values())).model.image_shape
+  record['input'] = input_seconds(args.batch_sizes[0], shape)
   text = to_markdown(record)
   print(text)
   if args.output:
@@ -94,46 +115,40 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def create_step(
+def create_program(
+    spec: str,
     case: Case,
-    architecture: str,
-    batch_size: int,
+    nets: Mapping[str, Any],
     num_particles: int,
     overrides: Sequence[str],
-):
-  """The step function of a case and its first state.
+) -> operations_lib.Program:
+  """What the step of a case is made of.
 
   Args:
+    spec: Of the config.
     case: What to measure.
-    architecture: Of `config.model`.
-    batch_size: B.
+    nets: Fields of the config for every case.
     num_particles: K.
     overrides: As on the command line, for every case.
-
-  Returns:
-    `(state, images, key) -> (state, metrics)` and the state.
   """
   fields = {
       f'objective.{name}': num_particles if value == 'K' else value
       for name, value in case.fields.items()
   }
-  config = config_lib.load(
-      f'configs/mnist.py:{case.method}',
-      {
-          'model.architecture': architecture,
-          'train.batch_size': batch_size,
-          **fields,
-      },
+  program = operations_lib.create_program(
+      f'{spec}:{case.method}', {**nets, **fields}, overrides
   )
-  config = config_lib.override(config, overrides)
-  model = experiment_lib.create_model(config, _IMAGE_SHAPE)
-  method = experiment_lib.create_method(config, model)
+  method = program.method
   if case.phases:
     method = method._replace(phases=method.phases[: case.phases])
-  num_steps = 10_000
-  txs = step_lib.create_optimizers(
-      method, num_steps=num_steps, **config.optimizer.to_dict()
-  )
+  return program._replace(method=method)
+
+
+def create_step(program: operations_lib.Program):
+  """The step function, `(state, images, key) -> (state, metrics)`, and a state.
+  """
+  config, method, txs, model = program
+  num_steps = operations_lib.NUM_STEPS
   step_fn = step_lib.pmap_train_step(
       experiment_lib.make_train_step(config, method, txs, num_steps), 1
   )
@@ -142,12 +157,15 @@ def create_step(
 
 
 def measure(
-    makers, batch_size: int, num_steps: int, num_rounds: int
+    programs: Mapping[str, operations_lib.Program],
+    batch_size: int,
+    num_steps: int,
+    num_rounds: int,
 ) -> dict[str, list[dict[str, float]]]:
   """Times every case, in turn.
 
   Args:
-    makers: Case name -> function that returns its step and state.
+    programs: By case name.
     batch_size: B.
     num_steps: Steps of one case in one round.
     num_rounds: How often each case has its turn, after one untimed.
@@ -156,13 +174,14 @@ def measure(
     Case name -> per round, the milliseconds of a step: 'wall', 'cpu' of all
     threads, and 'host', the CPU time of the thread that starts the steps.
   """
+  running = {name: create_step(made) for name, made in programs.items()}
+  shape = next(iter(programs.values())).model.image_shape
   rng = np.random.default_rng(0)
   images = rng.integers(
-      0, 256, (1, batch_size, *_IMAGE_SHAPE), dtype=np.uint8
+      0, 256, (1, batch_size, *shape), dtype=np.uint8
   )
   key = jax.random.key(1)
-  running = {name: maker() for name, maker in makers.items()}
-  times = {name: [] for name in makers}
+  times = {name: [] for name in running}
   for turn in range(num_rounds + 1):
     for name, (step_fn, state) in running.items():
       under_way = []
@@ -188,17 +207,32 @@ def measure(
 
 
 def summarise(
-    architecture: str,
-    batch_size: int,
+    nets: Mapping[str, Any],
     times: Mapping[str, Sequence[Mapping[str, float]]],
+    operations: Mapping[str, float],
+    matmul_rate: float,
 ) -> list[dict[str, Any]]:
-  """The rows of one architecture: medians, and ratios within a round."""
+  """The rows of some networks: medians, and ratios within a round.
+
+  Args:
+    nets: Their fields, with 'train.batch_size'.
+    times: From `measure`.
+    operations: Of a step, by case name.
+    matmul_rate: Operations per second of a matmul in their precision.
+  """
   rows = []
   for name, rounds in times.items():
-    row = {'architecture': architecture, 'case': name, 'rounds': list(rounds)}
+    row = {**nets, 'case': name, 'rounds': list(rounds)}
     for kind in ('wall', 'cpu', 'host'):
       row[f'{kind}_ms'] = statistics.median(each[kind] for each in rounds)
-    row['images_per_second'] = 1e3 * batch_size / row['wall_ms']
+    row['images_per_second'] = 1e3 * nets['train.batch_size'] / row['wall_ms']
+    row['operations'] = operations[name]
+    rate = 1e3 * operations[name] / row['wall_ms']
+    row['utilisation'] = rate / matmul_rate
+    peak = operations_lib.peak(
+        jax.devices()[0].device_kind, nets['model.dtype']
+    )
+    row['peak_utilisation'] = peak and rate / peak
     if _REFERENCE in times:
       for kind in ('wall', 'cpu'):
         row[f'{kind}_ratio'] = statistics.median(
@@ -209,11 +243,14 @@ def summarise(
   return rows
 
 
-def input_seconds(batch_size: int, num_images: int = 60_000) -> dict[str, Any]:
+def input_seconds(
+    batch_size: int, image_shape: Sequence[int], num_images: int = 60_000
+) -> dict[str, Any]:
   """What the input path costs: one epoch of batches of images in memory.
 
   Args:
     batch_size: B.
+    image_shape: H, W, C.
     num_images: N.
 
   Returns:
@@ -222,7 +259,7 @@ def input_seconds(batch_size: int, num_images: int = 60_000) -> dict[str, Any]:
   """
   # zeros would share one page of memory, and be read from the cache
   rng = np.random.default_rng(0)
-  shape = (num_images, *_IMAGE_SHAPE)
+  shape = (num_images, *image_shape)
   images = rng.integers(0, 256, shape, dtype=np.uint8)
   batches = datasets.train_batches(images, batch_size, seed=0)
   count = num_images // batch_size
@@ -240,19 +277,27 @@ def input_seconds(batch_size: int, num_images: int = 60_000) -> dict[str, Any]:
 def to_markdown(record: Mapping[str, Any]) -> str:
   """The table of a record."""
   lines = [
-      '| nets | method | ms per step | of CPU | of the host thread | images/s |'
-      f' ÷ {_REFERENCE} | ÷ {_REFERENCE}, CPU |',
-      '|---|---|---|---|---|---|---|---|',
+      '| nets | precision | batch | method | ms per step | of CPU | of the host'
+      f' thread | images/s | ÷ {_REFERENCE} | ÷ {_REFERENCE}, CPU | Gflop |'
+      ' of a matmul\'s rate | of the data sheet\'s |',
+      '|---' * 13 + '|',
   ]
   for row in record['rows']:
-    lines.append(
-        f'| {row["architecture"]} | `{row["case"]}` |'
-        f' {common.show(row["wall_ms"])} | {common.show(row["cpu_ms"])} |'
-        f' {common.show(row["host_ms"])} | {row["images_per_second"]:,.0f} |'
-        f' {common.show(row.get("wall_ratio"))} |'
-        f' {common.show(row.get("cpu_ratio"))} |'
+    cells = (
+        row['model.architecture'],
+        row['model.dtype'],
+        row['train.batch_size'],
+        f'`{row["case"]}`',
+        *(common.show(row[f'{kind}_ms']) for kind in ('wall', 'cpu', 'host')),
+        f'{row["images_per_second"]:,.0f}',
+        *(common.show(row.get(f'{kind}_ratio')) for kind in ('wall', 'cpu')),
+        common.show(row['operations'] / 1e9),
+        *(_percent(row[name]) for name in ('utilisation', 'peak_utilisation')),
     )
+    lines.append(f'| {" | ".join(map(str, cells))} |')
   made = record['input']
+  for dtype, rate in record['matmul_rates'].items():
+    lines += ['', f'A large matmul in {dtype}: {rate / 1e12:.3g} TFLOP/s.']
   lines += [
       '',
       f'A batch is made in {common.show(made["ms_per_batch"])} ms'
@@ -261,6 +306,11 @@ def to_markdown(record: Mapping[str, Any]) -> str:
       '',
   ]
   return '\n'.join(lines)
+
+
+def _percent(share: float | None) -> str:
+  """A share in per cent."""
+  return 'n/a' if share is None else f'{share:.2%}'
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks import common
+from benchmarks import operations
 from benchmarks import scaling
 from benchmarks import start
 from benchmarks import train_step
@@ -63,18 +64,28 @@ class TrainStepTest(parameterized.TestCase):
         'iwae': [row(1.0), row(10.0), row(2.0)],
         'ldc': [row(2.0), row(10.0), row(3.0)],  # ratios 2, 1, 1.5
     }
-    rows = train_step.summarise('mlp', 128, times)
+    nets = {
+        'model.architecture': 'mlp', 'model.dtype': 'float32',
+        'train.batch_size': 128,
+    }
+    operations_of = {'iwae': 6e9, 'ldc': 12e9}
+    rows = train_step.summarise(nets, times, operations_of, 8e12)
     self.assertEqual([x['wall_ratio'] for x in rows], [1.0, 1.5])
     self.assertEqual(rows[1]['wall_ms'], 3.0)
     self.assertAlmostEqual(rows[1]['images_per_second'], 128 / 3e-3)
+    # 12 G operations in 3 ms, where a matmul does 8 T a second
+    self.assertAlmostEqual(rows[1]['utilisation'], 0.5)
+    self.assertIsNone(rows[1]['peak_utilisation'])  # of a CPU
 
   def test_first_phase_trains_the_autoencoder_alone(self):
     overrides = [
         '--config.model.hidden_sizes=8', '--config.model.latent_size=2'
     ]
-    _, state = train_step.create_step(
-        train_step.CASES['ldc_autoencoder'], 'mlp', 4, 2, overrides
+    program = train_step.create_program(
+        'configs/mnist.py', train_step.CASES['ldc_autoencoder'], {}, 2,
+        overrides,
     )
+    _, state = train_step.create_step(program)
     self.assertEqual(set(state.params), {'encoder', 'decoder'})
 
   def test_small_run_writes_table_and_record(self):
@@ -82,18 +93,22 @@ class TrainStepTest(parameterized.TestCase):
     output = _folder(self) / 'step.json'
     with contextlib.redirect_stdout(io.StringIO()):
       code = train_step.main([
-          '--cases=vae,iwae', '--batch_size=4', '--particles=2', '--steps=2',
+          '--cases=vae,iwae', '--batch_sizes=4,8', '--particles=2', '--steps=2',
           '--rounds=2', '--config.model.hidden_sizes=8', f'--output={output}',
       ])
     self.assertEqual(code, 0)
     record = json.loads(output.read_text())
-    self.assertEqual([x['case'] for x in record['rows']], ['vae', 'iwae'])
+    self.assertEqual([x['case'] for x in record['rows']], 2 * ['vae', 'iwae'])
+    sizes = [x['train.batch_size'] for x in record['rows']]
+    self.assertEqual(sizes, [4, 4, 8, 8])
     for row in record['rows']:
       self.assertLen(row['rounds'], 2)
       self.assertGreater(row['wall_ms'], 0.0)
+      self.assertBetween(row['utilisation'], 0.0, 1.0)
     self.assertEqual(record['rows'][1]['wall_ratio'], 1.0)
     self.assertNotIn(os.fspath(output.parent), output.read_text())
-    self.assertIn('| mlp | `vae` |', output.with_suffix('.md').read_text())
+    table = output.with_suffix('.md').read_text()
+    self.assertIn('| mlp | float32 | 4 | `vae` |', table)
 
   def test_unknown_case_is_told(self):
     with self.assertRaisesRegex(ValueError, '--cases=gan is unknown; known'):
@@ -104,6 +119,60 @@ class TrainStepTest(parameterized.TestCase):
     case = train_step.CASES[name]
     config = config_lib.load(f'configs/mnist.py:{case.method}', {})
     self.assertContainsSubset(case.fields, config.objective)
+
+
+class OperationsTest(absltest.TestCase):
+
+  def test_operations_of_a_vae_step_counted_by_hand(self):
+    overrides = {
+        'model.hidden_sizes': (64,), 'model.latent_size': 4,
+        'train.batch_size': 32,
+    }
+    program = operations.create_program('configs/digits.py:vae', overrides)
+    actual = operations.of_step(program, 32)
+    layers = (64 * 64, 64 * 8, 4 * 64, 64 * 64)
+    # 2 operations a weight and image, forward and twice backward but for the
+    # images; elementwise work, Adam's of 9,000 weights most of it, on top
+    products = 2 * 32 * (3 * sum(layers) - layers[0])
+    self.assertBetween(actual, products, 1.5 * products)
+
+  def test_every_update_of_the_sampler_counts(self):
+    overrides = {'objective.num_latent_updates': 1}
+    operations_of = lambda: operations.of_step(
+        operations.create_program('configs/digits.py:ldc', overrides), 32
+    )
+    one = operations_of()
+    overrides['objective.num_latent_updates'] = 3
+    three = operations_of()
+    program = operations.create_program('configs/digits.py:ldc', overrides)
+    _, weights = operations.num_weights(program).values()
+    latents = 32 * program.config.objective.latents_per_image
+    update = operations.of_latent_update(weights, latents)
+    self.assertAlmostEqual(three - one, 2 * update, delta=1e-6 * three)
+
+  def test_the_estimate_of_an_update_is_near_the_count(self):
+    program = operations.create_program(
+        'configs/mnist.py:ldc', {'objective.match_moments': False}
+    )
+    both, phases = operations.of_step(program, 128), program.method.phases
+    updates = phases[1].num_updates
+    fewer = phases[1]._replace(num_updates=updates - 1)
+    method = program.method._replace(phases=(phases[0], fewer))
+    less = operations.of_step(program._replace(method=method), 128)
+    once = program.method._replace(
+        phases=(phases[0], phases[1]._replace(num_updates=1))
+    )
+    alone = program.method._replace(phases=phases[:1])
+    counted = operations.count(
+        program._replace(method=once), 128
+    ) - operations.count(program._replace(method=alone), 128)
+    self.assertBetween(both - less, 0.5 * counted, 2.0 * counted)
+
+  def test_a_device_of_no_known_peak_has_none(self):
+    self.assertIsNone(operations.peak('cpu', 'float32'))
+    self.assertEqual(
+        operations.peak('NVIDIA H100 80GB HBM3', 'bfloat16'), 989e12
+    )
 
 
 class ScalingTest(parameterized.TestCase):
@@ -121,21 +190,6 @@ class ScalingTest(parameterized.TestCase):
     machine = scaling.Machine(1, 1.0, 1e9, 1e-6, '')
     row = scaling.step_seconds(machine, 0.01, [2e6])
     self.assertEqual(row['efficiency'], 1.0)
-
-  def test_operations_of_a_vae_step_counted_by_hand(self):
-    overrides = {
-        'model.hidden_sizes': (64,), 'model.latent_size': 4,
-        'train.batch_size': 32,
-    }
-    config, method, txs, model = scaling._create(
-        'configs/digits.py:vae', overrides
-    )
-    actual = scaling.count_operations(config, method, txs, model, 32)
-    layers = (64 * 64, 64 * 8, 4 * 64, 64 * 64)
-    # 2 operations a weight and image, forward and twice backward but for the
-    # images; elementwise work, Adam's of 9,000 weights most of it, on top
-    products = 2 * 32 * (3 * sum(layers) - layers[0])
-    self.assertBetween(actual, products, 1.5 * products)
 
   @pytest.mark.slow
   def test_emulated_devices_compute_what_one_does(self):

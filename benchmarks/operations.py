@@ -1,0 +1,159 @@
+"""How many operations a train step is, and how many a device can do.
+
+A step's operations are counted from its program before XLA optimises it:
+products and convolutions, and everything elementwise, on which little depends.
+"""
+
+from collections.abc import Mapping, Sequence
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae import config as config_lib
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import networks
+from ldc_vae import step as step_lib
+
+IMAGE_SHAPES = {
+    'digits': (8, 8, 1),
+    'mnist': (28, 28, 1),
+    'fashion_mnist': (28, 28, 1),
+    'cifar10': (32, 32, 3),
+    'celeba64': (64, 64, 3),
+}
+NUM_STEPS = 10_000  # of the schedules; more than are run
+
+# Operations per second by the data sheets, without sparsity, by the beginning
+# of the device's name: 'float32' is TF32, in which XLA multiplies by default.
+PEAKS = {
+    'NVIDIA H100 80GB': {'float32': 495e12, 'bfloat16': 989e12},
+    'NVIDIA H200': {'float32': 495e12, 'bfloat16': 989e12},
+}
+_MATMUL_SIZES = {'cpu': 1536}
+_OTHER_MATMUL_SIZE = 8192
+_MATMUL_CALLS = 5
+
+
+class Program(NamedTuple):
+  """What a train step is made of."""
+
+  config: Any
+  method: Any
+  txs: Any
+  model: Any
+
+
+def create_program(
+    spec: str,
+    fields: Sequence[str] | Mapping[str, Any] = (),
+    overrides: Sequence[str] = (),
+) -> Program:
+  """Config, method, optimisers and networks of a config.
+
+  Args:
+    spec: Of the config.
+    fields: Of the config, or as on the command line.
+    overrides: As on the command line, after these.
+  """
+  config = config_lib.override(config_lib.load(spec, fields), overrides)
+  model = experiment_lib.create_model(
+      config, IMAGE_SHAPES[config.dataset.name]
+  )
+  method = experiment_lib.create_method(config, model)
+  txs = step_lib.create_optimizers(
+      method, num_steps=NUM_STEPS, **config.optimizer.to_dict()
+  )
+  return Program(config, method, txs, model)
+
+
+def of_step(program: Program, batch_size: int) -> float:
+  """Operations of a step of one device, every update of every phase.
+
+  Args:
+    program: Its convolutions should be the native ones: those of the CPU make
+      other products of them.
+    batch_size: Images.
+  """
+  # the program's loop over updates is counted once, whatever its length
+  once = program.method._replace(phases=tuple(
+      phase._replace(num_updates=1) for phase in program.method.phases
+  ))
+  total = count(program._replace(method=once), batch_size)
+  for phase in program.method.phases:
+    if phase.num_updates > 1:
+      particles = batch_size * program.config.objective.latents_per_image
+      update = of_latent_update(num_weights(program)[phase.trains], particles)
+      total += (phase.num_updates - 1) * update
+  return total
+
+
+def count(program: Program, batch_size: int) -> float:
+  """Operations of one step of one device, from its program."""
+  config, method, txs, model = program
+  step_fn = experiment_lib.make_train_step(config, method, txs, NUM_STEPS)
+  key = jax.random.key(0)
+  state = jax.eval_shape(
+      lambda key: step_lib.create_train_state(key, model, method, txs), key
+  )
+  images = jax.ShapeDtypeStruct((batch_size, *model.image_shape), np.uint8)
+  lowered = jax.jit(lambda *args: step_fn(*args, axis_name=None)).lower(
+      state, images, key
+  )
+  return float(lowered.cost_analysis()['flops'])
+
+
+def of_latent_update(num_weights: int, num_particles: int) -> float:
+  """Operations of one update of dense nets, about, by their weights.
+
+  Three products a layer (forward, and backward by inputs and by weights), each
+  of 2 operations a weight and particle; and twice that again, as the energy
+  sees two sets and its gradient's gradient is in the R1 penalty.
+  """
+  return 3 * 3 * 2.0 * num_weights * num_particles
+
+
+def num_weights(program: Program) -> dict[tuple[str, ...], int]:
+  """The weights that each phase trains, by the names of its networks."""
+  method = program.method
+  params = jax.eval_shape(
+      lambda: program.model.init(jax.random.key(0), method.trained)
+  )
+  return {
+      phase.trains: sum(
+          networks.num_parameters(params[name]) for name in phase.trains
+      )
+      for phase in method.phases
+  }
+
+
+def matmul_rate(dtype: str) -> float:
+  """Operations per second of a large matmul here, in XLA's default precision.
+
+  Args:
+    dtype: Of its arguments.
+
+  Returns:
+    By the median of some calls.
+  """
+  size = _MATMUL_SIZES.get(jax.default_backend(), _OTHER_MATMUL_SIZE)
+  x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  matmul = jax.jit(jnp.matmul)
+  jax.block_until_ready(matmul(x, x))
+  seconds = []
+  for _ in range(_MATMUL_CALLS):
+    start = time.perf_counter()
+    jax.block_until_ready(matmul(x, x))
+    seconds.append(time.perf_counter() - start)
+  return 2.0 * size**3 / statistics.median(seconds)
+
+
+def peak(device_kind: str, dtype: str) -> float | None:
+  """Operations per second by the data sheet; None for an unlisted device."""
+  for name, rates in PEAKS.items():
+    if device_kind.startswith(name):
+      return rates[dtype]
+  return None
