@@ -373,6 +373,9 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
       '--sizes', default='', help='numbers of particles n; by default all'
   )
+  parser.add_argument(
+      '--dims', default='', help='dimensions D; by default all'
+  )
   parser.add_argument('--device', choices=sorted(_ENVIRONMENTS), default='cpu')
   parser.add_argument(
       '--rounds', type=common.positive, default=7, help='turns of each case'
@@ -398,15 +401,19 @@ def main(argv: Sequence[str]) -> int:
   cases = make_cases(args.debug)
   tables = common.names(args.tables)
   common.choose('tables', tables, cases)
-  sizes = common.integers(args.sizes)
+  sizes, dims = common.integers(args.sizes), common.integers(args.dims)
   cases = {
       table: [
-          case for case in cases[table] if not sizes or case['n'] in sizes
+          case for case in cases[table]
+          if (not sizes or case['n'] in sizes)
+          and (not dims or case['dim'] in dims)
       ]
       for table in tables
   }
   if not any(cases.values()):
-    raise ValueError(f'--sizes={args.sizes} leaves no case')
+    raise ValueError(
+        f'--sizes={args.sizes} and --dims={args.dims} leave no case'
+    )
   jax.config.update('jax_platforms', 'cpu')  # the device is the workers'
   script = str(pathlib.Path(worker_lib.__file__).resolve())
   pythons = {name: args.peer_python for name in peers}
@@ -425,6 +432,7 @@ def main(argv: Sequence[str]) -> int:
       rounds=args.rounds,
       seconds=args.seconds,
       peer_gigabytes=args.peer_gigabytes,
+      pause_seconds=_PAUSE_SECONDS if args.device == 'cpu' else 0.0,
   )
   record['device']['kind'] = result['workers'][OURS]['device']
   record |= {**result, 'peer_gigabytes': args.peer_gigabytes}

@@ -752,7 +752,7 @@ class SvgdDirectionsTest(parameterized.TestCase):
   @parameterized.parameters(
       ('--peers=pyro', '--peers=pyro is unknown'),
       ('--tables=x', '--tables=x is unknown'),
-      ('--sizes=7', '--sizes=7 leaves no case'),
+      ('--sizes=7', '--sizes=7 and --dims= leave no case'),
   )
   def test_a_wrong_choice_is_told(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):
