@@ -138,6 +138,7 @@ class KlWarmupTest(parameterized.TestCase):
       ('gaussian', False, 0.0),
       ('implicit', False, 0.0),
       ('gaussian', True, 0.7),
+      ('implicit', True, 0.7),
   )
   def test_svgd_follows_the_tempered_posterior(self, encoder, whiten, f_weight):
     # at weight b, b times the direction for p(x|z)^(1/b) N(z; 0, I) exp(-w f)
@@ -327,10 +328,11 @@ class DensityTest(chex.TestCase):
 
 class SteinVaeTest(chex.TestCase):
 
-  def test_is_the_first_phase_of_ldc_at_the_bayes_posterior(self):
+  @parameterized.parameters(False, True)
+  def test_is_the_first_phase_of_ldc_at_the_bayes_posterior(self, whiten):
     model = _model('implicit')
     params = _params(model, 'encoder', 'decoder')
-    method = stein_vae.create(model, **_STEIN_FIELDS)
+    method = stein_vae.create(model, **_STEIN_FIELDS, whiten=whiten)
     fields = {**default.OBJECTIVES['ldc'], **_STEIN_FIELDS}
     twin = ldc.create(
         model,
@@ -338,7 +340,7 @@ class SteinVaeTest(chex.TestCase):
             **fields,
             'inverse_temperature': 1.0,
             'match_moments': False,
-            'whiten': False,
+            'whiten': whiten,
         },
     )
     (loss, _), grads = _run(method, params)
