@@ -40,6 +40,11 @@ _OTHER_BLOCK_NUMBERS = 2**26
 # Rows of a block at least, below which the products become slow.
 _MIN_BLOCK_ROWS = 64
 
+# Particles of a block, by platform, where they are more than can be taken at
+# once without blocks of too few rows; elsewhere all of them.
+_BLOCK_COLUMNS = {'cpu': 2048}
+_MAX_WHOLE_ROW = 4096
+
 # Particles from which on a row is summed by a matrix product.
 _LONG_ROW = 1024
 
@@ -371,30 +376,41 @@ KERNELS = {
 }
 
 
-def choose_block_size(
-    num_queries: int, numbers_per_row: int, platform: str
-) -> int:
-  """The rows of the kernel matrix that are computed at a time.
+def choose_block(
+    num_queries: int,
+    num_particles: int,
+    platform: str,
+    numbers_per_pair: int = 1,
+) -> tuple[int, int]:
+  """The part of the kernel matrix that is computed at a time.
 
-  As many as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not fewer
-  than 64, in blocks of one size: on a CPU 1,024 rows of 2,048 particles, 256 of
-  8,192, and all rows of up to 1,448.
+  As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not fewer
+  than 64, in blocks of one size. On a CPU all rows of up to 1,448 particles,
+  1,024 of 2,048, 512 of 4,096; of more particles about 2,048 at a time.
 
   Args:
     num_queries: m, the rows that are wanted.
-    numbers_per_row: n, or n D for a kernel that is a function.
+    num_particles: n.
     platform: As `jax.default_backend` names it.
+    numbers_per_pair: D for a kernel that is a function, which has gradients.
 
   Returns:
-    The rows of a block, at most m.
+    The rows, at most m, and the particles, at most n, of a block.
   """
   numbers = _BLOCK_NUMBERS.get(platform, _OTHER_BLOCK_NUMBERS)
-  rows = max(numbers // max(numbers_per_row, 1), _MIN_BLOCK_ROWS)
-  if rows >= num_queries:
-    return num_queries
-  num_blocks = -(-num_queries // rows)
-  # equal blocks, so that little is padded; whole vectors of 8
-  return min(8 * -(-num_queries // (8 * num_blocks)), num_queries)
+  columns = num_particles
+  if platform in _BLOCK_COLUMNS and num_particles > _MAX_WHOLE_ROW:
+    columns = _equal_part(num_particles, _BLOCK_COLUMNS[platform])
+  rows = max(numbers // max(columns * numbers_per_pair, 1), _MIN_BLOCK_ROWS)
+  return _equal_part(num_queries, rows), columns
+
+
+def _equal_part(total: int, most: int) -> int:
+  """The size of equal parts of about `most`, in whole vectors of 8."""
+  if most >= total:
+    return total
+  num_parts = -(-total // most)
+  return min(8 * -(-total // (8 * num_parts)), total)
 
 
 def svgd_direction(
@@ -416,8 +432,8 @@ def svgd_direction(
     kernel: A `Kernel`, or a smooth function k(x [D], y [D]) -> [].
     off_diagonal: Leave out j = i: for amortised particles. Needs n >= 2.
     temperature: T >= 0, of the repulsion; at T < 1 the fixed point is p^(1/T).
-    block_size: Rows computed at a time; memory is then O(n * block_size). None
-      for `choose_block_size`.
+    block_size: Rows of all particles computed at a time; memory is then
+      O(n * block_size). None for `choose_block`.
     queries: The rows of `particles` whose direction is wanted, shape [m, D];
       None for all.
     first_query: The index in `particles` of the first query.
@@ -435,10 +451,10 @@ def svgd_direction(
     raise ValueError(
         f'an off-diagonal SVGD direction needs 2 particles, got {n}'
     )
-  numbers_per_row = n
+  numbers_per_pair = 1
   if not isinstance(kernel, Kernel):
     kernel = from_function(kernel)
-    numbers_per_row = particles.size  # a gradient for each pair
+    numbers_per_pair = particles.shape[1]  # a gradient
   queries = particles if queries is None else queries
   # phi is a constant of the update: its own derivative is no part of SVGD.
   particles, scores, queries = jax.lax.stop_gradient(
@@ -450,19 +466,25 @@ def svgd_direction(
     particles, queries = particles - centre, queries - centre
   count = n - 1 if off_diagonal else n
 
+  num_columns = n
+  if block_size is None:
+    block_size, num_columns = choose_block(
+        queries.shape[0], n, jax.default_backend(), numbers_per_pair
+    )
+
   def rows(queries_and_indices):
     block, indices = queries_and_indices
-    mask = None
-    if off_diagonal:
-      mask = (indices[:, None] != jnp.arange(n)[None, :]).astype(block.dtype)
-    total = kernel.contract_fn(block, particles, scores, mask, h, temperature)
-    return total / count
+
+    def columns(particles, scores, first):
+      mask = None
+      if off_diagonal:
+        others = first + jnp.arange(particles.shape[0])
+        mask = (indices[:, None] != others[None, :]).astype(block.dtype)
+      return kernel.contract_fn(block, particles, scores, mask, h, temperature)
+
+    return _sum_parts(columns, particles, scores, num_columns) / count
 
   indices = first_query + jnp.arange(queries.shape[0])
-  if block_size is None:
-    block_size = choose_block_size(
-        queries.shape[0], numbers_per_row, jax.default_backend()
-    )
   if block_size >= queries.shape[0]:
     return rows((queries, indices))
   return _map_blocks(rows, queries, indices, block_size)
@@ -688,6 +710,26 @@ def _matmul(x: Array, y: Array) -> Array:
 def _masked(values: Array, mask: Array | None) -> Array:
   """values * mask, or values where there is no mask."""
   return values if mask is None else values * mask
+
+
+def _sum_parts(contract_fn, particles, scores, size) -> Array:
+  """The sum of `contract_fn(particles, scores, first index)` over parts."""
+  n, dim = particles.shape
+  if size >= n:
+    return contract_fn(particles, scores, 0)
+  end = n // size * size
+  parts = [x[:end].reshape(-1, size, dim) for x in (particles, scores)]
+  # what is left over by whole parts is a part of its own, and comes first
+  total = contract_fn(particles[:size], scores[:size], 0)
+  if end < n:
+    total += contract_fn(particles[end:], scores[end:], end)
+
+  def add(total, part):
+    return total + contract_fn(*part), None
+
+  firsts = jnp.arange(size, end, size)
+  rest = (parts[0][1:], parts[1][1:], firsts)
+  return jax.lax.scan(add, total, rest)[0]
 
 
 def _map_blocks(rows_fn, queries, indices, block_size) -> Array:

@@ -193,10 +193,17 @@ class DirectionTest(_StrictTest):
     # the same sums of 11 float32 terms in another order
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
-  @parameterized.product(name=('rbf', 'imq'), off_diagonal=(False, True))
-  def test_automatic_blocks_change_nothing(self, name, off_diagonal):
-    n = 1500  # two blocks, and rows that fill up the second
-    self.assertEqual(svgd.choose_block_size(n, n, 'cpu'), 752)
+  @parameterized.product(
+      name=('rbf', 'imq', 'linear'),
+      off_diagonal=(False, True),
+      n_and_block=((1500, (752, 1500)), (5003, (1256, 1672))),
+  )
+  def test_automatic_blocks_change_nothing(
+      self, name, off_diagonal, n_and_block
+  ):
+    n, block = n_and_block
+    # two blocks, and rows that fill up the second; three parts of particles
+    self.assertEqual(svgd.choose_block(n, n, 'cpu'), block)
     particles, scores = _normal(2, n, 3), _normal(3, n, 3)
     actual, expected = [
         _direction(
@@ -208,12 +215,12 @@ class DirectionTest(_StrictTest):
         )
         for block_size in (None, n)
     ]
-    # means of 1500 float32 terms of size 1 in another order
+    # means of as many float32 terms of size 1 in another order
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
-  @parameterized.parameters((None, False), (4096, True))
+  @parameterized.parameters((None, False), (8192, True))
   def test_a_large_set_has_no_matrix_of_all_pairs(self, block_size, has_matrix):
-    particles = jax.ShapeDtypeStruct((4096, 3), jnp.float32)
+    particles = jax.ShapeDtypeStruct((8192, 3), jnp.float32)
     direction_fn = functools.partial(
         svgd.svgd_direction,
         kernel=svgd.rbf(),
@@ -221,8 +228,8 @@ class DirectionTest(_StrictTest):
         block_size=block_size,
     )
     program = jax.jit(direction_fn).lower(particles, particles).as_text()
-    self.assertEqual('tensor<4096x4096xf32>' in program, has_matrix)
-    self.assertEqual('tensor<512x4096xf32>' in program, not has_matrix)
+    self.assertEqual('tensor<8192x8192xf32>' in program, has_matrix)
+    self.assertEqual('tensor<1024x2048xf32>' in program, not has_matrix)
 
   @parameterized.parameters((False,), (True,))
   def test_queries_are_rows_of_the_whole(self, off_diagonal):
@@ -390,15 +397,17 @@ class DirectionTest(_StrictTest):
 class BlockSizeTest(_StrictTest):
 
   @parameterized.parameters(
-      (100, 'cpu', 100), (1448, 'cpu', 1448), (1449, 'cpu', 728),
-      (2048, 'cpu', 1024), (8192, 'cpu', 256), (32768, 'cpu', 64),
-      (10**6, 'cpu', 64), (8192, 'gpu', 8192), (32768, 'tpu', 2048),
+      (100, 'cpu', (100, 100)), (1448, 'cpu', (1448, 1448)),
+      (1449, 'cpu', (728, 1449)), (2048, 'cpu', (1024, 2048)),
+      (4096, 'cpu', (512, 4096)), (8192, 'cpu', (1024, 2048)),
+      (10**6, 'cpu', (1024, 2048)), (8192, 'gpu', (8192, 8192)),
+      (32768, 'tpu', (2048, 32768)), (2**21, 'gpu', (64, 2**21)),
   )
   def test_depends_on_the_shape(self, n, platform, expected):
-    self.assertEqual(svgd.choose_block_size(n, n, platform), expected)
+    self.assertEqual(svgd.choose_block(n, n, platform), expected)
 
   def test_few_queries_are_one_block(self):
-    self.assertEqual(svgd.choose_block_size(32, 2**16, 'cpu'), 32)
+    self.assertEqual(svgd.choose_block(32, 2**16, 'cpu'), (32, 2048))
 
   def test_a_function_has_a_gradient_for_each_pair(self):
     # 1448 x 1448 values fit, their gradients of 32 numbers do not
