@@ -384,9 +384,9 @@ def choose_block(
 ) -> tuple[int, int]:
   """The part of the kernel matrix that is computed at a time.
 
-  As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not fewer
-  than 64, in blocks of one size. On a CPU all rows of up to 1,448 particles,
-  1,024 of 2,048, 512 of 4,096; of more particles about 2,048 at a time.
+  As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not
+  fewer than 64, in blocks of one size. On a CPU all rows of up to 1,448
+  particles, 1,024 of 2,048, 512 of 4,096; of more about 2,048 at a time.
 
   Args:
     num_queries: m, the rows that are wanted.
