@@ -67,7 +67,6 @@ OBJECTIVES = {
         kernel='rbf',  # rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
         off_diagonal=True,  # leave j = i out of the direction
-        whiten=False,  # distances in posterior deviations; the paper has none
         kl_warmup=0.0,
     ),
     # Steps and sizes are those of the LEBM code.
@@ -86,7 +85,7 @@ OBJECTIVES = {
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
         off_diagonal=True,  # leave j = i out of the encoder's direction
-        whiten=True,  # distances in posterior deviations
+        whiten=True,  # distances in posterior deviations (gaussian encoder)
         kl_warmup=0.0,
         latent_target='learned',  # of the sampler: learned, ratio, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U

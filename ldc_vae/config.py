@@ -81,7 +81,6 @@ _ADDED = {
         0.0, ('beta_vae', 'iwae', 'ldc', 'stein_vae', 'vae', 'vamp')
     ),
     'objective.sampler_noise': (0.0, ('ldc',)),
-    'objective.whiten': (False, ('stein_vae',)),
 }
 
 # Fields that say where files lie, which is nobody else's business.
@@ -961,6 +960,11 @@ _RELATIONS = (
         ('model.hidden_sizes', 'model.encoder'),
         lambda sizes, encoder: bool(sizes) or encoder != 'implicit',
         'has no layer for its noise; use one size or more',
+    ),
+    _Relation(
+        ('objective.whiten', 'model.encoder'),
+        lambda whiten, encoder: not whiten or encoder == 'gaussian',
+        'has no standard deviations; use whiten=false or encoder gaussian',
     ),
     _Relation(
         ('objective.alpha', 'objective.mmd_scaling'),

@@ -269,6 +269,12 @@ _FIELDS = {
         _set_vae('model.encoder', 'implicit'),
         r'encoder=implicit with config.objective.name=vae does not go',
     ),
+    'whitened_implicit': _Case(
+        _train(
+            '--config.objective.whiten=true', '--config.model.encoder=implicit'
+        ),
+        r'whiten=True .*encoder=?.?implicit|encoder=implicit.*whiten',
+    ),
     'scale_of_bernoulli': _Case(
         _train(
             '--config.model.learn_scale=true',

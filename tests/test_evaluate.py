@@ -568,6 +568,7 @@ class OtherRunsTest(absltest.TestCase):
             'train.num_steps': 4,
             'model.architecture': 'mlp',
             'model.encoder': 'implicit',
+            'objective.whiten': False,
         },
     )
     train.train_and_evaluate(config, folder / 'run')

@@ -51,10 +51,9 @@ LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
 
 def whitened_particles(
     z: Array,
-    mean: Array | None,
-    logvar: Array | None,
+    mean: Array,
+    logvar: Array,
     stein_fn: Callable[[Array], Array],
-    axis_name: str | None,
 ) -> Array:
   """Stein particles under the kernel k((x - m) / s, (y - m) / s).
 
@@ -62,33 +61,18 @@ def whitened_particles(
   scalar in z is as wide as the widest dimension, so that the narrow ones, which
   the decoder uses most, learn their width slowly and stay too narrow.
 
-  An implicit encoder tells neither. m is then the mean of the image's
-  particles, and s, of which a few particles know little, the deviation from it
-  that all images of the (micro-)batch have in common, on all devices.
-
   Args:
     z: Particles, shape [B, K, D].
-    mean: Shape [B, D], or None of an implicit encoder.
-    logvar: Shape [B, D], or None.
+    mean: Shape [B, D].
+    logvar: Shape [B, D].
     stein_fn: `svgd.stein_particles` with its kernel.
-    axis_name: The device axis.
 
   Returns:
     z, unchanged; backwards, the SVGD direction.
   """
-  if logvar is None:
-    mean = jnp.mean(z, axis=1)
-    squares = jnp.sum(jnp.square(z - mean[:, None]), axis=1)
-    variance = jnp.mean(squares, axis=0) / max(z.shape[1] - 1, 1)
-    if axis_name is not None:
-      variance = jax.lax.pmean(variance, axis_name)
-    # particles that coincide have none
-    std = jnp.sqrt(jnp.maximum(variance, svgd.BANDWIDTH_FLOOR))
-    std = jnp.broadcast_to(std, mean.shape)
-  else:
-    std = jnp.exp(0.5 * logvar)
   # the metric is a constant of the update, as the bandwidth is
-  mean, std = jax.lax.stop_gradient((mean[:, None], std[:, None]))
+  mean, std = jax.lax.stop_gradient((mean, jnp.exp(0.5 * logvar)))
+  mean, std = mean[:, None], std[:, None]
   return energy.unstandardise(
       stein_fn(energy.standardise(z, mean, std)), mean, std
   )
@@ -133,14 +117,14 @@ def autoencoder_objective(
     params: With 'encoder', 'decoder' and, where the weight is not 0, 'energy'.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
-    context: With 'stats', 'progress' and 'axis_name'.
+    context: With 'stats' and 'progress'.
     model: The networks.
     inverse_temperature: lambda.
     num_particles: K.
     kernel: Of the K particles of one image.
     off_diagonal: Leave out j = i.
-    whiten: Measure the kernel's distances in standard deviations of the
-      posteriors, see `whitened_particles`.
+    whiten: Measure the kernel's distances in standard deviations of each
+      image's posterior, see `whitened_particles`.
     latent_energy_weight: w of w f(u) in U.
     kl_warmup: Fraction of the training until what is not likelihood in U, and
       the repulsion that balances it, weigh 1. At a weight b the fixed point is
@@ -162,9 +146,7 @@ def autoencoder_objective(
       temperature=weight,
   )
   if whiten:
-    particles = whitened_particles(
-        z, mean, logvar, stein_fn, context['axis_name']
-    )
+    particles = whitened_particles(z, mean, logvar, stein_fn)
   else:
     particles = stein_fn(z)
   log_likelihoods = model.log_likelihood(params, images, particles)
@@ -393,6 +375,11 @@ def create(
           f'objective.{field}={value} must be positive: T falls geometrically'
           ' over a fraction of the training'
       )
+  if whiten and model.encoder != 'gaussian':
+    raise ValueError(
+        'objective.whiten=True needs model.encoder=gaussian, got'
+        f' {model.encoder!r}: it needs the standard deviations; set it False'
+    )
   if latent_target not in LATENT_TARGETS:
     raise ValueError(
         f'objective.latent_target={latent_target!r}; known:'

@@ -20,7 +20,6 @@ def create(
     kernel: str,
     bandwidth: float | str,
     off_diagonal: bool,
-    whiten: bool = False,
     kl_warmup: float = 0.0,
 ) -> base.Method:
   """The method `stein_vae`.
@@ -31,8 +30,6 @@ def create(
     kernel: A key of `svgd.KERNELS`.
     bandwidth: 'mean', 'median' or a number in squared latent units.
     off_diagonal: Leave j = i out of the direction; needs two particles.
-    whiten: Measure the kernel's distances in standard deviations of the
-      posteriors, see `ldc.whitened_particles`; the paper's kernel is scalar.
     kl_warmup: Fraction of the training until prior and repulsion weigh 1, in
       [0, 1].
 
@@ -65,7 +62,7 @@ def create(
       num_particles=num_particles,
       kernel=svgd.KERNELS[kernel](bandwidth),
       off_diagonal=off_diagonal,
-      whiten=whiten,
+      whiten=False,
       latent_energy_weight=0.0,
       kl_warmup=kl_warmup,
   )
