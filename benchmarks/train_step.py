@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks import operations as operations_lib
+from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--output', default='')
   args, overrides = parser.parse_known_args(argv)
   common.choose('cases', args.cases, CASES)
+  common.choose('dtypes', args.dtypes, config_lib.DTYPES)
   common.set_up_jax()
   record = common.create_record('benchmarks.train_step', argv, seeds=[0])
   record['load_before'] = os.getloadavg()[0]

@@ -719,7 +719,7 @@ def _sum_parts(contract_fn, particles, scores, size) -> Array:
     return contract_fn(particles, scores, 0)
   end = n // size * size
   parts = [x[:end].reshape(-1, size, dim) for x in (particles, scores)]
-  # what is left over by whole parts is a part of its own, and comes first
+  # what whole parts leave over is a part of its own, outside the loop
   total = contract_fn(particles[:size], scores[:size], 0)
   if end < n:
     total += contract_fn(particles[end:], scores[end:], end)

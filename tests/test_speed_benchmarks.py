@@ -108,9 +108,13 @@ class TrainStepTest(parameterized.TestCase):
     table = output.with_suffix('.md').read_text()
     self.assertIn('| mlp | float32 | 4 | `vae` |', table)
 
-  def test_unknown_case_is_told(self):
-    with self.assertRaisesRegex(ValueError, '--cases=gan is unknown; known'):
-      train_step.main(['--cases=gan'])
+  @parameterized.parameters(
+      ('--cases=gan', '--cases=gan is unknown; known'),
+      ('--dtypes=float', '--dtypes=float is unknown; known: float32'),
+  )
+  def test_a_wrong_choice_is_told(self, argument, message):
+    with self.assertRaisesRegex(ValueError, message):
+      train_step.main([argument])
 
   @parameterized.parameters(*train_step.CASES)
   def test_cases_have_fields_of_their_methods(self, name):
