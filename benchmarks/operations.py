@@ -73,26 +73,26 @@ def create_program(
 def of_step(program: Program, batch_size: int) -> float:
   """Operations of a step of one device, every update of every phase.
 
+  Convolutions are those of an accelerator where the program's config says
+  `convolution=native`: those of the CPU make other products of them. Positions
+  outside an image are not counted.
+
   Args:
-    program: Its convolutions should be the native ones: those of the CPU make
-      other products of them.
+    program: The step.
     batch_size: Images.
   """
-  # the program's loop over updates is counted once, whatever its length
-  once = program.method._replace(phases=tuple(
-      phase._replace(num_updates=1) for phase in program.method.phases
-  ))
-  total = count(program._replace(method=once), batch_size)
-  for phase in program.method.phases:
-    if phase.num_updates > 1:
-      particles = batch_size * program.config.objective.latents_per_image
-      update = of_latent_update(num_weights(program)[phase.trains], particles)
-      total += (phase.num_updates - 1) * update
-  return total
+  # a loop over updates would be counted once, whatever its length
+  phases = tuple(
+      phase._replace(num_updates=1)
+      for phase in program.method.phases
+      for _ in range(phase.num_updates)
+  )
+  method = program.method._replace(phases=phases)
+  return count(program._replace(method=method), batch_size)
 
 
 def count(program: Program, batch_size: int) -> float:
-  """Operations of one step of one device, from its program."""
+  """Operations of one step of one device, from its program; loops once."""
   config, method, txs, model = program
   step_fn = experiment_lib.make_train_step(config, method, txs, NUM_STEPS)
   key = jax.random.key(0)
@@ -106,16 +106,6 @@ def count(program: Program, batch_size: int) -> float:
         state, images, key
     )
   return float(lowered.cost_analysis()['flops'])
-
-
-def of_latent_update(num_weights: int, num_particles: int) -> float:
-  """Operations of one update of dense nets, about, by their weights.
-
-  Three products a layer (forward, and backward by inputs and by weights), each
-  of 2 operations a weight and particle; and twice that again, as the energy
-  sees two sets and its gradient's gradient is in the R1 penalty.
-  """
-  return 3 * 3 * 2.0 * num_weights * num_particles
 
 
 def num_weights(program: Program) -> dict[tuple[str, ...], int]:

@@ -228,11 +228,11 @@ def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   own = job['batch_size'] // job['num_processes']
   first = own * job['process_id']
   seconds = []
+  shape = model.image_shape
   for _ in range(job['steps']):
-    shape = (job['batch_size'], *model.image_shape)
-    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    images = rng.integers(0, 256, (job['batch_size'], *shape), dtype=np.uint8)
     images = images[first : first + own]
-    images = images.reshape(jax.local_device_count(), -1, *shape[1:])
+    images = images.reshape(jax.local_device_count(), -1, *shape)
     start = time.perf_counter()
     state, _ = step_fn(state, images, key)
     jax.block_until_ready(state)

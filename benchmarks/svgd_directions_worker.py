@@ -24,7 +24,7 @@ import time
 
 import numpy as np
 
-# Each call of a library is timed by itself until this much time is spent.
+# Calls of a library are timed until this much time is spent.
 _SECONDS_PER_ANSWER = 0.1
 
 # Calls that follow each other without waiting take about so long together
@@ -32,7 +32,7 @@ _SECONDS_PER_ANSWER = 0.1
 _SECONDS_IN_FLIGHT = {'cpu': 0.0}
 _OTHER_SECONDS_IN_FLIGHT = 0.005
 
-# The same for the operations that the floor is made of.
+# Sizes of the operations that the floor is made of.
 _EXP_SIZES = {'cpu': (2**20, 2**22), 'gpu': (2**27,), 'tpu': (2**27,)}
 _MATMUL_SIZES = {'cpu': 1536, 'gpu': 8192, 'tpu': 8192}
 
@@ -261,7 +261,8 @@ def _time(library, fn, argument) -> tuple[float, int]:
   """Seconds of a compiled call, the median, and how many were timed.
 
   The first call, which finds the caches cold, counts only if it is so long that
-  it does not matter.
+  it does not matter. On an accelerator each value is the mean over calls that
+  follow each other, see `_OTHER_SECONDS_IN_FLIGHT`.
   """
 
   def time_calls(count):

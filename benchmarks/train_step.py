@@ -32,6 +32,11 @@ from ldc_vae import step as step_lib
 
 _REFERENCE = 'iwae'
 _IN_FLIGHT = 8  # as in ldc_vae.train
+_FLAGS = {
+    'model.architecture': '--architectures',
+    'model.dtype': '--dtypes',
+    'train.batch_size': '--batch_sizes',
+}
 
 
 class Case(NamedTuple):
@@ -73,6 +78,9 @@ def main(argv: Sequence[str]) -> int:
   args, overrides = parser.parse_known_args(argv)
   common.choose('cases', args.cases, CASES)
   common.choose('dtypes', args.dtypes, config_lib.DTYPES)
+  for field, flag in _FLAGS.items():
+    if any(word.startswith(f'--config.{field}=') for word in overrides):
+      raise ValueError(f'--config.{field} would not name its row; use {flag}')
   common.set_up_jax()
   record = common.create_record('benchmarks.train_step', argv, seeds=[0])
   record['load_before'] = os.getloadavg()[0]
@@ -94,7 +102,6 @@ def main(argv: Sequence[str]) -> int:
         )
         for name in args.cases
     }
-    times = measure(programs, batch_size, args.steps, args.rounds)
     operations = {
         name: operations_lib.of_step(
             create_program(
@@ -105,6 +112,7 @@ def main(argv: Sequence[str]) -> int:
         )
         for name in args.cases
     }
+    times = measure(programs, batch_size, args.steps, args.rounds)
     record['rows'] += summarise(
         nets, times, operations, record['matmul_rates'][dtype]
     )

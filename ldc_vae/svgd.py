@@ -386,7 +386,7 @@ def choose_block(
 
   As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not
   fewer than 64, in blocks of one size. On a CPU all rows of up to 1,448
-  particles, 1,024 of 2,048, 512 of 4,096; of more about 2,048 at a time.
+  particles, 1,024 of 2,048, 512 of 4,096; of more, at most 2,048 at a time.
 
   Args:
     num_queries: m, the rows that are wanted.
@@ -399,7 +399,11 @@ def choose_block(
   """
   numbers = _BLOCK_NUMBERS.get(platform, _OTHER_BLOCK_NUMBERS)
   columns = num_particles
-  if platform in _BLOCK_COLUMNS and num_particles > _MAX_WHOLE_ROW:
+  if (
+      platform in _BLOCK_COLUMNS
+      and num_particles > _MAX_WHOLE_ROW
+      and num_queries * num_particles * numbers_per_pair > numbers
+  ):
     columns = _equal_part(num_particles, _BLOCK_COLUMNS[platform])
   rows = max(numbers // max(columns * numbers_per_pair, 1), _MIN_BLOCK_ROWS)
   return _equal_part(num_queries, rows), columns
@@ -475,14 +479,14 @@ def svgd_direction(
   def rows(queries_and_indices):
     block, indices = queries_and_indices
 
-    def columns(particles, scores, first):
+    def contract(part, its_scores, first):
       mask = None
       if off_diagonal:
-        others = first + jnp.arange(particles.shape[0])
+        others = first + jnp.arange(part.shape[0])
         mask = (indices[:, None] != others[None, :]).astype(block.dtype)
-      return kernel.contract_fn(block, particles, scores, mask, h, temperature)
+      return kernel.contract_fn(block, part, its_scores, mask, h, temperature)
 
-    return _sum_parts(columns, particles, scores, num_columns) / count
+    return _sum_parts(contract, particles, scores, num_columns) / count
 
   indices = first_query + jnp.arange(queries.shape[0])
   if block_size >= queries.shape[0]:
@@ -717,19 +721,14 @@ def _sum_parts(contract_fn, particles, scores, size) -> Array:
   n, dim = particles.shape
   if size >= n:
     return contract_fn(particles, scores, 0)
-  end = n // size * size
-  parts = [x[:end].reshape(-1, size, dim) for x in (particles, scores)]
-  # what whole parts leave over is a part of its own, outside the loop
-  total = contract_fn(particles[:size], scores[:size], 0)
-  if end < n:
-    total += contract_fn(particles[end:], scores[end:], end)
+  first = n - (n - 1) // size * size  # the odd part, of 1 to `size`
+  total = contract_fn(particles[:first], scores[:first], 0)
 
   def add(total, part):
     return total + contract_fn(*part), None
 
-  firsts = jnp.arange(size, end, size)
-  rest = (parts[0][1:], parts[1][1:], firsts)
-  return jax.lax.scan(add, total, rest)[0]
+  rest = [x[first:].reshape(-1, size, dim) for x in (particles, scores)]
+  return jax.lax.scan(add, total, (*rest, jnp.arange(first, n, size)))[0]
 
 
 def _map_blocks(rows_fn, queries, indices, block_size) -> Array:

@@ -102,7 +102,8 @@ class TrainStepTest(parameterized.TestCase):
     for row in record['rows']:
       self.assertLen(row['rounds'], 2)
       self.assertGreater(row['wall_ms'], 0.0)
-      self.assertBetween(row['utilisation'], 0.0, 1.0)
+      self.assertGreater(row['utilisation'], 0.0)
+      self.assertLess(row['utilisation'], 1.0)
     self.assertEqual(record['rows'][1]['wall_ratio'], 1.0)
     self.assertNotIn(os.fspath(output.parent), output.read_text())
     table = output.with_suffix('.md').read_text()
@@ -111,6 +112,7 @@ class TrainStepTest(parameterized.TestCase):
   @parameterized.parameters(
       ('--cases=gan', '--cases=gan is unknown; known'),
       ('--dtypes=float', '--dtypes=float is unknown; known: float32'),
+      ('--config.model.dtype=bfloat16', 'use --dtypes'),
   )
   def test_a_wrong_choice_is_told(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -139,22 +141,17 @@ class OperationsTest(absltest.TestCase):
     self.assertBetween(actual, products, 1.5 * products)
 
   def test_every_update_of_the_sampler_counts(self):
-    fields = {'objective.match_moments': False}
     program_of = lambda count: operations.create_program(
-        'configs/digits.py:ldc',
-        {**fields, 'objective.num_latent_updates': count},
+        'configs/digits.py:ldc', {'objective.num_latent_updates': count}
     )
-    one, three = program_of(1), program_of(3)
-    with_one = operations.of_step(one, 32)
-    update = 0.5 * (operations.of_step(three, 32) - with_one)
-    _, weights = operations.num_weights(three).values()
-    latents = 32 * three.config.objective.latents_per_image
-    expected = operations.of_latent_update(weights, latents)
-    self.assertAlmostEqual(update, expected, delta=1e-6 * with_one)
-    # the estimate is near what the program of one update has
-    alone = one.method._replace(phases=one.method.phases[:1])
-    counted = with_one - operations.count(one._replace(method=alone), 32)
-    self.assertBetween(update, 0.5 * counted, 2.0 * counted)
+    one, two, three = (
+        operations.of_step(program_of(count), 32) for count in (1, 2, 3)
+    )
+    # the adding up of metrics aside
+    self.assertAlmostEqual(three - two, two - one, delta=1e-3 * (two - one))
+    _, weights = operations.num_weights(program_of(1)).values()
+    # forward, and backward by inputs and weights, of both nets, at least
+    self.assertGreater(two - one, 3 * 2 * weights * 32)
 
   def test_a_device_of_no_known_peak_has_none(self):
     self.assertIsNone(operations.peak('cpu', 'float32'))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -218,6 +219,44 @@ class DirectionTest(_StrictTest):
     # means of as many float32 terms of size 1 in another order
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
+  @parameterized.product(
+      name=('rbf', 'linear', 'function'),
+      off_diagonal=(False, True),
+      num=(40, 43, 48),
+  )
+  def test_parts_of_the_particles_change_nothing(self, name, off_diagonal, num):
+    particles, scores = _normal(2, num, 3), _normal(3, num, 3)
+    if name == 'function':
+      kernel = functools.partial(svgd.imq_kernel, bandwidth=2.0)
+    else:
+      kernel = svgd.KERNELS[name](2.0)
+    direction_fn = functools.partial(
+        svgd.svgd_direction, kernel=kernel, off_diagonal=off_diagonal
+    )
+    expected = direction_fn(particles, scores)
+    queries = particles[5:35]
+    with (
+        mock.patch.object(svgd, '_BLOCK_COLUMNS', {'cpu': 8}),
+        mock.patch.object(svgd, '_BLOCK_NUMBERS', {'cpu': 64}),
+        mock.patch.object(svgd, '_MIN_BLOCK_ROWS', 8),
+        mock.patch.object(svgd, '_MAX_WHOLE_ROW', 16),
+    ):
+      rows, columns = svgd.choose_block(30, num, 'cpu')
+      self.assertEqual((rows, columns), (8, 8))  # four blocks of many parts
+      actual = direction_fn(
+          particles, scores, queries=queries, first_query=5
+      )
+      both = jax.vmap(direction_fn)(
+          jnp.stack([particles, -particles]), jnp.stack([scores, -scores])
+      )
+    # the same sums of 48 float32 terms in another order
+    near = functools.partial(
+        np.testing.assert_allclose, rtol=1e-5, atol=1e-5
+    )
+    near(actual, expected[5:35])
+    near(both[0], expected)
+    near(both[1], -expected)
+
   @parameterized.parameters((None, False), (8192, True))
   def test_a_large_set_has_no_matrix_of_all_pairs(self, block_size, has_matrix):
     particles = jax.ShapeDtypeStruct((8192, 3), jnp.float32)
@@ -394,7 +433,7 @@ class DirectionTest(_StrictTest):
       )
 
 
-class BlockSizeTest(_StrictTest):
+class BlockTest(_StrictTest):
 
   @parameterized.parameters(
       (100, 'cpu', (100, 100)), (1448, 'cpu', (1448, 1448)),
@@ -407,7 +446,8 @@ class BlockSizeTest(_StrictTest):
     self.assertEqual(svgd.choose_block(n, n, platform), expected)
 
   def test_few_queries_are_one_block(self):
-    self.assertEqual(svgd.choose_block(32, 2**16, 'cpu'), (32, 2048))
+    self.assertEqual(svgd.choose_block(32, 2**16, 'cpu'), (32, 2**16))
+    self.assertEqual(svgd.choose_block(33, 2**16, 'cpu'), (33, 2048))
 
   def test_a_function_has_a_gradient_for_each_pair(self):
     # 1448 x 1448 values fit, their gradients of 32 numbers do not
