@@ -74,7 +74,7 @@ MACHINES = {
         ' by its data sheet; float32 matmuls run in bfloat16 there by default',
     ),
     '64 x H100, 8 a host': Machine(
-        64, 495e12, 50e9, 5e-6,
+        64, operations_lib.PEAKS['NVIDIA H100 80GB']['float32'], 50e9, 5e-6,
         'TF32 peak 495 TFLOP/s without sparsity by its data sheet; 400 Gbit/s'
         ' of network a GPU, which is what bounds a ring over hosts',
     ),

@@ -2,14 +2,13 @@
 
 python -m benchmarks.train_step --output=benchmarks/results/train_step.json
 
-Each method runs its own `step.train_step` on random images, a
-few steps at a time and in turn, so that whatever else the machine does meets
-all of them. `iwae` with the same K is what `ldc` is measured against: it makes
-as many decoder evaluations, and no SVGD. `ldc_autoencoder` is the first phase
-of `ldc` alone, its encoder and decoder; `ldc` adds the sampler net and the
-latent energy. The utilisation is of the rate of a large matmul in the same
-precision, measured in the same process, and of the data sheet's where it is
-known.
+Each method runs its own `step.train_step` on random images, a few steps at a
+time and in turn, so that whatever else the machine does meets all of them.
+`iwae` with the same K is what `ldc` is measured against: it makes as many
+decoder evaluations, and no SVGD. `ldc_autoencoder` is the first phase of `ldc`
+alone, its encoder and decoder; `ldc` adds the sampler net and the latent
+energy. The utilisation is of the rate of a large matmul in the same precision,
+measured in the same process, and of the data sheet's where it is known.
 """
 
 import argparse
