@@ -66,6 +66,7 @@ OBJECTIVES = {
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
+        bandwidth_factor=1.0,  # of a rule; below 1 in many dimensions
         off_diagonal=True,  # leave j = i out of the direction
         kl_warmup=0.0,
     ),
@@ -84,6 +85,7 @@ OBJECTIVES = {
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         bandwidth='mean',  # mean, median, or a number in squared latent units
+        bandwidth_factor=1.0,  # of a rule
         off_diagonal=True,  # leave j = i out of the encoder's direction
         whiten=True,  # distances in posterior deviations (gaussian encoder)
         kl_warmup=0.0,

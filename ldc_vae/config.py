@@ -48,6 +48,7 @@ METHOD_ENCODERS = {
     'ldc': ('gaussian', 'implicit'),
 }
 SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
+BANDWIDTH_RULES = ('mean', 'median')
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
 LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
@@ -77,6 +78,7 @@ MAY_CHANGE = (
 # did, and the methods that have them (None: all).
 _ADDED = {
     'evaluate.num_draws': (1, None),
+    'objective.bandwidth_factor': (1.0, ('ldc', 'stein_vae')),
     'objective.kl_warmup': (
         0.0, ('beta_vae', 'iwae', 'ldc', 'stein_vae', 'vae', 'vamp')
     ),
@@ -737,7 +739,7 @@ def _is_number(x: Any) -> bool:
 
 def _is_bandwidth(x: Any) -> bool:
   """True for 'mean', 'median' and a positive number, as text or not."""
-  if x in ('mean', 'median'):
+  if x in BANDWIDTH_RULES:
     return True
   try:
     return not isinstance(x, bool) and 0 < float(x) < math.inf
@@ -813,6 +815,7 @@ _RULES = (
         'objective.inverse_temperature',
         'objective.posterior_step_size',
         'objective.prior_step_size',
+        'objective.bandwidth_factor',
         'objective.sampler_bandwidth_factor',
         'objective.temperature_start',
         'objective.temperature_end',
@@ -930,6 +933,11 @@ _RELATIONS = (
         ('objective.num_particles', 'objective.off_diagonal'),
         lambda count, off_diagonal: count > 1 or not off_diagonal,
         'leaves a lone particle no direction; use 2 particles or more',
+    ),
+    _Relation(
+        ('objective.bandwidth_factor', 'objective.bandwidth'),
+        lambda factor, bandwidth: factor == 1 or bandwidth in BANDWIDTH_RULES,
+        'multiplies no rule; use factor 1, or bandwidth mean or median',
     ),
     _Relation(
         ('objective.sampler_noise', 'objective.num_particles'),

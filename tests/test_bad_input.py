@@ -412,6 +412,7 @@ for _field, _value, _remedy in (
     ('objective.temperature_end', 0, 'use more than 0'),
     ('objective.temperature_fraction', 1.5, 'use a fraction'),
     ('objective.moments_decay', -0.1, 'use 0 <= value < 1'),
+    ('objective.bandwidth_factor', 0, 'use more than 0'),
     ('objective.sampler_bandwidth_factor', 0, 'use more than 0'),
     ('objective.bandwidth', 'wide', 'use mean, median, or a positive'),
     ('model.latent_size', 0, 'use 1 or more'),

@@ -401,6 +401,14 @@ class ValidateTest(_FileTestCase):
       ('accumulate', {'train.accumulate': 3}, 'train.batch_size=256'),
       ('one_particle', {'objective.num_particles': 1}, 'off_diagonal=True'),
       (
+          'factor',
+          {
+              'objective.bandwidth': 2.0,
+              'objective.bandwidth_factor': 0.5,
+          },
+          'objective.bandwidth=2',
+      ),
+      (
           'noise',
           {
               'objective.sampler_noise': 1.0,
@@ -647,9 +655,12 @@ class DifferencesTest(parameterized.TestCase):
 class JsonTest(_FileTestCase):
 
   def test_a_run_of_an_earlier_version_gets_what_it_lacks(self):
-    added = 'kl_warmup', 'sampler_noise'
+    added = 'bandwidth_factor', 'kl_warmup', 'sampler_noise'
     for method, its_own in (
-        ('ldc', added), ('vae', ('kl_warmup',)), ('ae', ()),
+        ('ldc', added),
+        ('stein_vae', added[:2]),
+        ('vae', ('kl_warmup',)),
+        ('ae', ()),
     ):
       config = default.create(method)
       record = config_lib.to_json(config)

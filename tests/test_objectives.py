@@ -40,6 +40,7 @@ _LDC_FIELDS = dict(
     num_particles=_PARTICLES,
     kernel='rbf',
     bandwidth='mean',
+    bandwidth_factor=1.0,
     off_diagonal=True,
     latent_target='learned',
     latent_energy_weight=0.0,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -31,7 +32,11 @@ _SHAPE = (4, 4, 1)
 _SCALE = 0.5
 _BATCH, _DIM = 4, 3
 _STEIN_FIELDS = dict(
-    num_particles=3, kernel='rbf', bandwidth='mean', off_diagonal=True
+    num_particles=3,
+    kernel='rbf',
+    bandwidth='mean',
+    bandwidth_factor=1.0,
+    off_diagonal=True,
 )
 _LEBM_FIELDS = dict(
     posterior_steps=3,
@@ -348,6 +353,15 @@ class SteinVaeTest(chex.TestCase):
     # float32
     chex.assert_trees_all_close(grads, expected_grads, rtol=1e-4, atol=1e-6)
     self.assertEqual(method.trained, ('encoder', 'decoder'))
+
+  @parameterized.parameters('stein_vae', 'ldc')
+  def test_the_bandwidth_factor_is_that_of_the_encoders_rule(self, name):
+    create = {'stein_vae': stein_vae.create, 'ldc': ldc.create}[name]
+    fields = {**default.OBJECTIVES[name], 'bandwidth_factor': 0.3}
+    made = mock.Mock(side_effect=svgd.rbf)
+    with mock.patch.dict(svgd.KERNELS, rbf=made):
+      create(_model('gaussian'), **fields)
+    self.assertEqual(made.call_args_list[0], mock.call('mean', factor=0.3))
 
   @parameterized.parameters(
       ({'num_particles': 1}, 'num_particles=1: .*at least 2'),

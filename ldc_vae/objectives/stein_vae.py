@@ -19,6 +19,7 @@ def create(
     num_particles: int,
     kernel: str,
     bandwidth: float | str,
+    bandwidth_factor: float,
     off_diagonal: bool,
     kl_warmup: float = 0.0,
 ) -> base.Method:
@@ -29,6 +30,7 @@ def create(
     num_particles: K, particles per image.
     kernel: A key of `svgd.KERNELS`.
     bandwidth: 'mean', 'median' or a number in squared latent units.
+    bandwidth_factor: Multiplies the bandwidth of a rule.
     off_diagonal: Leave j = i out of the direction; needs two particles.
     kl_warmup: Fraction of the training until prior and repulsion weigh 1, in
       [0, 1].
@@ -60,7 +62,7 @@ def create(
       model=model,
       inverse_temperature=1.0,
       num_particles=num_particles,
-      kernel=svgd.KERNELS[kernel](bandwidth),
+      kernel=svgd.KERNELS[kernel](bandwidth, factor=bandwidth_factor),
       off_diagonal=off_diagonal,
       whiten=False,
       latent_energy_weight=0.0,
