@@ -73,9 +73,17 @@ def positive(text: str) -> int:
   return number
 
 
-def choose(flag: str, chosen: Iterable[str], known: Iterable[str]) -> None:
-  """Raises a ValueError if something chosen is not known."""
+def choose(
+    flag: str,
+    chosen: Sequence[str],
+    known: Iterable[str],
+    *,
+    required: bool = False,
+) -> None:
+  """Raises a ValueError for something unknown, or nothing if it is required."""
   known = tuple(known)
+  if required and not chosen:
+    raise ValueError(f'--{flag} names nothing; known: {", ".join(known)}')
   for name in chosen:
     if name not in known:
       raise ValueError(f'--{flag}={name} is unknown; known: {", ".join(known)}')

@@ -58,11 +58,19 @@ def create_program(
     spec: Of the config.
     fields: Of the config, or as on the command line.
     overrides: As on the command line, after these.
+
+  Raises:
+    ValueError: A field is wrong, or the images of the data set may have any
+      shape.
   """
   config = config_lib.override(config_lib.load(spec, fields), overrides)
-  model = experiment_lib.create_model(
-      config, IMAGE_SHAPES[config.dataset.name]
-  )
+  shape = IMAGE_SHAPES.get(config.dataset.name)
+  if shape is None:
+    raise ValueError(
+        f'config.dataset.name={config.dataset.name} has images of any shape;'
+        f' use one of {", ".join(IMAGE_SHAPES)}'
+    )
+  model = experiment_lib.create_model(config, shape)
   method = experiment_lib.create_method(config, model)
   txs = step_lib.create_optimizers(
       method, num_steps=NUM_STEPS, **config.optimizer.to_dict()

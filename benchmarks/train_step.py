@@ -66,7 +66,9 @@ def main(argv: Sequence[str]) -> int:
   """Measures, prints the table and writes it with the JSON file."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--config', default='configs/mnist.py')
-  parser.add_argument('--architectures', type=common.names, default=('mlp',))
+  parser.add_argument(
+      '--architectures', type=common.names, help="the config's if not given"
+  )
   parser.add_argument('--dtypes', type=common.names, default=('float32',))
   parser.add_argument('--cases', type=common.names, default=tuple(CASES))
   parser.add_argument('--batch_sizes', type=common.integers, default=(128,))
@@ -75,8 +77,20 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--rounds', type=common.positive, default=9)
   parser.add_argument('--output', default='')
   args, overrides = parser.parse_known_args(argv)
-  common.choose('cases', args.cases, CASES)
-  common.choose('dtypes', args.dtypes, config_lib.DTYPES)
+  if args.architectures is None:
+    args.architectures = (config_lib.load(args.config).model.architecture,)
+  for flag, chosen, known in (
+      ('architectures', args.architectures, config_lib.ARCHITECTURES),
+      ('cases', args.cases, CASES),
+      ('dtypes', args.dtypes, config_lib.DTYPES),
+  ):
+    common.choose(flag, chosen, known, required=True)
+  if min(args.batch_sizes, default=0) < 1:
+    raise ValueError('--batch_sizes needs positive numbers, as 128,2048')
+  if config_lib.split_spec(args.config)[1]:
+    raise ValueError(
+        f'--config={args.config} names a method; --cases does that'
+    )
   for field, flag in _FLAGS.items():
     if any(word.startswith(f'--config.{field}=') for word in overrides):
       raise ValueError(f'--config.{field} would not name its row; use {flag}')

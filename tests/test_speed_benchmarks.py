@@ -113,10 +113,29 @@ class TrainStepTest(parameterized.TestCase):
       ('--cases=gan', '--cases=gan is unknown; known'),
       ('--dtypes=float', '--dtypes=float is unknown; known: float32'),
       ('--config.model.dtype=bfloat16', 'use --dtypes'),
+      ('--cases=', '--cases names nothing; known: vae'),
+      ('--architectures=cnn', '--architectures=cnn is unknown; known: mlp'),
+      ('--batch_sizes=', '--batch_sizes needs positive numbers'),
+      ('--batch_sizes=128,0', '--batch_sizes needs positive numbers'),
+      ('--config=configs/mnist.py:ldc', 'names a method; --cases does that'),
   )
   def test_a_wrong_choice_is_told(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):
       train_step.main([argument])
+
+  def test_the_networks_are_those_of_the_config(self):
+    program = absltest.mock.Mock(side_effect=ValueError)
+    self.enter_context(
+        absltest.mock.patch.object(train_step, 'create_program', program)
+    )
+    self.enter_context(absltest.mock.patch.object(common, 'set_up_jax'))
+    for flags, expected in (
+        ((), 'conv'), (('--architectures=mlp',), 'mlp')
+    ):
+      with self.assertRaises(ValueError):
+        train_step.main(['--config=configs/cifar10.py', *flags])
+      nets = program.call_args.args[2]
+      self.assertEqual(nets['model.architecture'], expected)
 
   @parameterized.parameters(*train_step.CASES)
   def test_cases_have_fields_of_their_methods(self, name):
@@ -126,6 +145,12 @@ class TrainStepTest(parameterized.TestCase):
 
 
 class OperationsTest(absltest.TestCase):
+
+  def test_images_of_any_shape_are_an_error(self):
+    with self.assertRaisesRegex(ValueError, 'use one of digits'):
+      operations.create_program(
+          'configs/images.py:vae', {'dataset.path': 'photos'}
+      )
 
   def test_operations_of_a_vae_step_counted_by_hand(self):
     overrides = {
