@@ -127,12 +127,15 @@ OPTIMIZER_FIELDS = {
     'lebm': dict(latent_learning_rate=2e-4),  # 1/5 of the decoder's, as there
 }
 # What `benchmarks/search.py` chose for 28x28 images, on the validation split of
-# MNIST: benchmarks/results/search.md. Where the value above was the best, none.
+# MNIST: benchmarks/results/search*.md. Where the value above was the best, none.
 SEARCHED = {
     'aae': {'objective.adversarial_weight': 3.0},
     'ae': {'optimizer.learning_rate': 2e-3},
     'info_vae': {'objective.mmd_scaling': 3000.0},
     'iwae': {'optimizer.learning_rate': 2e-3},
+    'lebm': {
+        'objective.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4,
+    },
     'rae_gp': {'objective.gradient_weight': 0.5},
     'rae_l2': {'objective.embedding_weight': 0.005},
     'stein_vae': {

@@ -358,6 +358,22 @@ class SearchTest(parameterized.TestCase):
       if chosen:
         self.assertIn(chosen, search.TRIALS[method])
 
+  @parameterized.parameters(*default.OBJECTIVES)
+  def test_the_best_of_the_filed_trials_was_chosen(self, method):
+    rows = []
+    results = config_lib.ROOT / 'benchmarks' / 'results'
+    for path in results.glob('search*.json'):
+      rows += json.loads(path.read_text())['rows']
+    rows = [row for row in rows if row['method'] == method]
+    self.assertCountEqual(
+        [row['options'] for row in rows], search.TRIALS[method]
+    )
+    best = min(rows, key=lambda row: row['frechet_classifier/generator'])
+    self.assertTrue(best['chosen'])
+    config = config_lib.flatten(config_lib.load(f'configs/mnist.py:{method}'))
+    for field, value in best['options'].items():
+      self.assertEqual(config[field], value)
+
   def test_the_validation_split_decides_and_is_read(self):
     # a method's own generator decides, whatever fits its latents better
     values = {'ae': (3.0, 1.0, 2.0), 'vae': (5.0, 4.0, None)}
