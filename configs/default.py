@@ -127,7 +127,7 @@ OPTIMIZER_FIELDS = {
     'lebm': dict(latent_learning_rate=2e-4),  # 1/5 of the decoder's, as there
 }
 # What `benchmarks/search.py` chose for 28x28 images, on the validation split of
-# MNIST: benchmarks/results/search*.md. Where the value above was the best, none.
+# MNIST: benchmarks/results/search*.md. None where the value above was the best.
 SEARCHED = {
     'aae': {'objective.adversarial_weight': 3.0},
     'ae': {'optimizer.learning_rate': 2e-3},
@@ -182,7 +182,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   model.sampler_blocks = 4
   model.energy_width = 256  # of the latent energy's residual blocks, and of
   model.energy_blocks = 2  # the layers of the discriminator (aae)
-  model.noise_size = 16  # implicit encoder: dimension of the injected noise
+  model.noise_size = 16  # implicit encoder: of noise beyond latent_size
   model.num_pseudo_inputs = 500  # components of the VampPrior (vamp)
   model.likelihood = 'gaussian'  # bernoulli, gaussian, discretized_logistic
   model.scale = 0.31622776  # of gaussian and logistic, pixels in [0, 1]

@@ -78,19 +78,20 @@ class GaussianEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array) -> tuple[Array, Array]:
-    x = self.torso(images).astype(jnp.float32)
-    moments = nn.Dense(2 * self.latent_size, name='moments')(x)
-    mean, raw = jnp.split(moments, 2, axis=-1)
-    log_std = _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
+    features = self.torso(images).astype(jnp.float32)
+    mean, log_std = _mean_and_log_std(features, self.latent_size)
     return mean, 2.0 * log_std
 
 
 class ImplicitEncoder(nn.Module):
-  """Images [B, H, W, C] and noise [B, K, M] -> particles [B, K, D].
+  """Images [B, H, W, C] and noise [B, K, D + M] -> particles [B, K, D].
 
-  The noise enters the features by a dense layer, so that the posterior may
-  have any shape; its density is not known. Pu et al. (2017),
-  https://arxiv.org/abs/1704.05155.
+  z = m(x) + s(x) noise[:D] + w(x, noise): a Gaussian, as it is at first, and
+  what a net makes of all the noise, so that the posterior may have any shape;
+  its density is not known. Pu et al. (2017), https://arxiv.org/abs/1704.05155,
+  have w alone. By amortised SVGD that finds its width very slowly: of few
+  particles in many dimensions a direction is mostly noise, which hundreds of
+  weights then have to average out (benchmarks/README.md).
   """
 
   torso: nn.Module
@@ -103,8 +104,17 @@ class ImplicitEncoder(nn.Module):
     x = nn.Dense(self.hidden_size)(features)[:, None, :]
     x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
     x = nn.relu(nn.Dense(self.hidden_size)(x))
-    centre = nn.Dense(self.latent_size)(features)[:, None, :]
-    return centre + nn.Dense(self.latent_size)(x)
+    mean, log_std = _mean_and_log_std(features, self.latent_size)
+    own = jnp.exp(log_std)[:, None, :] * noise[..., : self.latent_size]
+    warp = nn.Dense(self.latent_size, kernel_init=nn.initializers.zeros)(x)
+    return mean[:, None, :] + own + warp
+
+
+def _mean_and_log_std(features: Array, dim: int) -> tuple[Array, Array]:
+  """A dense layer of the calling module: two times [..., D]."""
+  moments = nn.Dense(2 * dim, name='moments')(features)
+  mean, raw = jnp.split(moments, 2, axis=-1)
+  return mean, _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
 
 
 class MlpDecoder(nn.Module):
@@ -402,7 +412,8 @@ class Model(NamedTuple):
         'scale': (),
     }
     if self.encoder == 'implicit':
-      inputs['encoder'] = (image, jnp.zeros((1, 1, self.sizes.noise_size)))
+      noise = jnp.zeros((1, 1, self.latent_size + self.sizes.noise_size))
+      inputs['encoder'] = (image, noise)
     keys = jax.random.split(key, len(names))
     return {
         name: self.modules[name].init(keys[i], *inputs[name])
@@ -435,7 +446,7 @@ class Model(NamedTuple):
       mean = encoder.apply(params['encoder'], images)
       return jnp.repeat(mean[:, None], num_particles, axis=1), mean, None
     if self.encoder == 'implicit':
-      shape = (num_particles, self.sizes.noise_size)
+      shape = (num_particles, self.latent_size + self.sizes.noise_size)
       noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
       return encoder.apply(params['encoder'], images, noise), None, None
     mean, logvar = encoder.apply(params['encoder'], images)

@@ -322,6 +322,28 @@ class ParticlesTest(chex.TestCase):
     z, _, _ = model.particles(params, _images(1, (8, 8, 1)), _keys(1), 2)
     self.assertGreater(float(jnp.max(jnp.abs(z[:, 0] - z[:, 1]))), 1e-3)
 
+  def test_an_implicit_encoder_begins_as_a_gaussian_and_may_be_another(self):
+    model = networks.create_model((8, 8, 1), _SIZES, encoder='implicit')
+    encoder, images = model.modules['encoder'], _images(2, (8, 8, 1))
+    rng = np.random.default_rng(2)
+    noise = rng.normal(size=(2, 4, 3 + 5)).astype(np.float32)
+
+    def spread(params, noise):
+      still = encoder.apply(params, images, jnp.zeros_like(noise))
+      return encoder.apply(params, images, noise) - still
+
+    first = model.init(jax.random.key(0), ['encoder'])['encoder']
+    own = spread(first, noise)
+    ratio = own / noise[..., :3]  # the standard deviations of an image
+    np.testing.assert_allclose(ratio, ratio[:, :1] + 0 * own, rtol=1e-4)
+    self.assertGreater(float(jnp.min(ratio)), 0.0)
+    self.assertGreater(float(jnp.max(jnp.abs(ratio[0] - ratio[1]))), 1e-4)
+    params = _params(model, 'encoder')['encoder']  # its warp is not 0
+    bent = spread(params, 2.0 * noise) - 2.0 * spread(params, noise)
+    self.assertGreater(float(jnp.max(jnp.abs(bent))), 1e-2)
+    others = spread(params, noise * (jnp.arange(8) >= 3)[None, None])
+    self.assertGreater(float(jnp.min(jnp.std(others, axis=1))), 1e-3)
+
   def test_those_of_a_deterministic_encoder_are_its_code(self):
     model = networks.create_model((8, 8, 1), _SIZES, encoder='deterministic')
     params = _params(model, 'encoder')
