@@ -15,11 +15,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from benchmarks import common
 from benchmarks import conv_step
 from benchmarks import conv_step_ldc_vae
 from benchmarks import encoder_bound
+from benchmarks import few_particles
 from benchmarks import sampler_ablation
 from benchmarks import search
 from benchmarks import seeds
@@ -30,6 +32,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import jobs as jobs_lib
 from ldc_vae import networks
+from ldc_vae import svgd
 from ldc_vae import writer
 from ldc_vae.metrics import frechet
 from ldc_vae.objectives import moments
@@ -500,6 +503,64 @@ class PairedDifferencesTest(absltest.TestCase):
     self.assertEqual(entry['mean'], -0.75)
     # two values 0.5 apart: 0.25 sqrt(2) / sqrt(2)
     self.assertAlmostEqual(entry['standard_error'], 0.25)
+
+
+class FewParticlesTest(parameterized.TestCase):
+
+  def test_the_divergence_is_that_of_scipy(self):
+    target = few_particles.create_target(3, correlated=True)
+    np.testing.assert_allclose(
+        target.precision @ target.covariance, np.eye(3), atol=1e-12
+    )
+    rng = np.random.default_rng(0)
+    mean, factor = rng.normal(size=3), rng.normal(size=(3, 3))
+    ours = scipy.stats.multivariate_normal(mean, factor @ factor.T)
+    draws = ours.rvs(200_000, random_state=1)
+    theirs = scipy.stats.multivariate_normal(np.zeros(3), target.covariance)
+    ratios = ours.logpdf(draws) - theirs.logpdf(draws)
+    self.assertAlmostEqual(
+        few_particles.kl_divergence(mean, factor, target),
+        np.mean(ratios),
+        delta=5 * np.std(ratios) / np.sqrt(len(ratios)),
+    )
+
+  @parameterized.product(
+      encoder=('diagonal', 'full'), kernel=(None, svgd.rbf('mean'))
+  )
+  def test_training_finds_the_law_from_afar(self, encoder, kernel):
+    target = few_particles.create_target(2, correlated=encoder == 'full')
+    before, after = [
+        few_particles.train(
+            target, encoder, kernel, 8, num_steps=num_steps, seed=0
+        )
+        for num_steps in (1, 1500)
+    ]
+    self.assertGreater(before['kl'], 0.8)
+    # few steps, and for SVGD 8 particles; far less than the 0.8 of before
+    self.assertLess(after['kl'], 0.05)
+    self.assertAlmostEqual(after['width'], 1.0, delta=0.1)
+
+  def test_small_run_writes_table_and_record(self):
+    _without_cache(self)
+    output = _folder(self) / 'few.json'
+    code = few_particles.main([
+        '--dim=2', '--particles=2', '--factors=0.5', '--num_steps=2',
+        '--seeds=0,1', f'--output={output}',
+    ])
+    self.assertEqual(code, 0)
+    rows = json.loads(output.read_text())['rows']
+    self.assertEqual(
+        [(row['encoder'], row['direction']) for row in rows],
+        [(encoder, direction) for encoder in ('diagonal', 'full')
+         for direction in ('ELBO', '`rbf`, 0.5 of the rule')],
+    )
+    self.assertLen(rows[0]['kl'], 2)
+    table = output.with_suffix('.md').read_text()
+    self.assertIn('| full L, ELBO | 2 |', table)
+
+  def test_a_lone_particle_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, '--particles needs numbers of'):
+      few_particles.main(['--particles=4,1'])
 
 
 class EncoderBoundTest(absltest.TestCase):
