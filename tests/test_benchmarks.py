@@ -748,6 +748,31 @@ def _svgd_row(ours, peer, floor):
 
 class SvgdDirectionsTest(parameterized.TestCase):
 
+  @parameterized.parameters(('cpu', 1), ('gpu', 8), ('tpu', 8))
+  def test_an_accelerators_calls_follow_each_other(self, platform, in_flight):
+    clock, waits = [0.0], []
+
+    def call(seconds):
+      clock[0] += seconds
+
+    library = absltest.mock.Mock(platform=platform)
+    library.wait = waits.append  # of a call: nothing more to wait for
+    seconds_in_flight = svgd_directions_worker._OTHER_SECONDS_IN_FLIGHT
+    each = seconds_in_flight / 8.5
+    with absltest.mock.patch.object(
+        svgd_directions_worker.time, 'perf_counter', lambda: clock[0]
+    ):
+      seconds, count = svgd_directions_worker._time(library, call, each)
+      self.assertAlmostEqual(seconds, each)
+      timed = waits[2:]
+      # none of the first, which compiles, nor of that which tells how many
+      self.assertLen(timed, count // in_flight)
+      self.assertEqual(count % in_flight, 0)
+      # a call of more than a second is timed by the first
+      clock[0], waits[:] = 0.0, []
+      seconds, count = svgd_directions_worker._time(library, call, 9.0)
+    self.assertEqual((seconds, count, len(waits)), (9.0, 1, 1))
+
   def test_floor_is_two_products_and_the_exponentials(self):
     case = {'batch': 3, 'n': 10, 'dim': 4}
     rates = {'matmul': 100.0, 'exp': 50.0}
