@@ -86,12 +86,12 @@ class GaussianEncoder(nn.Module):
 class ImplicitEncoder(nn.Module):
   """Images [B, H, W, C] and noise [B, K, D + M] -> particles [B, K, D].
 
-  z = m(x) + s(x) noise[:D] + w(x, noise): a Gaussian, as it is at first, and
-  what a net makes of all the noise, so that the posterior may have any shape;
-  its density is not known. Pu et al. (2017), https://arxiv.org/abs/1704.05155,
-  have w alone. By amortised SVGD that finds its width very slowly: of few
-  particles in many dimensions a direction is mostly noise, which hundreds of
-  weights then have to average out (benchmarks/README.md).
+  z = m(x) + s(x) noise[:D] + w(x, noise): a Gaussian, at first with deviations
+  s of about 1, and what a net makes of all the noise, at first 0, so that the
+  posterior may have any shape; its density is not known. Pu et al. (2017),
+  https://arxiv.org/abs/1704.05155, have w alone. By amortised SVGD that finds
+  its width very slowly from below: of few particles in many dimensions a
+  direction is mostly noise (benchmarks/README.md).
   """
 
   torso: nn.Module
@@ -104,15 +104,23 @@ class ImplicitEncoder(nn.Module):
     x = nn.Dense(self.hidden_size)(features)[:, None, :]
     x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
     x = nn.relu(nn.Dense(self.hidden_size)(x))
-    mean, log_std = _mean_and_log_std(features, self.latent_size)
+    mean, log_std = _mean_and_log_std(
+        features, self.latent_size, first_log_std=0.0
+    )
     own = jnp.exp(log_std)[:, None, :] * noise[..., : self.latent_size]
     warp = nn.Dense(self.latent_size, kernel_init=nn.initializers.zeros)(x)
     return mean[:, None, :] + own + warp
 
 
-def _mean_and_log_std(features: Array, dim: int) -> tuple[Array, Array]:
+def _mean_and_log_std(
+    features: Array, dim: int, first_log_std: float = _LOG_STD_CENTRE
+) -> tuple[Array, Array]:
   """A dense layer of the calling module: two times [..., D]."""
-  moments = nn.Dense(2 * dim, name='moments')(features)
+  bias = math.atanh((first_log_std - _LOG_STD_CENTRE) / _LOG_STD_RANGE)
+  first = lambda key, shape, dtype=jnp.float32: jnp.repeat(
+      jnp.asarray([0.0, bias], dtype), shape[0] // 2
+  )
+  moments = nn.Dense(2 * dim, bias_init=first, name='moments')(features)
   mean, raw = jnp.split(moments, 2, axis=-1)
   return mean, _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
 

@@ -490,7 +490,7 @@ def _header(
     if _is_number(results.get(name)):
       facts.append(text.format(f'{results[name]:,.0f}'))
   if _is_number(results.get('wall_seconds')):
-    facts.append(f'{_duration(results["wall_seconds"])} in all')
+    facts.append(f'{_duration(results["wall_seconds"])} of evaluation')
   line = html.escape(' · '.join(facts))
   title = html.escape(_title(config, workdir))
   return f'<header>\n<h1>{title}</h1>\n<p class="muted">{line}</p>\n</header>'

@@ -336,6 +336,7 @@ class ParticlesTest(chex.TestCase):
     own = spread(first, noise)
     ratio = own / noise[..., :3]  # the standard deviations of an image
     np.testing.assert_allclose(ratio, ratio[:, :1] + 0 * own, rtol=1e-4)
+    self.assertBetween(float(jnp.exp(jnp.mean(jnp.log(ratio)))), 0.5, 2.0)
     self.assertGreater(float(jnp.min(ratio)), 0.0)
     self.assertGreater(float(jnp.max(jnp.abs(ratio[0] - ratio[1]))), 1e-4)
     params = _params(model, 'encoder')['encoder']  # its warp is not 0

@@ -130,7 +130,7 @@ class WriteReportTest(parameterized.TestCase):
         'LDC-VAE on digits',
         'seed 3',
         'evaluated at step 19,500',
-        '1 h 2 min in all',
+        '1 h 2 min of evaluation',
         'Generator ÷ aggregate posterior 1.20×',
         '98.31',
         '0.00912',
