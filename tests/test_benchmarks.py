@@ -534,7 +534,7 @@ class FewParticlesTest(parameterized.TestCase):
     target = few_particles.create_target(2, correlated=encoder == 'full')
     before, after = [
         few_particles.train(
-            target, encoder, kernel, 8, num_steps=num_steps, seed=0
+            target, encoder, kernel, 8, start=0.3, num_steps=num_steps, seed=0
         )
         for num_steps in (1, 400)
     ]
@@ -547,7 +547,8 @@ class FewParticlesTest(parameterized.TestCase):
     _without_cache(self)
     output = _folder(self) / 'few.json'
     code = few_particles.main([
-        '--dim=2', '--particles=2', '--factors=0.5', '--num_steps=2',
+        '--dim=2', '--particles=2', '--factors=0.5', '--starts=1',
+        '--num_steps=2',
         '--seeds=0,1', f'--output={output}',
     ])
     self.assertEqual(code, 0)
@@ -559,7 +560,7 @@ class FewParticlesTest(parameterized.TestCase):
     )
     self.assertLen(rows[0]['kl'], 2)
     table = output.with_suffix('.md').read_text()
-    self.assertIn('| full L, ELBO | 2 |', table)
+    self.assertIn('| full L from 1, ELBO | 2 |', table)
 
   def test_a_lone_particle_is_an_error(self):
     with self.assertRaisesRegex(ValueError, '--particles needs numbers of'):
