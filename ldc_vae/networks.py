@@ -78,8 +78,10 @@ class GaussianEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array) -> tuple[Array, Array]:
-    features = self.torso(images).astype(jnp.float32)
-    mean, log_std = _mean_and_log_std(features, self.latent_size)
+    x = self.torso(images).astype(jnp.float32)
+    moments = nn.Dense(2 * self.latent_size, name='moments')(x)
+    mean, raw = jnp.split(moments, 2, axis=-1)
+    log_std = _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
     return mean, 2.0 * log_std
 
 
@@ -104,25 +106,13 @@ class ImplicitEncoder(nn.Module):
     x = nn.Dense(self.hidden_size)(features)[:, None, :]
     x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
     x = nn.relu(nn.Dense(self.hidden_size)(x))
-    mean, log_std = _mean_and_log_std(
-        features, self.latent_size, first_log_std=0.0
-    )
-    own = jnp.exp(log_std)[:, None, :] * noise[..., : self.latent_size]
+    # Not bounded as the gaussian encoder's: log s of that moves three times as
+    # fast, falls while the prior is warmed up, and hardly rises again.
+    moments = nn.Dense(2 * self.latent_size, name='moments')(features)
+    mean, logvar = jnp.split(moments[:, None, :], 2, axis=-1)
+    own = jnp.exp(0.5 * logvar) * noise[..., : self.latent_size]
     warp = nn.Dense(self.latent_size, kernel_init=nn.initializers.zeros)(x)
-    return mean[:, None, :] + own + warp
-
-
-def _mean_and_log_std(
-    features: Array, dim: int, first_log_std: float = _LOG_STD_CENTRE
-) -> tuple[Array, Array]:
-  """A dense layer of the calling module: two times [..., D]."""
-  bias = math.atanh((first_log_std - _LOG_STD_CENTRE) / _LOG_STD_RANGE)
-  first = lambda key, shape, dtype=jnp.float32: jnp.repeat(
-      jnp.asarray([0.0, bias], dtype), shape[0] // 2
-  )
-  moments = nn.Dense(2 * dim, bias_init=first, name='moments')(features)
-  mean, raw = jnp.split(moments, 2, axis=-1)
-  return mean, _LOG_STD_CENTRE + _LOG_STD_RANGE * jnp.tanh(raw)
+    return mean + own + warp
 
 
 class MlpDecoder(nn.Module):
