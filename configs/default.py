@@ -168,11 +168,11 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config.model = model = config_dict.ConfigDict()
   # mlp, gated_mlp (Tomczak and Welling's), conv (28x28 and 32x32), conv64
   model.architecture = 'mlp'
-  # gaussian, implicit (noise-injected), deterministic, none (lebm infers by
-  # Langevin dynamics)
+  # gaussian, implicit (noise-injected), warped (implicit, from a gaussian),
+  # deterministic, none (lebm infers by Langevin dynamics)
   model.encoder = 'gaussian'
   model.latent_size = 16
-  # mlp, gated_mlp: encoder, the decoder mirrors it; last: implicit's noise
+  # mlp, gated_mlp: encoder, the decoder mirrors it; last: implicit's, warped's
   model.hidden_sizes = (512, 512)
   model.channels = (32, 64, 128)  # conv: one entry per stride of 2
   # of conv and conv64: native (XLA's), patches (as matmuls); auto: patches on
@@ -182,7 +182,9 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   model.sampler_blocks = 4
   model.energy_width = 256  # of the latent energy's residual blocks, and of
   model.energy_blocks = 2  # the layers of the discriminator (aae)
-  model.noise_size = 16  # implicit encoder: of noise beyond latent_size
+  # implicit encoder: dimension of the injected noise; warped: beyond
+  # latent_size
+  model.noise_size = 16
   model.num_pseudo_inputs = 500  # components of the VampPrior (vamp)
   model.likelihood = 'gaussian'  # bernoulli, gaussian, discretized_logistic
   model.scale = 0.31622776  # of gaussian and logistic, pixels in [0, 1]

@@ -30,22 +30,22 @@ DATASETS = (
     'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64', 'images'
 )
 DTYPES = ('float32', 'bfloat16')
-ENCODERS = ('gaussian', 'implicit', 'deterministic', 'none')
+ENCODERS = ('gaussian', 'implicit', 'warped', 'deterministic', 'none')
 # The encoders that each method can train.
 METHOD_ENCODERS = {
     'ae': ('deterministic',),
     'vae': ('gaussian',),
     'beta_vae': ('gaussian',),
     'iwae': ('gaussian',),
-    'wae_mmd': ('deterministic', 'gaussian', 'implicit'),
+    'wae_mmd': ('deterministic', 'gaussian', 'implicit', 'warped'),
     'info_vae': ('gaussian',),
-    'aae': ('deterministic', 'gaussian', 'implicit'),
+    'aae': ('deterministic', 'gaussian', 'implicit', 'warped'),
     'rae_l2': ('deterministic',),
     'rae_gp': ('deterministic',),
     'vamp': ('gaussian',),
-    'stein_vae': ('implicit', 'gaussian'),
+    'stein_vae': ('implicit', 'warped', 'gaussian'),
     'lebm': ('none',),
-    'ldc': ('gaussian', 'implicit'),
+    'ldc': ('gaussian', 'implicit', 'warped'),
 }
 SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
 BANDWIDTH_RULES = ('mean', 'median')
@@ -966,7 +966,9 @@ _RELATIONS = (
     ),
     _Relation(
         ('model.hidden_sizes', 'model.encoder'),
-        lambda sizes, encoder: bool(sizes) or encoder != 'implicit',
+        lambda sizes, encoder: (
+            bool(sizes) or encoder not in ('implicit', 'warped')
+        ),
         'has no layer for its noise; use one size or more',
     ),
     _Relation(

@@ -86,14 +86,35 @@ class GaussianEncoder(nn.Module):
 
 
 class ImplicitEncoder(nn.Module):
+  """Images [B, H, W, C] and noise [B, K, M] -> particles [B, K, D].
+
+  The noise enters the features by a dense layer, so that the posterior may
+  have any shape; its density is not known. Pu et al. (2017),
+  https://arxiv.org/abs/1704.05155.
+  """
+
+  torso: nn.Module
+  latent_size: int
+  hidden_size: int
+
+  @nn.compact
+  def __call__(self, images: Array, noise: Array) -> Array:
+    features = self.torso(images).astype(jnp.float32)
+    x = nn.Dense(self.hidden_size)(features)[:, None, :]
+    x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
+    x = nn.relu(nn.Dense(self.hidden_size)(x))
+    centre = nn.Dense(self.latent_size)(features)[:, None, :]
+    return centre + nn.Dense(self.latent_size)(x)
+
+
+class WarpedEncoder(nn.Module):
   """Images [B, H, W, C] and noise [B, K, D + M] -> particles [B, K, D].
 
   z = m(x) + s(x) noise[:D] + w(x, noise): a Gaussian, at first with deviations
-  s of about 1, and what a net makes of all the noise, at first 0, so that the
-  posterior may have any shape; its density is not known. Pu et al. (2017),
-  https://arxiv.org/abs/1704.05155, have w alone. By amortised SVGD that finds
-  its width very slowly from below: of few particles in many dimensions a
-  direction is mostly noise (benchmarks/README.md).
+  s of about 1, and what a net makes of all the noise, at first 0; the density
+  is not known. An `ImplicitEncoder`, which is w alone, finds the width of a
+  posterior in many dimensions very slowly by SVGD of a few particles: their
+  direction is mostly noise there (benchmarks/README.md).
   """
 
   torso: nn.Module
@@ -354,6 +375,9 @@ ENCODERS = {
     'implicit': lambda torso, sizes: ImplicitEncoder(
         torso, sizes.latent_size, sizes.hidden_sizes[-1]
     ),
+    'warped': lambda torso, sizes: WarpedEncoder(
+        torso, sizes.latent_size, sizes.hidden_sizes[-1]
+    ),
     'deterministic': lambda torso, sizes: DeterministicEncoder(
         torso, sizes.latent_size
     ),
@@ -396,6 +420,14 @@ class Model(NamedTuple):
     """D."""
     return self.sizes.latent_size
 
+  @property
+  def noise_size(self) -> int:
+    """What the encoder takes of noise beside an image; 0 for none."""
+    own = {'implicit': 0, 'warped': self.latent_size}
+    if self.encoder not in own:
+      return 0
+    return own[self.encoder] + self.sizes.noise_size
+
   def init(self, key: Array, names: Sequence[str]) -> dict[str, chex.ArrayTree]:
     """Fresh float32 weights of the networks `names`."""
     size = self.latent_size
@@ -409,9 +441,8 @@ class Model(NamedTuple):
         'pseudo_inputs': (),
         'scale': (),
     }
-    if self.encoder == 'implicit':
-      noise = jnp.zeros((1, 1, self.latent_size + self.sizes.noise_size))
-      inputs['encoder'] = (image, noise)
+    if self.noise_size:
+      inputs['encoder'] = (image, jnp.zeros((1, 1, self.noise_size)))
     keys = jax.random.split(key, len(names))
     return {
         name: self.modules[name].init(keys[i], *inputs[name])
@@ -436,15 +467,15 @@ class Model(NamedTuple):
 
     Returns:
       z [B, K, D], and the mean and logvar [B, D] of a gaussian encoder, None
-      and None of an implicit one, mean and None of a deterministic one, whose
-      particles are K times its code.
+      and None of an implicit or warped one, mean and None of a deterministic
+      one, whose particles are K times its code.
     """
     encoder = self.modules['encoder']
     if self.encoder == 'deterministic':
       mean = encoder.apply(params['encoder'], images)
       return jnp.repeat(mean[:, None], num_particles, axis=1), mean, None
-    if self.encoder == 'implicit':
-      shape = (num_particles, self.latent_size + self.sizes.noise_size)
+    if self.noise_size:
+      shape = (num_particles, self.noise_size)
       noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
       return encoder.apply(params['encoder'], images, noise), None, None
     mean, logvar = encoder.apply(params['encoder'], images)

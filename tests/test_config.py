@@ -466,7 +466,7 @@ class ValidateTest(_FileTestCase):
   @parameterized.parameters(
       ('vae', 'implicit', 'use encoder gaussian'),
       ('ae', 'gaussian', 'use encoder deterministic'),
-      ('ldc', 'deterministic', 'use encoder gaussian or implicit'),
+      ('ldc', 'deterministic', 'use encoder gaussian or implicit or warped'),
       ('lebm', 'gaussian', 'use encoder none'),
   )
   def test_an_encoder_that_a_method_cannot_train_is_told(

@@ -55,7 +55,7 @@ class CreateModelTest(chex.TestCase):
 
   @parameterized.product(
       architecture=('mlp', 'gated_mlp', 'conv', 'conv64'),
-      encoder=('gaussian', 'implicit', 'deterministic'),
+      encoder=('gaussian', 'implicit', 'warped', 'deterministic'),
       image_shape=(
           (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3), (30, 21, 3)
       ),
@@ -301,7 +301,7 @@ class GaussianEncoderTest(chex.TestCase):
 
 class ParticlesTest(chex.TestCase):
 
-  @parameterized.parameters(('gaussian',), ('implicit',))
+  @parameterized.parameters('gaussian', 'implicit', 'warped')
   def test_an_image_knows_its_own_key_only(self, encoder):
     model = networks.create_model((8, 8, 1), _SIZES, encoder=encoder)
     params = _params(model, 'encoder')
@@ -315,15 +315,15 @@ class ParticlesTest(chex.TestCase):
     other, _, _ = particles_fn(params, images, _keys(4, seed=1))
     self.assertGreater(float(jnp.min(jnp.abs(other - whole))), 0.0)
 
-  @parameterized.parameters(('gaussian',), ('implicit',))
+  @parameterized.parameters('gaussian', 'implicit', 'warped')
   def test_particles_of_one_image_differ(self, encoder):
     model = networks.create_model((8, 8, 1), _SIZES, encoder=encoder)
     params = _params(model, 'encoder')
     z, _, _ = model.particles(params, _images(1, (8, 8, 1)), _keys(1), 2)
     self.assertGreater(float(jnp.max(jnp.abs(z[:, 0] - z[:, 1]))), 1e-3)
 
-  def test_an_implicit_encoder_begins_as_a_gaussian_and_may_be_another(self):
-    model = networks.create_model((8, 8, 1), _SIZES, encoder='implicit')
+  def test_a_warped_encoder_begins_as_a_gaussian_and_may_be_another(self):
+    model = networks.create_model((8, 8, 1), _SIZES, encoder='warped')
     encoder, images = model.modules['encoder'], _images(2, (8, 8, 1))
     rng = np.random.default_rng(2)
     noise = rng.normal(size=(2, 4, 3 + 5)).astype(np.float32)

@@ -238,6 +238,7 @@ class LdcAutoencoderTest(chex.TestCase):
       ('imq_fixed', 'gaussian', dict(kernel='imq', bandwidth=2.0)),
       ('all_pairs', 'gaussian', dict(off_diagonal=False)),
       ('implicit', 'implicit', {}),
+      ('warped', 'warped', {}),
   )
   def test_gradients_are_svgd_and_the_decoders_own(self, encoder, fields):
     model = _model(encoder=encoder)

@@ -98,6 +98,7 @@ def create(
       'deterministic',
       'gaussian',
       'implicit',
+      'warped',
       reason='its codes are matched with the prior',
   )
 

@@ -346,6 +346,7 @@ def create(
       model,
       'gaussian',
       'implicit',
+      'warped',
       reason='SVGD moves particles that differ',
   )
   if off_diagonal and num_particles < 2:

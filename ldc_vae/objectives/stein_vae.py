@@ -26,7 +26,7 @@ def create(
   """The method `stein_vae`.
 
   Args:
-    model: With an implicit or a gaussian encoder.
+    model: With an implicit, warped or gaussian encoder.
     num_particles: K, particles per image.
     kernel: A key of `svgd.KERNELS`.
     bandwidth: 'mean', 'median' or a number in squared latent units.
@@ -45,6 +45,7 @@ def create(
       'stein_vae',
       model,
       'implicit',
+      'warped',
       'gaussian',
       reason='SVGD moves particles that differ',
   )

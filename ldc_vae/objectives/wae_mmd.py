@@ -56,6 +56,7 @@ def create(model: networks.Model, *, mmd_weight: float) -> base.Method:
       'deterministic',
       'gaussian',
       'implicit',
+      'warped',
       reason='its codes are matched with the prior',
   )
 
