@@ -283,7 +283,7 @@ class MmdTest(chex.TestCase):
         (wae_mmd.create, dict(mmd_weight=1.0)),
         (aae.create, dict(adversarial_weight=1, num_discriminator_updates=1)),
     ):
-      with self.assertRaisesRegex(ValueError, "or implicit, got 'none'"):
+      with self.assertRaisesRegex(ValueError, "or warped, got 'none'"):
         create(_model('none'), **fields)
 
 
