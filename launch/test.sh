@@ -14,8 +14,10 @@ source "$root/launch/_environment.sh"
 
 ensure_environment "$root"
 if (($# == 0)); then
-  # More processes would not be faster: each of them compiles on all cores.
-  set -- -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+  # One more than cores, as some tests wait for programs that they started; not
+  # many, as each of them compiles on all cores.
+  count=$("$python" -c 'import os; print(min(os.cpu_count() + 1, 4))')
+  set -- -n "$count" --dist=loadfile --no-loadscope-reorder
 fi
 cd "$root"
 exec "$python" -m pytest "$@"
