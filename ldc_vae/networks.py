@@ -100,9 +100,7 @@ class ImplicitEncoder(nn.Module):
   @nn.compact
   def __call__(self, images: Array, noise: Array) -> Array:
     features = self.torso(images).astype(jnp.float32)
-    x = nn.Dense(self.hidden_size)(features)[:, None, :]
-    x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
-    x = nn.relu(nn.Dense(self.hidden_size)(x))
+    x = _stir(features, noise, self.hidden_size)
     centre = nn.Dense(self.latent_size)(features)[:, None, :]
     return centre + nn.Dense(self.latent_size)(x)
 
@@ -112,8 +110,8 @@ class WarpedEncoder(nn.Module):
 
   z = m(x) + s(x) noise[:D] + w(x, noise): a Gaussian, at first with deviations
   s of about 1, and what a net makes of all the noise, at first 0; the density
-  is not known. An `ImplicitEncoder`, which is w alone, finds the width of a
-  posterior in many dimensions very slowly by SVGD of a few particles: their
+  is not known. An `ImplicitEncoder`, which is m and w alone, finds the width of
+  a posterior in many dimensions very slowly by SVGD of a few particles: their
   direction is mostly noise there (benchmarks/README.md).
   """
 
@@ -124,16 +122,21 @@ class WarpedEncoder(nn.Module):
   @nn.compact
   def __call__(self, images: Array, noise: Array) -> Array:
     features = self.torso(images).astype(jnp.float32)
-    x = nn.Dense(self.hidden_size)(features)[:, None, :]
-    x = nn.relu(x + nn.Dense(self.hidden_size, use_bias=False)(noise))
-    x = nn.relu(nn.Dense(self.hidden_size)(x))
-    # Not bounded as the gaussian encoder's: log s of that moves three times as
-    # fast, falls while the prior is warmed up, and hardly rises again.
+    x = _stir(features, noise, self.hidden_size)
+    # Not bounded as the gaussian encoder's: log s of that moves up to six times
+    # as fast, falls in the first steps, and hardly rises again.
     moments = nn.Dense(2 * self.latent_size, name='moments')(features)
     mean, logvar = jnp.split(moments[:, None, :], 2, axis=-1)
     own = jnp.exp(0.5 * logvar) * noise[..., : self.latent_size]
     warp = nn.Dense(self.latent_size, kernel_init=nn.initializers.zeros)(x)
     return mean + own + warp
+
+
+def _stir(features: Array, noise: Array, size: int) -> Array:
+  """Layers of the calling module: [B, F] and noise [B, K, M] -> [B, K, size]."""
+  x = nn.Dense(size)(features)[:, None, :]
+  x = nn.relu(x + nn.Dense(size, use_bias=False)(noise))
+  return nn.relu(nn.Dense(size)(x))
 
 
 class MlpDecoder(nn.Module):
@@ -423,10 +426,11 @@ class Model(NamedTuple):
   @property
   def noise_size(self) -> int:
     """What the encoder takes of noise beside an image; 0 for none."""
-    own = {'implicit': 0, 'warped': self.latent_size}
-    if self.encoder not in own:
-      return 0
-    return own[self.encoder] + self.sizes.noise_size
+    if self.encoder == 'implicit':
+      return self.sizes.noise_size
+    if self.encoder == 'warped':
+      return self.latent_size + self.sizes.noise_size
+    return 0
 
   def init(self, key: Array, names: Sequence[str]) -> dict[str, chex.ArrayTree]:
     """Fresh float32 weights of the networks `names`."""
