@@ -65,6 +65,11 @@ def integers(text: str) -> tuple[int, ...]:
   return tuple(int(word) for word in names(text))
 
 
+def numbers(text: str) -> tuple[float, ...]:
+  """Parses '0.5,1'."""
+  return tuple(float(word) for word in names(text))
+
+
 def positive(text: str) -> int:
   """Parses a whole number of at least 1."""
   number = int(text)

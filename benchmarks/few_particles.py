@@ -137,8 +137,8 @@ def main(argv: Sequence[str]) -> int:
   add = parser.add_argument
   add('--dim', type=common.positive, default=40)
   add('--particles', type=common.integers, default=(4, 8))
-  add('--factors', type=common.names, default=('1', '0.35'))
-  add('--starts', type=common.names, default=('0.3', '1'))
+  add('--factors', type=common.numbers, default=(1.0, 0.35))
+  add('--starts', type=common.numbers, default=(0.3, 1.0))
   add('--num_steps', type=common.positive, default=5000)
   add('--seeds', type=common.integers, default=(0, 1, 2))
   add('--output', default='')
@@ -147,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError('--particles needs numbers of at least 2, as 4,8')
   cases: list[tuple[str, svgd.Kernel | None]] = [('ELBO', None)]
   cases += [
-      (f'`rbf`, {factor} of the rule', svgd.rbf('mean', factor=float(factor)))
+      (f'`rbf`, {factor:g} of the rule', svgd.rbf('mean', factor=factor))
       for factor in args.factors
   ]
   common.set_up_jax()
@@ -159,13 +159,13 @@ def main(argv: Sequence[str]) -> int:
     target = create_target(args.dim, correlated=encoder == 'full')
     runs = [
         train(
-            target, encoder, kernel, num_particles, start=float(start),
+            target, encoder, kernel, num_particles, start=start,
             num_steps=args.num_steps, seed=seed,
         )
         for seed in args.seeds
     ]
     record['rows'].append({
-        'encoder': encoder, 'start': start, 'direction': name,
+        'encoder': encoder, 'start': f'{start:g}', 'direction': name,
         'particles': num_particles,
         **{key: [run[key] for run in runs] for key in ('kl', 'width')},
     })
