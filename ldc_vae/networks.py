@@ -133,7 +133,7 @@ class WarpedEncoder(nn.Module):
 
 
 def _stir(features: Array, noise: Array, size: int) -> Array:
-  """Layers of the calling module: [B, F] and noise [B, K, M] -> [B, K, size]."""
+  """Layers of the calling module: [B, F], noise [B, K, M] -> [B, K, size]."""
   x = nn.Dense(size)(features)[:, None, :]
   x = nn.relu(x + nn.Dense(size, use_bias=False)(noise))
   return nn.relu(nn.Dense(size)(x))
