@@ -353,7 +353,7 @@ def freeze(
   with checkpoint.Checkpointer(
       f'{workdir}/checkpoints', read_only=True
   ) as checkpointer:
-    restored = checkpointer.restore(experiment.init_state())
+    restored = checkpointer.restore(experiment.abstract_state())
   if restored is None:
     raise ValueError(f'--workdir={workdir} holds no checkpoint; train it first')
   apply = evaluate.Apply(

@@ -40,6 +40,8 @@ NUM_LATEST = 2  # one more than needed, to fall back to
 
 _FORMAT = 1  # of the manifest
 _CHUNK = 1 << 26  # bytes of one broadcast between processes
+# What stands for a jax array in a template.
+_JAX_LEAF = (jax.Array, jax.ShapeDtypeStruct)
 _DELETED = 'deleted'  # the subdirectory of what is being deleted
 _REMEDIES = {
     errno.ENOSPC: 'free some disk space',
@@ -175,7 +177,8 @@ class Checkpointer:
 
     Args:
       like: A state of the structure, shapes and dtypes to restore. Where it
-        has a jax array, so has the result, on the default device and free to
+        has a jax array, or the `jax.ShapeDtypeStruct` of one (not of PRNG
+        keys), the result has a jax array, on the default device and free to
         move; where it has a NumPy array or a number, likewise.
       which: 'latest', or 'best' by `validation/loss`.
 
@@ -629,8 +632,8 @@ def _names(tree: PyTree) -> list[str]:
 
 
 def _is_key(leaf: Any) -> bool:
-  """Returns whether `leaf` is an array of typed PRNG keys."""
-  return isinstance(leaf, jax.Array) and jnp.issubdtype(
+  """Returns whether `leaf` is an array of typed PRNG keys, or its shape."""
+  return isinstance(leaf, _JAX_LEAF) and jnp.issubdtype(
       leaf.dtype, jax.dtypes.prng_key
   )
 
@@ -682,9 +685,10 @@ def _like_leaf(like: Any, value: np.ndarray) -> Any:
     return jax.random.wrap_key_data(
         jnp.array(value), impl=jax.random.key_impl(like)
     )
-  if isinstance(like, jax.Array):
+  if isinstance(like, _JAX_LEAF):
     if like.weak_type:  # must stay so, as later promotions depend on it
-      return jnp.zeros_like(like).at[...].set(value)
+      zero = np.zeros((), like.dtype).item()  # Python's numbers are weak
+      return jnp.full(like.shape, zero).at[...].set(value)
     return jnp.array(value)
   if isinstance(like, np.ndarray):
     return np.array(value)

@@ -447,7 +447,7 @@ def make_sources(
 
 def _restore(config, experiment, workdir):
   """The state, its step, the latest step and the functions of a checkpoint."""
-  template = experiment.init_state()
+  template = experiment.abstract_state()
   processes.meet('restore')
   with checkpoint.Checkpointer(
       workdir / 'checkpoints', read_only=True

@@ -56,6 +56,10 @@ class Experiment(NamedTuple):
         init_key, self.model, self.method, self.txs
     )
 
+  def abstract_state(self) -> step_lib.TrainState:
+    """The shapes and dtypes of a state, to restore one; computes nothing."""
+    return jax.eval_shape(self.init_state)
+
 
 def create(config: config_dict.ConfigDict) -> Experiment:
   """Loads the data and builds everything that `config` names.

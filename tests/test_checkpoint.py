@@ -186,6 +186,20 @@ class RoundTripTest(_TestCase):
     self.assertTrue(actual['weak'].weak_type)
     self.assertFalse(actual['strong'].weak_type)
 
+  def test_shapes_are_a_template_as_arrays_are(self):
+    state = {
+        'weak': jnp.full((2,), 0.5),
+        'counts': jnp.asarray(3),
+        'bfloat16': jnp.ones((2, 3), jnp.bfloat16),
+    }
+    self.save(1, state=state)
+    actual = self.restore(jax.eval_shape(lambda: state)).state
+    _assert_identical(actual, state)
+    self.assertTrue(actual['weak'].weak_type)
+    self.assertFalse(actual['bfloat16'].weak_type)
+    with self.assertRaisesRegex(checkpoint.CheckpointError, 'counts'):
+      self.restore(jax.eval_shape(lambda: {**state, 'counts': jnp.ones(2)}))
+
   def test_path_with_spaces_and_accents(self):
     self.directory = self.directory.with_name('my run, été #1 100%')
     self.save(1)

@@ -172,7 +172,7 @@ class EvaluateTest(parameterized.TestCase):
     with checkpoint.Checkpointer(
         self.workdir / 'checkpoints', read_only=True
     ) as checkpointer:
-      state = checkpointer.restore(experiment.init_state()).state
+      state = checkpointer.restore(experiment.abstract_state()).state
     decoded = experiment.model.decode(state.ema_params, jnp.asarray(latents))
     # 1: rounding to grey levels may differ in the last bit of a float
     np.testing.assert_allclose(np.asarray(decoded) * 255, images, atol=1.0)
@@ -226,7 +226,8 @@ class EvaluateTest(parameterized.TestCase):
     with checkpoint.Checkpointer(
         self.workdir / 'checkpoints', read_only=True
     ) as checkpointer:
-      params = checkpointer.restore(experiment.init_state()).state.ema_params
+      restored = checkpointer.restore(experiment.abstract_state())
+    params = restored.state.ema_params
     images = experiment.dataset.images['test'][:128].astype(np.float32) / 255
     mean, logvar = experiment.model.modules['encoder'].apply(
         params['encoder'], images
@@ -454,7 +455,7 @@ class MethodsTest(parameterized.TestCase):
         workdir / 'checkpoints', read_only=True
     ) as checkpointer:
       self.experiment = experiment_lib.create(config)
-      self.state = checkpointer.restore(self.experiment.init_state()).state
+      self.state = checkpointer.restore(self.experiment.abstract_state()).state
     return results
 
   def test_vamp_is_scored_under_its_own_prior(self):

@@ -41,7 +41,7 @@ def _final_state(config, workdir):
   with checkpoint.Checkpointer(
       pathlib.Path(workdir) / 'checkpoints', read_only=True
   ) as checkpointer:
-    return checkpointer.restore(experiment.init_state())
+    return checkpointer.restore(experiment.abstract_state())
 
 
 def _assert_same(actual, expected, **tolerances):
