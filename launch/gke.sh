@@ -74,9 +74,9 @@ check_submit() {
   check_program "$root" /runs
   [[ -n $image ]] ||
     mistake '--image is missing; give one that the cluster can pull, as' \
-      'REGISTRY/ldc_vae:tpu'
+      'registry.example/ldc_vae:tpu'
   check_pattern --image "$image" '[a-z0-9][a-zA-Z0-9._/:@-]*' \
-    'give an image, as REGISTRY/ldc_vae:tpu'
+    'give an image, as registry.example/ldc_vae:tpu'
   [[ -n $claim ]] ||
     mistake '--claim is missing; name a persistent volume claim for /runs'
   check_pattern --claim "$claim" '[a-z0-9]([-.a-z0-9]*[a-z0-9])?' \

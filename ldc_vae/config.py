@@ -85,6 +85,9 @@ _ADDED = {
     'objective.sampler_noise': (0.0, ('ldc',)),
 }
 
+# Fields on which others depend: told first where they differ too.
+_CAUSES = ('objective.name', 'dataset.name', 'debug')
+
 # Fields that say where files lie, which is nobody else's business.
 _PLACES = ('dataset.data_dir', 'dataset.path')
 
@@ -290,12 +293,13 @@ def differences(
   """Returns the fields, dotted, that keep `b` from continuing a run of `a`.
 
   A field counts when the two values differ or one config lacks it, unless it
-  matches a pattern of `MAY_CHANGE`.
+  matches a pattern of `MAY_CHANGE`. The method, the data set and `debug`, which
+  decide other fields, come first.
   """
   a, b = flatten(a), flatten(b)
   missing = object()
   return [
-      name for name in {**a, **b}
+      name for name in {**dict.fromkeys(_CAUSES), **a, **b}
       if a.get(name, missing) != b.get(name, missing)
       and not any(fnmatch.fnmatchcase(name, each) for each in MAY_CHANGE)
   ]
@@ -375,7 +379,12 @@ def check_same_run(
 
 
 def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
-  """Returns the config that a run left in its `workdir`/config.json."""
+  """Returns the config that a run left in its `workdir`/config.json.
+
+  Raises:
+    ConfigError: The file is missing, or holds no valid config.
+    OSError: It cannot be read.
+  """
   path = pathlib.Path(workdir) / 'config.json'
   try:
     return from_json(json.loads(path.read_text(encoding='utf-8')))
@@ -383,6 +392,11 @@ def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
     raise ConfigError(
         f'{path}: no such file; give a --workdir that was trained in'
     ) from None
+  except OSError as error:
+    raise OSError(
+        f'{path} cannot be read ({error.strerror}); make it a file that you may'
+        ' read, or give another --workdir'
+    ) from error
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
     raise ConfigError(
         f'{path}: not valid JSON ({error}); restore it, or delete it and run'
@@ -416,9 +430,15 @@ def _revive(value: Any) -> Any:
 def _find(path: str) -> pathlib.Path:
   """Returns the run file that `path` names."""
   places = (pathlib.Path(path), ROOT / path)
-  for place in places:
-    if place.is_file():
-      return place
+  try:
+    for place in places:
+      if place.is_file():
+        return place
+  except OSError as error:
+    raise OSError(
+        f'--config={path} cannot be read ({error.strerror}); give a run file'
+        ' that you may read'
+    ) from error
   known = sorted(
       each.relative_to(ROOT).as_posix()
       for each in (ROOT / 'configs').glob('*.py')
@@ -695,6 +715,12 @@ def _at_least(bound: int | float, *fields: str) -> Iterator[_Rule]:
     yield _Rule(field, holds, _says(f'is too small; use {bound} or more'))
 
 
+def _at_most(bound: int | float, *fields: str) -> Iterator[_Rule]:
+  for field in fields:
+    holds = lambda x: _is_number(x) and x <= bound
+    yield _Rule(field, holds, _says(f'is too large; use {bound} or less'))
+
+
 def _above_zero(*fields: str) -> Iterator[_Rule]:
   for field in fields:
     holds = lambda x: _is_number(x) and x > 0
@@ -890,6 +916,8 @@ _RULES = (
         'evaluate.ais_chains',
         'evaluate.ais_images',
     ),
+    # steps are counted in int32
+    *_at_most(2**31 - 1, 'train.num_steps', 'train.log_every'),
     *_fraction('train.ema_decay'),
     *_one_of(NON_FINITE, 'train.non_finite'),
     *_at_least(2, 'evaluate.num_samples'),

@@ -1,8 +1,8 @@
 """Inception features, for the FID of users who have the weights.
 
-An optional extra, `pip install ldc_vae[inception]`: the network and its weights
-(those of the original TensorFlow FID) come with torch-fidelity, which needs
-PyTorch. Nothing else of the project does.
+An optional extra, `pip install '.[inception]'` in the project's folder: the
+network and its weights (those of the original TensorFlow FID) come with
+torch-fidelity, which needs PyTorch. Nothing else of the project does.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ def require() -> None:
     if importlib.util.find_spec(name) is None:
       raise InceptionError(
           f'config.evaluate.inception=True needs the package {name}, which is'
-          " not installed; pip install 'ldc_vae[inception]' or pip install"
-          ' torch-fidelity'
+          " not installed; run pip install '.[inception]' in the project's"
+          ' folder, or pip install torch-fidelity'
       )
   path = os.environ.get(WEIGHTS_VARIABLE)
   if path and not pathlib.Path(path).is_file():

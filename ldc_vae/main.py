@@ -67,7 +67,7 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
                        sample: draw images from a trained workdir
                        compare: train and evaluate several methods, tabulate
   --num_samples=N      sample: how many images (default: 64)
-  --output=FILE        sample: where to write (default: WORKDIR/generated.npz)
+  --output=FILE.npz    sample: where to write (default: WORKDIR/generated.npz)
   --methods=A,B        compare: which methods (default: all)
   --seeds=0,1,2        compare: of each method (default: 0,1,2)
   --jobs=N             compare: runs at once, each on its own cores (default: 1)
@@ -107,6 +107,8 @@ def main(argv: Sequence[str]) -> int:
     config, workdir = _resolve(values, overrides)
   except (config_lib.ConfigError, flags.Error) as error:
     return _fail(error, _USAGE_ERROR)
+  except OSError as error:  # of the run file, or of the workdir
+    return _fail(error, _RUNTIME_ERROR)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   with _loading():
     from ldc_vae import processes
@@ -270,6 +272,12 @@ def _check_flags(values: flags.FlagValues) -> None:
           f'--{name}: read by --mode={mode} only; leave it out of'
           f' --mode={values.mode}'
       )
+  for name in ('workdir', 'output'):
+    if '://' in (values[name].value or ''):
+      raise config_lib.ConfigError(
+          f'--{name}={values[name].value}: not a local path; use one, or the'
+          ' path where the storage is mounted'
+      )
   together = ('coordinator_address', 'num_processes', 'process_id')
   missing = [name for name in together if values[name].value is None]
   if values.mode == 'compare':
@@ -339,11 +347,6 @@ def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
     raise config_lib.ConfigError(
         f'--workdir is missing; --mode={values.mode} needs a trained workdir'
     )
-  if pathlib.PurePath(values.output or '').suffix == '.png':
-    raise config_lib.ConfigError(
-        f'--output={values.output} is the name of the grid beside the samples;'
-        ' give one that ends in .npz'
-    )
   if values.mode == 'compare':
     methods = ','.join(config_lib.METHOD_ENCODERS)
     methods = methods if values.methods is None else values.methods
@@ -356,6 +359,8 @@ def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
   workdir = values.workdir or _default_workdir(values.config, config)
   if values.mode == 'train':
     return config, workdir
+  if values.output is not None:
+    _check_output(values.output, workdir)
   stored = _read_trained(workdir, values.process_id)
   config = config or config_lib.override(stored, overrides)
   changed = config_lib.differences(stored, config)
@@ -373,10 +378,27 @@ def _default_workdir(spec: str, config) -> str:
   return os.path.join('runs', f'{stem}_{config.objective.name}')
 
 
+def _check_output(output: str, workdir: str) -> None:
+  """Raises unless samples may be written there."""
+  if pathlib.PurePath(output).suffix != '.npz':
+    raise config_lib.ConfigError(
+        f'--output={output}: not the name of an .npz file; give one that ends'
+        ' in .npz (a grid is put beside it, as a .png)'
+    )
+  kept = os.path.join(workdir, 'samples.npz')
+  if os.path.realpath(output) == os.path.realpath(kept):
+    raise config_lib.ConfigError(
+        f'--output={output}: the samples that the run was evaluated with are'
+        ' there; give another name'
+    )
+
+
 def _read_trained(workdir: str, process_id: int | None):
   """Returns the config of a workdir that holds a checkpoint."""
   path = pathlib.Path(workdir)
-  if not path.is_dir():
+  with _reading(workdir):
+    is_there = path.is_dir()
+  if not is_there:
     remedy = 'train it first'
     if process_id:
       remedy = f'process {process_id} must see the folder of process 0'
@@ -385,11 +407,25 @@ def _read_trained(workdir: str, process_id: int | None):
     )
   config = config_lib.read(path)
   checkpoints = path / 'checkpoints'
-  if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
+  with _reading(checkpoints):
+    is_trained = checkpoints.is_dir() and any(checkpoints.iterdir())
+  if not is_trained:
     raise config_lib.ConfigError(
         f'--workdir={workdir}: it holds no checkpoint; train it first'
     )
   return config
+
+
+@contextlib.contextmanager
+def _reading(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Tells in one sentence why a folder of --workdir cannot be read."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(
+        f'{folder} cannot be read ({error.strerror}); give a --workdir that you'
+        ' may read'
+    ) from error
 
 
 # The process.

@@ -7,7 +7,7 @@ the array cache. Every refusal names the file and what to do.
 import concurrent.futures
 import os
 import pathlib
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from absl import logging
 import numpy as np
@@ -76,10 +76,15 @@ def load(
         f'dataset.path={request.path!r} must be a folder, an .npz or an .npy'
         ' file'
     )
+  try:
+    fingerprint = array_cache.fingerprint_of(files)
+  except OSError as error:  # a link to nothing
+    raise ValueError(
+        f'dataset.path: {error.filename} cannot be read ({error.strerror}):'
+        ' remove or replace it'
+    ) from error
   source = [str(path), request.image_size, request.num_channels, request.seed]
-  arrays = array_cache.load_or_write(
-      'images', source, array_cache.fingerprint_of(files), write_fn
-  )
+  arrays = array_cache.load_or_write('images', source, fingerprint, write_fn)
   num_test, num_validation = _split_sizes(len(arrays['images']), request)
   cut = lambda array: splits.cut(array, num_validation, num_test)
   images, labels = cut(arrays['images']), arrays.get('labels')
@@ -109,8 +114,15 @@ def _split_sizes(num_images: int, request: Request) -> tuple[int, int]:
 
 def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   """All PNG and JPEG files below `folder`, in the order of their names."""
+
+  def refuse(error: OSError) -> NoReturn:  # os.walk would leave it out
+    raise ValueError(
+        f'dataset.path: the folder {error.filename} cannot be read'
+        f' ({error.strerror}): make it readable, or move it away'
+    ) from error
+
   files = []
-  for parent, folders, names in os.walk(folder):
+  for parent, folders, names in os.walk(folder, onerror=refuse):
     folders[:] = [name for name in folders if not name.startswith('.')]
     files += [
         pathlib.Path(parent, name)

@@ -106,6 +106,19 @@ _FLAGS = {
         r'--workdir=nowhere: no such folder; process 1 must see the folder of'
         r' process 0',
     ),
+    'workdir_of_a_bucket': _Case(
+        (f'--config={_CONFIG}', '--workdir=gs://bucket/x'),
+        r'--workdir=gs://bucket/x: not a local path; use one, or .* mounted',
+    ),
+    'workdir_of_a_bucket_to_compare': _Case(
+        ('--config=configs/digits.py,debug', '--mode=compare',
+         '--workdir=s3://bucket/x'),
+        r'--workdir=s3://bucket/x: not a local path; use one',
+    ),
+    'output_of_a_bucket': _Case(
+        ('--mode=sample', '--workdir=trained', '--output=gs://bucket/x.npz'),
+        r'--output=gs://bucket/x.npz: not a local path; use one',
+    ),
     'evaluate_without_workdir': _Case(
         ('--mode=evaluate',), r'--workdir is missing; --mode=evaluate needs'
     ),
@@ -132,6 +145,11 @@ _RUN_FILES = {
         ('--config=my.py',),
         r'--config=my.py: my.py, line 2, raised ZeroDivisionError',
         setup=_file('my.py', 'def get_config(arg):\n  return 1 / 0\n'),
+    ),
+    'of_a_long_name': _Case(
+        (f'--config={"x" * 300}.py',),
+        r'--config=x+.py cannot be read \(File name too long\); give a run f',
+        _RUNTIME,
     ),
     'does_not_parse': _Case(
         ('--config=my.py',),
@@ -234,6 +252,14 @@ _FIELDS = {
     'no_step': _Case(
         _train('--config.train.num_epochs=0', '--config.train.num_steps=0'),
         r'num_epochs=0 with config.train.num_steps=0 trains for no step; make',
+    ),
+    'too_many_steps': _Case(
+        _set_vae('train.num_steps', 2**31),
+        r'train.num_steps=2147483648 is too large; use 2147483647 or less',
+    ),
+    'logged_too_seldom': _Case(
+        _set_vae('train.log_every', 3 * 10**9),
+        r'train.log_every=3000000000 is too large; use 2147483647 or less',
     ),
     'odd_micro_batches': _Case(
         _set('train.accumulate', 3),
@@ -733,6 +759,21 @@ _WORKDIRS = {
         _RUNTIME,
         _trained(lambda path: os.truncate(path / 'config.json', 100)),
     ),
+    'of_a_long_name': _Case(
+        ('--mode=evaluate', f'--workdir={"w" * 300}'),
+        r'^error: w+ cannot be read \(File name too long\); give a --workdir',
+        _RUNTIME,
+    ),
+    'config_is_a_folder': _Case(
+        _EVALUATE,
+        r'trained/config.json cannot be read \(Is a directory\); make it a fil',
+        _RUNTIME, _trained(_replace_by_folder('config.json')),
+    ),
+    'config_of_training_is_a_folder': _Case(
+        _RESUME,
+        r'trained/config.json cannot be read \(Is a directory\); make it a fil',
+        _RUNTIME, _trained(_replace_by_folder('config.json')),
+    ),
     'config_of_nothing': _Case(
         _EVALUATE, r'trained/config.json: .* no group "config".*; restore it',
         setup=_trained(
@@ -746,6 +787,11 @@ _WORKDIRS = {
     'other_seed': _Case(
         (*_RESUME, '--config.seed=3'),
         r'trained holds a run with config.seed=0, not 3; use its config, or',
+        _RUNTIME, _trained(),
+    ),
+    'other_method': _Case(
+        (f'--config={_CONFIG}', '--workdir=trained'),
+        r'trained holds a run with config.objective.name=vae, not ldc; use its',
         _RUNTIME, _trained(),
     ),
     'other_seed_to_evaluate': _Case(
@@ -815,12 +861,28 @@ _WORKDIRS = {
     ),
     'output_is_the_grid': _Case(
         (*_SAMPLE, '--output=x.png'),
-        r'--output=x.png is the name of the grid .*; give one that ends in',
+        r'--output=x.png: not the name of an .npz file; give one that ends in',
+        setup=_trained(),
+    ),
+    'output_is_the_config': _Case(
+        (*_SAMPLE, '--output=trained/config.json'),
+        r'--output=trained/config.json: not the name of an .npz file; give one',
+        setup=_trained(),
+    ),
+    'output_is_nothing': _Case(
+        (*_SAMPLE, '--output='), r'--output=: not the name of an .npz file',
+        setup=_trained(),
+    ),
+    'output_is_of_the_evaluation': _Case(
+        (*_SAMPLE, '--output=trained/../trained/samples.npz'),
+        r'--output=trained/../trained/samples.npz: the samples that the run was'
+        r' evaluated with are there; give another name',
         setup=_trained(),
     ),
     'output_is_a_folder': _Case(
-        (*_SAMPLE, '--output=trained'),
-        r'trained cannot be written \(Is a directory\)', _RUNTIME, _trained(),
+        (*_SAMPLE, '--output=x.npz'),
+        r'x.npz cannot be written \(Is a directory\)', _RUNTIME,
+        _trained(lambda path: path.with_name('x.npz').mkdir()),
     ),
 }
 

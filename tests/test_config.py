@@ -651,6 +651,14 @@ class DifferencesTest(parameterized.TestCase):
         ['objective.name', 'objective.beta', 'objective.kernel'], names
     )
 
+  def test_the_causes_are_told_first(self):
+    other = default.create('vae,debug')
+    other.dataset.name = 'mnist'
+    other.dataset.binarize = not other.dataset.binarize
+    names = config_lib.differences(default.create(), other)
+    self.assertEqual(names[:3], ['objective.name', 'dataset.name', 'debug'])
+    self.assertLen(set(names), len(names))
+
 
 class JsonTest(_FileTestCase):
 

@@ -112,7 +112,9 @@ class LoadTest(parameterized.TestCase):
     found = mock.Mock(side_effect=lambda each: None if each == name else each)
     with mock.patch('importlib.util.find_spec', found):
       with self.assertRaisesRegex(
-          inception.InceptionError, rf'package {name}, .*ldc_vae\[inception\]'
+          inception.InceptionError,
+          rf"package {name}, .*; run pip install '\.\[inception\]' in the"
+          r" project's folder, or pip install torch-fidelity$",
       ):
         inception.load()
 

@@ -280,7 +280,7 @@ class MistakesTest(_GkeTestCase):
       (('status', 'mnist', '--tpu=v4'), '--tpu=v4 is not an option here'),
       (('status', 'mnist', '--namespace=A B'), '--namespace=A B'),
       (('delete', 'mnist', *_RUN), '--config=configs/mnist.py', 'only submit'),
-      (('submit', 'mnist', *_TPU, *_RUN), '--image is missing', 'REGISTRY'),
+      (('submit', 'mnist', *_TPU, *_RUN), '--image is missing', 'registry'),
       ((*_SUBMIT[:3], *_TPU, *_RUN), '--claim is missing', '/runs'),
       (('submit', 'mnist', '--image=A b', *_TPU, *_RUN), '--image=A b'),
       ((*_SUBMIT[:3], '--claim=A', *_TPU, *_RUN), '--claim=A'),
@@ -313,6 +313,17 @@ class MistakesTest(_GkeTestCase):
   )
   def test_is_told_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
+
+  @parameterized.parameters((), ('--image=A b',))
+  def test_the_image_of_the_remedy_is_accepted(self, *image):
+    result = self.launch(
+        'submit', 'mnist', *image, '--claim=shared', *_TPU, *_RUN
+    )
+    (example,) = re.findall(r' as (\S+)$', result.stderr.strip())
+    accepted = self.launch(
+        'submit', 'mnist', f'--image={example}', '--claim=shared', *_TPU, *_RUN
+    )
+    self.assertEqual(accepted.returncode, 0, accepted.stderr)
 
 
 class SubmitTest(_GkeTestCase):

@@ -43,6 +43,19 @@ class _Jobs:
     return job
 
 
+@contextlib.contextmanager
+def _as_nobody():
+  """Without the rights of root, who may read every file."""
+  if os.geteuid() != 0:
+    yield
+    return
+  os.seteuid(65534)
+  try:
+    yield
+  finally:
+    os.seteuid(0)
+
+
 class _MainTestCase(parameterized.TestCase):
   """Runs `main.main` in a folder of the test, with the jobs stubbed."""
 
@@ -156,6 +169,13 @@ class WorkdirModesTest(_MainTestCase):
     self.assertEqual(name, 'sample')
     self.assertEqual(kwargs, {'num_samples': 5, 'output': 'x.npz'})
 
+  def test_sample_may_write_samples_elsewhere(self):
+    workdir = self.trained()
+    code, *_ = self.run_main(
+        '--mode=sample', f'--workdir={workdir}', '--output=samples.npz'
+    )
+    self.assertEqual(code, 0)
+
   def test_sample_has_defaults(self):
     workdir = self.trained()
     _, ((_, _, _, kwargs),), _, _ = self.run_main(
@@ -197,6 +217,24 @@ class WorkdirModesTest(_MainTestCase):
     self.assert_refused(
         '--mode=sample', f'--workdir={workdir}', part='holds no checkpoint'
     )
+
+
+  @parameterized.parameters('config.json', 'checkpoints')
+  def test_what_may_not_be_read_is_told(self, name):
+    path = pathlib.Path(self.trained(), name)
+    self.folder.chmod(0o755)  # of everybody, but for the one below it
+    path.chmod(0)
+    with _as_nobody():
+      code, calls, out, err = self.run_main(
+          '--mode=evaluate', f'--workdir={path.parent}'
+      )
+    self.assertEqual((code, calls, out), (1, [], ''))
+    self.assertRegex(
+        err,
+        rf'^error: {path} cannot be read \(Permission denied\); [^\n]*'
+        r'--workdir[^\n]*\n$',
+    )
+    self.assertNotIn('LDC_VAE_TRACEBACK', err)
 
 
 class CompareTest(_MainTestCase):

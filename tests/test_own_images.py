@@ -145,6 +145,33 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
       self.load()
     self.assertEmpty(list(self.cache.glob('arrays/*/*')))
 
+  def test_folder_that_may_not_be_read_is_named(self):
+    self.write_greys(5)
+    self.write('locked/1.png')
+    plain = os.scandir
+
+    def scandir(path):  # root may read every folder
+      if os.path.basename(path) == 'locked':
+        raise PermissionError(13, 'Permission denied', path)
+      return plain(path)
+
+    with mock.patch.object(os, 'scandir', scandir), self.assertRaisesRegex(
+        ValueError,
+        r'^dataset.path: the folder .*pictures/locked cannot be read'
+        r' \(Permission denied\): make it readable, or move it away$',
+    ):
+      self.load()
+
+  def test_link_to_nothing_is_named(self):
+    self.write_greys(5)
+    (self.folder / 'x.png').symlink_to('nowhere.png')
+    with self.assertRaisesRegex(
+        ValueError,
+        r'^dataset.path: .*pictures/x.png cannot be read \(No such file or'
+        r' directory\): remove or replace it$',
+    ):
+      self.load()
+
   def test_empty_folder_is_named(self):
     with self.assertRaisesRegex(ValueError, 'pictures.*no PNG or JPEG'):
       self.load()
