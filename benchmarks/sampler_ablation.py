@@ -365,7 +365,7 @@ def freeze(
   images = experiment.dataset.images
   key = jax.random.fold_in(experiment.key, 2**31 + 4)  # no step has it
   draws = [
-      apply.encode(images['train'], jax.random.fold_in(key, draw))[0]
+      apply.encode(images['train'], jax.random.fold_in(key, draw)).z
       for draw in range(num_draws)
   ]
   logging.info('drew %d latents of each training image', num_draws)

@@ -36,7 +36,7 @@ _LONGER = 1.5  # seconds that the runs' ends are waited for after theirs
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
 _SHOWN = 10  # samples of a method
 # What would make the numbers of two methods no comparison, and what would not.
-_SAME_FOR_ALL = ('dataset.', 'evaluate.')
+_SAME_FOR_ALL = ('dataset.', 'evaluate.', 'model.likelihood')
 _MAY_DIFFER = ('evaluate.batch_size', 'evaluate.samplers')
 
 

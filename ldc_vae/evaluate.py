@@ -96,9 +96,9 @@ class Sources(NamedTuple):
     test_images: The reference, the test split unless another was chosen,
       uint8 [M, H, W, C].
     test_means: Posterior means of the reference, float32 [M, D].
-    train_means: Posterior means of the training split, float32 [L, D].
-    train_logvars: Their log variances [L, D], or None without a gaussian
-      encoder.
+    train: Posteriors of all L training images.
+    other_aggregate: As `latents['aggregate']`, of other training images, as
+      many where there are so many.
     aggregate_labels: Classes of the images behind the aggregate latents, or
       None.
     redraw_fn: Maps 1, ..., `evaluate.num_draws` - 1 to images as `images`, of
@@ -110,8 +110,8 @@ class Sources(NamedTuple):
   images: dict[str, np.ndarray]
   test_images: np.ndarray
   test_means: np.ndarray
-  train_means: np.ndarray
-  train_logvars: np.ndarray | None
+  train: base.Posterior
+  other_aggregate: np.ndarray
   aggregate_labels: np.ndarray | None
   redraw_fn: measures.RedrawFn
 
@@ -134,8 +134,8 @@ class Apply:
     model, method = experiment.model, experiment.method
 
     @jax.jit
-    def encode(params, stats, images, key):
-      images, keys = step_lib.eval_images(images, key, binarize)
+    def encode(params, stats, images, key, first):
+      images, keys = step_lib.eval_images(images, key, binarize, first)
       return base.encode(method, model, params, stats, images, keys)
 
     @jax.jit
@@ -144,25 +144,20 @@ class Apply:
       return jnp.round(images * 255.0).astype(jnp.uint8)
 
     @jax.jit
-    def generate(params, stats, key):
-      keys = step_lib.image_keys(key, batch_size, None)
+    def generate(params, stats, key, first):
+      keys = step_lib.image_keys(key, batch_size, None, first)
       return method.generate(params, stats, keys)
 
     self._encode, self._decode, self._generate = encode, decode, generate
 
-  def encode(
-      self, images, key: Array
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """One posterior sample of each image, its mean and log variance, [N, D].
-
-    The last is None unless the encoder is gaussian.
-    """
+  def encode(self, images, key: Array) -> base.Posterior:
+    """The posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
     parts = []
     for index, (batch, mask) in enumerate(
         datasets.eval_batches(images, self._batch_size)
     ):
       outputs = self._encode(
-          self._params, self._stats, batch, jax.random.fold_in(key, index)
+          self._params, self._stats, batch, key, index * self._batch_size
       )
       parts.append(jax.tree.map(lambda x: np.asarray(x)[mask], outputs))
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
@@ -185,7 +180,7 @@ class Apply:
     parts = [
         np.asarray(
             self._generate(
-                self._params, self._stats, jax.random.fold_in(key, index)
+                self._params, self._stats, key, index * self._batch_size
             )
         )
         for index in range(batches)
@@ -225,7 +220,10 @@ def evaluate(
     return processes.barrier('evaluated')[0]
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, 2**31 + 2)  # no step has it
-  sources = make_sources(config, experiment, apply, key)
+  sources_key, projections_key, importance_key, annealed_key, time_key = (
+      jax.random.split(key, 5)
+  )
+  sources = make_sources(config, experiment, apply, sources_key)
 
   names = dict.fromkeys((*SOURCES, *config.evaluate.samplers))
   results = {
@@ -247,19 +245,20 @@ def evaluate(
     results.update(
         measures.latent_measures(
             sources.latents,
-            sources.train_means,
-            sources.train_logvars,
-            jax.random.fold_in(key, 1),
+            sources.other_aggregate,
+            sources.train,
+            projections_key,
         )
     )
-  for estimate, number in (likelihood.importance, 2), (likelihood.annealed, 3):
-    results.update(
-        estimate(config, experiment, state, jax.random.fold_in(key, number))
-    )
+  for estimate, its_key in (
+      (likelihood.importance, importance_key),
+      (likelihood.annealed, annealed_key),
+  ):
+    results.update(estimate(config, experiment, state, its_key))
   decoded = sources.images['reconstruction'].astype(np.float32)
   residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
   results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
-  results.update(_sampling_seconds(apply, key))
+  results.update(_sampling_seconds(apply, time_key))
   results['seed'] = config.seed
   results['step'] = step
   results['last_step'] = last_step
@@ -378,8 +377,9 @@ def make_sources(
   keys = jax.random.split(key, 5)
   seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
   num_samples = min(config.evaluate.num_samples, len(test))
-  _, test_means, _ = apply.encode(test, keys[1])
-  train_z, train_means, train_logvars = apply.encode(train, keys[2])
+  test_means = apply.encode(test, keys[1]).mean
+  posteriors = apply.encode(train, keys[2])
+  train_z = posteriors.z
   order = np.random.default_rng(seed).permutation(len(train))
   chosen = np.sort(order[:num_samples])
   latents = {
@@ -394,7 +394,7 @@ def make_sources(
     order = np.random.default_rng((seed, index)).permutation(len(train))
     others = train[np.sort(order[:num_samples])]
     further.append({
-        'aggregate': apply.encode(others, own_keys[0])[0],
+        'aggregate': apply.encode(others, own_keys[0]).z,
         'generator': apply.generate(num_samples, own_keys[1]),
     })
     _require_finite(further[-1])
@@ -438,8 +438,8 @@ def make_sources(
       images,
       test,
       test_means,
-      train_means,
-      train_logvars,
+      posteriors,
+      train_z[np.sort(order[num_samples : 2 * num_samples])],
       labels,
       redraw,
   )

@@ -83,7 +83,6 @@ def create(config: config_dict.ConfigDict) -> Experiment:
   batch_size = config.train.batch_size
   num_train = len(dataset.images['train'])
   num_steps = count_steps(config, num_train)
-  _check_batch_size(batch_size, config.train.accumulate)
   steps_per_epoch = num_train // batch_size
   often = max(1, math.ceil(num_steps / _DEFAULT_CHECKPOINTS))
   txs = step_lib.create_optimizers(
@@ -175,8 +174,16 @@ def log_parameters(state: step_lib.TrainState) -> None:
   logging.info('parameters: %s; in all %s', listed, f'{sum(counts.values()):,}')
 
 
-def _check_batch_size(batch_size: int, accumulate: int) -> None:
-  """Every device needs the same number of whole micro-batches."""
+def check_batch_size(batch_size: int, accumulate: int) -> None:
+  """Raises unless every device gets the same number of whole micro-batches.
+
+  Args:
+    batch_size: Images of a step.
+    accumulate: Micro-batches of a device.
+
+  Raises:
+    ValueError: They do not fit the devices.
+  """
   devices = jax.device_count()
   if batch_size % devices:
     raise ValueError(

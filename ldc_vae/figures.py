@@ -125,7 +125,8 @@ _UNITS = (
     ('reconstruction', 'nats'),
     ('sampler_std', ''),  # of standardised latents
     ('_std', 'latent units'),
-    ('_rms', 'latent units'),
+    ('_mean_square', 'squared latent units'),
+    ('_rms', 'latent units'),  # of runs of earlier versions
     ('bits_per_dim', 'bits/dim'),
     ('learning_rate', ''),
     ('temperature', ''),

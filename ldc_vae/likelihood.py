@@ -52,8 +52,10 @@ def importance(
     return {}
 
   @jax.jit
-  def bounds(params, stats, images, key):
-    images, keys = step_lib.eval_images(images, key, config.dataset.binarize)
+  def bounds(params, stats, images, key, first):
+    images, keys = step_lib.eval_images(
+        images, key, config.dataset.binarize, first
+    )
     log_weights = _log_weights(
         experiment, params, stats, images, keys, num_samples
     )
@@ -108,8 +110,10 @@ def annealed(
   weighted = num_samples and _has_densities(experiment)
 
   @jax.jit
-  def test_bounds(params, stats, images, key):
-    images, keys = step_lib.eval_images(images, key, config.dataset.binarize)
+  def test_bounds(params, stats, images, key, first):
+    images, keys = step_lib.eval_images(
+        images, key, config.dataset.binarize, first
+    )
     lower, _ = jax.vmap(functools.partial(enclose, params, stats))(images, keys)
     if not weighted:
       return (lower,)
@@ -124,8 +128,8 @@ def annealed(
     return lower, jax.lax.map(importance_bound, (images, keys))
 
   @jax.jit
-  def model_bounds(params, stats, images, key):
-    keys = step_lib.image_keys(key, images.shape[0], None)
+  def model_bounds(params, stats, images, key, first):
+    keys = step_lib.image_keys(key, images.shape[0], None, first)
 
     def gap(key):
       z_key, image_key, chain_key = jax.random.split(key, 3)
@@ -255,18 +259,18 @@ _SIMULATORS = {
 
 
 def _means(
-    batch_fn: Callable[[Array, Array], tuple[Array, ...]],
+    batch_fn: Callable[[Array, Array, int], tuple[Array, ...]],
     images: np.ndarray,
     batch_size: int,
     key: Array,
 ) -> tuple[float, ...]:
-  """Means over images of what `batch_fn(batch, key)` gives, each [B]."""
+  """Means over images of what `batch_fn(batch, key, first)` gives, each [B]."""
   batch_size = max(1, min(batch_size, len(images)))
   totals = []
   for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, batch_size)
   ):
-    values = batch_fn(batch, jax.random.fold_in(key, index))
+    values = batch_fn(batch, key, index * batch_size)
     totals.append(
         [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
     )

@@ -21,6 +21,7 @@ from ldc_vae.metrics import kid
 from ldc_vae.metrics import latent
 from ldc_vae.metrics import neighbours
 from ldc_vae.metrics import stein
+from ldc_vae.objectives import base
 
 Array = jax.Array
 FeaturesFn = Callable[[np.ndarray], np.ndarray]
@@ -176,23 +177,30 @@ def _evenly(images: np.ndarray, count: int) -> np.ndarray:
 
 def latent_measures(
     latents: Mapping[str, np.ndarray],
-    train_means: np.ndarray,
-    train_logvars: np.ndarray | None,
+    other_aggregate: np.ndarray,
+    train: base.Posterior,
     key: Array,
 ) -> dict[str, float]:
   """Distances of latent laws from the aggregate posterior; active units.
 
   Args:
     latents: Source -> [N, D]; with 'aggregate' and 'generator'.
-    train_means: Posterior means of the training images, shape [L, D].
-    train_logvars: Their log variances, or None without a gaussian encoder.
+    other_aggregate: Draws of it from other images, shape [M, D]; M may be 0.
+    train: Posteriors of L training images.
     key: Of random projections.
 
   Returns:
     The results.
   """
   aggregate = latents['aggregate']
-  results = {'latent/active_units': int(latent.active_units(train_means))}
+  active_units = latent.active_units(train.mean, train.mean_variance)
+  results = {'latent/active_units': int(active_units)}
+  if len(other_aggregate):
+    results['latent/sliced_wasserstein_aggregate'] = float(
+        latent.sliced_wasserstein(
+            aggregate, other_aggregate, key, _NUM_PROJECTIONS
+        )
+    )
   for name in ('generator', 'prior'):
     z = latents.get(name)
     if z is None:
@@ -201,13 +209,13 @@ def latent_measures(
     results[f'latent/sliced_wasserstein_{name}'] = float(
         latent.sliced_wasserstein(aggregate, z, key, _NUM_PROJECTIONS)
     )
-  if train_logvars is not None:
+  if train.logvar is not None:
     discrepancy_fn = jax.jit(_stein_discrepancy)
     for name in ('aggregate', 'generator', 'prior'):
       if name in latents:
         points = _spread(latents[name], _STEIN_POINTS)
         results[f'latent/ksd_{name}'] = float(
-            discrepancy_fn(points, train_means, train_logvars)
+            discrepancy_fn(points, train.mean, train.logvar)
         )
   return results
 

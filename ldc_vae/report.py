@@ -165,6 +165,11 @@ _FAMILIES = {
                 _LOWER,
                 'Sliced Wasserstein distance of N(0, I).',
             ),
+            'sliced_wasserstein_aggregate': (
+                _LOWER,
+                'The same of other draws of the aggregate posterior, for scale:'
+                ' what a perfect sampler would have, as it is biased upwards.',
+            ),
             'ksd_generator': (
                 _LOWER,
                 'Squared kernel Stein discrepancy of the generator\'s latents;'

@@ -177,21 +177,26 @@ def create_optimizers(
   return txs
 
 
-def image_keys(key: Array, batch_size: int, axis_name: str | None) -> Array:
+def image_keys(
+    key: Array,
+    batch_size: int,
+    axis_name: str | None,
+    first: Array | int = 0,
+) -> Array:
   """One key per image of this device's batch.
 
   Args:
     key: Of the step.
     batch_size: B, images on this device.
     axis_name: The device axis, or None without one.
+    first: The position of the first image of all devices.
 
   Returns:
-    Keys [B]; image i of device d has that of global position d B + i, so that
-    noise does not depend on how many devices share the batch.
+    Keys [B]; image i of device d has that of position first + d B + i, so that
+    noise does not depend on how many devices, or batches, share the images.
   """
-  first = 0
   if axis_name is not None:
-    first = jax.lax.axis_index(axis_name) * batch_size
+    first += jax.lax.axis_index(axis_name) * batch_size
   positions = first + jnp.arange(batch_size)
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
 
@@ -219,20 +224,21 @@ def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
 
 
 def eval_images(
-    images: Array, key: Array, binarize: bool
+    images: Array, key: Array, binarize: bool, first: Array | int
 ) -> tuple[Array, Array]:
   """Images outside of training, and the keys of whatever noise they need.
 
   Args:
     images: uint8 [B, H, W, C].
-    key: Of the batch.
+    key: Of all images.
     binarize: Draw binary images, as `prepare_images`.
+    first: The position of the first of them among all.
 
   Returns:
     The images in [0, 1] and one key each, [B]; the pixels are drawn with
     others, or the noise of the encoder would depend on them.
   """
-  keys = image_keys(key, images.shape[0], None)
+  keys = image_keys(key, images.shape[0], None, first)
   pixel_keys = base.fold_in(keys, _PIXELS)
   return prepare_images(images, pixel_keys, binarize), keys
 

@@ -63,6 +63,9 @@ def train_and_evaluate(
     if processes.is_first():
       check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made
+    experiment_lib.check_batch_size(
+        config.train.batch_size, config.train.accumulate
+    )
     _check_agreement(watch, config, experiment)
     if processes.is_first():
       _write_config(workdir, config)
@@ -99,10 +102,8 @@ def make_validation_fn(
   key = jax.random.fold_in(experiment.key, 2**31 + 1)
 
   @jax.jit
-  def batch_metrics(state, images, mask, index):
-    images, keys = step_lib.eval_images(
-        images, jax.random.fold_in(key, index), binarize
-    )
+  def batch_metrics(state, images, mask, first):
+    images, keys = step_lib.eval_images(images, key, binarize, first)
     context = {
         'progress': jnp.ones(()),
         'update': 0,
@@ -125,26 +126,29 @@ def make_validation_fn(
     sums = jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
     if method.encode is not None:  # chains: too long to run once more
       return sums, None
-    _, mean, _ = base.encode(
+    posterior = base.encode(
         method, experiment.model, state.ema_params, state.stats, images, keys
     )
-    return sums, mean
+    return sums, (posterior.mean, posterior.mean_variance)
 
   def validate(state):
     totals = collections.defaultdict(float)
-    means = []
+    means, first = [], 0
     batches_fn = datasets.eval_batches if phase.per_image else _whole_sets
-    for index, (batch, mask) in enumerate(batches_fn(images, batch_size)):
+    for batch, mask in batches_fn(images, batch_size):
       sums, batch_means = jax.device_get(
-          batch_metrics(state, batch, mask, index)
+          batch_metrics(state, batch, mask, first)
       )
+      first += len(batch)
       if batch_means is not None:
-        means.append(batch_means[mask])
+        means.append(jax.tree.map(lambda x, mask=mask: x[mask], batch_means))
       for name, value in sums.items():
         totals[f'validation/{name}'] += float(value) / len(images)
     if len(images) > 1 and means:  # a lone mean does not vary
       totals['validation/active_units'] = float(
-          latent_metrics.active_units(np.concatenate(means))
+          latent_metrics.active_units(
+              *jax.tree.map(lambda *rows: np.concatenate(rows), *means)
+          )
       )
     return dict(totals)
 

@@ -302,6 +302,13 @@ class CompareTest(_CompareTest):
     ):
       compare.compare(plans, (0,), self.workdir)
 
+  def test_likelihoods_of_another_kind_are_refused(self):
+    plans = self.plans('--config.vae.model.likelihood=bernoulli')
+    with self.assertRaisesRegex(
+        config_lib.ConfigError, "likelihood is 'bernoulli' for vae and 'gauss"
+    ):
+      compare.compare(plans, (0,), self.workdir)
+
   def test_other_data_for_one_method_is_refused(self):
     plans = self.plans('--config.vae.dataset.num_validation=32')
     with self.assertRaisesRegex(

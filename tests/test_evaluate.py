@@ -434,6 +434,19 @@ class EvaluateTest(parameterized.TestCase):
     )
     self.assertEqual(sources.images['langevin'].shape[1:], (8, 8, 1))
 
+  def test_draws_are_those_of_any_batch_size(self):
+    experiment, state, apply = _untrained(self.config)
+    other = evaluate.Apply(experiment, state, binarize=False, batch_size=32)
+    images = experiment.dataset.images['test'][:70]
+    key = jax.random.key(0)
+    for draw_fn in (
+        lambda apply: apply.encode(images, key).z,
+        lambda apply: apply.generate(70, key),
+    ):
+      z = draw_fn(apply)
+      np.testing.assert_allclose(z, draw_fn(other), rtol=1e-4, atol=1e-5)
+      self.assertGreater(np.std(z[:20] - z[50:]), 0.1)  # none twice
+
   def test_untrained_workdir_is_refused(self):
     empty = pathlib.Path(self.create_tempdir().full_path)
     with self.assertRaisesRegex(OSError, 'no checkpoint'):
@@ -498,16 +511,16 @@ class MethodsTest(parameterized.TestCase):
     self.assertNotIn('encoder', state.params)
     apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
     images = experiment.dataset.images['test'][:70]
-    z, means, _ = apply.encode(images, jax.random.key(0))
-    keys = step_lib.image_keys(
-        jax.random.fold_in(jax.random.key(0), 1), 50, None
-    )
+    posterior = apply.encode(images, jax.random.key(0))
+    keys = step_lib.image_keys(jax.random.key(0), 50, None, 50)
     padded = np.zeros((50, 8, 8, 1), np.float32)
     padded[:20] = images[50:] / np.float32(255)
-    expected = experiment.method.encode(
+    chains = experiment.method.encode(
         state.ema_params, state.stats, padded, keys
     )
-    for actual, wanted in zip((z, means), expected):
+    for actual, wanted in (
+        (posterior.z, chains[:, 0]), (posterior.mean, np.mean(chains, axis=1))
+    ):
       self.assertEqual(actual.shape, (70, 8))
       # float32, 20 steps of Langevin dynamics
       np.testing.assert_allclose(

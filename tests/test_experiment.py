@@ -123,6 +123,14 @@ class CreateTest(parameterized.TestCase):
         any(np.any(a != b) for a, b in zip(first, different, strict=True))
     )
 
+  def test_devices_that_do_not_share_a_batch_evaluate_all_the_same(self):
+    # the tests have four
+    batch_size = {'train.batch_size': 30}
+    _, experiment = _create('digits', 'vae,debug', batch_size)
+    with self.assertRaisesRegex(ValueError, '30 is not divisible by 4'):
+      experiment_lib.check_batch_size(30, 1)
+    self.assertGreater(experiment.num_steps, 0)
+
   def test_epochs_count_whole_batches(self):
     _, experiment = _create(
         'digits',
@@ -139,9 +147,8 @@ class CreateTest(parameterized.TestCase):
 
   def test_micro_batches_must_divide_what_a_device_gets(self):
     with self.assertRaisesRegex(ValueError, 'accumulate=16 does not divide'):
-      _create(  # 32 images are 8 on each of the 4 devices of the tests
-          'digits', 'vae', {'train.batch_size': 32, 'train.accumulate': 16}
-      )
+      # 32 images are 8 on each of the 4 devices of the tests
+      experiment_lib.check_batch_size(32, 16)
 
   @parameterized.parameters(*_RUN_FILES)
   def test_every_run_file_suits_every_method(self, name):

@@ -163,9 +163,16 @@ class MeansTest(parameterized.TestCase):
   @parameterized.parameters(1, 3, 4, 100)
   def test_padding_of_the_last_batch_does_not_count(self, batch_size):
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
-    batch_fn = lambda batch, key: (1.0 + batch[:, 0, 0, 0], np.ones(len(batch)))
+    firsts = []
+
+    def batch_fn(batch, key, first):
+      del key
+      firsts.append(first)
+      return 1.0 + batch[:, 0, 0, 0], np.ones(len(batch))
+
     means = likelihood._means(batch_fn, images, batch_size, jax.random.key(0))
     self.assertEqual(means, (2.5, 1.0))
+    self.assertEqual(firsts, list(range(0, 4, min(batch_size, 4))))
 
 
 class SimulateTest(parameterized.TestCase):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ldc_vae import datasets
 from ldc_vae import measures
+from ldc_vae.objectives import base
 
 
 def _images(seed, num, highest=256):
@@ -149,11 +150,20 @@ class LatentMeasuresTest(parameterized.TestCase):
         'generator': draws().astype(np.float32),
         'prior': 2.0 * rng.normal(size=means.shape).astype(np.float32),
     }
-    return measures.latent_measures(latents, means, logvars, jax.random.key(0))
+    posterior = base.Posterior(draws(), means, logvars, None)
+    other = draws().astype(np.float32)
+    return measures.latent_measures(
+        latents, other, posterior, jax.random.key(0)
+    )
 
   def test_the_law_itself_is_nearer_than_another(self):
     results = self._measure(np.full((500, 4), np.log(0.25), np.float32))
     self.assertEqual(results['latent/active_units'], 3)
+    scale = results['latent/sliced_wasserstein_aggregate']
+    self.assertBetween(
+        scale, 0.5 * results['latent/sliced_wasserstein_generator'],
+        2.0 * results['latent/sliced_wasserstein_generator'],
+    )
     for measure in ('mmd', 'sliced_wasserstein', 'ksd'):
       self.assertLess(
           abs(results[f'latent/{measure}_generator']),

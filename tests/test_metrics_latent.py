@@ -194,6 +194,18 @@ class ActiveUnitsTest(_RankPromotionTest):
     stricter = functools.partial(latent.active_units, threshold=0.5)
     self.assertEqual(self.variant(stricter)(means), 1)
 
+  def test_noise_of_estimated_means_is_no_dependence_on_the_image(self):
+    # 4 draws of N(0, 1) posteriors, of which only the first latent moves
+    moves = np.array([1.0, 0.0, 0.0], np.float32)
+    own = moves * np.asarray(_normal(1, 4000, 3))
+    draws = own[:, None] + np.asarray(_normal(0, 16_000, 3)).reshape(-1, 4, 3)
+    means = np.mean(draws, axis=1)
+    self.assertEqual(latent.active_units(means), 3)
+    noise = np.var(draws, axis=1, ddof=1) / 4
+    # a fourth of the variance 1 +- 0.006 * 2
+    count = latent.active_units(means, noise, threshold=0.03)
+    self.assertEqual(count, 1)
+
   def test_is_a_whole_scalar(self):
     count = latent.active_units(_normal(0, 10, 3))
     chex.assert_shape(count, ())

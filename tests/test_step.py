@@ -214,7 +214,7 @@ class ShardedStepTest(chex.TestCase):
         _largest_change(_state(name).params, actual.params), 1e-2
     )
     # a metric that is a mean over images is that of the whole batch; float32
-    keys = ('loss', 'reconstruction', 'posterior_std')
+    keys = ('loss', 'reconstruction', 'posterior_std', 'latent_mean_square')
     for key in keys if name == 'vae' else (*keys, 'sampler_std'):
       np.testing.assert_allclose(
           [step[key] for step in metrics],
@@ -582,6 +582,8 @@ class KeysTest(chex.TestCase):
     np.testing.assert_array_equal(
         jax.random.key_data(parts).reshape(data.shape), data
     )
+    later = step_lib.image_keys(key, _BATCH - 3, None, 3)
+    np.testing.assert_array_equal(jax.random.key_data(later), data[3:])
 
   def test_noise_is_that_of_any_device_count_and_of_one_step_only(self):
     single, _ = _run_probe(3, num_phases=2)
@@ -640,7 +642,7 @@ class ImagesTest(chex.TestCase):
 
   def test_outside_of_training_pixels_do_not_tell_the_noise(self):
     grey = jnp.full((4000, 2, 2, 1), 128, jnp.uint8)
-    images, keys = step_lib.eval_images(grey, jax.random.key(0), True)
+    images, keys = step_lib.eval_images(grey, jax.random.key(0), True, 0)
     noise = jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
     both = np.corrcoef(images.reshape(4000, 4), noise, rowvar=False)
     # four standard errors of a correlation that is 0

@@ -350,9 +350,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
         rtol=1e-5,  # float32 sums of 64 terms
     )
     objective_fn = experiment.method.phases[0].objective_fn
-    key = jax.random.fold_in(
-        jax.random.fold_in(experiment.key, 2**31 + 1), 0
-    )
+    key = jax.random.fold_in(experiment.key, 2**31 + 1)
     _, (metrics, _) = objective_fn(
         state.ema_params,
         images.astype(np.float32) / 255,

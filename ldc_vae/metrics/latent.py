@@ -69,7 +69,8 @@ def sliced_wasserstein(
 
   Bonneel et al. (2015), https://doi.org/10.1007/s10851-014-0506-3. In one
   dimension W_2 compares quantile functions; these are step functions, so that
-  unequal counts are exact too.
+  unequal counts are exact too. It is biased upwards: two draws of 10,000 from
+  N(0, I) in 16 dimensions are 0.03 apart, two of 360 in 8 dimensions 0.14.
 
   Args:
     x: Latents, shape [n, D].
@@ -92,7 +93,11 @@ def sliced_wasserstein(
   return jnp.sqrt(jnp.mean(squared @ jnp.asarray(weights, x.dtype)))
 
 
-def active_units(means: Array, threshold: float = 0.01) -> Array:
+def active_units(
+    means: Array,
+    mean_variances: Array | None = None,
+    threshold: float = 0.01,
+) -> Array:
   """The number of latents that depend on the image, Var_x E[z|x] > threshold.
 
   Burda et al. (2016), section 5.2, https://arxiv.org/abs/1509.00519, whose
@@ -100,6 +105,9 @@ def active_units(means: Array, threshold: float = 0.01) -> Array:
 
   Args:
     means: Posterior means of N images, shape [N, D].
+    mean_variances: Of means that are estimates, the variance of each, shape
+      [N, D], an unbiased estimate itself: without it, the noise of a mean of
+      few draws passes for a dependence on the image. None of exact means.
     threshold: In squared latent units.
 
   Returns:
@@ -108,6 +116,9 @@ def active_units(means: Array, threshold: float = 0.01) -> Array:
   means = jnp.asarray(means)
   chex.assert_rank(means, 2)
   variances = jnp.var(means, axis=0)
+  if mean_variances is not None:
+    chex.assert_equal_shape([means, mean_variances])
+    variances -= jnp.mean(mean_variances, axis=0)
   # a comparison with NaN is False: it would pass for a latent at rest
   count = jnp.sum(variances > threshold).astype(means.dtype)
   return jnp.where(jnp.all(jnp.isfinite(variances)), count, jnp.nan)

@@ -21,6 +21,7 @@ micro-batches. `updates` is merged into the context, a dict with
 
 from collections.abc import Callable
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -72,22 +73,39 @@ class Method(NamedTuple):
       the method's own sample.
     log_prior: `(params, stats, z [D]) -> log p(z)`, a scalar in nats, under
       which likelihoods are evaluated; None where its normaliser is not known.
-    encode: `(params, stats, images, keys [B]) -> (z, mean)`, both [B, D], one
-      posterior draw and the posterior's mean, of a method that infers without
-      an encoder net; None where the net does it.
+    encode: `(params, stats, images, keys [B]) -> z [B, K, D]`, independent
+      draws of each posterior, K >= 2, of a method that infers without an
+      encoder net; None where the net does it.
   """
 
   phases: tuple[Phase, ...]
   init_stats: Callable[[], Any]
   generate: Callable[..., Array]
   log_prior: Callable[..., Array] | None = normal_log_prior
-  encode: Callable[..., tuple[Array, Array]] | None = None
+  encode: Callable[..., Array] | None = None
 
   @property
   def trained(self) -> tuple[str, ...]:
     """The names of all networks that the method trains, each once."""
     names = [name for phase in self.phases for name in phase.trains]
     return tuple(dict.fromkeys(names))
+
+
+class Posterior(NamedTuple):
+  """The posteriors of B images.
+
+  Attributes:
+    z: One draw of each, [B, D].
+    mean: [B, D]; that of draws where nothing knows it exactly.
+    logvar: [B, D], of a gaussian encoder, else None.
+    mean_variance: [B, D], the variance of `mean` as an estimate, itself an
+      unbiased one; None where it is exact.
+  """
+
+  z: Array
+  mean: Array
+  logvar: Array | None
+  mean_variance: Array | None
 
 
 def encode(
@@ -97,7 +115,7 @@ def encode(
     stats,
     images: Array,
     keys: Array,
-) -> tuple[Array, Array, Array | None]:
+) -> Posterior:
   """Posteriors of images, by whatever the method infers with.
 
   Args:
@@ -109,14 +127,16 @@ def encode(
     keys: Shape [B].
 
   Returns:
-    One draw and the mean of each posterior, both [B, D], and the logvar [B, D]
-    of a gaussian encoder, else None.
+    The posteriors.
   """
-  if method.encode is not None:
-    return *method.encode(params, stats, images, keys), None
-  z, mean, logvar = model.particles(params, images, keys, _NUM_PARTICLES)
-  # an implicit encoder's mean is that of its particles
-  return z[:, 0], jnp.mean(z, axis=1) if mean is None else mean, logvar
+  if method.encode is None:
+    z, mean, logvar = model.particles(params, images, keys, _NUM_PARTICLES)
+    if mean is not None:
+      return Posterior(z[:, 0], mean, logvar, None)
+  else:
+    z = method.encode(params, stats, images, keys)
+  variance = jnp.var(z, axis=1, ddof=1) / z.shape[1]
+  return Posterior(z[:, 0], jnp.mean(z, axis=1), None, variance)
 
 
 def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
@@ -199,14 +219,23 @@ def posterior_metrics(logvar: Array | None, z: Array) -> dict[str, Array]:
     z: Particles, shape [B, K, D].
 
   Returns:
-    'posterior_std' (mean over images and dimensions; without a logvar, the
-    particles' spread) and 'latent_rms'.
+    'posterior_std', mean over images and dimensions (without a logvar, by the
+    particles: unbiased for normal ones, 0 of a lone one), and
+    'latent_mean_square', which is a mean over devices and parts of a batch too.
   """
-  if logvar is None:
-    std = jnp.mean(jnp.std(z, axis=1))
-  else:
-    std = jnp.mean(jnp.exp(0.5 * logvar))
+  std = _deviations(z) if logvar is None else jnp.exp(0.5 * logvar)
   return {
-      'posterior_std': std,
-      'latent_rms': jnp.sqrt(jnp.mean(jnp.square(z))),
+      'posterior_std': jnp.mean(std),
+      'latent_mean_square': jnp.mean(jnp.square(z)),
   }
+
+
+def _deviations(z: Array) -> Array:
+  """Standard deviations [B, D] of particles z [B, K, D]."""
+  k = z.shape[1]
+  if k == 1:
+    return jnp.zeros_like(z[:, 0])
+  # E of the square root of the unbiased variance of K normal numbers, in sigma
+  ratio = math.exp(math.lgamma(0.5 * k) - math.lgamma(0.5 * (k - 1)))
+  expected = math.sqrt(2.0 / (k - 1)) * ratio
+  return jnp.std(z, axis=1, ddof=1) / expected

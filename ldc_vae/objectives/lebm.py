@@ -109,7 +109,7 @@ def decoder_objective(
   metrics = {
       'loss': loss,
       'reconstruction': loss,
-      'latent_rms': jnp.sqrt(jnp.mean(jnp.square(z))),
+      'latent_mean_square': jnp.mean(jnp.square(z)),
   }
   return loss, (metrics, {'latents': z})
 
@@ -147,8 +147,8 @@ def energy_objective(
   loss, terms = energy.contrastive_loss(
       energy_fn, context['latents'][:, 0], samples, r1_weight
   )
-  prior_rms = jnp.sqrt(jnp.mean(jnp.square(samples)))
-  return loss, ({**terms, 'prior_rms': prior_rms}, {})
+  terms['prior_mean_square'] = jnp.mean(jnp.square(samples))
+  return loss, (terms, {})
 
 
 def encode(
@@ -158,14 +158,14 @@ def encode(
     keys: Array,
     *,
     posterior_fn: Callable[..., Array],
-) -> tuple[Array, Array]:
-  """One posterior draw of each image, and the mean of several; both [B, D]."""
+) -> Array:
+  """Independent draws [B, K, D] of the posterior of each image."""
   del stats
   chains = [
       posterior_fn(params, images, base.fold_in(keys, index))
       for index in range(_NUM_CHAINS)
   ]
-  return chains[0], sum(chains) / _NUM_CHAINS
+  return jnp.stack(chains, axis=1)
 
 
 def create(
