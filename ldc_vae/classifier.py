@@ -111,6 +111,11 @@ class Classifier:
   def num_features(self) -> int:
     return self._network.num_features
 
+  def describe(self) -> str:
+    """What tells two trainings apart: a hash of the weights, the accuracy."""
+    digest = _digest(flax.traverse_util.flatten_dict(self.params, sep='/'))
+    return f'{digest[:16]}, test accuracy {self.test_accuracy:.4f}'
+
   def features(self, images: np.ndarray) -> np.ndarray:
     """Penultimate activations of images [N, H, W, C], float32 [N, F].
 

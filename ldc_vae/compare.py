@@ -156,14 +156,19 @@ def create_runs(
   ]
 
 
-def is_finished(run: Run, num_steps: int) -> bool:
+def is_finished(run: Run, num_steps: int, data: str) -> bool:
   """Whether the results of a run are there, and are of its own config.
 
   Args:
     run: The run; its folder may be missing.
     num_steps: Of its training.
+    data: What `datasets.describe` says of the data; results of an earlier
+      version, which do not tell theirs, may be of any.
   """
-  return evaluate.is_evaluated(run.workdir, run.config, num_steps)
+  if not evaluate.is_evaluated(run.workdir, run.config, num_steps):
+    return False
+  results = writer.read_json(run.workdir / 'results.json')
+  return results.get('protocol/data', data) == data
 
 
 def failure(end: jobs_lib.End) -> str:
@@ -190,6 +195,7 @@ class _Book:
         method: experiment_lib.count_steps(plan.config, num_train)
         for method, plan in plans.items()
     }
+    self._data = datasets.describe(dataset)
     self._errors = {}
     self._versions = config_lib.describe()
 
@@ -244,7 +250,7 @@ class _Book:
     return record
 
   def _is_finished(self, run: Run) -> bool:
-    return is_finished(run, self._num_steps[run.method])
+    return is_finished(run, self._num_steps[run.method], self._data)
 
   def _entry(self, run: Run) -> dict[str, Any]:
     """A run in comparison.json."""

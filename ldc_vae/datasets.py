@@ -10,6 +10,7 @@ seed of a run. Binarisation belongs to the train step.
 from collections.abc import Iterator, Mapping
 import difflib
 import importlib.util
+import json
 import pathlib
 from typing import NamedTuple
 import zlib
@@ -66,6 +67,12 @@ def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
     sample = np.ascontiguousarray(images[::stride])
     found[split] = [*images.shape, zlib.crc32(sample)]
   return found
+
+
+def describe(dataset: Dataset) -> str:
+  """Eight hexadecimal digits that stand for the `fingerprint`."""
+  text = json.dumps(fingerprint(dataset), sort_keys=True)
+  return f'{zlib.crc32(text.encode()):08x}'
 
 
 def check_same(

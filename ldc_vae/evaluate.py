@@ -73,6 +73,7 @@ _OTHER_NAMES = (
     'latent/mmd_prior',
     'latent/sliced_wasserstein_generator',
     'latent/sliced_wasserstein_prior',
+    'latent/sliced_wasserstein_aggregate',
     'latent/ksd_generator',
     'latent/ksd_prior',
     'latent/ksd_aggregate',
@@ -265,7 +266,10 @@ def evaluate(
   results['num_samples'] = len(sources.images['generator'])
   results.update(
       measures.protocol(
-          config, results['num_samples'], len(sources.test_images)
+          config,
+          results['num_samples'],
+          len(sources.test_images),
+          experiment.dataset,
       )
   )
   results['protocol/device'] = (
@@ -342,7 +346,9 @@ def is_evaluated(
     step: Of its latest checkpoint.
   """
   workdir = pathlib.Path(workdir)
-  results = writer.read_json(workdir / 'results.json') or {}
+  results = writer.read_json(workdir / 'results.json')
+  if not isinstance(results, dict):
+    return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
   return (
       results.get('last_step') == step
@@ -560,8 +566,13 @@ def _draw(workdir, apply, sources, results) -> None:
       folder / 'decomposition_bars.png',
       title=f'Distance from the {split} split by latent source ({name})',
   )
+  try:
+    rows = writer.read_metrics(workdir / 'metrics.jsonl')
+  except writer.FileError as error:  # the results do not need it
+    logging.warning('no training curves are drawn: %s', error)
+    rows = []
   figures.training_curves(
-      writer.read_metrics(workdir / 'metrics.jsonl'),
+      rows,
       folder / 'training_curves.png',
       title=f'Training ({name})',
   )

@@ -122,7 +122,14 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
         f' training images of {config.dataset.name}; lower it'
     )
   steps_per_epoch = num_train // batch_size
-  return config.train.num_steps or config.train.num_epochs * steps_per_epoch
+  epochs = config.train.num_epochs
+  num_steps = config.train.num_steps or epochs * steps_per_epoch
+  if num_steps >= 2**31:  # they are counted in int32
+    raise ValueError(
+        f'config.train.num_epochs={epochs} is {num_steps} steps, too many to'
+        ' count; lower it'
+    )
+  return num_steps
 
 
 def create_model(

@@ -46,7 +46,10 @@ def describe_evaluation(config: config_dict.ConfigDict) -> str:
 
 
 def protocol(
-    config: config_dict.ConfigDict, num_samples: int, num_test: int
+    config: config_dict.ConfigDict,
+    num_samples: int,
+    num_test: int,
+    dataset: datasets.Dataset,
 ) -> dict[str, str]:
   """How the numbers come about, in words.
 
@@ -54,6 +57,7 @@ def protocol(
     config: The run's config.
     num_samples: Images of each source.
     num_test: Images of the reference.
+    dataset: The data.
 
   Returns:
     The results 'protocol/...'.
@@ -70,6 +74,7 @@ def protocol(
           ' where there are fewer'
       ),
       'protocol/prdc': f'{_NUM_NEIGHBOURS} nearest neighbours',
+      'protocol/data': datasets.describe(dataset),
   }
   if config.evaluate.num_draws > 1:
     results['protocol/distances'] += (
@@ -87,7 +92,7 @@ def image_measures(
     images: Mapping[str, np.ndarray],
     inception_fn: FeaturesFn | None = None,
     redraw_fn: RedrawFn | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
   """Compares the images of all sources with those of `evaluate.split`.
 
   Of each source as many as `evaluate.num_samples`, evenly spaced where there
@@ -105,6 +110,7 @@ def image_measures(
     Frechet and kernel distances of each source; of the generator also
     fidelity and diversity, predicted classes, nearest training images. Frechet
     distances are means over `evaluate.num_draws`, all else is of `images`.
+    'protocol/judge' says by which classifiers.
   """
   test = dataset.images[config.evaluate.split]
   at_most = functools.partial(_evenly, count=config.evaluate.num_samples)
@@ -119,6 +125,10 @@ def image_measures(
           seed,
           judges[seed].test_accuracy,
       )
+    # where it is trained again, on other cores say, it is another one
+    results['protocol/judge'] = '; '.join(
+        f'seed {seed}: {judge.describe()}' for seed, judge in judges.items()
+    )
     first, *_ = judges.values()
     results.update(_classes(first.probabilities(images['generator'])))
   features_fns = _feature_families(judges, test, inception_fn)

@@ -65,7 +65,7 @@ _DISTANCES = {
 # ... and where the images come from.
 _SOURCES = {
     'real': 'Training images: the floor, two draws of the data itself.',
-    'reconstruction': 'Decoded posterior means of the test images.',
+    'reconstruction': 'Decoded posterior means of held-out images.',
     'aggregate': (
         'One decoded posterior sample of each of many training images: what a'
         ' perfect sampler of the latents would reach with this decoder.'
@@ -84,7 +84,7 @@ _MIXTURE = 'A mixture of {} Gaussians fitted to the latents after training.'
 # Every other metric: family -> (heading, metric -> (better, meaning)).
 _FAMILIES = {
     'nll': (
-        'Likelihood of test images (nats per image)',
+        'Likelihood of held-out images (nats per image)',
         {
             'elbo': (_LOWER, 'Negative ELBO: the loosest bound.'),
             'importance': (_LOWER, 'Importance-weighted bound; tighter.'),
@@ -143,7 +143,7 @@ _FAMILIES = {
                 ' pixels in [0, 1]. Far below the next line, samples are'
                 ' copies.',
             ),
-            'train_test': ('', 'The same of test images.'),
+            'train_test': ('', 'The same of held-out images.'),
         },
     ),
     'latent': (
@@ -195,7 +195,7 @@ _FAMILIES = {
         {
             'reconstruction_mse': (
                 _LOWER,
-                'Mean squared error of test reconstructions, pixels in [0, 1].',
+                'Mean squared error of held-out images, pixels in [0, 1].',
             ),
         },
     ),
@@ -521,8 +521,8 @@ def _headline(results: Mapping[str, Any]) -> str:
       cards.append(('Generator ÷ aggregate posterior', f'{_show(ratio)}×'))
     break
   for name, label in (
-      ('eval/reconstruction_mse', 'Test reconstruction MSE'),
-      ('nll/importance', 'Test NLL, importance-weighted (nats)'),
+      ('eval/reconstruction_mse', 'Held-out reconstruction MSE'),
+      ('nll/importance', 'Held-out NLL, importance-weighted (nats)'),
   ):
     if _is_number(results.get(name)):
       cards.append((label, _show(results[name], name.split('/')[0])))

@@ -18,6 +18,7 @@ import numpy as np
 
 from ldc_vae import compare
 from ldc_vae import config as config_lib
+from ldc_vae import experiment as experiment_lib
 from ldc_vae import jobs
 from ldc_vae import main
 from ldc_vae import measures
@@ -52,6 +53,8 @@ class _CompareTest(parameterized.TestCase):
     self.workdir = self.folder / 'w'
     self.made = self.folder / 'made'
     self.calls = self.folder / 'calls'
+    config = self.plans()['vae'].config
+    self.dataset = experiment_lib.load_dataset(config)
     self.enter_context(
         mock.patch.object(compare.classifier_lib, 'load_or_train')
     )
@@ -90,7 +93,7 @@ class _CompareTest(parameterized.TestCase):
         'frechet_classifier/gmm_10': 3.0 + 0.1 * run.seed,
         'frechet_classifier/gmm_50': None,
         'time/sample_10k_seconds': 0.5,
-        **measures.protocol(run.config, 120, 120),
+        **measures.protocol(run.config, 120, 120, self.dataset),
     })
 
   def plans(self, *overrides, methods=('vae', 'ldc')):
@@ -176,6 +179,21 @@ class CompareTest(_CompareTest):
     self.called()
     path = self.workdir / 'vae_seed1' / 'results.json'
     writer.write_json(path, {**json.loads(path.read_text()), 'step': 8})
+    compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(self.called(), ['vae_seed1'])
+
+  def test_results_of_other_data_are_made_again(self):
+    plans = self.plans()
+    self.make_all(plans)
+    compare.compare(plans, (0, 1), self.workdir)
+    self.called()
+    for name, data in (('vae_seed1', 'another'), ('ldc_seed0', None)):
+      path = self.workdir / name / 'results.json'
+      results = json.loads(path.read_text())
+      del results['protocol/data']  # as an earlier version
+      if data is not None:
+        results['protocol/data'] = data
+      writer.write_json(path, results)
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1'])
 

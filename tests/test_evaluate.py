@@ -129,6 +129,7 @@ class EvaluateTest(parameterized.TestCase):
         ' classifier/entropy classifier/class_balance nearest/train_generator'
         ' nearest/train_test latent/ksd_prior latent/ksd_aggregate nll/ais_gap'
         ' nll/ais_importance time/sample_10k_latents_seconds'
+        ' latent/sliced_wasserstein_aggregate protocol/judge protocol/data'
     ).split():
       self.assertIn(name, self.results)
 
@@ -267,6 +268,9 @@ class EvaluateTest(parameterized.TestCase):
     writer.write_json(self.workdir / 'results.json', self.results)
     self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
+    writer.write_json(self.workdir / 'results.json', [1])
+    self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 8))
+    writer.write_json(self.workdir / 'results.json', self.results)
     for field, value in (
         ('evaluate.split', 'validation'),
         ('evaluate.samplers', ('prior',)),
@@ -297,7 +301,11 @@ class EvaluateTest(parameterized.TestCase):
     with mock.patch.object(
         figures, '_draw_bars', wraps=figures._draw_bars
     ) as draw_bars:
-      results = evaluate.evaluate(config, workdir)
+      (workdir / 'metrics.jsonl').unlink()  # what is not needed is not missed
+      with self.assertLogs('absl', 'WARNING') as logs:
+        results = evaluate.evaluate(config, workdir)
+    self.assertIn('no training curves are drawn', ''.join(logs.output))
+    self.assertTrue((workdir / 'figures' / 'training_curves.png').exists())
     self.assertTrue(evaluate.is_evaluated(workdir, config, 8))
     self.assertEqual(results['num_samples'], 96)
     for source in ('aggregate', 'generator', 'prior'):

@@ -131,6 +131,10 @@ class CreateTest(parameterized.TestCase):
       experiment_lib.check_batch_size(30, 1)
     self.assertGreater(experiment.num_steps, 0)
 
+  def test_epochs_that_are_too_many_to_count_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'num_epochs=1000000000 is 19.*low'):
+      _create('digits', 'vae', {'train.num_epochs': 10**9})
+
   def test_epochs_count_whole_batches(self):
     _, experiment = _create(
         'digits',

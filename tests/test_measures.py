@@ -184,7 +184,9 @@ class ProtocolTest(parameterized.TestCase):
 
   @parameterized.parameters(False, True)
   def test_says_what_is_compared(self, inception):
-    results = measures.protocol(_config(inception), 100, 200)
+    data = _dataset()
+    results = measures.protocol(_config(inception), 100, 200, data)
+    self.assertEqual(results['protocol/data'], datasets.describe(data))
     self.assertStartsWith(results['protocol/distances'], '100 uint8 images')
     self.assertIn('test split of 200', results['protocol/distances'])
     self.assertEqual('protocol/inception' in results, inception)
