@@ -158,7 +158,7 @@ def create_network(
   if min(image_shape[:2]) < 4:
     raise ValueError(
         f'images of {image_shape[0]}x{image_shape[1]} pixels are too small to'
-        ' classify; the smaller side must be at least 4'
+        ' classify; give some whose smaller side is 4 or more, or no labels'
     )
   if side < 16:
     return Network((32, 64), (3, 3), (1, 2), 32, num_classes)

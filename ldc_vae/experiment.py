@@ -13,6 +13,7 @@ import jax
 from ml_collections import config_dict
 import optax
 
+from ldc_vae import classifier
 from ldc_vae import datasets
 from ldc_vae import inception
 from ldc_vae import networks
@@ -77,6 +78,8 @@ def create(config: config_dict.ConfigDict) -> Experiment:
   if config.evaluate.inception:
     inception.require()  # rather than after the training
   dataset = load_dataset(config)
+  if dataset.num_classes:  # what the judge cannot look at, neither
+    classifier.create_network(dataset.image_shape, dataset.num_classes)
   model = create_model(config, dataset.image_shape)
   method = create_method(config, model)
 

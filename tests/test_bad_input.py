@@ -621,6 +621,13 @@ _DATA = {
         _npy(lambda: {'images': _uint8(40, 8, 8)}, 'x.npz',
              labels=np.zeros(3, int)),
     ),
+    'too_small_to_judge': _Case(
+        _images_from('x.npz', '--config.model.architecture=mlp'),
+        r'images of 3x8 pixels are too small to classify; give .* no labels',
+        _RUNTIME,
+        _npy(lambda: {'images': _uint8(40, 3, 8)}, 'x.npz',
+             labels=np.arange(40) % 2),
+    ),
     'all_held_out': _Case(
         _images_from('x.npy', '--config.dataset.num_test=39'),
         r'num_test=39 .*leave none of the 40 images',

@@ -111,7 +111,7 @@ class NetworkTest(parameterized.TestCase):
     self.assertLess(num_params, 600_000)
 
   def test_tiny_images_are_refused(self):
-    with self.assertRaisesRegex(ValueError, '8x3 pixels .* at least 4'):
+    with self.assertRaisesRegex(ValueError, '8x3 pixels .* side is 4 or more'):
       classifier.create_network((8, 3, 1), 2)
 
 
