@@ -209,10 +209,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
   try:
     with open(temporary, 'xb') as file:
+      if fcntl is not None:
+        with contextlib.suppress(OSError):  # where files cannot be locked
+          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       yield file
       file.flush()
       os.fsync(file.fileno())
-    os.replace(temporary, path)
+      os.replace(temporary, path)  # while it is locked: see `lock_workdir`
   except OSError as error:
     if error.filename not in (None, os.fspath(temporary)):
       raise  # the block's own business with another file
@@ -461,8 +464,13 @@ def lock_workdir(path: Path) -> Iterator[None]:
     raise _file_error(path, error) from error
   try:
     for left in path.glob('.*.tmp') if file is not None else ():
-      # of `open_atomically`, in a killed process
-      if _TEMPORARY.fullmatch(left.name) and left.is_file():
+      # of `open_atomically`, in a killed process; an evaluation beside this one
+      # may be writing, too
+      if (
+          _TEMPORARY.fullmatch(left.name)
+          and left.is_file()
+          and not _is_locked(left)
+      ):
         left.unlink(missing_ok=True)
     with _beating(file):
       yield
@@ -474,6 +482,18 @@ def lock_workdir(path: Path) -> Iterator[None]:
     if is_new:
       with contextlib.suppress(OSError):
         path.rmdir()  # where nothing came of it
+
+
+def _is_locked(path: pathlib.Path) -> bool:
+  """Whether somebody holds a lock of a file."""
+  try:
+    with open(path, 'r+b') as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except OSError:  # gone meanwhile, or not ours
+    return False
+  return False
 
 
 def _open_lock(path: pathlib.Path) -> io.FileIO | None:

@@ -462,6 +462,15 @@ class LockTest(_TestCase):
         {'notes.tmp', '.bash_history-01234.tmp', '.x.0123456789ab.tmp'},
     )
 
+  def test_what_is_being_written_is_left_alone(self):
+    path = self.directory / 'generated.npz'
+    with writer.open_atomically(path) as file:
+      file.write(b'samples')
+      with writer.lock_workdir(self.directory):
+        pass
+    self.assertEqual(path.read_bytes(), b'samples')
+    self.assertEqual(self.names(), {'generated.npz'})
+
   @parameterized.parameters(True, False)
   def test_where_files_cannot_be_locked_it_warns(self, has_fcntl):
     if has_fcntl:
