@@ -357,7 +357,9 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
       _section('Results', _results_tables(results)),
       _section('Pictures', _figures(pictures)),
       _section('Training', _training(rows, pictures)),
-      _section('Repeat this run', _repetition(config, record, workdir)),
+      _section(
+          'Repeat this run', _repetition(config, record, results, workdir)
+      ),
       _section('Config', _config_table(config)),
       _section('Not on this page', _missing(missing)),
   ]
@@ -675,6 +677,7 @@ def _training(
 def _repetition(
     config: Mapping[str, Any],
     record: Mapping[str, Any],
+    results: Mapping[str, Any],
     workdir: pathlib.Path,
 ) -> str:
   """The command that gives this config again, and what it ran on."""
@@ -691,6 +694,13 @@ def _repetition(
     parts.append(f'<pre>{html.escape(chr(10).join(lines))}</pre>')
   if sentence.strip():
     parts.append(f'<p class="note">{html.escape(sentence.strip())}</p>')
+  evaluation = results.get('protocol/evaluate')
+  if parts and isinstance(evaluation, str):
+    # those of the last --mode=evaluate, where the config is of the training
+    parts.append(
+        '<p class="note">The results above were made with these of'
+        f' config.evaluate: {html.escape(evaluation)}</p>'
+    )
   versions = record.get('versions')
   if isinstance(versions, Mapping) and versions:
     text = ' · '.join(

@@ -253,6 +253,15 @@ class WriteReportTest(parameterized.TestCase):
     again = config_lib.load('configs/digits.py:ldc', arguments)
     self.assertEqual(again.to_dict(), config.to_dict())
 
+  def test_says_how_the_results_were_made_where_the_config_says_otherwise(self):
+    self._fill()
+    made = "samplers=('prior',), split=validation"
+    self._write(
+        'results.json', {**_RESULTS, 'protocol/evaluate': made}
+    )
+    self.assertIn(f'made with these of config.evaluate: {made}',
+                  self._report().text)
+
   def test_run_file_that_is_gone_is_told(self):
     self._fill(**{'dataset.name': 'no_such_data'})
     text = self._report().text
