@@ -34,7 +34,7 @@ def get_config(arg: str = ''):
   if 'kl_warmup' in config.objective:
     config.objective.kl_warmup = 0.1
   if config.objective.name == 'stein_vae':
-    # each was worth more than a nat: benchmarks/README.md
+    # 2.6 nats by the encoder, 1.0 by the particles: benchmarks/README.md
     config.model.encoder = 'warped'
     config.objective.num_particles = 8
     config.objective.bandwidth_factor = 0.35

@@ -75,7 +75,9 @@ def fit(
   )
 
   def sample(num: int, seed: int) -> np.ndarray:
-    z = _sample(params, jax.random.key(seed), (num, latents.shape[1]))
+    # training splits the key of its seed, which may be this one
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)
+    z = _sample(params, key, (num, latents.shape[1]))
     return (mean + std * np.asarray(z)).astype(np.float32)
 
   return sample
