@@ -352,8 +352,10 @@ def _markdown(
   parts.append(f'{finished}. {_explanation(len(seeds))}\n')
   if results:
     parts.append(comparison.to_markdown(record['rows'], columns, len(seeds)))
-  for name in sorted(x for x in (results or [{}])[0] if x.startswith('protoc')):
-    values = dict.fromkeys(str(each.get(name)) for each in results)
+  names = {x for each in results for x in each if x.startswith('protocol/')}
+  for name in sorted(names):
+    # earlier versions told less of theirs
+    values = dict.fromkeys(str(each.get(name, 'not told')) for each in results)
     parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
   commits = {run['git_commit'] for run in runs if run['results']}
   if len(commits) > 1:

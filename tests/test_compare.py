@@ -18,6 +18,7 @@ import numpy as np
 
 from ldc_vae import compare
 from ldc_vae import config as config_lib
+from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import jobs
 from ldc_vae import main
@@ -196,6 +197,9 @@ class CompareTest(_CompareTest):
       writer.write_json(path, results)
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1'])
+    data = datasets.describe(self.dataset)
+    text = (self.workdir / 'comparison.md').read_text()
+    self.assertIn(f'* data: {data}; not told\n', text)
 
   def test_results_of_another_evaluation_are_made_again(self):
     plans = self.plans()
