@@ -25,6 +25,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae import writer
+from tests import rights_case
 
 _USAGE, _RUNTIME = 2, 1
 _STEP = 24  # of the checkpoint in the trained workdir
@@ -1056,10 +1057,9 @@ class WorkdirsTest(_BadInputTest):
   def test_a_workdir_that_is_read_only_is_told(self, *argv):
     _trained()(self.folder)
     (self.folder / 'trained').chmod(0o555)
-    self.folder.parent.chmod(0o755)
     (self.folder.parent / 'cache').mkdir()
     (self.folder.parent / 'cache').chmod(0o777)
-    self.enter_context(_as_nobody())
+    self.enter_context(rights_case.as_nobody(self.folder))
     self.check(_Case(argv, r'trained.* cannot be \w+ \(Permission', _RUNTIME))
 
   def test_a_disk_that_fills_up_is_told_and_the_last_checkpoint_is_whole(self):
@@ -1085,19 +1085,6 @@ class WorkdirsTest(_BadInputTest):
     self.assertNotEmpty(checkpoint.verify(workdir / 'checkpoints'))
     for each in checkpoint.verify(workdir / 'checkpoints'):
       self.assertTrue(each.ok, each.reason)
-
-
-@contextlib.contextmanager
-def _as_nobody():
-  """Without the rights of root, to whom no file is read-only."""
-  if os.geteuid() != 0:
-    yield
-    return
-  os.seteuid(65534)
-  try:
-    yield
-  finally:
-    os.seteuid(0)
 
 
 class CommandTest(_BadInputTest):

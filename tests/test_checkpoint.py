@@ -1,7 +1,6 @@
 """Tests of ldc_vae.checkpoint."""
 
 from concurrent import futures
-import contextlib
 import errno
 import functools
 import json
@@ -30,6 +29,7 @@ import optax
 import pytest
 
 from ldc_vae import checkpoint
+from tests import rights_case
 
 
 @flax.struct.dataclass
@@ -73,22 +73,6 @@ def _assert_identical(actual, expected):
   ):
     assert type(one) is type(other), (type(one), type(other))
     assert _bits(one) == _bits(other)
-
-
-@contextlib.contextmanager
-def _as_nobody(path):
-  """Without the rights of root, to whom no file is read-only."""
-  if os.geteuid() != 0:
-    yield
-    return
-  for parent in path.parents:
-    if parent.stat().st_mode & 0o777 == 0o700:  # a temporary one
-      parent.chmod(0o755)
-  os.seteuid(65534)
-  try:
-    yield
-  finally:
-    os.seteuid(0)
 
 
 def _corrupt(directory, step):
@@ -567,7 +551,7 @@ class DirectoryTest(_TestCase):
     with self.assertRaisesRegex(
         checkpoint.CheckpointError,
         r'ckpt cannot be used \(Permission denied\); make .* writable',
-    ), _as_nobody(self.directory):
+    ), rights_case.as_nobody(self.directory):
       checkpoint.Checkpointer(self.directory)
     self.assertEqual([x.name for x in self.directory.iterdir()], ['1'])
 

@@ -19,6 +19,7 @@ import jax
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import main
+from tests import rights_case
 
 _RUN_FILE = """
 from configs import default
@@ -41,19 +42,6 @@ class _Jobs:
       if self._error is not None:
         raise self._error
     return job
-
-
-@contextlib.contextmanager
-def _as_nobody():
-  """Without the rights of root, who may read every file."""
-  if os.geteuid() != 0:
-    yield
-    return
-  os.seteuid(65534)
-  try:
-    yield
-  finally:
-    os.seteuid(0)
 
 
 class _MainTestCase(parameterized.TestCase):
@@ -218,13 +206,11 @@ class WorkdirModesTest(_MainTestCase):
         '--mode=sample', f'--workdir={workdir}', part='holds no checkpoint'
     )
 
-
   @parameterized.parameters('config.json', 'checkpoints')
   def test_what_may_not_be_read_is_told(self, name):
     path = pathlib.Path(self.trained(), name)
-    self.folder.chmod(0o755)  # of everybody, but for the one below it
     path.chmod(0)
-    with _as_nobody():
+    with rights_case.as_nobody(path):
       code, calls, out, err = self.run_main(
           '--mode=evaluate', f'--workdir={path.parent}'
       )
