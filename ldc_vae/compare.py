@@ -162,13 +162,9 @@ def is_finished(run: Run, num_steps: int, data: str) -> bool:
   Args:
     run: The run; its folder may be missing.
     num_steps: Of its training.
-    data: What `datasets.describe` says of the data; results of an earlier
-      version, which do not tell theirs, may be of any.
+    data: What `datasets.describe` says of it.
   """
-  if not evaluate.is_evaluated(run.workdir, run.config, num_steps):
-    return False
-  results = writer.read_json(run.workdir / 'results.json')
-  return results.get('protocol/data', data) == data
+  return evaluate.is_evaluated(run.workdir, run.config, num_steps, data)
 
 
 def failure(end: jobs_lib.End) -> str:

@@ -251,11 +251,10 @@ def evaluate(
             projections_key,
         )
     )
-  for estimate, its_key in (
-      (likelihood.importance, importance_key),
-      (likelihood.annealed, annealed_key),
-  ):
-    results.update(estimate(config, experiment, state, its_key))
+  results.update(
+      likelihood.importance(config, experiment, state, importance_key)
+  )
+  results.update(likelihood.annealed(config, experiment, state, annealed_key))
   decoded = sources.images['reconstruction'].astype(np.float32)
   residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
   results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
@@ -337,6 +336,7 @@ def is_evaluated(
     workdir: str | os.PathLike[str],
     config: config_dict.ConfigDict,
     step: int,
+    data: str | None = None,
 ) -> bool:
   """Whether results.json and the report are of a run's end and its config.
 
@@ -344,6 +344,9 @@ def is_evaluated(
     workdir: Of the run.
     config: Whose `evaluate` should hold.
     step: Of its latest checkpoint.
+    data: What `datasets.describe` says of the data that they should be of;
+      None for any. Results of an earlier version, which do not tell theirs,
+      may be of any.
   """
   workdir = pathlib.Path(workdir)
   results = writer.read_json(workdir / 'results.json')
@@ -355,6 +358,7 @@ def is_evaluated(
       and (of_best or results.get('step') == step)
       and results.get('protocol/evaluate')
       == measures.describe_evaluation(config)
+      and data in (None, results.get('protocol/data', data))
       and (workdir / 'report.html').exists()
   )
 
