@@ -209,12 +209,19 @@ def evaluate(
 
   Raises:
     FloatingPointError: A latent of the method's own is not finite.
-    OSError: No checkpoint, or a file cannot be read or written.
+    OSError: No checkpoint, a file cannot be read or written, or another process
+      is evaluating the same workdir.
     ValueError: Inception features are asked for and cannot be had.
   """
-  start = time.monotonic()
   workdir = pathlib.Path(workdir)
   writer.check_writable(workdir / 'results.json')
+  with writer.lock_workdir(workdir, writer.EVALUATION_LOCK_NAME):
+    return _evaluate(config, workdir, experiment)
+
+
+def _evaluate(config, workdir, experiment) -> dict[str, Any]:
+  """`evaluate`, while nobody else writes the files."""
+  start = time.monotonic()
   experiment = experiment or experiment_lib.create(config)
   state, step, last_step, apply = _restore(config, experiment, workdir)
   if not processes.is_first():  # it evaluates alone; the others wait for it

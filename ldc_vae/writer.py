@@ -34,6 +34,7 @@ except ImportError:  # not on Windows
 Path = str | os.PathLike[str]
 
 LOCK_NAME = '.lock'
+EVALUATION_LOCK_NAME = '.evaluation.lock'
 
 # Seconds between two signs of life in a lock.
 BEAT = 5.0
@@ -41,8 +42,10 @@ BEAT = 5.0
 _MISSED_BEATS = 4
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-# What `open_atomically` writes to; other hidden files are not ours.
-_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
+# What `open_atomically` writes to, and a lock; other hidden files are not ours.
+_LEFT_BEHIND = re.compile(
+    rf'\..+\.[0-9a-f]{{12}}\.tmp|{re.escape(EVALUATION_LOCK_NAME)}'
+)
 _SMOOTHING = 0.3  # weight of the newest rate, as in tqdm
 
 
@@ -431,7 +434,7 @@ def _num_columns() -> int:
 
 
 @contextlib.contextmanager
-def lock_workdir(path: Path) -> Iterator[None]:
+def lock_workdir(path: Path, name: str = LOCK_NAME) -> Iterator[None]:
   """Keeps other processes out of a workdir while the block runs.
 
   The lock is held by the operating system and ends with the process, however
@@ -441,6 +444,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
 
   Args:
     path: The workdir; made if it is missing.
+    name: Of the lock file; locks of two names do not keep each other out.
 
   Yields:
     Nothing.
@@ -453,7 +457,7 @@ def lock_workdir(path: Path) -> Iterator[None]:
   if jax.process_index() != 0:
     yield
     return
-  lock = path / LOCK_NAME
+  lock = path / name
   is_new = not path.exists()
   try:
     path.mkdir(parents=True, exist_ok=True)
@@ -463,11 +467,10 @@ def lock_workdir(path: Path) -> Iterator[None]:
       raise
     raise _file_error(path, error) from error
   try:
-    for left in path.glob('.*.tmp') if file is not None else ():
-      # of `open_atomically`, in a killed process; an evaluation beside this one
-      # may be writing, too
+    for left in path.glob('.*') if file is not None else ():
+      # of killed processes; an evaluation beside this one locks its own
       if (
-          _TEMPORARY.fullmatch(left.name)
+          _LEFT_BEHIND.fullmatch(left.name)
           and left.is_file()
           and not _is_locked(left)
       ):
@@ -603,6 +606,11 @@ def _locked_error(
   who = 'another process'  # which has only just begun
   if holder is not None:
     who = f'process {holder["pid"]} on {holder["host"]}'
+  if path.name == EVALUATION_LOCK_NAME:
+    return LockedError(
+        f'workdir {path.parent} is being evaluated by {who}; wait for it or'
+        ' stop it, then give this command again'
+    )
   return LockedError(
       f'workdir {path.parent} is in use by {who}; wait for it or stop it, or'
       ' use another --workdir'

@@ -1035,11 +1035,15 @@ class WorkdirsTest(_BadInputTest):
   def test_told(self, case):
     self.check(case)
 
-  def test_a_workdir_in_use_is_told(self):
+  @parameterized.parameters(
+      ('.lock', 'in use', _RESUME),
+      ('.evaluation.lock', 'being evaluated', _EVALUATE),
+  )
+  def test_a_workdir_in_use_is_told(self, name, use, argv):
     _trained()(self.folder)
     program = (
         'import sys; from ldc_vae import writer\n'
-        'with writer.lock_workdir("trained"):\n'
+        f'with writer.lock_workdir("trained", "{name}"):\n'
         '  print("locked", flush=True); sys.stdin.read()'
     )
     with subprocess.Popen(
@@ -1049,7 +1053,7 @@ class WorkdirsTest(_BadInputTest):
     ) as holder:
       self.assertEqual(holder.stdout.readline(), 'locked\n')
       self.check(_Case(
-          _RESUME, rf'trained is in use by process {holder.pid} on', _RUNTIME
+          argv, rf'trained is {use} by process {holder.pid} on', _RUNTIME
       ))
       holder.stdin.close()
 

@@ -385,6 +385,21 @@ class LockTest(_TestCase):
         with writer.lock_workdir(self.directory):
           self.fail('entered')
 
+  def test_a_run_and_an_evaluation_do_not_keep_each_other_out(self):
+    path = self.directory / writer.EVALUATION_LOCK_NAME
+    with writer.lock_workdir(self.directory, path.name):
+      with writer.lock_workdir(self.directory):
+        pass
+      self.assertTrue(path.exists())  # it is held
+      with self.assertRaisesRegex(writer.LockedError, 'is being evaluated by'):
+        with writer.lock_workdir(self.directory, path.name):
+          self.fail('entered')
+    self.assertEmpty(self.names())
+    path.touch()  # of a process that was killed
+    with writer.lock_workdir(self.directory):
+      pass
+    self.assertEmpty(self.names())
+
   def test_released_after_an_error(self):
     with self.assertRaises(KeyError):
       with writer.lock_workdir(self.directory):
