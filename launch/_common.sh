@@ -149,7 +149,7 @@ check_program() {
     case $argument in
       --config=*) config=${argument#*=} ;;
       --workdir=*) workdir=${argument#*=} ;;
-      --config | --workdir)
+      --config | --workdir | --mode)
         mistake "$argument has no value; write $argument=VALUE" ;;
       --coordinator_address* | --num_processes* | --process_id*)
         mistake "$argument is set by this script; leave $name out" ;;
@@ -186,6 +186,9 @@ check_workdir() {
     *://*)
       mistake "--workdir=$workdir is an address; give a folder of a mounted" \
         'file system' ;;
+    '~'*)
+      mistake "--workdir=$workdir begins with a ~ that no shell has expanded;" \
+        "write the folder's path out" ;;
   esac
   if [[ -n $mount && ($workdir != "$mount"/?* || $workdir/ == */../*) ]]; then
     mistake "--workdir=$workdir is lost with the container; give a folder" \

@@ -63,7 +63,8 @@ run_image() {
   [[ $runs == /* ]] || runs=$PWD/$runs
   workdir=$runs${workdir#/runs}
   name=$(run_name)
-  flags+=("--name=$name" "--volume=$runs:/runs")
+  flags+=("--name=$name" "--label=managed-by=$label_value"
+    "--volume=$runs:/runs")
   case $accelerator in
     cuda*) flags+=(--gpus=all --shm-size=8g) ;;
     tpu) flags+=(--privileged --network=host) ;;  # the chips are host devices
@@ -82,10 +83,23 @@ run_image() {
       say "$name is running already"
       return
     fi
+    remove_ended
   fi
   # Docker would make it for root.
   run mkdir -p "$runs" || fail "cannot make --runs=$runs; give another folder"
   run_last docker run "${flags[@]}" "$image" "${program[@]}"
+}
+
+# A container that ended with the daemon, or the machine, keeps its name.
+remove_ended() {
+  local state filters=("--filter=name=^$name\$"
+    "--filter=label=managed-by=$label_value")
+  for state in created exited dead; do
+    filters+=("--filter=status=$state")
+  done
+  ask docker ps --all --quiet "${filters[@]}" || answer=''
+  [[ -z $answer ]] || ask docker rm "$answer" ||
+    fail "docker could not remove $name, which has ended; see: docker ps --all"
 }
 
 help_if_asked "${BASH_SOURCE[0]}" "$@"

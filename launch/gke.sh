@@ -128,6 +128,13 @@ check_tpu() {
     fi
   fi
   check_pattern --chips-per-node "$chips_per_node" '1|4|8' 'use 1, 4 or 8'
+  if [[ $chips_per_node != 4 && $chips_per_node != "$chips" ]]; then
+    mistake "--chips-per-node=$chips_per_node: a host with other than four" \
+      "chips is a whole slice, and --topology=$topology has $chips"
+  elif [[ $chips_per_node != 4 && $tpu != v5e && $tpu != v6e ]]; then
+    mistake "--topology=$topology: hosts of a $tpu have four chips; use" \
+      '2x2x1 or more'
+  fi
   ((chips % chips_per_node == 0)) ||
     mistake "--topology=$topology has $chips chips, not a multiple of" \
       "$chips_per_node; give another --chips-per-node"
@@ -186,9 +193,10 @@ render() {
   annotations='ldc-vae/manifest: "__DIGEST__"'
   if [[ -n $tpu ]]; then
     security='runAsUser: 0'  # the device files are root's
-    # All hosts of a slice lie in one node pool; those with GPUs need not.
-    annotations+=', alpha.jobset.sigs.k8s.io/exclusive-topology:'
-    annotations+=' cloud.google.com/gke-nodepool'
+    if ((hosts > 1)); then  # in one node pool, which is the slice
+      annotations+=', alpha.jobset.sigs.k8s.io/exclusive-topology:'
+      annotations+=' cloud.google.com/gke-nodepool'
+    fi
   else
     security='runAsUser: 1000, runAsGroup: 1000, fsGroup: 1000'
     # Where GKE mounts the driver.

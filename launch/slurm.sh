@@ -104,8 +104,9 @@ lookup() {
 
 # On the first node of the job.
 job() {
-  local gpus=$1 hosts state code=0 flags=(--kill-on-bad-exit=0)
+  local gpus=$1 hosts state before code=0 flags=(--kill-on-bad-exit=0)
   shift
+  before=$(newest_checkpoint "$@")
   if [[ -z ${LDC_VAE_ACCELERATOR:-} ]]; then
     export LDC_VAE_ACCELERATOR=cuda
     ((gpus)) || LDC_VAE_ACCELERATOR=cpu
@@ -126,8 +127,15 @@ job() {
   if ((code == 143)); then
     # SIGTERM: before the time limit or when pre-empted the job is still
     # RUNNING; after scancel it is not, and must not come back.
-    state=$(squeue --noheader "--jobs=$SLURM_JOB_ID" --format=%T) || state=''
-    if [[ $state == RUNNING ]]; then
+    state=$(squeue --noheader "--jobs=$SLURM_JOB_ID" '--format=%T %L') ||
+      state=''
+    # %L is the time that is left.
+    if [[ $state =~ ^RUNNING\ +[01]:[0-9]{2}$ &&
+      $(newest_checkpoint "$@") == "$before" ]]; then
+      fail 'the time limit came before anything new was saved, and would come' \
+        'again; submit the run with a longer --time'
+    fi
+    if [[ $state == RUNNING* ]]; then
       say 'saved; back to the queue'
       scontrol requeue "$SLURM_JOB_ID" ||
         fail "job $SLURM_JOB_ID could not be requeued; submit it again: it" \
@@ -135,6 +143,21 @@ job() {
     fi
   fi
   exit "$code"
+}
+
+# Prints the step of the newest checkpoint in the --workdir of ARGS, or nothing.
+newest_checkpoint() {
+  local argument folder='' path step newest=''
+  for argument in "$@"; do
+    [[ $argument != --workdir=* ]] || folder=${argument#*=}
+  done
+  for path in "$folder"/checkpoints/*; do
+    step=${path##*/}
+    if [[ $step =~ ^[0-9]+$ ]] && ((step > ${newest:--1})); then
+      newest=$step
+    fi
+  done
+  echo "$newest"
 }
 
 # In each process.

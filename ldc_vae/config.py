@@ -85,6 +85,8 @@ _ADDED = {
     'objective.sampler_noise': (0.0, ('ldc',)),
 }
 
+_LARGEST = 2**31 - 1  # steps are counted in int32, and so are sizes
+
 # Fields on which others depend: told first where they differ too.
 _CAUSES = ('objective.name', 'dataset.name', 'debug')
 
@@ -703,6 +705,10 @@ def _check_type(name: str, value: Any) -> None:
       )
     if isinstance(each, float) and not math.isfinite(each):
       raise ConfigError(f'config.{name}={_show(value)} is not finite')
+    if isinstance(each, int) and each > _LARGEST and name != 'seed':
+      raise ConfigError(
+          f'config.{name}={_show(value)} is too large; use {_LARGEST} or less'
+      )
 
 
 def _says(text: str) -> Callable[[Any], str]:
@@ -713,12 +719,6 @@ def _at_least(bound: int | float, *fields: str) -> Iterator[_Rule]:
   for field in fields:
     holds = lambda x: _is_number(x) and x >= bound
     yield _Rule(field, holds, _says(f'is too small; use {bound} or more'))
-
-
-def _at_most(bound: int | float, *fields: str) -> Iterator[_Rule]:
-  for field in fields:
-    holds = lambda x: _is_number(x) and x <= bound
-    yield _Rule(field, holds, _says(f'is too large; use {bound} or less'))
 
 
 def _above_zero(*fields: str) -> Iterator[_Rule]:
@@ -745,8 +745,11 @@ def _one_of(known: tuple[Any, ...], *fields: str) -> Iterator[_Rule]:
     )
 
 
-def _sizes(*fields: str, empty: bool) -> Iterator[_Rule]:
+def _sizes(
+    *fields: str, empty: bool, whole: bool = True
+) -> Iterator[_Rule]:
   wanted = '' if empty else 'one or more '
+  wanted += 'positive whole numbers' if whole else 'positive numbers'
   for field in fields:
     yield _Rule(
         field,
@@ -754,8 +757,9 @@ def _sizes(*fields: str, empty: bool) -> Iterator[_Rule]:
             isinstance(x, tuple)
             and (empty or bool(x))
             and all(_is_number(each) and each > 0 for each in x)
+            and not (whole and any(isinstance(each, float) for each in x))
         ),
-        _says(f'does not hold; use a tuple of {wanted}positive numbers'),
+        _says(f'does not hold; use a tuple of {wanted}'),
     )
 
 
@@ -879,7 +883,7 @@ _RULES = (
         lambda x: _is_number(x) and 0 <= x <= 1,
         _says('is outside [0, 1]; use a fraction of training, 0 for none'),
     ),
-    *_sizes('objective.flow_scales', empty=False),
+    *_sizes('objective.flow_scales', empty=False, whole=False),
     *_fraction('objective.moments_decay'),
     *_above_zero('optimizer.learning_rate', 'optimizer.latent_learning_rate'),
     *_one_of(SCHEDULES, 'optimizer.schedule'),
@@ -916,8 +920,6 @@ _RULES = (
         'evaluate.ais_chains',
         'evaluate.ais_images',
     ),
-    # steps are counted in int32
-    *_at_most(2**31 - 1, 'train.num_steps', 'train.log_every'),
     *_fraction('train.ema_decay'),
     *_one_of(NON_FINITE, 'train.non_finite'),
     *_at_least(2, 'evaluate.num_samples'),

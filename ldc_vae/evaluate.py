@@ -194,6 +194,7 @@ def evaluate(
     workdir: str | os.PathLike[str],
     *,
     experiment: experiment_lib.Experiment | None = None,
+    patient: bool = False,
 ) -> dict[str, Any]:
   """Evaluates a checkpoint of `workdir` against `config.evaluate.split`.
 
@@ -203,6 +204,7 @@ def evaluate(
     config: The run's config; `config.evaluate` may differ from training's.
     workdir: Of a run with a checkpoint.
     experiment: What `experiment.create(config)` gives, if it is at hand.
+    patient: Wait for another process that evaluates the same workdir.
 
   Returns:
     The content of results.json.
@@ -210,12 +212,14 @@ def evaluate(
   Raises:
     FloatingPointError: A latent of the method's own is not finite.
     OSError: No checkpoint, a file cannot be read or written, or another process
-      is evaluating the same workdir.
+      is evaluating the same workdir (unless `patient`).
     ValueError: Inception features are asked for and cannot be had.
   """
   workdir = pathlib.Path(workdir)
   writer.check_writable(workdir / 'results.json')
-  with writer.lock_workdir(workdir, writer.EVALUATION_LOCK_NAME):
+  with writer.lock_workdir(
+      workdir, writer.EVALUATION_LOCK_NAME, patient=patient
+  ):
     return _evaluate(config, workdir, experiment)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import gc
+import linecache
 import logging
 import os
 import pathlib
@@ -22,12 +23,15 @@ from ldc_vae import config as config_lib
 
 _PACKAGE = str(config_lib.ROOT / 'ldc_vae') + os.sep
 
-# 0 is success, 1 an error at run time, 2 a mistake on the command line or in
-# a config; a signal gives 128 and its number, as shells count it.
-_RUNTIME_ERROR, _USAGE_ERROR = 1, 2
+# 0 is success; 1 what another start may mend: files, devices, other processes;
+# 2 what the same command would meet again: a mistake in its arguments, config
+# or data, an update that is not finite, too little memory. Launchers start a
+# run that ended with 2 no more. A signal gives 128 and its number.
+_RUNTIME_ERROR, _LASTING_ERROR = 1, 2
 
 # What a user causes and can mend; anything else is our bug, with a traceback.
-_TOLD_IN_A_SENTENCE = (ValueError, OSError, FloatingPointError, MemoryError)
+_LASTING = (ValueError, FloatingPointError, MemoryError)
+_TOLD_IN_A_SENTENCE = (*_LASTING, OSError)
 
 _OUT_OF_MEMORY = (
     'the device has too little memory; raise config.train.accumulate, or lower'
@@ -79,14 +83,29 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
 
 evaluate and sample read the config of the workdir where --config is missing.
 Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
-shows where an error was raised. SIGINT and SIGTERM save and stop a run.
+shows where an error was raised. SIGINT, SIGTERM and SIGHUP save and stop a run.
+Exit code 2: giving the same command again would not help; 1: it may.
 """
 
 
 def run() -> NoReturn:
   """Runs the command line of this process and exits with its code."""
   _show_messages()
-  sys.exit(main(sys.argv[1:]))
+  try:
+    code = main(sys.argv[1:])
+  except KeyboardInterrupt:  # before anything was begun
+    print('interrupted', file=sys.stderr)
+    code = 128 + signal.SIGINT
+  except Exception:
+    sys.excepthook(*sys.exc_info())
+    code = _RUNTIME_ERROR
+  if code:
+    # XLA may still be at work, and aborts where Python is taken down around it.
+    with contextlib.suppress(OSError, ValueError):
+      sys.stdout.flush()
+      sys.stderr.flush()
+    os._exit(code)
+  sys.exit()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -96,8 +115,8 @@ def main(argv: Sequence[str]) -> int:
     argv: The arguments, without the program's name.
 
   Returns:
-    The exit code: 0, or 1 for an error at run time, 2 for a mistake on the
-    command line or in a config, 130 after SIGINT, 143 after SIGTERM.
+    The exit code: 0, or 1 for an error that another start may mend, 2 for one
+    that it would meet again, 130 after SIGINT, 143 after SIGTERM.
   """
   if any(argument in ('--help', '-h', '-help') for argument in argv):
     print(_HELP, end='')
@@ -106,9 +125,9 @@ def main(argv: Sequence[str]) -> int:
     values, overrides = _parse(argv)
     config, workdir = _resolve(values, overrides)
   except (config_lib.ConfigError, flags.Error) as error:
-    return _fail(error, _USAGE_ERROR)
+    return _fail(error)
   except OSError as error:  # of the run file, or of the workdir
-    return _fail(error, _RUNTIME_ERROR)
+    return _fail(error)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   with _loading():
     from ldc_vae import processes
@@ -137,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
           sys.excepthook(type(error), error, error.__traceback__)
         watch.leave(_RUNTIME_ERROR, f'has failed: {_sentence(error)}')
         raise
-      code = _fail(error, _RUNTIME_ERROR)
+      code = _fail(error)
       watch.leave(code, f'has failed: {_sentence(error)}')
       return code
   return 0
@@ -273,7 +292,14 @@ def _check_flags(values: flags.FlagValues) -> None:
           f' --mode={values.mode}'
       )
   for name in ('workdir', 'output'):
-    if '://' in (values[name].value or ''):
+    if values[name].value is None:
+      continue
+    if not values[name].value:
+      raise config_lib.ConfigError(
+          f'--{name}=: it is empty; give a path, or leave the flag out'
+      )
+    values[name].value = os.path.expanduser(values[name].value)
+    if '://' in values[name].value:
       raise config_lib.ConfigError(
           f'--{name}={values[name].value}: not a local path; use one, or the'
           ' path where the storage is mounted'
@@ -468,11 +494,17 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   except RuntimeError as error:  # no such platform, or in use by another
     wanted = os.environ.get('JAX_PLATFORMS')
     what = f'JAX_PLATFORMS={wanted}' if wanted else 'jax'
-    raise ValueError(
+    raise OSError(
         f'{what}: no device can be used ({error}); unset it, or install the'
         ' jax of this platform'
     ) from error
   if watch.is_alone:
+    if jax.process_count() > 1:
+      raise ValueError(
+          f'jax has joined {jax.process_count()} processes by itself; set'
+          ' LDC_VAE_DISTRIBUTED=1 on every host, so that they write, stop and'
+          ' fail together'
+      )
     return
   for handler in absl_logging.get_absl_logger().handlers:
     if isinstance(handler, logging.StreamHandler):
@@ -506,15 +538,19 @@ def _is_raised_by_us(error: Exception) -> bool:
     trace = trace.tb_next
   if trace is None or isinstance(error, flags.Error):
     return True
-  return trace.tb_frame.f_code.co_filename.startswith(_PACKAGE)
+  path = trace.tb_frame.f_code.co_filename
+  # functions in C have no frame of their own
+  line = linecache.getline(path, trace.tb_lineno).strip()
+  return path.startswith(_PACKAGE) and (not line or line.startswith('raise'))
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception) -> int:
   """Prints an error as one sentence and returns the exit code."""
   if os.environ.get('LDC_VAE_TRACEBACK', '0') not in ('', '0'):
     sys.excepthook(type(error), error, error.__traceback__)
   print(f'error: {_sentence(error)}', file=sys.stderr)
-  return code
+  is_lasting = isinstance(error, (*_LASTING, flags.Error))
+  return _LASTING_ERROR if is_lasting else _RUNTIME_ERROR
 
 
 def _sentence(error: BaseException) -> str:

@@ -3,12 +3,13 @@
 A run has one process, or several that joined through `jax.distributed`. While
 a `watch` is open, a thread beside the main one
 
-* takes SIGINT and SIGTERM, even while the main thread is inside a library, and
-  ends the process where it cannot stop by itself in time;
+* takes SIGINT, SIGTERM and SIGHUP, even while the main thread is inside a
+  library, and ends the process where it cannot stop by itself in time;
 * stops a run of `jobs.run_all` when the process that started it has died;
-* with several processes, tells the others every moment, through the key-value
-  store of the coordinator, that this one lives, what step it is at, and whether
-  it was asked to stop or has failed; and reads the same of them.
+* with several processes, sees whether the coordinator still answers a second
+  thread, which tells the others every moment, through its key-value store, that
+  this one lives, what step it is at, and whether it was asked to stop or has
+  failed; and reads the same of them.
 
 So one signal to one process stops all at the same step, and a process that
 dies ends the others with a sentence instead of a hang. Process 0 holds the
@@ -48,7 +49,7 @@ _PARENT_PERIOD = 1.0
 
 _PREFIX = 'ldc_vae/processes'
 _VARIABLE = 'LDC_VAE_DISTRIBUTED'
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CONTINUE = 'the same command on every host continues the run'
 
 # What libraries print when another process has died.
@@ -96,8 +97,8 @@ def join(
   """Joins the other processes of the run; call it before jax does any work.
 
   Without arguments it does nothing, unless LDC_VAE_DISTRIBUTED=1 says that jax
-  is to find the cluster itself: TPU pod slices by their metadata, SLURM, MPI
-  and Kubernetes by their environment.
+  is to find the cluster itself: TPU pod slices by their metadata, SLURM and MPI
+  by their environment, Kubernetes by its API (which needs `jax[k8s]`).
 
   Args:
     coordinator_address: 'HOST:PORT' of process 0.
@@ -201,19 +202,20 @@ class Watch:
     self._committed = None  # the last step begun; None before the first
     self._frozen = None  # [committed] when the stop was asked for
     self._failure, self._left, self._closing = None, False, False
+    self._code = 1  # of the failure
     self._lost = False  # the coordinator
     self._silence = SILENCE
     self._peers = {}  # process -> its status
     self._heard = {}  # process -> (beat, when it changed)
     self._beat = 0
     self._looked = 0.0
+    self._answered = 0.0  # when the coordinator last did
     self._barriers = {}  # name -> calls
     self._ending = threading.Lock()
     self._stderr = None
-    self._wake_read, self._wake_write = os.pipe()
-    os.set_blocking(self._wake_read, False)
-    os.set_blocking(self._wake_write, False)
-    self._thread = None
+    self._wake_read, self._wake_write = _wake_pipe()
+    self._talk_read, self._talk_write = _wake_pipe()
+    self._thread = self._talker = None
     self._parent = os.environ.get(jobs.PARENT_VARIABLE)
     if self._parent != str(os.getppid()):  # that of a process further up
       self._parent = None
@@ -234,7 +236,9 @@ class Watch:
       return
     self._index, self._count = state.process_id, state.num_processes
     self._stderr = _NativeStderr(self._lose_coordinator)
-    self._client = state.client
+    self._client, self._answered = state.client, time.monotonic()
+    if self._thread is not None:
+      self._start_talking()
     self._wake()
 
   @contextlib.contextmanager
@@ -257,6 +261,11 @@ class Watch:
       self._stepping = False
     if self._signum:
       self._raise()
+
+  @property
+  def is_stopping(self) -> bool:
+    """Whether the run was asked to stop."""
+    return bool(self._signum)
 
   def begin(self, step: int) -> bool:
     """Whether to do a step; False where the run is to stop before it.
@@ -327,7 +336,7 @@ class Watch:
     if self.is_alone:
       return
     with self._condition:
-      self._failure = failure or None
+      self._failure, self._code = failure or None, code
       self._left = True
     self._depart(code)
 
@@ -343,8 +352,10 @@ class Watch:
   def close(self) -> None:
     """Ends the thread and gives stderr back."""
     self._stop_thread()
-    os.close(self._wake_read)
-    os.close(self._wake_write)
+    for end in (
+        self._wake_read, self._wake_write, self._talk_read, self._talk_write
+    ):
+      os.close(end)
     if self._stderr is not None:
       self._stderr.close()
 
@@ -356,6 +367,8 @@ class Watch:
         target=self._run, name='watch', daemon=True
     )
     self._thread.start()
+    if self._client is not None:
+      self._start_talking()
 
   @property
   def wake_fd(self) -> int:
@@ -370,17 +383,34 @@ class Watch:
     if again or not self._stepping:
       self._raise()
 
+  def _start_talking(self) -> None:
+    """Starts the thread that calls the coordinator, which may not answer."""
+    self._talker = threading.Thread(
+        target=self._talk, name='talk', daemon=True
+    )
+    self._talker.start()
+
   def _stop_thread(self) -> None:
-    """Ends the thread and waits for it."""
+    """Ends the threads and waits for them."""
     self._closing = True
     self._wake()
-    if self._thread is not None:
-      self._thread.join()
-      self._thread = None
+    for thread in (self._thread, self._talker):
+      if thread is not None:
+        thread.join()
+    self._thread = self._talker = None
+
+  def _talk(self) -> None:
+    """Speaks with the other processes, again and again."""
+    while not self._closing:
+      self._exchange()
+      select.select([self._talk_read], [], [], self._period())
+      with contextlib.suppress(BlockingIOError):
+        os.read(self._talk_read, 64)
 
   def _run(self) -> None:
-    """Looks at signals, at the other processes and at the clock."""
+    """Looks at signals, at the coordinator's silence and at the clock."""
     while not self._closing:
+      begun = time.monotonic()
       select.select([self._wake_read], [], [], self._timeout())
       with contextlib.suppress(BlockingIOError):
         for signum in os.read(self._wake_read, 64):
@@ -390,7 +420,11 @@ class Watch:
         self._parent = None
         os.kill(os.getpid(), signal.SIGTERM)
       if self._client is not None and not self._closing:
-        self._exchange()
+        now = time.monotonic()
+        if now - begun > SILENCE / 4:  # this host, or this process, was asleep
+          self._answered = now
+        if now - self._answered > self._silence:
+          self._lose_coordinator()
       late = self._deadline is not None and time.monotonic() > self._deadline
       if late and self._left:  # and waits for the others to read it
         os._exit(128 + self._signum)
@@ -412,9 +446,10 @@ class Watch:
     return 0.2 if self._count <= 16 else 1.0
 
   def _wake(self) -> None:
-    """Makes the thread look now."""
-    with contextlib.suppress(OSError):  # full: it is awake already
-      os.write(self._wake_write, b'\0')
+    """Makes the threads look now."""
+    for end in (self._wake_write, self._talk_write):
+      with contextlib.suppress(OSError):  # full: it is awake already
+        os.write(end, b'\0')
 
   def _request(self, signum: int) -> None:
     """Notes that the run is to stop; the first signal counts."""
@@ -446,6 +481,7 @@ class Watch:
           signum=self._signum,
           frozen=self._frozen,
           failure=self._failure,
+          code=self._code,
           left=self._left,
       )
     self._client.key_value_set(
@@ -464,7 +500,7 @@ class Watch:
     peers = {int(key.rpartition('/')[2]): json.loads(x) for key, x in entries}
     now = time.monotonic()
     asleep = now - self._looked > SILENCE / 4  # this host, or this process
-    self._looked = now
+    self._looked = self._answered = now
     for index in range(self._count):
       status = peers.get(index, {})
       beat, _ = self._heard.get(index, (-1, 0.0))
@@ -476,12 +512,17 @@ class Watch:
       return
     for index, status in peers.items():
       if status['failure'] and index != self._index:
-        self._end(1, f'process {index} of {self._count} {status["failure"]}')
+        self._end(
+            status['code'],
+            f'process {index} of {self._count} {status["failure"]}',
+        )
       if status['signum'] and not self._signum:
         self._request(status['signum'])
         if not self._stepping:
+          hang_up = status['signum'] == signal.SIGHUP  # ignored here, perhaps
           signal.pthread_kill(
-              threading.main_thread().ident, status['signum']
+              threading.main_thread().ident,
+              signal.SIGTERM if hang_up else status['signum'],
           )
     for index, (_, when) in self._heard.items():
       left = peers.get(index, {}).get('left')
@@ -517,15 +558,16 @@ class Watch:
     """Ends the process with a sentence, whatever the main thread does."""
     if not self._ending.acquire(blocking=False):
       threading.Event().wait()  # another thread is saying it
-    name = 'error' if code == 1 else 'interrupted'
+    name = 'error' if code < 128 else 'interrupted'
     if not self.is_alone:
       name = f'{name} (process {self._index})'
     stderr = 2 if self._stderr is None else self._stderr.real
     with contextlib.suppress(OSError):
       os.write(stderr, f'{name}: {message}\n'.encode())
     if self._client is not None and not self._left:
-      if code == 1:  # a stop is no failure: the others have their own
+      if code < 128:  # a stop is no failure: the others have their own
         self._failure = self._failure or f'ended: {message}'
+        self._code = code
       self._left = True
     self._depart(code)
 
@@ -535,12 +577,17 @@ class Watch:
       sys.stderr.flush()
       sys.stdout.flush()
     if self._client is not None and not self._lost:
+      seconds = 5.0
+      if self._deadline is not None:
+        seconds = max(self._deadline - time.monotonic(), 1.0)
+      until = time.monotonic() + seconds
+      # a coordinator that does not answer keeps nobody here
+      limit = threading.Timer(seconds + 1.0, os._exit, (code,))
+      limit.daemon = True
+      limit.start()
       with contextlib.suppress(jax.errors.JaxRuntimeError):
         self._post()
         # With process 0 goes the coordinator: the others read it first.
-        until = time.monotonic() + 5.0
-        if self._deadline is not None:
-          until = max(self._deadline, time.monotonic() + 1.0)
         while self._index == 0 and time.monotonic() < until:
           entries = self._client.key_value_dir_get(f'{_PREFIX}/')
           if all(json.loads(status)['left'] for _, status in entries):
@@ -551,6 +598,14 @@ class Watch:
     os._exit(code)
 
 
+def _wake_pipe() -> tuple[int, int]:
+  """The ends of a pipe that nobody waits at."""
+  ends = os.pipe()
+  for end in ends:
+    os.set_blocking(end, False)
+  return ends
+
+
 _active: Watch | None = None  # signal handlers belong to the process, too
 
 
@@ -559,9 +614,9 @@ def watch() -> Iterator[Watch]:
   """Watches signals and the other processes of the run while it is open.
 
   Within another, it is that one. Signals raise KeyboardInterrupt (SIGINT) or
-  SystemExit (SIGTERM) in the main thread, at once or, in `Watch.stepping`,
-  between two steps; a process that is still there `Watch.grace` seconds later
-  is ended.
+  SystemExit (SIGTERM, SIGHUP unless it is ignored, as by `nohup`) in the main
+  thread, at once or, in `Watch.stepping`, between two steps; a process that is
+  still there `Watch.grace` seconds later is ended.
 
   Yields:
     The watch.
@@ -575,7 +630,11 @@ def watch() -> Iterator[Watch]:
     yield own  # handlers belong to the main thread
     own.close()
     return
-  before = {signum: signal.signal(signum, own.on_signal) for signum in _SIGNALS}
+  before = {
+      signum: signal.signal(signum, own.on_signal)
+      for signum in _SIGNALS
+      if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
+  }
   wake_before = signal.set_wakeup_fd(own.wake_fd, warn_on_full_buffer=False)
   own.start()
   _active = own

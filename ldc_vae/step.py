@@ -456,7 +456,8 @@ def _phase_update(
   norms = jax.lax.cond(
       with_norms,
       lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
-      lambda: {name: jnp.full((), jnp.nan) for name in phase.trains},
+      # no norm, and no NaN, which JAX_DEBUG_NANS would take for a failure
+      lambda: {name: jnp.full((), -1.0) for name in phase.trains},
   )
   metrics.update({f'{health.GRAD_NORM}{name}': x for name, x in norms.items()})
   params, opt_state = dict(params), dict(opt_state)

@@ -77,19 +77,21 @@ def train_and_evaluate(
     # process 0 decides: the workdir may be out of sight of the others
     done = evaluate.is_evaluated(workdir, config, experiment.num_steps)
     if not watch.barrier('trained', done)[0]:
-      evaluate.evaluate(config, workdir, experiment=experiment)
+      # somebody may be looking at the run: no reason to end without results
+      evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
       logging.info('already done: see %s', workdir / 'results.json')
 
 
 def make_validation_fn(
     experiment: experiment_lib.Experiment, binarize: bool, batch_size: int
-) -> Callable[[step_lib.TrainState], dict[str, float]]:
+) -> Callable[..., dict[str, float] | None]:
   """Returns a function of the state: the mean metrics on the validation split.
 
   They are the metrics of the method's first phase under the averaged weights,
   with noise that is the same each time, and the number of active units of a
-  method with an encoder.
+  method with an encoder. A second argument is asked after each batch whether
+  to stop; the function then returns None.
 
   Args:
     experiment: The run.
@@ -131,11 +133,13 @@ def make_validation_fn(
     )
     return sums, (posterior.mean, posterior.mean_variance)
 
-  def validate(state):
+  def validate(state, is_stopping_fn=lambda: False):
     totals = collections.defaultdict(float)
     means, first = [], 0
     batches_fn = datasets.eval_batches if phase.per_image else _whole_sets
     for batch, mask in batches_fn(images, batch_size):
+      if is_stopping_fn():
+        return None
       sums, batch_means = jax.device_get(
           batch_metrics(state, batch, mask, first)
       )
@@ -240,7 +244,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
   experiment_lib.log_parameters(state)
   processes.meet('initialised')
   restored = checkpointer.restore(state)
-  first_step = 0
+  first_step, unfinished = 0, None
   if restored is not None:
     state, first_step = restored.state, restored.step
     config_lib.check_same_run(
@@ -249,9 +253,11 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     datasets.check_same(
         restored.meta.get('data'), experiment.dataset, f'{workdir}/checkpoints'
     )
+    # the row of a step whose validation was stopped
+    unfinished = restored.meta.get('unfinished')
     logging.info('continuing from step %d of %s', first_step, workdir)
   num_steps = experiment.num_steps
-  if first_step >= num_steps:
+  if first_step >= num_steps and unfinished is None:
     return
 
   train_step = step_lib.pmap_train_step(
@@ -290,32 +296,26 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     metric_writer = stack.enter_context(
         writer.MetricWriter(workdir / 'metrics.jsonl')
     )
-    metric_writer.truncate_after(first_step)
+    metric_writer.truncate_after(first_step - (unfinished is not None))
     progress = stack.enter_context(
         writer.ProgressBar(num_steps, initial=first_step, batch_size=batch_size)
     )
     stack.enter_context(watch.stepping(num_steps))
     clock = _Clock(first_step)
-    saved = first_step
-    for step in range(first_step + 1, num_steps + 1):
-      if not watch.begin(step):
-        step -= 1
-        break
-      state, metrics = train_step(state, next(batches), experiment.key)
-      updates.add(step, metrics)
-      last = step == num_steps
-      row, is_checkpoint = {}, False
-      if step_lib.is_logged(step, config.train.log_every, num_steps):
-        updates.drain()
-        row = _row(jax.device_get(metrics))
-        row['train/images_per_sec'] = clock.rate(step) * batch_size
-        progress.set_loss(row['train/loss'])
-      if step % experiment.checkpoint_every == 0 or last:
-        is_checkpoint = True
+    step = saved = first_step
+
+    def finish(row, is_stopping_fn) -> bool:
+      """Validates, logs and saves as the step asks for; False if stopped."""
+      nonlocal saved
+      is_checkpoint = step % experiment.checkpoint_every == 0
+      is_checkpoint = is_checkpoint or step == num_steps
       if is_checkpoint or step % experiment.validate_every == 0:
         updates.drain()  # what is under way is time of the steps
         with clock.paused():
-          row.update(validation_fn(state))
+          found = validation_fn(state, is_stopping_fn)
+        if found is None:
+          return False
+        row = {**row, **found}
       if row:
         if processes.is_first():
           alarms.check(step, row)
@@ -325,11 +325,31 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
           updates.check_state(step, state)
           checkpointer.save(step, state, metrics=row, meta=meta)
         saved = step
+      return True
+
+    is_stopping_fn = lambda: watch.is_stopping
+    if unfinished is not None and finish(unfinished, is_stopping_fn):
+      unfinished = None
+    while step < num_steps and watch.begin(step + 1):
+      if unfinished is not None:  # other processes are a step ahead
+        finish(unfinished, lambda: False)
+      step += 1
+      state, metrics = train_step(state, next(batches), experiment.key)
+      updates.add(step, metrics)
+      row = {}
+      if step_lib.is_logged(step, config.train.log_every, num_steps):
+        updates.drain()
+        row = _row(jax.device_get(metrics))
+        row['train/images_per_sec'] = clock.rate(step) * batch_size
+        progress.set_loss(row['train/loss'])
+      unfinished = None if finish(row, is_stopping_fn) else row
       progress.update(step)
       checkpointer.check()  # a full disk is told of now, not at the next save
     if step > saved:  # the run is to stop between two checkpoints
       updates.drain()
       updates.check_state(step, state)
+      if unfinished is not None:  # the next start validates
+        meta['unfinished'] = unfinished
       checkpointer.save(step, state, metrics={}, meta=meta)
     # a process that leaves before its part of a step is done fails the others
     jax.block_until_ready(state)

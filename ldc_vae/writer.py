@@ -434,7 +434,9 @@ def _num_columns() -> int:
 
 
 @contextlib.contextmanager
-def lock_workdir(path: Path, name: str = LOCK_NAME) -> Iterator[None]:
+def lock_workdir(
+    path: Path, name: str = LOCK_NAME, *, patient: bool = False
+) -> Iterator[None]:
   """Keeps other processes out of a workdir while the block runs.
 
   The lock is held by the operating system and ends with the process, however
@@ -445,12 +447,13 @@ def lock_workdir(path: Path, name: str = LOCK_NAME) -> Iterator[None]:
   Args:
     path: The workdir; made if it is missing.
     name: Of the lock file; locks of two names do not keep each other out.
+    patient: Wait for another process that holds it instead of raising.
 
   Yields:
     Nothing.
 
   Raises:
-    LockedError: If another process holds it.
+    LockedError: If another process holds it, unless `patient`.
     FileError: If the workdir cannot be made or written to.
   """
   path = pathlib.Path(path)
@@ -461,7 +464,7 @@ def lock_workdir(path: Path, name: str = LOCK_NAME) -> Iterator[None]:
   is_new = not path.exists()
   try:
     path.mkdir(parents=True, exist_ok=True)
-    file = _open_lock(lock)
+    file = _open_lock_when_free(lock) if patient else _open_lock(lock)
   except OSError as error:
     if isinstance(error, LockedError):
       raise
@@ -497,6 +500,19 @@ def _is_locked(path: pathlib.Path) -> bool:
   except OSError:  # gone meanwhile, or not ours
     return False
   return False
+
+
+def _open_lock_when_free(path: pathlib.Path) -> io.FileIO | None:
+  """As `_open_lock`, which it tries until nobody else has the file."""
+  is_told = False
+  while True:
+    try:
+      return _open_lock(path)
+    except LockedError as error:
+      if not is_told:
+        logging.info('waiting: %s', str(error).partition(';')[0])
+      is_told = True
+    time.sleep(1.0)
 
 
 def _open_lock(path: pathlib.Path) -> io.FileIO | None:
@@ -541,11 +557,20 @@ def _open_or_create(path: str, mode: int) -> int:
 
 def _write_holder(file: io.FileIO) -> None:
   """Writes that this process holds the lock file, now."""
-  who = {'pid': os.getpid(), 'host': socket.gethostname()}
+  who = {'pid': os.getpid(), 'host': socket.gethostname(), 'boot': _boot_id()}
   content = json.dumps({**who, 'time': time.time_ns()}).encode()
   file.seek(0)
   file.write(content)  # of the same length each time
   os.fsync(file.fileno())
+
+
+def _boot_id() -> str:
+  """What tells machines apart that bear one name, as pods do."""
+  try:
+    path = pathlib.Path('/proc/sys/kernel/random/boot_id')
+    return path.read_text(encoding='ascii').strip()
+  except OSError:  # not on Linux
+    return ''
 
 
 def _read_holder(file: BinaryIO) -> dict[str, Any] | None:
@@ -562,7 +587,8 @@ def _is_alive_elsewhere(
     path: pathlib.Path, holder: dict[str, Any] | None
 ) -> bool:
   """Whether the holder is on another host and goes on writing."""
-  if holder is None or holder['host'] == socket.gethostname():
+  own = (socket.gethostname(), _boot_id())
+  if holder is None or (holder['host'], holder.get('boot', own[1])) == own:
     return False  # this host's lock is enough
   logging.info(
       'process %s on %s has left %s: looking whether it is alive',

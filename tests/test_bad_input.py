@@ -27,7 +27,7 @@ from ldc_vae import main
 from ldc_vae import writer
 from tests import rights_case
 
-_USAGE, _RUNTIME = 2, 1
+_LASTING, _RUNTIME = 2, 1
 _STEP = 24  # of the checkpoint in the trained workdir
 
 _CONFIG = 'configs/digits.py:ldc,debug'
@@ -44,7 +44,7 @@ class _Case(NamedTuple):
 
   argv: tuple[str, ...]
   part: str
-  code: int = _USAGE
+  code: int = _LASTING
   setup: Callable[[pathlib.Path], None] | None = None
 
 
@@ -96,6 +96,9 @@ _FLAGS = {
     'output_of_training': _Case(
         (f'--config={_CONFIG}', '--output=x.npz'),
         r'--output: read by --mode=sample only; leave it out of',
+    ),
+    'empty_workdir': _Case(
+        (f'--config={_CONFIG}', '--workdir='), r'--workdir=: it is empty; give'
     ),
     'untrained_workdir': _Case(
         ('--mode=evaluate', '--workdir=nowhere'),
@@ -228,7 +231,15 @@ _FIELDS = {
     ),
     'negative_in_tuple': _Case(
         _set('model.hidden_sizes', '(64,-1)'),
-        r'hidden_sizes=\(64, -1\) does not hold; use a tuple of positive',
+        r'hidden_sizes=\(64, -1\) does not hold; use a tuple of positive whole',
+    ),
+    'fraction_in_tuple': _Case(
+        _set('model.hidden_sizes', '(64.5,32)'),
+        r'hidden_sizes=\(64.5,32\): not a tuple, each element a whole number',
+    ),
+    'too_many_latents': _Case(
+        _set('model.latent_size', 10**20),
+        r'latent_size=100000000000000000000 is too large; use 2147483647 or l',
     ),
     'empty_tuple': _Case(_set('model.channels', '()'), r'channels=.*one or mo'),
     'seeds_twice': _Case(
@@ -380,12 +391,12 @@ _COMPARISONS = {
     'a_judge_of_its_own': _Case(
         _compare('--config.vae.evaluate.split=validation'),
         r"config.evaluate.split is '\w+' for \w+ and '\w+' for \w+; compare",
-        _RUNTIME,
+        _LASTING,
     ),
     'no_job': _Case(_compare('--jobs=0'), r'jobs=0.* 1|jobs=0.*positive'),
     'many_jobs': _Case(
         _compare('--jobs=100000'),
-        r'--jobs=100000 is more than the \d+ cores .*; use that many', _RUNTIME,
+        r'--jobs=100000 is more than the \d+ cores .*; use that many', _LASTING,
     ),
     'several_processes': _Case(
         _compare('--num_processes=2'),
@@ -398,7 +409,7 @@ _COMPARISONS = {
     'a_batch_that_is_too_large': _Case(
         _compare('--methods=vae', '--config.train.batch_size=4000'),
         r'config.train.batch_size=4000 is more than the \d+ training images',
-        _RUNTIME,
+        _LASTING,
     ),
 }
 for _flag, _mode in (
@@ -549,119 +560,119 @@ _DATA = {
     ),
     'empty_folder': _Case(
         _images_from('pictures'), r'pictures.* holds no PNG or JPEG file: name',
-        _RUNTIME, _pictures(),
+        _LASTING, _pictures(),
     ),
     'one_image': _Case(
         _images_from('pictures'), r'holds 1 image: .* need at least 3',
-        _RUNTIME, _pictures((8, 8)),
+        _LASTING, _pictures((8, 8)),
     ),
     'corrupt_image': _Case(
         _images_from('pictures'),
-        r'pictures/1.png cannot be decoded .*: remove or replace it', _RUNTIME,
+        r'pictures/1.png cannot be decoded .*: remove or replace it', _LASTING,
         _pictures(*[(8, 8)] * 40, spoil=lambda data: data[: len(data) // 2]),
     ),
     'text_as_image': _Case(
-        _images_from('pictures'), r'pictures/1.png cannot be decoded', _RUNTIME,
+        _images_from('pictures'), r'pictures/1.png cannot be decoded', _LASTING,
         _pictures(*[(8, 8)] * 40, spoil=lambda data: b'not a picture'),
     ),
     'mixed_sizes': _Case(
         _images_from('pictures'), r'0.png is 8x8 .*but .* 9x8 .*: set dataset'
-        r'.image_size', _RUNTIME, _pictures(*[(8, 8)] * 39, (9, 8)),
+        r'.image_size', _LASTING, _pictures(*[(8, 8)] * 39, (9, 8)),
     ),
     'mixed_colours': _Case(
         _images_from('pictures'), r'grey but .* colour: set dataset.num_ch',
-        _RUNTIME, _pictures(*[(8, 8)] * 4, mode=('L', 'L', 'L', 'RGB')),
+        _LASTING, _pictures(*[(8, 8)] * 4, mode=('L', 'L', 'L', 'RGB')),
     ),
     'no_array_file': _Case(
         _images_from('x.txt'), r'x.txt. must be a folder, an .npz or an .npy',
-        _RUNTIME, _file('x.txt', 'x'),
+        _LASTING, _file('x.txt', 'x'),
     ),
     'no_images_inside': _Case(
         _images_from('x.npz'), r'x.npz cannot be read .*none of them named im',
-        _RUNTIME, _npy(lambda: {'a': _uint8(9, 8, 8), 'b': _uint8(2)}, 'x.npz'),
+        _LASTING, _npy(lambda: {'a': _uint8(9, 8, 8), 'b': _uint8(2)}, 'x.npz'),
     ),
     'truncated_npz': _Case(
         _images_from('x.npz'), r'x.npz cannot be read .*: write it anew with',
-        _RUNTIME, _truncated_npz,
+        _LASTING, _truncated_npz,
     ),
     'pickled': _Case(
         _images_from('x.npy'), r'x.npy cannot be read as an array file',
-        _RUNTIME, _npy(lambda: np.array([{}, {}], object)),
+        _LASTING, _npy(lambda: np.array([{}, {}], object)),
     ),
     'whole_numbers': _Case(
         _images_from('x.npy'), r'holds int32 images: convert them to uint8',
-        _RUNTIME, _npy(lambda: np.zeros((40, 8, 8), np.int32)),
+        _LASTING, _npy(lambda: np.zeros((40, 8, 8), np.int32)),
     ),
     'nan_pixel': _Case(
         _images_from('x.npy'), r'image 7 of .*x.npy holds NaN: .*in \[0, 1\]',
-        _RUNTIME, _npy(lambda: _float_image(np.nan)),
+        _LASTING, _npy(lambda: _float_image(np.nan)),
     ),
     'inf_pixel': _Case(
         _images_from('x.npy'), r'image 7 of .*x.npy holds \[0, inf\]',
-        _RUNTIME, _npy(lambda: _float_image(np.inf)),
+        _LASTING, _npy(lambda: _float_image(np.inf)),
     ),
     'pixels_to_255': _Case(
         _images_from('x.npy'), r'image 7 of .*holds \[0, 255\]: .*in \[0, 1\]',
-        _RUNTIME, _npy(lambda: _float_image(255.0)),
+        _LASTING, _npy(lambda: _float_image(255.0)),
     ),
     'negative_pixel': _Case(
         _images_from('x.npy'), r'image 7 of .*holds \[-1, 0\]',
-        _RUNTIME, _npy(lambda: _float_image(-1.0)),
+        _LASTING, _npy(lambda: _float_image(-1.0)),
     ),
     'rank_2': _Case(
         _images_from('x.npy'), r'shape \(40, 64\): expected \[N, H, W\]',
-        _RUNTIME, _npy(lambda: _uint8(40, 64)),
+        _LASTING, _npy(lambda: _uint8(40, 64)),
     ),
     'channels_first': _Case(
         _images_from('x.npy'), r'shape \(40, 3, 8, 8\): expected \[N, H, W\]',
-        _RUNTIME, _npy(lambda: _uint8(40, 3, 8, 8)),
+        _LASTING, _npy(lambda: _uint8(40, 3, 8, 8)),
     ),
     'labels_of_others': _Case(
         _images_from('x.npz'), r'labels of .*shape \(3,\): expected .*\(40,\)',
-        _RUNTIME,
+        _LASTING,
         _npy(lambda: {'images': _uint8(40, 8, 8)}, 'x.npz',
              labels=np.zeros(3, int)),
     ),
     'too_small_to_judge': _Case(
         _images_from('x.npz', '--config.model.architecture=mlp'),
         r'images of 3x8 pixels are too small to classify; give .* no labels',
-        _RUNTIME,
+        _LASTING,
         _npy(lambda: {'images': _uint8(40, 3, 8)}, 'x.npz',
              labels=np.arange(40) % 2),
     ),
     'all_held_out': _Case(
         _images_from('x.npy', '--config.dataset.num_test=39'),
         r'num_test=39 .*leave none of the 40 images',
-        _RUNTIME, _npy(lambda: _uint8(40, 8, 8)),
+        _LASTING, _npy(lambda: _uint8(40, 8, 8)),
     ),
     'fewer_than_a_batch': _Case(
         _images_from('x.npy', '--config.model.architecture=mlp'),
         r'batch_size=32 is more than the 24 training images of images; lower',
-        _RUNTIME, _npy(lambda: _uint8(30, 8, 8)),
+        _LASTING, _npy(lambda: _uint8(30, 8, 8)),
     ),
     'no_image_at_all': _Case(
         _images_from('x.npy'), r'shape \(0, 8, 8, 1\): expected \[N, H, W\]',
-        _RUNTIME, _npy(lambda: _uint8(0, 8, 8)),
+        _LASTING, _npy(lambda: _uint8(0, 8, 8)),
     ),
     'negative_labels': _Case(
         _images_from('x.npz'), r'the labels of .* are int64 .*: expected integ',
-        _RUNTIME,
+        _LASTING,
         _npy(lambda: {'images': _uint8(40, 8, 8)}, 'x.npz',
              labels=np.full(40, -1)),
     ),
     'batch_of_odd_size': _Case(
         _set('train.batch_size', 30),
         r'batch_size=30 is not divisible by 4 devices; use a multiple',
-        _RUNTIME,
+        _LASTING,
     ),
     'micro_batches_of_odd_size': _Case(
         _set('train.accumulate', 16),
         r'accumulate=16 does not divide the 8 images of each of 4 .*; use',
-        _RUNTIME,
+        _LASTING,
     ),
     'more_than_all': _Case(
         _set('train.batch_size', 4096),
-        r'batch_size=4096 is more than the \d+ training images', _RUNTIME,
+        r'batch_size=4096 is more than the \d+ training images', _LASTING,
     ),
     'not_prepared': _Case(
         _train('--config.dataset.data_dir=tfds',
@@ -764,7 +775,7 @@ _WORKDIRS = {
     ),
     'torn_config_of_training': _Case(
         _RESUME, r'trained/config.json: not valid JSON .*; restore it, or del',
-        _RUNTIME,
+        _LASTING,
         _trained(lambda path: os.truncate(path / 'config.json', 100)),
     ),
     'of_a_long_name': _Case(
@@ -795,12 +806,12 @@ _WORKDIRS = {
     'other_seed': _Case(
         (*_RESUME, '--config.seed=3'),
         r'trained holds a run with config.seed=0, not 3; use its config, or',
-        _RUNTIME, _trained(),
+        _LASTING, _trained(),
     ),
     'other_method': _Case(
         (f'--config={_CONFIG}', '--workdir=trained'),
         r'trained holds a run with config.objective.name=vae, not ldc; use its',
-        _RUNTIME, _trained(),
+        _LASTING, _trained(),
     ),
     'other_seed_to_evaluate': _Case(
         (*_EVALUATE, '--config.seed=3'),
@@ -809,13 +820,13 @@ _WORKDIRS = {
     ),
     'other_architecture': _Case(
         (*_RESUME, '--config.model.latent_size=4'),
-        r'holds a run with config.model.latent_size=8, not 4', _RUNTIME,
+        r'holds a run with config.model.latent_size=8, not 4', _LASTING,
         _trained(),
     ),
     'config_of_another_run': _Case(
         _EVALUATE,
         r'trained/checkpoints holds a run with config.seed=0, not 5; use its',
-        _RUNTIME, _trained(lambda path: _rewrite_config(path, seed=5)),
+        _LASTING, _trained(lambda path: _rewrite_config(path, seed=5)),
     ),
     'config_of_another_architecture': _Case(
         _EVALUATE,
@@ -826,7 +837,7 @@ _WORKDIRS = {
     ),
     'lost_config_other_seed': _Case(
         (*_RESUME, '--config.seed=3'), r'holds a run with config.seed=0, not 3',
-        _RUNTIME, _trained(lambda path: (path / 'config.json').unlink()),
+        _LASTING, _trained(lambda path: (path / 'config.json').unlink()),
     ),
     'corrupt_checkpoint': _Case(
         _EVALUATE,
@@ -878,7 +889,7 @@ _WORKDIRS = {
         setup=_trained(),
     ),
     'output_is_nothing': _Case(
-        (*_SAMPLE, '--output='), r'--output=: not the name of an .npz file',
+        (*_SAMPLE, '--output='), r'--output=: it is empty; give a path',
         setup=_trained(),
     ),
     'output_is_of_the_evaluation': _Case(
@@ -1024,8 +1035,7 @@ class DataTest(_BadInputTest):
     os.environ['LDC_VAE_CACHE'] = str(self.folder / 'cache')
     for argv in (_train(), _RESUME):
       self.check(_Case(
-          argv, r'LDC_VAE_CACHE=.*here/cache: .*; set it to a folder that can',
-          _RUNTIME,
+          argv, r'LDC_VAE_CACHE=.*here/cache: .*; set it to a folder that can'
       ))
 
 

@@ -118,6 +118,14 @@ class LoadTest(_FileTestCase):
     self.assertStartsWith(message, f'--config={path}: ')
     self.assertIn(expected, message)
 
+  def test_sizes_of_a_file_are_whole(self):
+    sizes = 'model.hidden_sizes = (64.5, 32)'
+    path = self.run_file(_RUN_FILE.replace('model.latent_size = 4', sizes))
+    self.assertIn(
+        'hidden_sizes=(64.5, 32) does not hold; use a tuple of positive whole',
+        self.message_of(config_lib.load, path),
+    )
+
 
 class SplitSpecTest(parameterized.TestCase):
 

@@ -161,6 +161,16 @@ class ManifestTest(_GkeTestCase):
     )
     distributed = '--num_processes' in ' '.join(container['args'])
     self.assertEqual(distributed, hosts > 1)
+    # a lone host shares its node pool with other runs
+    exclusive = 'alpha.jobset.sigs.k8s.io/exclusive-topology'
+    annotations = manifest['metadata']['annotations']
+    self.assertEqual(exclusive in annotations, hosts > 1)
+
+  @parameterized.parameters('on', 'null')
+  def test_a_name_stays_text(self, name):
+    self.assert_done(self.launch('submit', name, *_IMAGE, *_TPU, *_RUN))
+    manifest = self.read_manifest((self.fakes / 'manifest').read_text())
+    self.assertEqual(manifest['metadata']['name'], name)
 
   def test_chips_of_a_host_can_be_told(self):
     manifest = self.manifest(
@@ -295,6 +305,10 @@ class MistakesTest(_GkeTestCase):
       ((*_SUBMIT, '--tpu=v6e', '--topology=2x2', '--chips-per-node=8', *_RUN),
        '--topology=2x2', '--chips-per-node'),
       ((*_SUBMIT, *_TPU, '--chips-per-node=3', *_RUN), '--chips-per-node=3'),
+      ((*_SUBMIT, '--tpu=v5e', '--topology=2x4', '--chips-per-node=1', *_RUN),
+       '--chips-per-node=1', '--topology=2x4 has 8'),
+      ((*_SUBMIT, '--tpu=v4', '--topology=1x1x1', *_RUN), '--topology=1x1x1',
+       '2x2x1'),
       ((*_SUBMIT, *_TPU, '--nodes=2', *_RUN), '--nodes', '--topology decides'),
       ((*_SUBMIT, *_TPU, '--max-restarts=x', *_RUN), '--max-restarts=x'),
       ((*_SUBMIT, '--gpu=H100', *_RUN), '--gpu=H100', 'nvidia-h100-80gb'),

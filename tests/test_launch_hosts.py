@@ -189,7 +189,7 @@ class ContainerTest(launch_case.LaunchTestCase):
     self.answer('id -u', out='1234\n')
     self.answer('id -g', out='567\n')
     self.assert_done(self.launch('run', *_RUN_INSIDE))
-    _, call = self.calls('docker')
+    *_, call = self.calls('docker')
     self.assertContainsSubset((
         'run', '--rm', '--init', '--user=1234:567',
         f'--volume={self.root}/runs:/runs', '--stop-timeout=60',
@@ -211,6 +211,17 @@ class ContainerTest(launch_case.LaunchTestCase):
     self.answer('docker ps*', out='0123456789ab\n')
     self.assert_done(self.launch('run', *_RUN_INSIDE), 'is running already')
     self.assertLen(self.calls(), 1)
+
+  def test_one_that_ended_with_the_machine_makes_room(self):
+    self.answer('docker ps --all*', out='0123456789ab\n')
+    self.assert_done(self.launch('run', *_RUN_INSIDE))
+    running, ended, removed, call = self.calls('docker')
+    self.assertNotIn('--all', running)
+    self.assertContainsSubset(
+        ('--filter=label=managed-by=ldc-vae', '--filter=status=exited'), ended
+    )
+    self.assertEqual(removed[1:], ('rm', '0123456789ab'))
+    self.assertContainsSubset(('run', '--label=managed-by=ldc-vae'), call)
 
   @parameterized.parameters(
       (('build',), 1, 'could not build'), (('run', *_RUN_INSIDE), 1, 'answer')

@@ -270,6 +270,24 @@ class JobTest(_SlurmTestCase):
         self.calls('requeue'), [('scontrol', 'requeue', '4711')]
     )
 
+  @parameterized.parameters(('0:41', False, 0), ('0:41', True, 1),
+                            ('5:03:41', False, 1))
+  def test_a_time_limit_before_anything_is_saved_ends_it(
+      self, left, saves, requeued
+  ):
+    workdir = self.root / 'runs/mnist'
+    (workdir / 'checkpoints/400').mkdir(parents=True)
+    (workdir / 'checkpoints/500.corrupt').mkdir()
+    self.answer('squeue*', out=f'RUNNING {left}\n')
+    process, pid = self.start_job()
+    if saves:
+      (workdir / 'checkpoints/1000').mkdir()
+    os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=launch_case.TIMEOUT)
+    self.assertLen(self.calls('requeue'), requeued)
+    if not requeued:
+      self.assertIn('error: the time limit came before', err)
+
   def test_a_cancelled_job_stays_away(self):
     self.answer('squeue*', out='COMPLETING\n')
     process, pid = self.start_job()

@@ -315,29 +315,39 @@ class MistakesTest(_MainTestCase):
 class RuntimeErrorsTest(_MainTestCase):
 
   @parameterized.parameters(
-      (ValueError('train.batch_size=3: odd'), 'error: train.batch_size=3: odd'),
-      (OSError('disk\nfull'), 'error: disk full'),
-      (FloatingPointError('step 7'), 'error: step 7'),
+      (ValueError('train.batch_size=3: odd'), 'train.batch_size=3: odd', 2),
+      (OSError('disk\nfull'), 'disk full', 1),
+      (FloatingPointError('step 7'), 'step 7', 2),
   )
-  def test_a_mistake_is_one_sentence(self, error, expected):
-    # raised from a file of the package, as the real jobs would
-    code = compile('raise error', main.__file__, 'exec')
+  def test_a_mistake_is_one_sentence(self, error, expected, wanted):
+    # raised from a line of the package, as the real jobs would
+    lines = pathlib.Path(main.__file__).read_text().splitlines()
+    line = next(i for i, x in enumerate(lines) if x.strip().startswith('raise'))
+    code = compile('\n' * line + 'raise error', main.__file__, 'exec')
     def fail(*args):
       exec(code, {'error': error})
     with mock.patch.dict(main._JOBS, train=fail):
       code, _, _, err = self.run_main('--config=toy.py')
-    self.assertEqual(code, 1)
-    self.assertEqual(err, expected + '\n')
+    self.assertEqual(code, wanted)
+    self.assertEqual(err, f'error: {expected}\n')
+
+  def test_an_error_of_a_function_in_c_names_its_type(self):
+    # it has no frame of its own: the last one is a line of the package
+    code = compile('(-1) ** 0.5 + float("x")', main.__file__, 'exec')
+    with mock.patch.dict(main._JOBS, train=lambda *_: exec(code)):
+      code, _, _, err = self.run_main('--config=toy.py')
+    self.assertEqual(code, 2)
+    self.assertStartsWith(err, 'error: ValueError: could not convert string')
 
   def test_an_error_of_a_library_names_its_type(self):
     code, _, _, err = self.run_main('--config=toy.py', error=ValueError('x'))
-    self.assertEqual(code, 1)
+    self.assertEqual(code, 2)
     self.assertStartsWith(err, 'error: ValueError: x (LDC_VAE_TRACEBACK=1')
 
   def test_too_little_memory_has_its_remedy(self):
     error = RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 GB')
     code, _, _, err = self.run_main('--config=toy.py', error=error)
-    self.assertEqual(code, 1)
+    self.assertEqual(code, 2)
     self.assertStartsWith(err, 'error: the device has too little memory; raise')
     self.assertLen(err.splitlines(), 1)
 
@@ -390,13 +400,21 @@ class ProcessesTest(_MainTestCase):
     # its service would take SIGTERM away from us
     self.assertIs(self.updates['jax_enable_preemption_service'], False)
 
+  def test_that_jax_has_joined_by_itself_are_refused(self):
+    with mock.patch.object(jax, 'process_count', return_value=4):
+      code, calls, _, err = self.run_main('--config=toy.py')
+    self.assertEqual((code, calls), (2, []))
+    self.assertIn('4 processes by itself; set LDC_VAE_DISTRIBUTED=1', err)
+
   def test_are_found_by_jax_only_where_it_is_asked(self):
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='1'), [{}, 'train'])
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='0'), ['train'])
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED=''), ['train'])
 
-  @parameterized.parameters(('yes', 'neither 0 nor 1'), ('1', 'no cluster'))
-  def test_that_are_not_found_are_told(self, value, part):
+  @parameterized.parameters(
+      ('yes', 'neither 0 nor 1', 2), ('1', 'no cluster', 1)
+  )
+  def test_that_are_not_found_are_told(self, value, part, wanted):
     def initialize():
       raise ValueError('coordinator_address should be defined.')
 
@@ -406,7 +424,7 @@ class ProcessesTest(_MainTestCase):
         mock.patch.dict(os.environ, LDC_VAE_DISTRIBUTED=value),
     ):
       code, calls, _, err = self.run_main('--config=toy.py')
-    self.assertEqual((code, calls), (1, []))
+    self.assertEqual((code, calls), (wanted, []))
     self.assertStartsWith(err, f'error: LDC_VAE_DISTRIBUTED={value}')
     self.assertIn(part, err)
     self.assertLen(err.splitlines(), 1)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,6 +125,23 @@ def restore_and_say(*args):
   return restored
 
 evaluate._restore = restore_and_say
+"""
+
+# Sends itself a signal after some call of a function.
+_SIGNAL = """
+import os, signal
+from ldc_vae import classifier, datasets, writer
+real, calls = {owner}.{name}, []
+
+def call_and_signal(*args, **kwargs):
+  result = real(*args, **kwargs)
+  calls.append(None)
+  if len(calls) == {call}:
+    print('signal at', {call}, flush=True)
+    os.kill(os.getpid(), signal.{sig})
+  return result
+
+{owner}.{name} = call_and_signal
 """
 
 # Process 1 sees nothing of the workdir, and could not make it.
@@ -317,6 +335,47 @@ class StopTest(parameterized.TestCase):
     self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
     self.assertLess(processes.GRACE, 9.0)
 
+  @parameterized.parameters(
+      ('writer.ProgressBar', 'update', 3, 'SIGHUP', 3),
+      ('datasets', 'eval_batches', 1, 'SIGTERM', 7),
+      # XLA is at work when the interpreter is to end
+      ('classifier', '_train_step', 9, 'SIGINT', _NUM_STEPS),
+  )
+  @pytest.mark.slow
+  def test_a_run_that_is_stopped_ends_in_order_and_continues(
+      self, owner, name, call, signame, saved
+  ):
+    argv = [
+        f'--config.train.num_steps={_NUM_STEPS}',
+        '--config.train.validate_every=7', '--config.train.checkpoint_every=20',
+    ]
+    folder = pathlib.Path(self.dir)
+
+    def run(workdir, code, before=''):
+      start = time.monotonic()
+      with Processes(1, folder / workdir, argv=argv, before=before) as run:
+        run.await_line('signal at' if before else '')
+        start = time.monotonic()
+        self.assertEqual(run.wait(), [code], run.printed)
+      return time.monotonic() - start, run.printed[0]
+
+    with mock.patch.dict(os.environ, LDC_VAE_CACHE=str(folder / 'cache')):
+      run('whole', 0)
+      shutil.rmtree(folder / 'cache')
+      before = _SIGNAL.format(owner=owner, name=name, call=call, sig=signame)
+      seconds, printed = run(
+          'parts', 128 + getattr(signal, signame), before
+      )
+      self.assertLess(seconds, 10.0)
+      self.assertRegex(printed, '(?m)^interrupted.*same command continues')
+      self.assertNotRegex(printed, 'Traceback|terminate called')
+      self.assertEqual(final_values(folder / 'parts')[0], saved)
+      run('parts', 0)
+    self.assertEqual(
+        test_torture.outcome(folder / 'parts'),
+        test_torture.outcome(folder / 'whole'),
+    )
+
   def test_a_run_stops_when_what_started_it_has_died(self):
     run = '''
 import os, time
@@ -464,9 +523,25 @@ class DeathTest(parameterized.TestCase):
     )
     self.assertLess(processes.SILENCE, 50.0)
 
+  def test_a_host_that_falls_silent_is_noticed(self):
+    # process 0 holds the coordinator, whose answers the other one waits for
+    short = 'from ldc_vae import processes\nprocesses.SILENCE = 8.0'
+    with Processes(
+        2, self.create_tempdir().full_path, _STEPS, before=short
+    ) as run:
+      run.await_line('running')
+      run.running[0].send_signal(signal.SIGSTOP)
+      start = time.monotonic()
+      self.assertEqual(run.running[1].wait(60), 1, run.printed)
+      self.assertLess(time.monotonic() - start, 30.0)
+      run._readers[1].join(10)
+      self._assert_one_sentence(
+          run.printed[1], 'process 0 of 2 has died, or cannot be reached'
+      )
+
   def test_a_failure_is_told_to_the_others(self):
     with Processes(2, self.create_tempdir().full_path, _FAILURE) as run:
-      self.assertEqual(run.wait(60), [1, 1], run.printed)
+      self.assertEqual(run.wait(60), [2, 2], run.printed)
     self._assert_one_sentence(
         run.printed[0],
         'process 1 of 2 has failed: ValueError: dataset.path=x is empty',

@@ -231,8 +231,9 @@ class ShardedStepTest(chex.TestCase):
     _, metrics = _run(step_fn, _state('learned'), 5)
     for key in ('grad_norm_encoder', 'grad_norm_sampler'):
       values = [step[key] for step in metrics]
-      finite = [True, False, False, True, False]  # the first and the fourth
-      self.assertEqual(np.isfinite(values).tolist(), finite)
+      taken = [True, False, False, True, False]  # the first and the fourth
+      self.assertEqual((np.asarray(values) >= 0.0).tolist(), taken)
+      self.assertTrue(np.all(np.isfinite(values)))  # for JAX_DEBUG_NANS
 
   def test_every_method_has_its_line(self):
     self.assertEqual(

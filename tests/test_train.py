@@ -14,6 +14,7 @@ import numpy as np
 
 from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
+from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import health
@@ -42,6 +43,14 @@ def _final_state(config, workdir):
       pathlib.Path(workdir) / 'checkpoints', read_only=True
   ) as checkpointer:
     return checkpointer.restore(experiment.abstract_state())
+
+
+def _rows(workdir):
+  """The lines of metrics.jsonl, but for clocks."""
+  return [
+      {k: v for k, v in row.items() if k != 'train/images_per_sec'}
+      for row in writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
+  ]
 
 
 def _assert_same(actual, expected, **tolerances):
@@ -86,7 +95,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     _assert_same(parts.state, whole.state)
 
   def test_resumed_metrics_have_no_gaps_or_doubles(self):
-    config = _config()
+    config = _config(**{'train.validate_every': 5})
     train.train_and_evaluate(config, self.dir / 'whole')
     real_save = checkpoint.Checkpointer.save
 
@@ -101,15 +110,37 @@ class TrainAndEvaluateTest(parameterized.TestCase):
       with self.assertRaisesRegex(RuntimeError, 'power cut'):
         train.train_and_evaluate(config, self.dir / 'parts')
     train.train_and_evaluate(config, self.dir / 'parts')
-    rows = {}
-    for name in ('whole', 'parts'):
-      path = self.dir / name / 'metrics.jsonl'
-      rows[name] = [
-          {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-          for row in writer.read_metrics(path)
-      ]
-    self.assertEqual(rows['parts'], rows['whole'])
-    self.assertIn('validation/loss', rows['whole'][-1])
+    expected = _rows(self.dir / 'whole')
+    self.assertEqual(_rows(self.dir / 'parts'), expected)
+    self.assertIn('validation/loss', expected[-1])
+    self._stop_in_validations(config, expected)
+
+  def _stop_in_validations(self, config, expected):
+    """Stops within validations; what resumes must be as the whole run."""
+    real_batches, workdir = datasets.eval_batches, self.dir / 'stopped'
+    # which one of a start: the first but once is that of the start before
+    for step, stopped in ((5, 1), (10, 2), (10, 1), (12, 2)):
+      count = 0
+
+      def batches(*args, stopped=stopped):
+        nonlocal count
+        count += 1
+        for each in real_batches(*args):
+          if count == stopped:
+            signal.raise_signal(signal.SIGTERM)
+          yield each
+
+      with mock.patch.object(datasets, 'eval_batches', batches):
+        with self.assertRaises(SystemExit):
+          train.train_and_evaluate(config, workdir)
+      self.assertEqual(_final_state(config, workdir).step, step)
+      rows = [row for row in expected if row['step'] < step]
+      self.assertEqual(_rows(workdir), rows)
+    train.train_and_evaluate(config, workdir)
+    self.assertEqual(_rows(workdir), expected)
+    for each in ('whole', 'parts', 'stopped'):
+      last = _final_state(config, self.dir / each)
+      self.assertNotIn('unfinished', last.meta)
 
   def test_a_corrupt_checkpoint_costs_the_steps_since_the_one_before(self):
     config = _config()
