@@ -78,7 +78,7 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
   --coordinator_address=HOST:PORT --num_processes=N --process_id=I
                        one run over several processes; give all three, or set
                        LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
-                       (TPU pod slices, SLURM, MPI, Kubernetes)
+                       (TPU pod slices, SLURM, MPI; Kubernetes with jax[k8s])
   --help               this text
 
 evaluate and sample read the config of the workdir where --config is missing.
