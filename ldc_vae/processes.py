@@ -197,6 +197,7 @@ class Watch:
     self._condition = threading.Condition()  # reentrant: signal handlers
     self._signum = 0  # that has asked the run to stop
     self._handled = False  # whether the handler has seen a signal
+    self._dropped = self._again = False  # what it raised; that it raises anew
     self._deadline = None
     self._stepping = False
     self._committed = None  # the last step begun; None before the first
@@ -379,9 +380,28 @@ class Watch:
     """The handler: stops at once where no step has to be finished."""
     # the thread may have noted this same signal already: it says nothing here
     again, self._handled = self._handled and signum == signal.SIGINT, True
+    if self._again:  # it is still the first one
+      again = self._again = False
     self._request(signum)
     if again or not self._stepping:
       self._raise()
+
+  def on_unraisable(self, unraisable, before_fn) -> None:
+    """A hook of Python: has a signal raised anew where it was dropped.
+
+    What is raised within a destructor or a callback of the garbage collection,
+    of which jax has one, comes to nobody else.
+
+    Args:
+      unraisable: What `sys.unraisablehook` gets.
+      before_fn: The hook before this one, for all else.
+    """
+    stops = (KeyboardInterrupt, SystemExit)
+    if self._signum and isinstance(unraisable.exc_value, stops):
+      self._dropped = True
+      self._wake()
+    else:
+      before_fn(unraisable)
 
   def _start_talking(self) -> None:
     """Starts the thread that calls the coordinator, which may not answer."""
@@ -416,6 +436,9 @@ class Watch:
         for signum in os.read(self._wake_read, 64):
           if signum in _SIGNALS:
             self._request(signum)
+      if self._dropped:
+        self._dropped, self._again = False, True
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
       if self._parent is not None and self._parent != str(os.getppid()):
         self._parent = None
         os.kill(os.getpid(), signal.SIGTERM)
@@ -635,6 +658,8 @@ def watch() -> Iterator[Watch]:
       for signum in _SIGNALS
       if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
   }
+  hook_before = sys.unraisablehook
+  sys.unraisablehook = lambda x: own.on_unraisable(x, hook_before)
   wake_before = signal.set_wakeup_fd(own.wake_fd, warn_on_full_buffer=False)
   own.start()
   _active = own
@@ -643,6 +668,7 @@ def watch() -> Iterator[Watch]:
   finally:
     _active = None
     signal.set_wakeup_fd(wake_before)
+    sys.unraisablehook = hook_before
     for signum, handler in before.items():
       signal.signal(signum, handler)
     own.close()

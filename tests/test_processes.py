@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import gc
 import os
 import pathlib
 import platform
@@ -334,6 +335,24 @@ class StopTest(parameterized.TestCase):
     self.assertEqual(codes, [143])
     self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
     self.assertLess(processes.GRACE, 9.0)
+
+  def test_a_signal_is_not_lost_where_python_drops_exceptions(self):
+    sent = []
+
+    def callback(unused_phase, unused_info):
+      if not sent:
+        sent.append(None)
+        signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(callback)
+    self.addCleanup(gc.callbacks.remove, callback)
+    start = time.monotonic()
+    with self.assertRaises(KeyboardInterrupt):
+      with processes.watch():
+        gc.collect()
+        time.sleep(20)
+    self.assertLen(sent, 1)
+    self.assertLess(time.monotonic() - start, 5.0)
 
   @parameterized.parameters(
       ('writer.ProgressBar', 'update', 3, 'SIGHUP', 3),
