@@ -246,6 +246,32 @@ class DirectionTest(parameterized.TestCase):
     check()
 
   @parameterized.product(
+      name=list(_KERNELS), dtype=(jnp.bfloat16, jnp.float16)
+  )
+  def test_half_precision_keeps_its_type_and_its_digits(self, name, dtype):
+    direction_fn = jax.jit(functools.partial(
+        svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=False
+    ))
+
+    # apart from each other: of coinciding ones only rounding is left
+    @_given(_arrays((5, 3)), st.permutations(range(5)))
+    def check(scores, order):
+      particles = np.linspace(-1.0, 1.0, 15).reshape(5, 3)[order]
+      particles = jnp.asarray(particles, dtype)
+      scores = jnp.asarray(scores, dtype)
+      phi = direction_fn(particles, scores)
+      self.assertEqual((phi.shape, phi.dtype), ((5, 3), dtype))
+      exact = direction_fn(
+          particles.astype(jnp.float32), scores.astype(jnp.float32)
+      )
+      scale = max(1.0, np.abs(exact).max())
+      np.testing.assert_allclose(  # a sum of five rounded products
+          phi.astype(jnp.float32), exact,
+          atol=5 * float(jnp.finfo(dtype).eps) * scale,
+      )
+    check()
+
+  @parameterized.product(
       name=('rbf', 'imq', 'multi_scale'), off_diagonal=(False, True)
   )
   def test_does_not_depend_on_the_origin(self, name, off_diagonal):
