@@ -114,8 +114,9 @@ def slow_train_step(*unused_args, **unused_kwargs):
 step.train_step = slow_train_step
 """
 
-# Says when it evaluates; a death is noticed early.
+# Says when it evaluates, for so many seconds more; a death is noticed early.
 _EVALUATE = """
+import time
 from ldc_vae import evaluate, processes
 processes.SILENCE = 8.0
 restore = evaluate._restore
@@ -123,6 +124,7 @@ restore = evaluate._restore
 def restore_and_say(*args):
   restored = restore(*args)
   print('evaluating', flush=True)
+  time.sleep({seconds})
   return restored
 
 evaluate._restore = restore_and_say
@@ -472,13 +474,13 @@ jobs.run_all([jobs.Job('run', (sys.executable, '-c', {run!r}))], 1)
     def pair(before):
       return Processes(2, workdir, before=before, devices=2, argv=argv)
 
-    with pair(_EVALUATE) as run:
+    with pair(_EVALUATE.format(seconds=0)) as run:
       run.await_line('evaluating')
       self._stop(run, signal.SIGTERM, 1)
     trained, values = final_values(workdir)
     self.assertEqual(trained, _NUM_STEPS)
     for victim in 0, 1:
-      with pair(_EVALUATE) as run:
+      with pair(_EVALUATE.format(seconds=30)) as run:
         run.await_line('evaluating')
         run.running[victim].kill()
         start = time.monotonic()
@@ -499,7 +501,10 @@ jobs.run_all([jobs.Job('run', (sys.executable, '-c', {run!r}))], 1)
     flags = ['--mode=evaluate']
     with Processes(1, workdir, argv=flags, config=False) as run:
       self.assertEqual(run.wait(), [0], run.printed)
-    self.assertEqual(test_torture.outcome(workdir), of_two)
+    of_one = test_torture.outcome(workdir)
+    devices = [x['results'].pop('protocol/device') for x in (of_two, of_one)]
+    self.assertEqual([x.partition(' ')[0] for x in devices], ['4', '1'])
+    self.assertEqual(of_one, of_two)
 
 
 class SlowProcessTest(absltest.TestCase):
