@@ -124,9 +124,7 @@ def main(argv: Sequence[str]) -> int:
   try:
     values, overrides = _parse(argv)
     config, workdir = _resolve(values, overrides)
-  except (config_lib.ConfigError, flags.Error) as error:
-    return _fail(error)
-  except OSError as error:  # of the run file, or of the workdir
+  except (config_lib.ConfigError, flags.Error, OSError) as error:
     return _fail(error)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   with _loading():

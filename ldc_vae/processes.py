@@ -237,7 +237,8 @@ class Watch:
       return
     self._index, self._count = state.process_id, state.num_processes
     self._stderr = _NativeStderr(self._lose_coordinator)
-    self._client, self._answered = state.client, time.monotonic()
+    self._answered = time.monotonic()  # before the thread sees the client
+    self._client = state.client
     if self._thread is not None:
       self._start_talking()
     self._wake()
