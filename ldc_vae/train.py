@@ -240,12 +240,14 @@ def _check_agreement(watch, config, experiment) -> None:
 
 def _train(config, workdir, experiment, checkpointer, watch) -> None:
   """Runs the steps that are still to be done."""
-  state = experiment.init_state()
-  experiment_lib.log_parameters(state)
-  processes.meet('initialised')
-  restored = checkpointer.restore(state)
+  template = experiment.abstract_state()
+  experiment_lib.log_parameters(template)
+  processes.meet('restore')
+  restored = checkpointer.restore(template)
   first_step, unfinished = 0, None
-  if restored is not None:
+  if restored is None:
+    state = experiment.init_state()
+  else:
     state, first_step = restored.state, restored.step
     config_lib.check_same_run(
         restored.meta['config'], config, f'{workdir}/checkpoints'
@@ -256,6 +258,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     # the row of a step whose validation was stopped
     unfinished = restored.meta.get('unfinished')
     logging.info('continuing from step %d of %s', first_step, workdir)
+  processes.meet('initialised')
   num_steps = experiment.num_steps
   if first_step >= num_steps and unfinished is None:
     return

@@ -82,7 +82,9 @@ class CreateTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(metrics['loss']))
     for network, params in after.params.items():
       moved = jax.tree.map(
-          lambda a, b: float(abs(a - b).max()), params, state.params[network]
+          lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))),
+          params,
+          state.params[network],
       )
       self.assertGreater(max(jax.tree.leaves(moved)), 0.0, network)
 

@@ -53,12 +53,16 @@ def _params(model: networks.Model, *names: str):
 
 class CreateModelTest(chex.TestCase):
 
+  # each shape with each architecture, and each encoder with it too
   @parameterized.product(
+      ({'encoder': 'gaussian', 'image_shape': (8, 8, 1)},
+       {'encoder': 'gaussian', 'image_shape': (28, 28, 1)},
+       {'encoder': 'gaussian', 'image_shape': (64, 64, 3)},
+       {'encoder': 'gaussian', 'image_shape': (30, 21, 3)},
+       {'encoder': 'implicit', 'image_shape': (32, 32, 3)},
+       {'encoder': 'warped', 'image_shape': (30, 21, 3)},
+       {'encoder': 'deterministic', 'image_shape': (28, 28, 1)}),
       architecture=('mlp', 'gated_mlp', 'conv', 'conv64'),
-      encoder=('gaussian', 'implicit', 'warped', 'deterministic'),
-      image_shape=(
-          (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3), (30, 21, 3)
-      ),
   )
   def test_shapes_for_any_image(self, architecture, encoder, image_shape):
     model = networks.create_model(

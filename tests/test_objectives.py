@@ -752,7 +752,7 @@ class RingTest(chex.TestCase):
   """A target whose modes can be counted."""
 
   @parameterized.parameters(
-      ('learned', 2500), ('ratio', 2500), ('smoothed', 2500)
+      ('learned', 2500), ('ratio', 2500), ('smoothed', 1500)
   )
   def test_sampler_covers_all_modes(self, latent_target, num_updates):
     masses, near = _ring_masses(_train_ring(latent_target, num_updates))
