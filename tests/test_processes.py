@@ -133,6 +133,7 @@ evaluate._restore = restore_and_say
 # Sends itself a signal after some call of a function.
 _SIGNAL = """
 import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run in nohup
 from ldc_vae import classifier, datasets, writer
 real, calls = {owner}.{name}, []
 
