@@ -3,8 +3,8 @@
 Most programs of the tests run once or twice on small arrays, so that compiling
 them is what takes time. Without LLVM's optimisations, and before jax 0.11
 without the fusion emitters, it takes a sixth; the arithmetic is the same, up to
-the rounding of fused operations. What runs for thousands of steps is `optimised`. `.ci/run` trains
-with all optimisations, and so do all tests of
+the rounding of fused operations. What runs for thousands of steps is
+`optimised`. `.ci/run` trains with all optimisations, and so do all tests of
 
     LDC_VAE_TEST_OPTIMISED=1 bash launch/test.sh
 """
