@@ -274,6 +274,9 @@ def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
         f'{rest[0]!r} is not a flag; see --help for the flags'
     )
   _check_flags(values)
+  for name in ('workdir', 'output'):
+    if values[name].value is not None:
+      values[name].value = os.path.expanduser(values[name].value)
   return values, overrides
 
 
@@ -296,7 +299,6 @@ def _check_flags(values: flags.FlagValues) -> None:
       raise config_lib.ConfigError(
           f'--{name}=: it is empty; give a path, or leave the flag out'
       )
-    values[name].value = os.path.expanduser(values[name].value)
     if '://' in values[name].value:
       raise config_lib.ConfigError(
           f'--{name}={values[name].value}: not a local path; use one, or the'

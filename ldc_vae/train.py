@@ -310,8 +310,8 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     def finish(row, is_stopping_fn) -> bool:
       """Validates, logs and saves as the step asks for; False if stopped."""
       nonlocal saved
-      is_checkpoint = step % experiment.checkpoint_every == 0
-      is_checkpoint = is_checkpoint or step == num_steps
+      last = step == num_steps
+      is_checkpoint = last or step % experiment.checkpoint_every == 0
       if is_checkpoint or step % experiment.validate_every == 0:
         updates.drain()  # what is under way is time of the steps
         with clock.paused():

@@ -312,6 +312,14 @@ class MistakesTest(_MainTestCase):
     )
 
 
+class PathsTest(absltest.TestCase):
+
+  def test_a_tilde_is_the_users_home(self):  # bash leaves it after a =
+    with mock.patch.dict(os.environ, HOME='/home/me'):
+      values, _ = main._parse(['--mode=sample', '--workdir=~/w', '--output=x'])
+    self.assertEqual((values.workdir, values.output), ('/home/me/w', 'x'))
+
+
 class RuntimeErrorsTest(_MainTestCase):
 
   @parameterized.parameters(

@@ -374,7 +374,6 @@ class StopTest(parameterized.TestCase):
     folder = pathlib.Path(self.dir)
 
     def run(workdir, code, before=''):
-      start = time.monotonic()
       with Processes(1, folder / workdir, argv=argv, before=before) as run:
         run.await_line('signal at' if before else '')
         start = time.monotonic()

@@ -118,7 +118,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
   def _stop_in_validations(self, config, expected):
     """Stops within validations; what resumes must be as the whole run."""
     real_batches, workdir = datasets.eval_batches, self.dir / 'stopped'
-    # which one of a start: the first but once is that of the start before
+    # the validation to stop in; a start's first one is that left by the last
     for step, stopped in ((5, 1), (10, 2), (10, 1), (12, 2)):
       count = 0
 
