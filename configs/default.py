@@ -175,8 +175,9 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   # mlp, gated_mlp: encoder, the decoder mirrors it; last: implicit's, warped's
   model.hidden_sizes = (512, 512)
   model.channels = (32, 64, 128)  # conv: one entry per stride of 2
-  # of conv and conv64: native (XLA's), patches (as matmuls); auto: patches on
-  # the CPU. The weights are the same.
+  # of conv and conv64: native (XLA's), subpixel (XLA's, transposed ones with
+  # stride 1), patches (as matmuls). auto: patches on the CPU, and conv on a
+  # GPU; subpixel for conv64 there; else native. The weights are the same.
   model.convolution = 'auto'
   model.sampler_width = 128  # of the sampler net's residual blocks
   model.sampler_blocks = 4

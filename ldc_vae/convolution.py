@@ -1,19 +1,22 @@
-"""Convolutions with stride, and transposed ones, natively or as matmuls.
+"""Convolutions with stride, and transposed ones, natively or otherwise.
 
-XLA's convolutions are made for accelerators. On a CPU their gradients, and
-all of them inside a `lax.scan`, take several times as long as the matmuls that
-they amount to. 'patches' makes a convolution one matmul and one pass over
-memory, in one of three ways:
+'native' are XLA's. On a GPU it has no fast form of some of what a transposed
+convolution and its gradients amount to. 'subpixel' makes a transposed one of a
+convolution with stride 1 and a kernel of side ceil(k / s) that gives blocks of
+s x s pixels (Shi et al. (2016), https://arxiv.org/abs/1609.05158).
+
+On a CPU the gradients of XLA's convolutions, and all of them inside a
+`lax.scan`, take several times as long as the matmuls that they amount to.
+'patches' makes a convolution one matmul and one pass over memory, in one of
+three ways:
 
 * A convolution with stride s is `patches(x) @ kernel`: k^2 C numbers for each
   output.
 * A transposed one is `overlap_add(x @ kernel)`, the adjoint: k^2 F numbers for
   each input. With stride 1 both serve for both.
-* A transposed one is also a convolution with stride 1 and a kernel of side
-  ceil(k / s) that gives blocks of s x s pixels (sub-pixel convolution, Shi et
-  al. (2016), https://arxiv.org/abs/1609.05158).
+* A transposed one is also the convolution of 'subpixel'.
 
-The cheaper way is taken. Both implementations have the parameters of
+The cheaper way is taken. All implementations have the parameters of
 `flax.linen.Conv` and `ConvTranspose`, in names, shapes and initial values, and
 agree up to rounding.
 """
@@ -27,7 +30,9 @@ import jax.numpy as jnp
 Array = jax.Array
 Dtype = jnp.dtype
 
-IMPLEMENTATIONS = ('auto', 'native', 'patches')
+IMPLEMENTATIONS = ('auto', 'native', 'subpixel', 'patches')
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 # To move a number costs a CPU as much as so many multiply-adds of a matmul.
 _COST_OF_A_NUMBER = 40
@@ -61,16 +66,34 @@ class ConvTranspose(nn.Module):
     return _layer(self, x, convolve_transposed)
 
 
-def choose(implementation: str) -> str:
-  """'native' or 'patches'; 'auto' is 'patches' where jax runs on the CPU."""
+def choose(implementation: str, *, wide: bool = False) -> str:
+  """The implementation that 'auto' stands for; any other is itself.
+
+  Args:
+    implementation: One of IMPLEMENTATIONS.
+    wide: Of nets with hundreds of channels. A GPU, which takes longer to call
+      one of its library's convolutions than to compute a small one, is then
+      faster with 'subpixel' than with 'patches' (see benchmarks/README.md).
+
+  Returns:
+    'native', 'subpixel' or 'patches'.
+
+  Raises:
+    ValueError: Unknown implementation.
+  """
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
         f'convolution={implementation!r} is unknown; known:'
         f' {", ".join(IMPLEMENTATIONS)}'
     )
-  if implementation == 'auto':
-    return 'patches' if jax.default_backend() == 'cpu' else 'native'
-  return implementation
+  if implementation != 'auto':
+    return implementation
+  backend = jax.default_backend()
+  if backend == 'cpu':
+    return 'patches'
+  if backend == 'gpu':
+    return 'subpixel' if wide else 'patches'
+  return 'native'
 
 
 def convolve(
@@ -88,11 +111,8 @@ def convolve(
     Shape [B, ceil(H / s), ceil(W / s), F].
   """
   chex.assert_rank([x, kernel], 4)
-  if choose(implementation) == 'native':
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), 'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+  if choose(implementation) != 'patches':
+    return _native(x, kernel, stride, 'SAME')
   size, _, channels, features = kernel.shape
   if stride == 1 and _cost(features, channels) < _cost(channels, features):
     skip = size // 2
@@ -122,10 +142,10 @@ def convolve_transposed(
     Shape [B, s H, s W, F].
   """
   chex.assert_rank([x, kernel], 4)
-  if choose(implementation) == 'native':
+  implementation = choose(implementation)
+  if implementation == 'native':
     return lax.conv_transpose(
-        x, kernel, (stride, stride), 'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        x, kernel, (stride, stride), 'SAME', dimension_numbers=_LAYOUT
     )
   size, _, channels, features = kernel.shape
   height, width = x.shape[1:3]
@@ -137,12 +157,13 @@ def convolve_transposed(
   blocks_cost = num_blocks * _cost(
       (more + 1) ** 2 * channels, stride**2 * features
   )
-  if overlap_cost <= blocks_cost:
+  if implementation == 'patches' and overlap_cost <= blocks_cost:
     y = _by_overlap_add(x, kernel, stride)
   else:
     # block g meets x[g], x[g - 1], ...: the taps in the first order again
     kernel = _to_kernel_of_blocks(kernel, stride)[::-1, ::-1]
-    y = _by_patches(x, kernel, 1, ((more, more), (more, more)))
+    convolve_fn = _native if implementation == 'subpixel' else _by_patches
+    y = convolve_fn(x, kernel, 1, ((more, more), (more, more)))
     y = _from_blocks(y, stride)
   # how much of it SAME leaves out, as lax.conv_transpose has it
   before = size - 1 if stride > size - 1 else (size + stride - 1) // 2
@@ -164,6 +185,13 @@ def _layer(module, x, function):
       implementation=module.implementation,
   )
   return y + bias
+
+
+def _native(x, kernel, stride, pads):
+  """XLA's convolution, with pads as `_by_patches` has them, or 'SAME'."""
+  return lax.conv_general_dilated(
+      x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT
+  )
 
 
 def _by_patches(x, kernel, stride, pads):

@@ -338,7 +338,10 @@ def _gated_mlp(sizes, image_shape, dtype, convolution):
 
 def _conv(sizes, image_shape, dtype, convolution):
   options = dict(
-      kernel_size=4, normalise=False, dtype=dtype, convolution=convolution
+      kernel_size=4,
+      normalise=False,
+      dtype=dtype,
+      convolution=convolution_lib.choose(convolution),
   )
   torso = ConvTorso(sizes.channels, **options)
   return torso, ConvDecoder(sizes.channels, image_shape, **options)
@@ -347,7 +350,10 @@ def _conv(sizes, image_shape, dtype, convolution):
 def _conv64(sizes, image_shape, dtype, convolution):
   # 64x64 and up: four or more halvings train badly without normalisation
   options = dict(
-      kernel_size=5, normalise=True, dtype=dtype, convolution=convolution
+      kernel_size=5,
+      normalise=True,
+      dtype=dtype,
+      convolution=convolution_lib.choose(convolution, wide=True),
   )
   torso = ConvTorso(sizes.channels, **options)
   return torso, ConvDecoder(sizes.channels, image_shape, **options)

@@ -63,7 +63,7 @@ class ConvolveTest(parameterized.TestCase):
     x = _normal(0, 2, 7, 4, inputs)
     kernel = _normal(1, size, size, inputs, outputs)
     expected = _loops(x, kernel, stride, transposed)
-    for implementation in ('native', 'patches'):
+    for implementation in ('native', 'subpixel', 'patches'):
       function = jax.jit(
           _FUNCTIONS[transposed], static_argnames=('stride', 'implementation')
       )
@@ -93,12 +93,14 @@ class ConvolveTest(parameterized.TestCase):
 
     grad_fn = jax.jit(jax.grad(loss_fn, argnums=(0, 1)), static_argnums=2)
     native = grad_fn(x, kernel, 'native')
+    subpixel = grad_fn(x, kernel, 'subpixel')
     with absltest.mock.patch.object(convolution, '_COST_OF_A_NUMBER', cost):
       patches = grad_fn(x, kernel, 'patches')
-    for a, b in zip(patches, native):
-      # float32, sums of up to 240 terms
-      scale = np.max(np.abs(b))
-      np.testing.assert_allclose(a / scale, b / scale, atol=2e-6)
+    for grads in (subpixel, patches):
+      for a, b in zip(grads, native):
+        # float32, sums of up to 240 terms
+        scale = np.max(np.abs(b))
+        np.testing.assert_allclose(a / scale, b / scale, atol=2e-6)
 
   def test_every_way_is_taken(self):
     ways = ('_by_patches', '_by_overlap_add')
@@ -144,9 +146,12 @@ class ConvolveTest(parameterized.TestCase):
 
       return jax.jvp(gradient_fn, (x,), (jnp.ones_like(x),))[1]
 
-    native, patches = tangent('native'), tangent('patches')
-    # float32, sums of 48 and 32 terms
-    np.testing.assert_allclose(patches, native, rtol=1e-4, atol=1e-4)
+    native = tangent('native')
+    for implementation in ('subpixel', 'patches'):
+      # float32, sums of 48 and 32 terms
+      np.testing.assert_allclose(
+          tangent(implementation), native, rtol=1e-4, atol=1e-4
+      )
 
   @parameterized.parameters(*_FUNCTIONS)
   def test_bfloat16_is_near_float32(self, function):
@@ -168,7 +173,7 @@ class ModulesTest(parameterized.TestCase):
   @parameterized.product(
       pair=((convolution.Conv, nn.Conv),
             (convolution.ConvTranspose, nn.ConvTranspose)),
-      implementation=('native', 'patches'),
+      implementation=('native', 'subpixel', 'patches'),
       dtype=(jnp.float32, jnp.bfloat16),
   )
   def test_are_those_of_flax(self, pair, implementation, dtype):
@@ -190,15 +195,38 @@ class ModulesTest(parameterized.TestCase):
 
 class ChooseTest(parameterized.TestCase):
 
-  @parameterized.parameters(('cpu', 'patches'), ('gpu', 'native'),
-                            ('tpu', 'native'))
-  def test_auto_is_native_on_accelerators(self, backend, expected):
+  @parameterized.parameters(
+      ('cpu', False, 'patches'),
+      ('cpu', True, 'patches'),
+      ('gpu', False, 'patches'),
+      ('gpu', True, 'subpixel'),
+      ('tpu', False, 'native'),
+      ('tpu', True, 'native'),
+  )
+  def test_auto_is_what_is_fast_there(self, backend, wide, expected):
     with absltest.mock.patch.object(
         jax, 'default_backend', return_value=backend
     ):
-      self.assertEqual(convolution.choose('auto'), expected)
-      self.assertEqual(convolution.choose('native'), 'native')
-      self.assertEqual(convolution.choose('patches'), 'patches')
+      self.assertEqual(convolution.choose('auto', wide=wide), expected)
+      for name in ('native', 'subpixel', 'patches'):
+        self.assertEqual(convolution.choose(name, wide=wide), name)
+
+  def test_a_subpixel_program_has_no_dilated_input(self):
+    x, kernel = _normal(0, 2, 5, 5, 3), _normal(1, 5, 5, 3, 2)
+
+    def dilated(implementation):
+      def loss_fn(x, kernel):
+        y = convolution.convolve_transposed(
+            x, kernel, stride=2, implementation=implementation
+        )
+        return jnp.sum(jnp.sin(y))
+
+      program = jax.jit(jax.grad(loss_fn, (0, 1))).lower(x, kernel).as_text()
+      self.assertIn('stablehlo.convolution', program)
+      return 'lhs_dilate = [2, 2]' in program
+
+    self.assertTrue(dilated('native'))
+    self.assertFalse(dilated('subpixel'))
 
   def test_an_unknown_one_is_named(self):
     with self.assertRaisesRegex(ValueError, "'fast' is unknown; known: auto"):
