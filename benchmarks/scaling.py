@@ -79,9 +79,9 @@ MACHINES = {
         ' of network a GPU, which is what bounds a ring over hosts',
     ),
 }
-# Of the peak. On one H100 the smaller nets of `conv` reached 0.01 to 0.03
-# (results/train_step_gpu_conv.md); what those of 64x64 images reach was not
-# measured; a reader picks.
+# Of the peak. On one H100 the nets of `conv` reached 0.03 to 0.06, `vae` with
+# those of 64x64 images 0.09 (results/train_step_gpu_conv.md,
+# train_step_gpu_conv64.md); a reader picks.
 UTILISATIONS = (0.03, 0.1, 0.3)
 
 
