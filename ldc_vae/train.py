@@ -240,125 +240,210 @@ def _check_agreement(watch, config, experiment) -> None:
 
 def _train(config, workdir, experiment, checkpointer, watch) -> None:
   """Runs the steps that are still to be done."""
+  state, step, unfinished = _begin(config, workdir, experiment, checkpointer)
+  num_steps = experiment.num_steps
+  if step >= num_steps and unfinished is None:
+    return
+  with contextlib.ExitStack() as stack:
+    metric_writer = stack.enter_context(
+        writer.MetricWriter(workdir / 'metrics.jsonl')
+    )
+    metric_writer.truncate_after(step - (unfinished is not None))
+    progress = stack.enter_context(
+        writer.ProgressBar(
+            num_steps, initial=step, batch_size=config.train.batch_size
+        )
+    )
+    stack.enter_context(watch.stepping(num_steps))
+    loop = _Loop(
+        config,
+        workdir,
+        experiment,
+        checkpointer,
+        watch,
+        metric_writer,
+        progress,
+        state=state,
+        step=step,
+        unfinished=unfinished,
+    )
+    loop.run()
+  if loop.step < num_steps:
+    logging.info('interrupted: saved step %d of %s', loop.step, workdir)
+
+
+def _begin(config, workdir, experiment, checkpointer):
+  """The state to go on from, its step, and the row that it has yet to write.
+
+  The row is that of a step whose validation was stopped; else None.
+  """
   template = experiment.abstract_state()
   experiment_lib.log_parameters(template)
   processes.meet('restore')
   restored = checkpointer.restore(template)
-  first_step, unfinished = 0, None
   if restored is None:
-    state = experiment.init_state()
+    state, step, unfinished = experiment.init_state(), 0, None
   else:
-    state, first_step = restored.state, restored.step
+    state, step = restored.state, restored.step
     config_lib.check_same_run(
         restored.meta['config'], config, f'{workdir}/checkpoints'
     )
     datasets.check_same(
         restored.meta.get('data'), experiment.dataset, f'{workdir}/checkpoints'
     )
-    # the row of a step whose validation was stopped
     unfinished = restored.meta.get('unfinished')
-    logging.info('continuing from step %d of %s', first_step, workdir)
+    logging.info('continuing from step %d of %s', step, workdir)
   processes.meet('initialised')
-  num_steps = experiment.num_steps
-  if first_step >= num_steps and unfinished is None:
-    return
+  return state, step, unfinished
 
-  train_step = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(
-          config, experiment.method, experiment.txs, num_steps
-      )
-  )
-  validation_fn = make_validation_fn(
-      experiment, config.dataset.binarize, config.evaluate.batch_size
-  )
-  batches = _device_batches(config, experiment, first_step)
-  batch_size = config.train.batch_size
-  meta = {
-      'config': config.to_dict(),
-      'data': datasets.fingerprint(experiment.dataset),
-  }
 
-  def last_good() -> str:
-    checkpointer.wait()
-    step = checkpointer.latest_step()
+class _Loop:
+  """The steps of a run, and what is done after some of them.
+
+  Attributes:
+    step: Train steps done.
+  """
+
+  def __init__(
+      self,
+      config,
+      workdir,
+      experiment,
+      checkpointer,
+      watch,
+      metric_writer,
+      progress,
+      *,
+      state,
+      step,
+      unfinished,
+  ):
+    self.step = step
+    self._state = state
+    self._unfinished = unfinished  # the row of this step, or None
+    self._saved = step
+    self._config = config
+    self._workdir = workdir
+    self._experiment = experiment
+    self._checkpointer = checkpointer
+    self._watch = watch
+    self._metric_writer = metric_writer
+    self._progress = progress
+    self._train_step = step_lib.pmap_train_step(
+        experiment_lib.make_train_step(
+            config, experiment.method, experiment.txs, experiment.num_steps
+        )
+    )
+    self._validation_fn = make_validation_fn(
+        experiment, config.dataset.binarize, config.evaluate.batch_size
+    )
+    self._batches = _device_batches(config, experiment, step)
+    self._meta = {
+        'config': config.to_dict(),
+        'data': datasets.fingerprint(experiment.dataset),
+    }
+    self._updates = health.Watch(
+        config.train.non_finite,
+        skipped=int(state.skipped),
+        depth=_MAX_IN_FLIGHT,
+        seconds=_MAX_SECONDS_IN_FLIGHT,
+        last_good_fn=self._last_good,
+    )
+    self._alarms = health.Alarms(
+        latent_size=config.model.latent_size, num_steps=experiment.num_steps
+    )
+    self._clock = _Clock(step)
+
+  def run(self) -> None:
+    """Takes steps to the last one, or until the run is to stop, and saves."""
+    if self._unfinished is not None:
+      self._finish(self._unfinished, self._is_stopping)
+    while (
+        self.step < self._experiment.num_steps
+        and self._watch.begin(self.step + 1)
+    ):
+      if self._unfinished is not None:  # other processes are a step ahead
+        self._finish(self._unfinished, lambda: False)
+      self._finish(self._take_step(), self._is_stopping)
+      self._progress.update(self.step)
+      # a full disk is told of now, not at the next save
+      self._checkpointer.check()
+    if self.step > self._saved:  # the run is to stop between two checkpoints
+      self._updates.drain()
+      meta = self._meta
+      if self._unfinished is not None:  # the next start validates
+        meta = {**meta, 'unfinished': self._unfinished}
+      self._save({}, meta)
+    # a process that leaves before its part of a step is done fails the others
+    jax.block_until_ready(self._state)
+    self._checkpointer.wait()
+
+  def _take_step(self) -> dict[str, float]:
+    """One step; its row, which is empty if it is not logged."""
+    self.step += 1
+    self._state, metrics = self._train_step(
+        self._state, next(self._batches), self._experiment.key
+    )
+    self._updates.add(self.step, metrics)
+    if not step_lib.is_logged(
+        self.step, self._config.train.log_every, self._experiment.num_steps
+    ):
+      return {}
+    self._updates.drain()
+    row = _row(jax.device_get(metrics))
+    rate = self._clock.rate(self.step)
+    row['train/images_per_sec'] = rate * self._config.train.batch_size
+    self._progress.set_loss(row['train/loss'])
+    return row
+
+  def _finish(
+      self, row: dict[str, float], is_stopping_fn: Callable[[], bool]
+  ) -> None:
+    """Validates, logs and saves as the step asks for.
+
+    Args:
+      row: Of the step.
+      is_stopping_fn: Whether to give the validation up; the row is then
+        unfinished.
+    """
+    is_checkpoint = (
+        self.step == self._experiment.num_steps
+        or self.step % self._experiment.checkpoint_every == 0
+    )
+    if is_checkpoint or self.step % self._experiment.validate_every == 0:
+      self._updates.drain()  # what is under way is time of the steps
+      with self._clock.paused():
+        found = self._validation_fn(self._state, is_stopping_fn)
+      if found is None:
+        self._unfinished = row
+        return
+      row = {**row, **found}
+    self._unfinished = None
+    if row:
+      if processes.is_first():
+        self._alarms.check(self.step, row)
+      self._metric_writer.write(self.step, row)
+    if is_checkpoint:
+      with self._clock.paused():
+        self._save(row, self._meta)
+
+  def _save(self, metrics, meta) -> None:
+    """Saves the state, unless it is not finite."""
+    self._updates.check_state(self.step, self._state)
+    self._checkpointer.save(self.step, self._state, metrics=metrics, meta=meta)
+    self._saved = self.step
+
+  def _is_stopping(self) -> bool:
+    return self._watch.is_stopping
+
+  def _last_good(self) -> str:
+    """What is left of a run that cannot go on."""
+    self._checkpointer.wait()
+    step = self._checkpointer.latest_step()
     if step is None:
       return 'no checkpoint was saved before it'
-    return f'{workdir / "checkpoints" / str(step)} is the last good checkpoint'
-
-  updates = health.Watch(
-      config.train.non_finite,
-      skipped=int(state.skipped),
-      depth=_MAX_IN_FLIGHT,
-      seconds=_MAX_SECONDS_IN_FLIGHT,
-      last_good_fn=last_good,
-  )
-  alarms = health.Alarms(
-      latent_size=config.model.latent_size, num_steps=num_steps
-  )
-  with contextlib.ExitStack() as stack:
-    metric_writer = stack.enter_context(
-        writer.MetricWriter(workdir / 'metrics.jsonl')
-    )
-    metric_writer.truncate_after(first_step - (unfinished is not None))
-    progress = stack.enter_context(
-        writer.ProgressBar(num_steps, initial=first_step, batch_size=batch_size)
-    )
-    stack.enter_context(watch.stepping(num_steps))
-    clock = _Clock(first_step)
-    step = saved = first_step
-
-    def finish(row, is_stopping_fn) -> bool:
-      """Validates, logs and saves as the step asks for; False if stopped."""
-      nonlocal saved
-      last = step == num_steps
-      is_checkpoint = last or step % experiment.checkpoint_every == 0
-      if is_checkpoint or step % experiment.validate_every == 0:
-        updates.drain()  # what is under way is time of the steps
-        with clock.paused():
-          found = validation_fn(state, is_stopping_fn)
-        if found is None:
-          return False
-        row = {**row, **found}
-      if row:
-        if processes.is_first():
-          alarms.check(step, row)
-        metric_writer.write(step, row)
-      if is_checkpoint:
-        with clock.paused():
-          updates.check_state(step, state)
-          checkpointer.save(step, state, metrics=row, meta=meta)
-        saved = step
-      return True
-
-    is_stopping_fn = lambda: watch.is_stopping
-    if unfinished is not None and finish(unfinished, is_stopping_fn):
-      unfinished = None
-    while step < num_steps and watch.begin(step + 1):
-      if unfinished is not None:  # other processes are a step ahead
-        finish(unfinished, lambda: False)
-      step += 1
-      state, metrics = train_step(state, next(batches), experiment.key)
-      updates.add(step, metrics)
-      row = {}
-      if step_lib.is_logged(step, config.train.log_every, num_steps):
-        updates.drain()
-        row = _row(jax.device_get(metrics))
-        row['train/images_per_sec'] = clock.rate(step) * batch_size
-        progress.set_loss(row['train/loss'])
-      unfinished = None if finish(row, is_stopping_fn) else row
-      progress.update(step)
-      checkpointer.check()  # a full disk is told of now, not at the next save
-    if step > saved:  # the run is to stop between two checkpoints
-      updates.drain()
-      updates.check_state(step, state)
-      if unfinished is not None:  # the next start validates
-        meta['unfinished'] = unfinished
-      checkpointer.save(step, state, metrics={}, meta=meta)
-    # a process that leaves before its part of a step is done fails the others
-    jax.block_until_ready(state)
-    checkpointer.wait()
-    if step < num_steps:
-      logging.info('interrupted: saved step %d of %s', step, workdir)
+    path = self._workdir / 'checkpoints' / str(step)
+    return f'{path} is the last good checkpoint'
 
 
 def _device_batches(config, experiment, first_step) -> Iterator[np.ndarray]:
