@@ -5,6 +5,7 @@ products and convolutions, and everything elementwise, on which little depends.
 """
 
 from collections.abc import Mapping, Sequence
+import os
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -100,7 +101,11 @@ def of_step(program: Program, batch_size: int) -> float:
 
 
 def count(program: Program, batch_size: int) -> float:
-  """Operations of one step of one device, from its program; loops once."""
+  """Operations of one step of one device, from its program; loops once.
+
+  Raises:
+    ValueError: jax is not to use the CPU.
+  """
   config, method, txs, model = program
   step_fn = experiment_lib.make_train_step(config, method, txs, NUM_STEPS)
   key = jax.random.key(0)
@@ -109,7 +114,15 @@ def count(program: Program, batch_size: int) -> float:
   )
   images = jax.ShapeDtypeStruct((batch_size, *model.image_shape), np.uint8)
   # a GPU's compiler does not count what it has not compiled
-  with jax.default_device(jax.local_devices(backend='cpu')[0]):
+  try:
+    (cpu, *_) = jax.local_devices(backend='cpu')
+  except RuntimeError as error:
+    platforms = os.environ.get('JAX_PLATFORMS', '')
+    raise ValueError(
+        f'JAX_PLATFORMS={platforms} leaves no CPU, where operations are'
+        f' counted; set it to {platforms},cpu'
+    ) from error
+  with jax.default_device(cpu):
     lowered = jax.jit(lambda *args: step_fn(*args, axis_name=None)).lower(
         state, images, key
     )

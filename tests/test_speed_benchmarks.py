@@ -12,6 +12,7 @@ import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import numpy as np
 import pytest
 
@@ -151,6 +152,19 @@ class OperationsTest(absltest.TestCase):
       operations.create_program(
           'configs/images.py:vae', {'dataset.path': 'photos'}
       )
+
+  def test_a_device_alone_cannot_count_operations(self):
+    program = operations.create_program('configs/digits.py:vae')
+    with (
+        absltest.mock.patch.object(
+            jax, 'local_devices', side_effect=RuntimeError
+        ),
+        absltest.mock.patch.dict('os.environ', JAX_PLATFORMS='cuda'),
+        self.assertRaisesRegex(
+            ValueError, 'JAX_PLATFORMS=cuda leaves no CPU.*set it to cuda,cpu'
+        ),
+    ):
+      operations.count(program, 32)
 
   def test_operations_of_a_vae_step_counted_by_hand(self):
     overrides = {
