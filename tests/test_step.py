@@ -111,12 +111,20 @@ def _setup(name: str, optimizer: str):
   return method, txs, train_step
 
 
+@functools.cache
+def _first_state(name: str, optimizer: str) -> step_lib.TrainState:
+  """The state before the first step, as NumPy arrays."""
+  method, txs, _ = _setup(name, optimizer)
+  return jax.device_get(
+      step_lib.create_train_state(
+          jax.random.key(0), _model(name), method, txs
+      )
+  )
+
+
 def _state(name: str, optimizer: str = 'sgd') -> step_lib.TrainState:
   """A fresh state, the same each time."""
-  method, txs, _ = _setup(name, optimizer)
-  return step_lib.create_train_state(
-      jax.random.key(0), _model(name), method, txs
-  )
+  return jax.tree.map(jnp.array, _first_state(name, optimizer))
 
 
 def _images(index: int = 0) -> np.ndarray:

@@ -10,6 +10,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae import checkpoint
@@ -62,7 +63,60 @@ def _assert_same(actual, expected, **tolerances):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerances)
 
 
+class _Programs:
+  """Compiles for the first run of a config what its later starts use, too.
+
+  Each start compiles the same programs, which is most of the time of a few
+  steps. Those of test_processes.py and test_torture.py do so in processes of
+  their own, and end bit-identical.
+  """
+
+  def __init__(self):
+    self._kept = {}
+
+  def patches(self):
+    """A patch for each function whose results are kept, by what they are of."""
+    config_key = lambda config, *unused: (
+        config.to_json(), step_lib.keep_finite  # which a test replaces
+    )
+    method_key = lambda experiment: experiment.method
+    validation_key = lambda experiment, *rest: (experiment.method, *rest)
+    return (
+        self._keep(experiment_lib, 'create_method', config_key),
+        self._keep(experiment_lib, 'make_train_step', config_key),
+        self._keep(step_lib, 'pmap_train_step', lambda train_step: train_step),
+        self._keep(
+            experiment_lib.Experiment, 'init_state', method_key, _copies
+        ),
+        self._keep(experiment_lib.Experiment, 'abstract_state', method_key),
+        self._keep(train, 'make_validation_fn', validation_key),
+    )
+
+  def _keep(self, module, name, key_fn, use_fn=lambda result: result):
+    function = getattr(module, name)
+
+    def kept(*args):
+      key = name, key_fn(*args)
+      if key not in self._kept:
+        with jax.ensure_compile_time_eval():  # a state's shapes are asked first
+          self._kept[key] = function(*args)
+      return use_fn(self._kept[key])
+
+    return mock.patch.object(module, name, kept)
+
+
+def _copies(state):
+  """A state that can be donated, as often as asked for."""
+  return jax.tree.map(jnp.copy, state)
+
+
 class TrainAndEvaluateTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    for patch in _Programs().patches():
+      cls.enterClassContext(patch)
 
   def setUp(self):
     super().setUp()
@@ -229,7 +283,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
 
     def break_step_7(state, new_state, metrics, **kwargs):
       bad = state.step == 6
-      metrics['kl'] = jax.numpy.where(bad, jax.numpy.nan, metrics['kl'])
+      metrics['kl'] = jnp.where(bad, jnp.nan, metrics['kl'])
       return keep_finite(state, new_state, metrics, **kwargs)
 
     def rows(name):
