@@ -15,7 +15,7 @@ def params(model, *names):
   def draw(leaf):
     fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
     draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-    return jnp.asarray(draws, leaf.dtype)
+    return jnp.asarray(draws.astype(leaf.dtype))
 
   return jax.tree.map(draw, shapes)
 
@@ -49,4 +49,4 @@ def run(objective_fn, weights, *args):
 
 def norm(tree) -> float:
   """Largest absolute value in a tree."""
-  return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree))
+  return max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(tree))

@@ -80,17 +80,23 @@ class PatchConvTest(parameterized.TestCase):
     x = np.random.default_rng(0).normal(size=(2, size, size + 1, 3))
     x = x.astype(np.float32)
     layer = classifier.PatchConv(4, kernel_size, stride)
-    params = layer.init(jax.random.key(0), x)
-    kernel = params['params']['Dense_0']['kernel']
-    expected = jax.lax.conv_general_dilated(
-        x,
-        kernel.reshape(kernel_size, kernel_size, 3, 4),
-        (stride, stride),
-        'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+
+    @jax.jit
+    def both(x):
+      actual, params = layer.init_with_output(jax.random.key(0), x)
+      kernel = params['params']['Dense_0']['kernel']
+      expected = jax.lax.conv_general_dilated(
+          x,
+          kernel.reshape(kernel_size, kernel_size, 3, 4),
+          (stride, stride),
+          'SAME',
+          dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      )
+      return actual, expected
+
+    actual, expected = both(x)
     # float32, sums of 75 terms of size 1
-    np.testing.assert_allclose(layer.apply(params, x), expected, atol=2e-6)
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
 class NetworkTest(parameterized.TestCase):

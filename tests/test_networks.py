@@ -46,7 +46,7 @@ def _params(model: networks.Model, *names: str):
   def draw(leaf):
     fan_in = leaf.size / leaf.shape[-1] if leaf.shape else 1.0
     draws = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-    return jnp.asarray(draws, leaf.dtype)
+    return jnp.asarray(draws.astype(leaf.dtype))
 
   return jax.tree.map(draw, shapes)
 
@@ -168,7 +168,7 @@ class CreateModelTest(chex.TestCase):
     x = sigmoid(x @ layers[-1]['kernel'] + layers[-1]['bias'])
     # float32, sums of a few terms of size 1
     np.testing.assert_allclose(
-        model.decode(params, jnp.asarray(z, jnp.float32)),
+        jax.jit(model.decode)(params, z.astype(np.float32)),
         x.reshape(4, 2, 3, 1),
         rtol=1e-5,
         atol=1e-6,
@@ -229,9 +229,10 @@ class CreateModelTest(chex.TestCase):
 
   def test_init_makes_the_named_networks_of_different_weights(self):
     model = networks.create_model((8, 8, 1), _SIZES)
-    params = model.init(jax.random.key(0), ('decoder', 'energy'))
+    init_fn = jax.jit(lambda key: model.init(key, ('decoder', 'energy')))
+    params = init_fn(jax.random.key(0))
     self.assertEqual(set(params), {'decoder', 'energy'})
-    others = model.init(jax.random.key(1), ('decoder', 'energy'))
+    others = init_fn(jax.random.key(1))
     with self.assertRaises(AssertionError):
       chex.assert_trees_all_equal(params, others)
 
@@ -261,8 +262,8 @@ class GaussianEncoderTest(chex.TestCase):
     """The weights with `raw` as the pre-activation of log sigma."""
     weights = dict(self.params['encoder']['params'])
     weights['moments'] = {
-        'kernel': jnp.zeros_like(weights['moments']['kernel']),
-        'bias': jnp.concatenate([jnp.zeros(3), jnp.full(3, raw)]),
+        'kernel': np.zeros_like(weights['moments']['kernel']),
+        'bias': np.array([0.0] * 3 + [raw] * 3, np.float32),
     }
     return {'encoder': {'params': weights}}
 
@@ -276,32 +277,35 @@ class GaussianEncoderTest(chex.TestCase):
       return jnp.sum(logvar)
 
     params = self._with_raw_log_std(raw)
-    std = math.exp(0.5 * float(total(params)) / 6)
+    value, grads = jax.jit(jax.value_and_grad(total))(params)
+    std = math.exp(0.5 * float(value) / 6)
     self.assertBetween(std, math.exp(-5.0), math.exp(1.0))
-    gradient = jax.grad(total)(params)['encoder']['params']['moments']['bias']
+    gradient = np.asarray(grads['encoder']['params']['moments']['bias'])
     gradient = gradient[3:]  # the first three are the mean's
     # 2 images x 2 x 3 (1 - tanh(3)^2) = 0.12; a hard clip has 0
     np.testing.assert_allclose(gradient, 12.0 / np.cosh(3.0) ** 2, rtol=1e-4)
 
   def test_bounds_of_the_scale_are_finite(self):
+    encoder_fn = jax.jit(self.model.modules['encoder'].apply)
     for raw, bound in ((-1e6, -5.0), (1e6, 1.0)):
-      _, logvar = self.model.modules['encoder'].apply(
+      _, logvar = encoder_fn(
           self._with_raw_log_std(raw)['encoder'], _images(1, (8, 8, 1))
       )
       np.testing.assert_allclose(logvar, 2.0 * bound, rtol=1e-6)
 
   def test_particles_are_reparameterised_draws(self):
     images = _images(2, (8, 8, 1))
-    z, mean, logvar = self.model.particles(
-        self.params, images, _keys(2), 4000
+    particles_fn = jax.jit(
+        functools.partial(self.model.particles, num_particles=4000)
+    )
+    z, mean, logvar = jax.device_get(
+        particles_fn(self.params, images, _keys(2))
     )
     # 4000 draws: four standard errors of the mean and of the deviation
     std = np.exp(0.5 * logvar)
     error = 4.0 / math.sqrt(4000)
-    self.assertLess(
-        float(jnp.max(jnp.abs(jnp.mean(z, axis=1) - mean) / std)), error
-    )
-    np.testing.assert_allclose(jnp.std(z, axis=1) / std, 1.0, atol=error)
+    self.assertLess(np.max(np.abs(np.mean(z, axis=1) - mean) / std), error)
+    np.testing.assert_allclose(np.std(z, axis=1) / std, 1.0, atol=error)
 
 
 class ParticlesTest(chex.TestCase):
@@ -312,20 +316,21 @@ class ParticlesTest(chex.TestCase):
     params = _params(model, 'encoder')
     images, keys = _images(4, (8, 8, 1)), _keys(4)
     particles_fn = jax.jit(functools.partial(model.particles, num_particles=3))
-    whole, _, _ = particles_fn(params, images, keys)
+    whole = np.asarray(particles_fn(params, images, keys)[0])
     for rows in (slice(0, 1), slice(1, 4)):
       part, _, _ = particles_fn(params, images[rows], keys[rows])
       # the noise is equal; matmuls of another batch may round differently
       np.testing.assert_allclose(part, whole[rows], rtol=1e-5, atol=1e-6)
     other, _, _ = particles_fn(params, images, _keys(4, seed=1))
-    self.assertGreater(float(jnp.min(jnp.abs(other - whole))), 0.0)
+    self.assertGreater(np.min(np.abs(other - whole)), 0.0)
 
   @parameterized.parameters('gaussian', 'implicit', 'warped')
   def test_particles_of_one_image_differ(self, encoder):
     model = networks.create_model((8, 8, 1), _SIZES, encoder=encoder)
     params = _params(model, 'encoder')
-    z, _, _ = model.particles(params, _images(1, (8, 8, 1)), _keys(1), 2)
-    self.assertGreater(float(jnp.max(jnp.abs(z[:, 0] - z[:, 1]))), 1e-3)
+    particles_fn = jax.jit(functools.partial(model.particles, num_particles=2))
+    z = np.asarray(particles_fn(params, _images(1, (8, 8, 1)), _keys(1))[0])
+    self.assertGreater(np.max(np.abs(z[:, 0] - z[:, 1])), 1e-3)
 
   def test_a_warped_encoder_begins_as_a_gaussian_and_may_be_another(self):
     model = networks.create_model((8, 8, 1), _SIZES, encoder='warped')
@@ -333,27 +338,33 @@ class ParticlesTest(chex.TestCase):
     rng = np.random.default_rng(2)
     noise = rng.normal(size=(2, 4, 3 + 5)).astype(np.float32)
 
-    def spread(params, noise):
-      still = encoder.apply(params, images, jnp.zeros_like(noise))
-      return encoder.apply(params, images, noise) - still
+    encoder_fn = jax.jit(encoder.apply)
 
-    first = model.init(jax.random.key(0), ['encoder'])['encoder']
+    def spread(params, noise):
+      still = encoder_fn(params, images, np.zeros_like(noise))
+      return np.asarray(encoder_fn(params, images, noise)) - np.asarray(still)
+
+    init_fn = jax.jit(lambda key: model.init(key, ['encoder']))
+    first = init_fn(jax.random.key(0))['encoder']
     own = spread(first, noise)
     ratio = own / noise[..., :3]  # the standard deviations of an image
     np.testing.assert_allclose(ratio, ratio[:, :1] + 0 * own, rtol=1e-4)
-    self.assertBetween(float(jnp.exp(jnp.mean(jnp.log(ratio)))), 0.5, 2.0)
-    self.assertGreater(float(jnp.min(ratio)), 0.0)
-    self.assertGreater(float(jnp.max(jnp.abs(ratio[0] - ratio[1]))), 1e-4)
+    self.assertBetween(np.exp(np.mean(np.log(ratio))), 0.5, 2.0)
+    self.assertGreater(np.min(ratio), 0.0)
+    self.assertGreater(np.max(np.abs(ratio[0] - ratio[1])), 1e-4)
     params = _params(model, 'encoder')['encoder']  # its warp is not 0
     bent = spread(params, 2.0 * noise) - 2.0 * spread(params, noise)
-    self.assertGreater(float(jnp.max(jnp.abs(bent))), 1e-2)
-    others = spread(params, noise * (jnp.arange(8) >= 3)[None, None])
-    self.assertGreater(float(jnp.min(jnp.std(others, axis=1))), 1e-3)
+    self.assertGreater(np.max(np.abs(bent)), 1e-2)
+    others = spread(params, noise * (np.arange(8) >= 3)[None, None])
+    self.assertGreater(np.min(np.std(others, axis=1)), 1e-3)
 
   def test_those_of_a_deterministic_encoder_are_its_code(self):
     model = networks.create_model((8, 8, 1), _SIZES, encoder='deterministic')
     params = _params(model, 'encoder')
-    z, mean, _ = model.particles(params, _images(2, (8, 8, 1)), _keys(2), 3)
+    particles_fn = jax.jit(functools.partial(model.particles, num_particles=3))
+    z, mean, _ = jax.device_get(
+        particles_fn(params, _images(2, (8, 8, 1)), _keys(2))
+    )
     for k in range(3):
       np.testing.assert_array_equal(z[:, k], mean)
 
@@ -370,40 +381,48 @@ class LikelihoodTest(chex.TestCase):
     params = _params(model, 'decoder')
     images = np.round(_images(2, (8, 8, 1)) * 255.0) / np.float32(255.0)
     z = np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
-    actual = model.log_likelihood(params, images, z)
+    actual = np.asarray(jax.jit(model.log_likelihood)(params, images, z))
+
+    @jax.jit
+    def one(image, z):
+      logits = model.modules['decoder'].apply(params['decoder'], z)
+      if likelihood == 'bernoulli':
+        return elbo.bernoulli_log_likelihood(logits, image)
+      likelihood_fn = {
+          'gaussian': elbo.gaussian_log_likelihood,
+          'discretized_logistic': elbo.discretized_logistic_log_likelihood,
+      }[likelihood]
+      return likelihood_fn(jax.nn.sigmoid(logits), image, math.log(0.2))
+
     for b in range(2):
       for k in range(3):
-        logits = model.modules['decoder'].apply(params['decoder'], z[b, k])
-        if likelihood == 'bernoulli':
-          expected = elbo.bernoulli_log_likelihood(logits, images[b])
-        else:
-          likelihood_fn = {
-              'gaussian': elbo.gaussian_log_likelihood,
-              'discretized_logistic': elbo.discretized_logistic_log_likelihood,
-          }[likelihood]
-          mean = jax.nn.sigmoid(logits)
-          expected = likelihood_fn(mean, images[b], math.log(0.2))
         # float32, 64 pixels
-        np.testing.assert_allclose(actual[b, k], expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            actual[b, k], one(images[b], z[b, k]), rtol=1e-5
+        )
 
   def test_a_learned_scale_starts_where_it_is_put_and_learns(self):
     fixed = networks.create_model((8, 8, 1), _SIZES, scale=0.2)
     learned = networks.create_model(
         (8, 8, 1), _SIZES, scale=0.2, learn_scale=True
     )
-    params = learned.init(jax.random.key(0), learned.autoencoder_names())
-    images, z = _images(2, (8, 8, 1)), jnp.ones((2, 1, 3))
+    names = learned.autoencoder_names()
+    params = jax.jit(lambda key: learned.init(key, names))(jax.random.key(0))
+    images, z = _images(2, (8, 8, 1)), np.ones((2, 1, 3), np.float32)
     # float32, 64 pixels
     np.testing.assert_allclose(
-        learned.log_likelihood(params, images, z),
-        fixed.log_likelihood(params, images, z),
+        jax.jit(learned.log_likelihood)(params, images, z),
+        jax.jit(fixed.log_likelihood)(params, images, z),
         rtol=1e-6,
     )
-    gradient = jax.grad(
-        lambda scale: jnp.mean(
-            learned.log_likelihood({**params, 'scale': scale}, images, z)
-        )
-    )(params['scale'])
+
+    @jax.jit
+    @jax.grad
+    def grad_fn(scale):
+      scaled = {**params, 'scale': scale}
+      return jnp.mean(learned.log_likelihood(scaled, images, z))
+
+    gradient = grad_fn(params['scale'])
     # images uniform in [0, 1], grey means: residuals of 0.29 > 0.2: wider
     self.assertGreater(float(gradient['params']['log_scale']), 0.0)
 
@@ -413,16 +432,16 @@ class SamplerNetTest(chex.TestCase):
   def test_starts_as_the_identity(self):
     net = networks.SamplerNet(width=16, num_blocks=2)
     noise = jax.random.normal(jax.random.key(1), (7, 3))
-    params = net.init(jax.random.key(0), noise)
-    np.testing.assert_array_equal(net.apply(params, noise), noise)
+    params = jax.jit(net.init)(jax.random.key(0), noise)
+    np.testing.assert_array_equal(jax.jit(net.apply)(params, noise), noise)
 
   def test_the_identity_is_no_trap(self):
     net = networks.SamplerNet(width=16, num_blocks=2)
     noise = jax.random.normal(jax.random.key(1), (7, 3))
-    params = net.init(jax.random.key(0), noise)
+    params = jax.jit(net.init)(jax.random.key(0), noise)
     loss_fn = lambda params: jnp.sum(jnp.square(net.apply(params, noise) - 1.0))
-    grads = jax.grad(loss_fn)(params)
-    largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(grads))
+    grads = jax.jit(jax.grad(loss_fn))(params)
+    largest = max(np.max(np.abs(x)) for x in jax.tree.leaves(grads))
     self.assertGreater(largest, 0.1)
 
 
@@ -430,21 +449,23 @@ class LatentEnergyTest(chex.TestCase):
 
   def test_one_number_for_each_latent(self):
     net = networks.LatentEnergy(width=16, num_blocks=2)
-    u = jax.random.normal(jax.random.key(1), (2, 5, 3))
-    params = net.init(jax.random.key(0), u)
-    values = net.apply(params, u)
+    u = np.asarray(jax.random.normal(jax.random.key(1), (2, 5, 3)))
+    params = jax.jit(net.init)(jax.random.key(0), u)
+    apply_fn = jax.jit(net.apply)
+    values = np.asarray(apply_fn(params, u))
     chex.assert_shape(values, (2, 5))
     # one latent alone has the value it has among others; float32
     np.testing.assert_allclose(
-        net.apply(params, u[1, 3]), values[1, 3], rtol=1e-5, atol=1e-6
+        apply_fn(params, u[1, 3]), values[1, 3], rtol=1e-5, atol=1e-6
     )
 
   def test_smooth_to_the_second_derivative(self):
     # of R1, which differentiates a gradient: a ReLU net has curvature 0
     net = networks.LatentEnergy(width=16, num_blocks=1)
-    params = net.init(jax.random.key(0), jnp.zeros(3))
-    hessian = jax.hessian(lambda u: net.apply(params, u))(jnp.ones(3))
-    self.assertGreater(float(jnp.max(jnp.abs(hessian))), 1e-4)
+    params = jax.jit(net.init)(jax.random.key(0), np.zeros(3, np.float32))
+    hessian_fn = jax.jit(jax.hessian(lambda u: net.apply(params, u)))
+    hessian = hessian_fn(np.ones(3, np.float32))
+    self.assertGreater(np.max(np.abs(hessian)), 1e-4)
 
 
 if __name__ == '__main__':
