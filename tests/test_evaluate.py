@@ -12,7 +12,6 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -42,14 +41,6 @@ def _train(workdir, method='ldc', overrides=None):
   )
   train.train_and_evaluate(config, workdir)
   return config
-
-
-def _untrained(config):
-  """The experiment, its state before the first step, and its functions."""
-  experiment = experiment_lib.create(config)
-  state = experiment.init_state()
-  apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
-  return experiment, state, apply
 
 
 def _without_times(workdir):
@@ -91,6 +82,23 @@ class EvaluateTest(parameterized.TestCase):
       cls.config = _train(cls.workdir)
     cls.left = _without_times(cls.workdir)  # before a test evaluates again
     cls.results = json.loads((cls.workdir / 'results.json').read_text())
+    # of no field of `evaluate`: what differs in these only may share them
+    cls.experiment = experiment_lib.create(cls.config)
+    cls.untrained = cls.experiment.init_state()
+    cls.apply = evaluate.Apply(
+        cls.experiment, cls.untrained, binarize=False, batch_size=50
+    )
+    with checkpoint.Checkpointer(
+        cls.workdir / 'checkpoints', read_only=True
+    ) as checkpointer:
+      template = cls.experiment.abstract_state()
+      cls.trained = checkpointer.restore(template).state
+
+  def _sources(self, config):
+    """What an untrained run would be evaluated on."""
+    return evaluate.make_sources(
+        config, self.experiment, self.apply, jax.random.key(0)
+    )
 
   def test_workdir_holds_the_files_of_the_contract(self):
     for name in (
@@ -169,12 +177,8 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(images.shape, (96, 8, 8, 1))
     self.assertEqual(images.dtype, np.uint8)
     self.assertEqual(latents.dtype, np.float32)
-    experiment = experiment_lib.create(self.config)
-    with checkpoint.Checkpointer(
-        self.workdir / 'checkpoints', read_only=True
-    ) as checkpointer:
-      state = checkpointer.restore(experiment.abstract_state()).state
-    decoded = experiment.model.decode(state.ema_params, jnp.asarray(latents))
+    decode_fn = jax.jit(self.experiment.model.decode)
+    decoded = decode_fn(self.trained.ema_params, latents)
     # 1: rounding to grey levels may differ in the last bit of a float
     np.testing.assert_allclose(np.asarray(decoded) * 255, images, atol=1.0)
 
@@ -227,23 +231,17 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn('validation/loss', self.left['manifest of 8']['metrics'])
 
   def test_nll_is_that_of_a_plain_loop(self):
-    experiment = experiment_lib.create(self.config)
-    with checkpoint.Checkpointer(
-        self.workdir / 'checkpoints', read_only=True
-    ) as checkpointer:
-      restored = checkpointer.restore(experiment.abstract_state())
-    params = restored.state.ema_params
-    images = experiment.dataset.images['test'][:128].astype(np.float32) / 255
-    mean, logvar = experiment.model.modules['encoder'].apply(
-        params['encoder'], images
-    )
-    kl = np.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
+    model, params = self.experiment.model, self.trained.ema_params
+    images = self.experiment.dataset.images['test'][:128]
+    images = images.astype(np.float32) / 255
+    encode_fn = jax.jit(model.modules['encoder'].apply)
+    mean, logvar = jax.device_get(encode_fn(params['encoder'], images))
+    kl = np.mean(jax.jit(jax.vmap(elbo.gaussian_kl))(mean, logvar))
+    decode_fn = jax.jit(model.decode)
     draws = np.random.default_rng(0).normal(size=(64, *mean.shape))
     nll = []
     for noise in draws.astype(np.float32):
-      x = np.asarray(
-          experiment.model.decode(params, mean + np.exp(logvar / 2) * noise)
-      )
+      x = np.asarray(decode_fn(params, mean + np.exp(logvar / 2) * noise))
       scale = self.config.model.scale
       terms = 0.5 * ((images - x) / scale) ** 2
       terms += np.log(scale) + 0.5 * np.log(2 * np.pi)
@@ -329,7 +327,6 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior', 'gaussian')},
     )
-    experiment, _, apply = _untrained(config)
     bad = lambda num, seed: np.full((num, 16), np.nan if seed % 2 else 0.0)
     real_fit = latents.fit
 
@@ -338,9 +335,7 @@ class EvaluateTest(parameterized.TestCase):
 
     with mock.patch.object(latents, 'fit', fit):
       with self.assertLogs('absl', 'WARNING') as logs:
-        sources = evaluate.make_sources(
-            config, experiment, apply, jax.random.key(0)
-        )
+        sources = self._sources(config)
     self.assertIn('gaussian is left out', ' '.join(logs.output))
     self.assertNotIn('gaussian', sources.images)
     self.assertNotIn('gaussian', sources.redraw_fn(1))
@@ -350,10 +345,7 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.num_draws': 3, 'evaluate.samplers': ('prior', 'gmm_10')},
     )
-    experiment, _, apply = _untrained(config)
-    sources = evaluate.make_sources(
-        config, experiment, apply, jax.random.key(0)
-    )
+    sources = self._sources(config)
     draws = [sources.images, sources.redraw_fn(1), sources.redraw_fn(2)]
     laws = {'aggregate', 'generator', 'prior', 'gmm_10'}
     self.assertSetEqual(set(draws[1]), laws)
@@ -372,10 +364,8 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.split': 'validation', 'evaluate.samplers': ()},
     )
-    experiment, state, apply = _untrained(config)
-    sources = evaluate.make_sources(
-        config, experiment, apply, jax.random.key(0)
-    )
+    experiment, state = self.experiment, self.untrained
+    sources = self._sources(config)
     held_out = experiment.dataset.images['validation']
     np.testing.assert_array_equal(sources.test_images, held_out)
     self.assertLen(sources.images['generator'], len(held_out))
@@ -398,30 +388,26 @@ class EvaluateTest(parameterized.TestCase):
   @parameterized.parameters('generate', 'encode')
   def test_latents_that_are_not_finite_are_told(self, name):
     config = config_lib.override(self.config, {'evaluate.samplers': ()})
-    experiment, _, apply = _untrained(config)
-    whole = getattr(apply, name)
+    whole = getattr(self.apply, name)
 
     def broken(*args):
       found = whole(*args)
       (found if name == 'generate' else found[0])[3, 1] = np.inf
       return found
 
-    with mock.patch.object(apply, name, broken):
+    with mock.patch.object(self.apply, name, broken):
       with self.assertRaisesRegex(
           FloatingPointError, r'^1 of \d+ latents \(.*\) are not finite, so'
       ):
-        evaluate.make_sources(config, experiment, apply, jax.random.key(0))
+        self._sources(config)
 
   def test_a_fitted_law_that_is_not_finite_is_left_out(self):
     config = config_lib.override(
         self.config, {'evaluate.samplers': ('prior', 'gaussian')}
     )
-    experiment, _, apply = _untrained(config)
     broken = lambda z, **unused: lambda num, seed: np.full((num, 16), np.nan)
     with mock.patch.dict(latents.SAMPLERS, gaussian=broken):
-      sources = evaluate.make_sources(
-          config, experiment, apply, jax.random.key(0)
-      )
+      sources = self._sources(config)
     self.assertNotIn('gaussian', sources.images)
     self.assertIn('prior', sources.images)
 
@@ -430,12 +416,9 @@ class EvaluateTest(parameterized.TestCase):
         self.config,
         {'evaluate.samplers': ('langevin',), 'evaluate.langevin_steps': 3},
     )
-    experiment, state, apply = _untrained(config)
     fit = mock.Mock(wraps=latent_energy.fit)
     with mock.patch.dict(latents.SAMPLERS, langevin=fit):
-      sources = evaluate.make_sources(
-          config, experiment, apply, jax.random.key(0)
-      )
+      sources = self._sources(config)
     self.assertEqual(fit.call_args.kwargs['num_steps'], 3)
     self.assertEqual(
         sources.latents['langevin'].shape, sources.latents['generator'].shape
@@ -443,15 +426,16 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(sources.images['langevin'].shape[1:], (8, 8, 1))
 
   def test_draws_are_those_of_any_batch_size(self):
-    experiment, state, apply = _untrained(self.config)
-    other = evaluate.Apply(experiment, state, binarize=False, batch_size=32)
-    images = experiment.dataset.images['test'][:70]
+    other = evaluate.Apply(
+        self.experiment, self.untrained, binarize=False, batch_size=32
+    )
+    images = self.experiment.dataset.images['test'][:70]
     key = jax.random.key(0)
     for draw_fn in (
         lambda apply: apply.encode(images, key).z,
         lambda apply: apply.generate(70, key),
     ):
-      z = draw_fn(apply)
+      z = draw_fn(self.apply)
       np.testing.assert_allclose(z, draw_fn(other), rtol=1e-4, atol=1e-5)
       self.assertGreater(np.std(z[:20] - z[50:]), 0.1)  # none twice
 
@@ -487,21 +471,21 @@ class MethodsTest(parameterized.TestCase):
     results = self._results('vamp')
     model, params = self.experiment.model, self.state.ema_params
     images = self.experiment.dataset.images['test'][:128] / np.float32(255)
-    mean, logvar = model.modules['encoder'].apply(params['encoder'], images)
+    encode_fn = jax.jit(model.modules['encoder'].apply)
+    mean, logvar = jax.device_get(encode_fn(params['encoder'], images))
     inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
-    components = model.modules['encoder'].apply(params['encoder'], inputs)
+    components = encode_fn(params['encoder'], inputs)
     noise = np.random.default_rng(0).normal(size=(64, *mean.shape))
     z = mean + np.exp(0.5 * logvar) * noise.astype(np.float32)  # [64, N, D]
-    log_prior = jax.vmap(
+    log_prior_fn = jax.vmap(
         jax.vmap(elbo.mixture_log_prob, (0, None, None)), (0, None, None)
-    )(z, *components)
+    )
+    log_prior = jax.jit(log_prior_fn)(z, *components)
     log_posterior = -0.5 * np.sum(noise**2 + logvar, axis=-1)
     log_posterior -= 0.5 * z.shape[-1] * np.log(2 * np.pi)
     kl = np.mean(log_posterior - log_prior, axis=1)  # of each draw
     likelihood_fn = jax.jit(lambda z: model.log_likelihood(params, images, z))
-    reconstruction = [
-        -np.mean(likelihood_fn(draw[:, None])) for draw in jnp.asarray(z)
-    ]
+    reconstruction = [-np.mean(likelihood_fn(draw[:, None])) for draw in z]
     bounds = np.asarray(reconstruction) + kl
     # 8 and 64 draws of each of 128 posteriors, as in the plain loop above
     self.assertAlmostEqual(
@@ -523,8 +507,10 @@ class MethodsTest(parameterized.TestCase):
     keys = step_lib.image_keys(jax.random.key(0), 50, None, 50)
     padded = np.zeros((50, 8, 8, 1), np.float32)
     padded[:20] = images[50:] / np.float32(255)
-    chains = experiment.method.encode(
-        state.ema_params, state.stats, padded, keys
+    chains = np.asarray(
+        jax.jit(experiment.method.encode)(
+            state.ema_params, state.stats, padded, keys
+        )
     )
     for actual, wanted in (
         (posterior.z, chains[:, 0]), (posterior.mean, np.mean(chains, axis=1))
