@@ -92,10 +92,10 @@ class ConvolveTest(parameterized.TestCase):
       return jnp.sum(weights * jnp.square(y))
 
     grad_fn = jax.jit(jax.grad(loss_fn, argnums=(0, 1)), static_argnums=2)
-    native = grad_fn(x, kernel, 'native')
-    subpixel = grad_fn(x, kernel, 'subpixel')
+    native = jax.device_get(grad_fn(x, kernel, 'native'))
+    subpixel = jax.device_get(grad_fn(x, kernel, 'subpixel'))
     with absltest.mock.patch.object(convolution, '_COST_OF_A_NUMBER', cost):
-      patches = grad_fn(x, kernel, 'patches')
+      patches = jax.device_get(grad_fn(x, kernel, 'patches'))
     for grads in (subpixel, patches):
       for a, b in zip(grads, native):
         # float32, sums of up to 240 terms
@@ -163,7 +163,7 @@ class ConvolveTest(parameterized.TestCase):
     rounded = function(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     self.assertEqual(rounded.dtype, jnp.bfloat16)
     # 8 bits of x, the kernel and the result, and of 4 partial sums
-    error = np.abs(rounded.astype(np.float32) - exact)
+    error = np.abs(np.asarray(rounded, np.float32) - np.asarray(exact))
     self.assertLess(np.max(error), 7 * 2.0**-8 * np.max(np.abs(exact)))
     self.assertGreater(np.max(error), 1e-4)
 
@@ -182,13 +182,14 @@ class ModulesTest(parameterized.TestCase):
     )
     flax = pair[1](3, (4, 4), strides=(2, 2), padding='SAME', dtype=dtype)
     x = _normal(0, 2, 8, 6, 5)
-    params = ours.init(jax.random.key(0), x)
-    chex.assert_trees_all_equal(params, flax.init(jax.random.key(0), x))
+    key = jax.random.key(0)
+    params = jax.jit(ours.init)(key, x)
+    chex.assert_trees_all_equal(params, jax.jit(flax.init)(key, x))
     # float32: 80 terms; bfloat16: 8 bits of a result of size 2, of its parts
     atol = 1e-5 if dtype == jnp.float32 else 0.05
     np.testing.assert_allclose(
-        ours.apply(params, x).astype(np.float32),
-        flax.apply(params, x).astype(np.float32),
+        np.asarray(jax.jit(ours.apply)(params, x), np.float32),
+        np.asarray(jax.jit(flax.apply)(params, x), np.float32),
         atol=atol,
     )
 

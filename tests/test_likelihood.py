@@ -49,12 +49,13 @@ def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
       _SHAPE, sizes, encoder=encoder, likelihood=likelihood_name, scale=scale
   )
   images = np.random.default_rng(0).integers(0, 256, (4, *_SHAPE), np.uint8)
-  params = model.init(jax.random.key(0), model.autoencoder_names())
+  init_fn = jax.jit(lambda key: model.init(key, model.autoencoder_names()))
+  params = init_fn(jax.random.key(0))
   if encoder == 'gaussian':
     # q(z|x) = N(0, I), which finds the broad posteriors of few pixels
-    weights = jax.tree.map(jnp.zeros_like, params['encoder']['params'])
-    log_std = weights['moments']['bias'].at[_LATENT_SIZE:]
-    weights['moments']['bias'] = log_std.set(np.arctanh(2.0 / 3.0))  # of 3
+    weights = jax.tree.map(np.zeros_like, params['encoder']['params'])
+    log_std = weights['moments']['bias'][_LATENT_SIZE:]
+    log_std[:] = np.arctanh(2.0 / 3.0)  # of 3
     params['encoder'] = {'params': weights}
   experiment = _Experiment(model, _Method(**method), _Dataset({'test': images}))
   return experiment, _State(params)
@@ -64,12 +65,16 @@ def _evidence(experiment, state):
   """Mean log p(x) under N(0, I), from 20,000 of its draws."""
   z = jax.random.normal(jax.random.key(1), (20_000, _LATENT_SIZE))
   images = experiment.dataset.images['test'].astype(np.float32) / 255
-  log_likelihoods = experiment.model.log_likelihood(
-      state.ema_params, images, jnp.tile(z[None], (len(images), 1, 1))
-  )
-  return float(
-      np.mean(jax.vmap(elbo.importance_weighted_bound)(log_likelihoods))
-  )
+
+  @jax.jit
+  def evidence(params):
+    log_likelihoods = experiment.model.log_likelihood(
+        params, images, jnp.tile(z[None], (len(images), 1, 1))
+    )
+    bounds = jax.vmap(elbo.importance_weighted_bound)(log_likelihoods)
+    return jnp.mean(bounds)
+
+  return float(evidence(state.ema_params))
 
 
 def _config(**fields):
@@ -183,8 +188,9 @@ class SimulateTest(parameterized.TestCase):
     draw = lambda key: likelihood._simulate(
         experiment.model, state.ema_params, z, key
     )
-    images = jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000))
-    mean = experiment.model.decode(state.ema_params, z)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    images = jax.jit(jax.vmap(draw))(keys)
+    mean = jax.jit(experiment.model.decode)(state.ema_params, z)
     return np.asarray(images), np.asarray(mean)
 
   def test_binary_pixels_have_the_mean(self):

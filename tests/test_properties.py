@@ -80,12 +80,14 @@ class LikelihoodTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*_LIKELIHOODS.items())
   def test_is_a_finite_scalar_whatever_the_network_says(self, fn):
+    grad_fn = jax.jit(jax.grad(fn))
+
     @_given(_images())
     def check(pair):
       value = fn(*pair)
       self.assertEqual((value.shape, value.dtype), ((), jnp.float32))
       self.assertTrue(np.isfinite(value), value)
-      self.assertTrue(np.isfinite(jax.grad(fn)(*pair)).all())
+      self.assertTrue(np.isfinite(grad_fn(*pair)).all())
     check()
 
   @parameterized.parameters('bernoulli', 'logistic')
@@ -129,15 +131,15 @@ class BoundTest(parameterized.TestCase):
       st.floats(-1e3, 1e3, width=32),
   )
   def test_importance_weights_lie_between_mean_and_largest(self, weights, by):
-    bound = float(elbo.importance_weighted_bound(weights))
+    bound_fn = jax.jit(elbo.importance_weighted_bound)
+    bound = float(bound_fn(weights))
     slack = 1e-5 * np.max(np.abs(weights)) + 1e-5  # float32
     self.assertLessEqual(bound, np.max(weights) + slack)
     self.assertGreaterEqual(bound, np.mean(weights) - slack)
-    moved = elbo.importance_weighted_bound(weights + np.float32(by))
+    moved = bound_fn(weights + np.float32(by))
     np.testing.assert_allclose(moved, bound + by, rtol=1e-5, atol=1e-2)
     np.testing.assert_allclose(
-        elbo.importance_weighted_bound(weights[::-1]), bound, rtol=1e-6,
-        atol=1e-6,
+        bound_fn(weights[::-1]), bound, rtol=1e-6, atol=1e-6
     )
 
   def test_one_importance_weight_is_the_bound(self):
@@ -191,7 +193,7 @@ class EnergyTest(parameterized.TestCase):
   def test_contrastive_loss_knows_sets_not_orders(self, one, two):
     aggregate, samples = one[0][:, :1], two[0][:, :1]
     fn = lambda x: jnp.sum(jnp.sin(x))
-    loss = lambda a, s: energy.contrastive_loss(fn, a, s, 0.5)
+    loss = jax.jit(lambda a, s: energy.contrastive_loss(fn, a, s, 0.5))
     value, terms = loss(aggregate, samples)
     turned, _ = loss(aggregate[::-1], samples[::-1])
     np.testing.assert_allclose(turned, value, rtol=1e-5, atol=1e-5)
@@ -211,14 +213,20 @@ _BANDWIDTHS = [
 
 
 @jax.jit
-def _stein_gradient(particles, targets):
-  """The gradient of the mean energy |z - t|^2 / 2 through Stein particles."""
+def _stein_particles(particles, targets):
+  """They, and the gradient through them of the mean of |z - t|^2 / 2."""
 
   def loss(z):
     z = svgd.stein_particles(z, _KERNELS['rbf'], off_diagonal=True)
-    return 0.5 * jnp.mean(jnp.sum(jnp.square(z - targets), axis=-1))
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(z - targets), axis=-1)), z
 
-  return jax.grad(loss)(particles)
+  gradient, same = jax.grad(loss, has_aux=True)(particles)
+  return same, gradient
+
+
+_rbf_direction = jax.jit(functools.partial(
+    svgd.svgd_direction, kernel=_KERNELS['rbf'], off_diagonal=True
+))
 
 
 class DirectionTest(parameterized.TestCase):
@@ -293,12 +301,14 @@ class DirectionTest(parameterized.TestCase):
 
   @parameterized.parameters('rbf', 'imq', 'multi_scale')
   def test_coincident_particles_share_their_mean_score(self, name):
+    direction_fn = jax.jit(functools.partial(
+        svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=False
+    ))
+
     @_given(_arrays(3), _arrays((4, 3)))
     def check(point, scores):
       particles = np.tile(point, (4, 1))
-      phi = svgd.svgd_direction(
-          particles, scores, _KERNELS[name], off_diagonal=False
-      )
+      phi = direction_fn(particles, scores)
       expected = np.tile(scores.mean(axis=0), (4, 1))
       # atol: 1e-7 of rounding in the centre, over a bandwidth of 1e-8
       np.testing.assert_allclose(phi, expected, atol=1e-4, rtol=1e-4)
@@ -306,11 +316,13 @@ class DirectionTest(parameterized.TestCase):
 
   @parameterized.parameters('rbf', 'imq', 'multi_scale')
   def test_a_lone_particle_climbs_its_score(self, name):
+    direction_fn = jax.jit(functools.partial(
+        svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=False
+    ))
+
     @_given(_arrays((1, 3)), _arrays((1, 3)))
     def check(particle, score):
-      phi = svgd.svgd_direction(
-          particle, score, _KERNELS[name], off_diagonal=False
-      )
+      phi = direction_fn(particle, score)
       np.testing.assert_allclose(phi, score, rtol=1e-6)
     check()
     with self.assertRaisesRegex(ValueError, 'needs 2 particles, got 1'):
@@ -332,17 +344,14 @@ class DirectionTest(parameterized.TestCase):
   @_given(_sets(least=2))
   def test_stein_particles_change_the_gradient_only(self, pair):
     particles, targets = pair
-    same = svgd.stein_particles(particles, _KERNELS['rbf'], off_diagonal=True)
+    same, gradient = _stein_particles(particles, targets)
     np.testing.assert_array_equal(same, particles)
-    phi = svgd.svgd_direction(
-        particles, targets - particles, _KERNELS['rbf'], off_diagonal=True
-    )
+    phi = np.asarray(_rbf_direction(particles, targets - particles))
     scale = max(1.0, np.abs(phi).max())
     np.testing.assert_allclose(
-        _stein_gradient(particles, targets), -phi / len(particles),
-        atol=1e-5 * scale,
+        gradient, -phi / len(particles), atol=1e-5 * scale
     )
-    bad = _stein_gradient(_with_nan(particles), targets)
+    _, bad = _stein_particles(_with_nan(particles), targets)
     self.assertTrue(np.isnan(bad).any(axis=1).all())
 
 
@@ -443,12 +452,14 @@ class LatentTest(parameterized.TestCase):
     far = float(latent.mmd(x, x + 1e6))
     self.assertAlmostEqual(far, 2.0, delta=1e-5)
 
+  _sliced_wasserstein = staticmethod(jax.jit(functools.partial(
+      latent.sliced_wasserstein, num_projections=8
+  )))
+
   @_given(_arrays((5, 3)), _arrays((4, 3)))
   def test_sliced_wasserstein_is_a_distance_of_sets(self, x, y):
-    fn = jax.jit(functools.partial(
-        latent.sliced_wasserstein, key=jax.random.key(0), num_projections=8
-    ))
-    distance = lambda x, y: float(fn(x, y))
+    key = jax.random.key(0)
+    distance = lambda x, y: float(self._sliced_wasserstein(x, y, key))
     value = distance(x, y)
     self.assertGreaterEqual(value, 0.0)
     self.assertAlmostEqual(distance(y, x), value, delta=1e-4)
