@@ -31,7 +31,7 @@ def keys(batch_size: int, seed: int = 1) -> jax.Array:
 
 
 def run(objective_fn, weights, *args):
-  """(loss, (metrics, updates)) and the gradient by all of `weights`.
+  """(loss, (metrics, updates)) and the gradient by `weights`, in NumPy.
 
   Args:
     objective_fn: Of a phase, see `objectives.base`.
@@ -44,7 +44,7 @@ def run(objective_fn, weights, *args):
     loss_fn = lambda weights: objective_fn(weights, *args)
     return jax.value_and_grad(loss_fn, has_aux=True)(weights)
 
-  return value_and_grad(weights)
+  return jax.device_get(value_and_grad(weights))
 
 
 def norm(tree) -> float:

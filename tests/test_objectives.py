@@ -88,8 +88,8 @@ def _moments(seed: int = 3) -> dict[str, jax.Array]:
   """Running moments of means other than 0 and deviations other than 1."""
   z = np.random.default_rng(seed).normal(size=(32, 2, 3)) * [0.5, 1.0, 2.0]
   z += [1.0, 0.0, -1.0]
-  z = jnp.asarray(z.reshape(-1, 3), jnp.float32)
-  return moments.update(moments.init(3), z, 0.9)
+  z = z.reshape(-1, 3).astype(np.float32)
+  return jax.jit(moments.update)(moments.init(3), z, 0.9)
 
 
 class VaeTest(chex.TestCase):
@@ -173,7 +173,7 @@ class LdcAutoencoderTest(chex.TestCase):
       )
 
     context = context or _context()
-    return run(params, {**context, 'axis_name': 0})
+    return jax.device_get(run(params, {**context, 'axis_name': 0}))
 
   def _by_hand(self, model, params, weight=0.0, running=None, **fields):
     """Encoder: -1/(BK) sum J' phi. Decoder: lambda E grad(-log p)."""
@@ -280,11 +280,13 @@ class LdcAutoencoderTest(chex.TestCase):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
     _, (metrics, updates) = self._grad(model, params)
-    mean, logvar = model.modules['encoder'].apply(params['encoder'], _images())
+    encode_fn = jax.jit(model.modules['encoder'].apply)
+    mean, logvar = jax.device_get(encode_fn(params['encoder'], _images()))
     kl = 0.5 * np.sum(mean**2 + np.exp(logvar) - 1.0 - logvar, axis=1)
     z = updates['latents']
     chex.assert_shape(z, (_BATCH, _PARTICLES, 3))
-    reconstruction = -np.mean(model.log_likelihood(params, _images(), z))
+    likelihood_fn = jax.jit(model.log_likelihood)
+    reconstruction = -np.mean(likelihood_fn(params, _images(), z))
     # float32
     np.testing.assert_allclose(metrics['kl'], np.mean(kl), rtol=1e-5)
     np.testing.assert_allclose(
@@ -436,9 +438,8 @@ class LdcLatentTest(chex.TestCase):
         self.model, 'encoder', 'decoder', 'sampler', 'energy'
     )
     rng = np.random.default_rng(5)
-    self.latents = jnp.asarray(
-        rng.normal(size=(_BATCH, _PARTICLES, 3)) + 0.5, jnp.float32
-    )
+    latents = rng.normal(size=(_BATCH, _PARTICLES, 3)) + 0.5
+    self.latents = latents.astype(np.float32)
     self.context = _context(latents=self.latents, stats={'latents': _moments()})
 
   def _grad(self, context=None, argnums=0, **fields):
@@ -452,9 +453,8 @@ class LdcLatentTest(chex.TestCase):
       full = {**arrays, 'latents': latents, 'axis_name': None}
       return objective_fn(params, _images(), _keys(), full)
 
-    return jax.jit(jax.grad(loss_fn, argnums=argnums, has_aux=True))(
-        self.params, arrays['latents']
-    )
+    grad_fn = jax.jit(jax.grad(loss_fn, argnums=argnums, has_aux=True))
+    return jax.device_get(grad_fn(self.params, arrays['latents']))
 
   def _aggregate(self, columns):
     """Standardised latents [B g, D] of the chosen particles."""
@@ -464,12 +464,16 @@ class LdcLatentTest(chex.TestCase):
 
   def _sampler(self, group=1):
     """Samples [B g, D], and the function that pulls a cotangent back."""
-    noise = [jax.random.normal(key, (group, 3)) for key in _keys()]
-    noise = jnp.concatenate(noise)
-    return jax.vjp(
-        lambda params: self.model.modules['sampler'].apply(params, noise),
-        self.params['sampler'],
-    )
+    noise = jax.vmap(lambda key: jax.random.normal(key, (group, 3)))(_keys())
+    noise = noise.reshape(-1, 3)
+    apply_fn = jax.jit(self.model.modules['sampler'].apply)
+
+    @jax.jit
+    def pull_back(cotangent):
+      sampler_fn = lambda params: apply_fn(params, noise)
+      return jax.vjp(sampler_fn, self.params['sampler'])[1](cotangent)
+
+    return apply_fn(self.params['sampler'], noise), pull_back
 
   def _energy_fn(self, params, u):
     return self.model.modules['energy'].apply(params, u)
@@ -505,9 +509,10 @@ class LdcLatentTest(chex.TestCase):
   def test_without_svgd_it_descends_the_energy(self):
     grads, _ = self._grad(sampler_svgd=False)
     u, pull_back = self._sampler()
-    gradient = jax.grad(
+    grad_fn = jax.grad(
         lambda u: jnp.mean(self._energy_fn(self.params['energy'], u))
-    )(u)
+    )
+    gradient = jax.jit(grad_fn)(u)
     (expected,) = pull_back(gradient)
     # float32 sums of 4 particles
     chex.assert_trees_all_close(
@@ -661,10 +666,11 @@ class LdcCreateTest(chex.TestCase):
     model = _model()
     method = ldc.create(model, **_LDC_FIELDS)
     params = _params(model, 'sampler')
-    z = method.generate(params, {'latents': _moments()}, _keys())
-    noise = jnp.stack([jax.random.normal(key, (3,)) for key in _keys()])
-    u = model.modules['sampler'].apply(params['sampler'], noise)
-    mean, std = moments.mean_and_std(_moments())
+    generate_fn = jax.jit(method.generate)
+    z = generate_fn(params, {'latents': _moments()}, _keys())
+    noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(_keys())
+    u = jax.jit(model.modules['sampler'].apply)(params['sampler'], noise)
+    mean, std, u = jax.device_get((*moments.mean_and_std(_moments()), u))
     # float32
     np.testing.assert_allclose(z, mean + std * u, rtol=1e-5, atol=1e-6)
 

@@ -65,7 +65,7 @@ def _run(method, params, phase=0, **context):
 
 def _reconstruction(model, params, z) -> float:
   """-log N(x; D(z), scale^2) in NumPy, the mean over images."""
-  decoded = np.asarray(model.decode(params, z))
+  decoded = np.asarray(jax.jit(model.decode)(params, z))
   residual = (_images() - decoded) / _SCALE
   terms = 0.5 * residual**2 + math.log(_SCALE * math.sqrt(2 * math.pi))
   return float(np.mean(np.sum(terms, axis=(1, 2, 3))))
@@ -78,7 +78,7 @@ class AeTest(chex.TestCase):
     params = _params(model, 'encoder', 'decoder')
     method = ae.create(model, moments_decay=0.9)
     (loss, (metrics, updates)), grads = _run(method, params)
-    z = model.modules['encoder'].apply(params['encoder'], _images())
+    z = jax.jit(model.modules['encoder'].apply)(params['encoder'], _images())
     # float32 sums of 16 pixels
     np.testing.assert_allclose(
         loss, _reconstruction(model, params, z), rtol=1e-5
@@ -94,10 +94,11 @@ class AeTest(chex.TestCase):
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(500, _DIM)) @ rng.normal(size=(_DIM, _DIM)) + 1.0
     codes[:, 2] = 3.0  # an unused dimension
-    codes = jnp.asarray(codes, jnp.float32)
-    stats = {'latents': moments.update(moments.init(_DIM), codes, 0.0)}
+    codes = codes.astype(np.float32)
+    update_fn = jax.jit(moments.update)
+    stats = {'latents': update_fn(moments.init(_DIM), codes, 0.0)}
     keys = jax.random.split(jax.random.key(0), 4000)
-    z = np.asarray(method.generate({}, stats, keys))
+    z = np.asarray(jax.jit(method.generate)({}, stats, keys))
     error = 4.0 / math.sqrt(4000)  # four standard errors, in deviations
     std = np.std(codes, axis=0)
     np.testing.assert_array_less(
@@ -150,6 +151,7 @@ class RaeTest(chex.TestCase):
     matrix = np.random.default_rng(0).normal(size=(_DIM, 5)).astype(np.float32)
     decode_fn = lambda z: z @ matrix + 1.0
     directions = jax.random.normal(jax.random.key(0), (20_000, _DIM))
+    directions = np.asarray(directions)
     penalty_fn = functools.partial(rae_gp.gradient_penalty, decode_fn)
     values = jax.jit(jax.vmap(penalty_fn, (None, 0)))(
         jnp.ones(_DIM), directions
@@ -181,11 +183,12 @@ class RaeTest(chex.TestCase):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32
     # by finite differences along the same directions
     directions = base.draw_normal(base.fold_in(_keys(), 1), (_DIM,))
-    step = 1e-2
-    slopes = (
-        model.decode(params, z + step * directions)
-        - model.decode(params, z - step * directions)
-    ) / (2.0 * step)
+    directions, step = np.asarray(directions), 1e-2
+    decode_fn = jax.jit(model.decode)
+    after, before = jax.device_get(
+        [decode_fn(params, z + sign * step * directions) for sign in (1, -1)]
+    )
+    slopes = (after - before) / (2.0 * step)
     # central differences: an error of order step^2
     np.testing.assert_allclose(
         metrics['gradient_penalty'],
@@ -244,9 +247,10 @@ class MmdTest(chex.TestCase):
     params = _params(model, 'encoder', 'decoder')
     method = info_vae.create(model, alpha=alpha, mmd_scaling=scaling)
     (loss, (metrics, _)), _ = _run(method, params)
-    mean, logvar = model.modules['encoder'].apply(params['encoder'], _images())
-    noise = base.draw_normal(_keys(), (1, _DIM))[:, 0]
-    z = np.asarray(mean + np.exp(0.5 * logvar) * noise)
+    encode_fn = jax.jit(model.modules['encoder'].apply)
+    mean, logvar = jax.device_get(encode_fn(params['encoder'], _images()))
+    noise = np.asarray(base.draw_normal(_keys(), (1, _DIM)))[:, 0]
+    z = mean + np.exp(0.5 * logvar) * noise
     kl = 0.5 * np.mean(np.sum(mean**2 + np.exp(logvar) - 1 - logvar, axis=1))
     mmd = _mmd_loop(z, self._draws())
     expected = _reconstruction(model, params, z)
@@ -299,10 +303,11 @@ class AaeTest(chex.TestCase):
 
   def _logits(self, z):
     net = self.model.modules['discriminator']
-    return np.asarray(net.apply(self.params['discriminator'], z))
+    return np.asarray(jax.jit(net.apply)(self.params['discriminator'], z))
 
   def test_discriminator_is_undecided_at_first(self):
-    fresh = self.model.init(jax.random.key(0), ('discriminator',))
+    init_fn = jax.jit(lambda key: self.model.init(key, ('discriminator',)))
+    fresh = init_fn(jax.random.key(0))
     latents = jax.random.normal(jax.random.key(1), (_BATCH, 1, _DIM))
     (loss, (metrics, _)), grads = _run(
         self.method, fresh, phase=1, latents=latents
@@ -313,7 +318,8 @@ class AaeTest(chex.TestCase):
     self.assertGreater(_norm(grads), 1e-3)  # and learns
 
   def test_discriminator_loss_is_a_cross_entropy(self):
-    latents = jax.random.normal(jax.random.key(1), (_BATCH, 1, _DIM)) + 1.0
+    latents = jax.random.normal(jax.random.key(1), (_BATCH, 1, _DIM))
+    latents = np.asarray(latents) + np.float32(1.0)
     (loss, (metrics, _)), grads = _run(
         self.method, self.params, phase=1, latents=latents
     )
