@@ -64,3 +64,20 @@ def quick_classifier() -> contextlib.AbstractContextManager[None]:
       static_argnums=(0, 1),
       donate_argnums=(2, 3),
   )
+
+
+def train_judge(spec: str) -> None:
+  """Leaves the feature classifier of a config's data in the cache.
+
+  A run in a process of its own would train it for twice as long, with a program
+  that is compiled quickly, and other tests would wait for it.
+
+  Args:
+    spec: Of the config.
+  """
+  from ldc_vae import classifier
+  from ldc_vae import config as config_lib
+  from ldc_vae import experiment
+
+  with quick_classifier():
+    classifier.load_or_train(experiment.load_dataset(config_lib.load(spec)))

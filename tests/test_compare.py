@@ -24,6 +24,7 @@ from ldc_vae import jobs
 from ldc_vae import main
 from ldc_vae import measures
 from ldc_vae import writer
+from tests import device_case
 
 _SPEC = 'configs/digits.py,debug'
 _STEPS = 24  # of a run of it
@@ -377,6 +378,10 @@ class FailureTest(parameterized.TestCase):
 
 class CommandTest(parameterized.TestCase):
   """The real thing, at its smallest."""
+
+  def setUp(self):
+    super().setUp()
+    device_case.train_judge('configs/digits.py:vae,debug')
 
   def test_runs_are_those_of_train(self):
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
