@@ -29,8 +29,10 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
 
 # Files that take long come first, so that no process ends with one of them.
 _LONG = (
-    'torture', 'processes', 'evaluate', 'train', 'step', 'objectives',
-    'experiment', 'classifier', 'benchmarks', 'latent_energy', 'networks',
+    'processes', 'evaluate', 'torture', 'objectives', 'step', 'train',
+    'benchmarks', 'experiment', 'classifier', 'compare', 'latent_energy',
+    'svgd', 'networks', 'objectives_bounds', 'figures', 'speed_benchmarks',
+    'bad_input', 'two_stage',
 )
 
 

@@ -736,15 +736,14 @@ def _train_ring(
     average = optax.incremental_update(params, average, 0.005)
     return (params, average, opt_state), None
 
-  init_fn = jax.jit(lambda key: model.init(key, latent_phase.trains))
-  params = init_fn(init_key)
-  start = params, params, jax.jit(tx.init)(params)
+  params = model.init(init_key, latent_phase.trains)
+  start = params, params, tx.init(params)
   (_, average, _), _ = jax.jit(
       lambda start: jax.lax.scan(body, start, jnp.arange(num_updates)),
       compiler_options=device_case.OPTIMISED,
   )(start)
   keys = jax.random.split(sample_key, 10_000)
-  return np.asarray(jax.jit(method.generate)(average, stats, keys))
+  return np.asarray(method.generate(average, stats, keys))
 
 
 def _ring_masses(z: np.ndarray) -> tuple[np.ndarray, float]:
