@@ -32,7 +32,11 @@ from ldc_vae import train
 from ldc_vae import writer
 from tests import device_case
 
-_OVERRIDES = {'train.num_steps': 8, 'evaluate.num_samples': 96}
+_OVERRIDES = {
+    'train.num_steps': 8,
+    'train.checkpoint_every': 4,
+    'evaluate.num_samples': 96,
+}
 
 
 def _train(workdir, method='ldc', overrides=None):
