@@ -48,12 +48,12 @@ def _dataset(size: int = 8, channels: int = 1, **fields) -> datasets.Dataset:
 
 
 class _FewStepsTest(parameterized.TestCase):
-  """Trains for 20 steps."""
+  """Trains for 5 steps."""
 
   def setUp(self):
     super().setUp()
     self.enter_context(
-        absltest.mock.patch.multiple(classifier, _MIN_STEPS=20, _NUM_EPOCHS=1)
+        absltest.mock.patch.multiple(classifier, _MIN_STEPS=5, _NUM_EPOCHS=1)
     )
     self.cache_dir = pathlib.Path(
         self.enter_context(tempfile.TemporaryDirectory())
@@ -166,7 +166,7 @@ class ClassifierTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.dataset = _dataset()
-    with absltest.mock.patch.object(classifier, '_MIN_STEPS', 20):
+    with absltest.mock.patch.object(classifier, '_MIN_STEPS', 5):
       cls.model = classifier.train(cls.dataset, seed=0)
 
   def test_bytes_and_floats_are_one_image(self):
@@ -264,7 +264,8 @@ class LoadOrTrainTest(_FewStepsTest):
     chex.assert_trees_all_equal(first.params, again.params)
 
   def test_colour_images_learn(self):
-    model, _ = self.load_or_train(_dataset(size=16, channels=3))
+    with absltest.mock.patch.object(classifier, '_MIN_STEPS', 20):
+      model, _ = self.load_or_train(_dataset(size=16, channels=3))
     self.assertGreater(model.test_accuracy, 0.9)
 
   def test_another_seed_is_another_classifier(self):
