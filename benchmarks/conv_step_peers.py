@@ -12,9 +12,6 @@ import json
 import math
 import os
 import platform
-import sys
-import tempfile
-import time
 
 import numpy as np
 from pythae.data import datasets
@@ -23,7 +20,6 @@ from pythae.models import VAEConfig
 from pythae.models.base import base_utils
 from pythae.models.nn import BaseDecoder
 from pythae.models.nn import BaseEncoder
-from pythae.trainers import BaseTrainerConfig
 import torch
 from torch import nn
 from torch.nn import functional
@@ -128,53 +124,15 @@ def count_multiply_adds(model, image):
   return total
 
 
-def train_bare(model, images, batch_size, answers):
-  """Answers each line of stdin with the seconds of an epoch in a bare loop."""
-  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-  model.train()
-  for _ in sys.stdin:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    losses = []
-    for batch in images.split(batch_size):
-      optimizer.zero_grad()
-      loss = model(datasets.DatasetOutput(data=batch)).loss
-      loss.backward()
-      optimizer.step()
-      losses.append(loss.detach())
-    loss = float(torch.stack(losses).mean())
-    answer = {
-        'seconds': time.perf_counter() - start,
-        'cpu_seconds': time.process_time() - cpu_start,
-        'loss': loss,
-    }
-    print(json.dumps(answer), file=answers, flush=True)
-
-
-def train_by_pythae(model, images, batch_size, answers):
-  """The same by Pythae's trainer."""
-  with tempfile.TemporaryDirectory() as folder:
-    trainer = vae_epoch_pythae.Trainer(
-        answers,
-        model=model,
-        train_dataset=datasets.BaseDataset(images, torch.ones(len(images))),
-        training_config=BaseTrainerConfig(
-            output_dir=folder,
-            num_epochs=1_000_000,  # until stdin ends
-            per_device_train_batch_size=batch_size,
-            learning_rate=1e-3,
-            no_cuda=True,
-        ),
-    )
-    trainer.train()
-
-
 def main() -> None:
   """Describes itself, then trains."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--images', required=True)
   parser.add_argument('--batch_size', type=int, required=True)
   parser.add_argument('--channels', required=True)
-  parser.add_argument('--trainer', choices=('torch', 'pythae'), required=True)
+  parser.add_argument(
+      '--trainer', choices=sorted(vae_epoch_pythae.TRAINERS), required=True
+  )
   parser.add_argument('--channels_last', action='store_true')
   args = parser.parse_args()
   answers = os.fdopen(os.dup(1), 'w')
@@ -199,7 +157,7 @@ def main() -> None:
       'versions': versions,
   }
   print(json.dumps(description), file=answers, flush=True)
-  train = train_bare if args.trainer == 'torch' else train_by_pythae
+  train = vae_epoch_pythae.TRAINERS[args.trainer]
   train(model, images, args.batch_size, answers)
 
 

@@ -1,10 +1,12 @@
-"""Seconds of one training epoch of a VAE: this project beside Pythae.
+"""Seconds of one training epoch: this project beside Pythae and PyTorch.
 
 python benchmarks/vae_epoch.py --peer_python=PYTHON_WITH_PYTHAE --data=synthetic
 
-Both train a 784-512-16 MLP on the same images on the CPU, in turn, each in a
+All train a 784-512-16 MLP on the same images on the CPU, in turn, each in a
 process of its own that stays alive. What is compared is the ratio within a
-turn, which a busy machine disturbs less than the seconds.
+turn, which a busy machine disturbs less than the seconds. `--method=iwae` has
+K posterior samples for each image in all of them; `ldc`, which no peer has, is
+put beside their IWAE with as many samples as it has particles.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from ldc_vae import writer
 BATCH_SIZE = 128
 NUM_IMAGES = 60_000
 LIKELIHOODS = ('gaussian', 'bernoulli')  # Pythae's mse and bce
+METHODS = ('vae', 'iwae', 'ldc')
 
 # Threads of the one library may spin for a while after its turn.
 _PAUSE_SECONDS = 0.5
@@ -217,15 +220,19 @@ def run(
     *,
     likelihood: str,
     rounds: int,
+    method: str = 'vae',
+    num_samples: int = 1,
     pause_seconds: float = _PAUSE_SECONDS,
 ) -> dict:
   """Starts the workers, measures, and describes everything.
 
   Args:
-    commands: The worker to start by name, ours first, then the peer's.
+    commands: The worker to start by name, ours first, then the peers'.
     images: uint8, shape [N, H, W, C].
     likelihood: One of LIKELIHOODS.
     rounds: Timed epochs of each.
+    method: One of METHODS.
+    num_samples: K, of each image.
     pause_seconds: Between two epochs.
 
   Returns:
@@ -239,6 +246,8 @@ def run(
         f'--images={folder / "images.npy"}',
         f'--batch_size={BATCH_SIZE}',
         f'--likelihood={likelihood}',
+        f'--method={method}',
+        f'--num_samples={num_samples}',
     )
     with contextlib.ExitStack() as stack:
       workers = {}
@@ -251,24 +260,29 @@ def run(
       {name: [epoch[key] for epoch in epochs[name]] for name in workers}
       for key in ('seconds', 'cpu_seconds')
   ]
-  ratios = paired_ratios(*seconds.values())
-  ratio_name = ' / '.join(workers)
   summary = {name: summarise(values) for name, values in seconds.items()}
-  summary[ratio_name] = summarise(ratios)
-  ours, peer = workers
+  ours, *peers = workers
   floors = [epoch.get('matmul_seconds') for epoch in epochs[ours]]
   if None not in floors:
     summary['matmuls alone'] = summarise(floors)
-    summary[f'matmuls / {peer}'] = summarise(
-        paired_ratios(floors, seconds[peer])
+  ratios = {}
+  for peer in peers:
+    ratios[peer] = paired_ratios(seconds[ours], seconds[peer])
+    summary[f'{ours} / {peer}'] = summarise(ratios[peer])
+    if None not in floors:
+      summary[f'matmuls / {peer}'] = summarise(
+          paired_ratios(floors, seconds[peer])
+      )
+    summary[f'{ours} / {peer}, CPU'] = summarise(
+        paired_ratios(cpu_seconds[ours], cpu_seconds[peer])
     )
-  cpu_ratios = paired_ratios(*cpu_seconds.values())
-  summary[f'{ratio_name}, CPU'] = summarise(cpu_ratios)
   return {
       'config': {
           'images': len(images),
           'batch_size': BATCH_SIZE,
           'likelihood': likelihood,
+          'method': method,
+          'num_samples': num_samples,
           'rounds': rounds,
       },
       'seeds': [0],
@@ -300,6 +314,14 @@ def main(argv: Sequence[str]) -> int:
       help='of a pixel; the Gaussian has variance 1',
   )
   parser.add_argument(
+      '--method', choices=METHODS, default='vae',
+      help="ours; the peers' is iwae for ldc",
+  )
+  parser.add_argument(
+      '--num_samples', type=common.positive, default=8,
+      help='posterior samples or particles of each image; a vae has 1',
+  )
+  parser.add_argument(
       '--rounds', type=common.positive, default=5, help='timed epochs of each'
   )
   parser.add_argument(
@@ -310,13 +332,17 @@ def main(argv: Sequence[str]) -> int:
   folder = pathlib.Path(__file__).resolve().parent
   commands = {
       'ldc_vae': (sys.executable, str(folder / 'vae_epoch_ldc_vae.py')),
-      'pythae': (args.peer_python, str(folder / 'vae_epoch_pythae.py')),
   }
+  for trainer in ('pythae', 'torch'):
+    script = str(folder / 'vae_epoch_pythae.py')
+    commands[trainer] = (args.peer_python, script, f'--trainer={trainer}')
   result = run(
       commands,
       load_images(args.data, args.data_dir),
       likelihood=args.likelihood,
       rounds=args.rounds,
+      method=args.method,
+      num_samples=1 if args.method == 'vae' else args.num_samples,
   )
   result['config']['data'] = args.data
   print(format_table(result))

@@ -1,6 +1,6 @@
 """The worker of vae_epoch.py that trains with this project.
 
-It takes the path of a run: `configs/mnist.py:vae`, `datasets.train_batches`,
+It takes the path of a run: `configs/mnist.py`, `datasets.train_batches`,
 `step.train_step` under `pmap_train_step`, and the loop of `ldc_vae.train` with
 its progress bar and its reading of the metrics, without validation, checkpoints
 and files.
@@ -8,6 +8,7 @@ and files.
 
 import argparse
 from collections.abc import Callable, Mapping
+import functools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import writer
 
 _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
+_SAMPLES = {'iwae': 'num_samples', 'ldc': 'num_particles'}  # K's field
 _MAX_IN_FLIGHT, _MAX_SECONDS_IN_FLIGHT = 8, 1.0  # as in ldc_vae.train
 
 
@@ -35,6 +37,9 @@ def make_epoch_fn(
     batch_size: int,
     likelihood: str,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    method_name: str = 'vae',
+    num_samples: int = 1,
 ):
   """Returns a function that trains one epoch and goes on where it ended.
 
@@ -43,14 +48,20 @@ def make_epoch_fn(
     batch_size: Images per step.
     likelihood: 'gaussian' with variance 1, or 'bernoulli'.
     overrides: Fields of the config, by dotted name.
+    method_name: 'vae', 'iwae' or 'ldc'.
+    num_samples: K, posterior samples or particles of each image; 1 for 'vae'.
 
   Returns:
     `() -> loss`, the mean of the epoch's logged steps in nats per image; as in
     Pythae's, without the Gaussian's normaliser.
   """
+  fields = {}
+  if method_name in _SAMPLES:
+    fields[f'objective.{_SAMPLES[method_name]}'] = num_samples
   config = config_lib.load(
-      'configs/mnist.py:vae',
+      f'configs/mnist.py:{method_name}',
       {
+          **fields,
           'model.hidden_sizes': (_WIDTH,),
           'model.latent_size': _LATENTS,
           'model.likelihood': likelihood,
@@ -108,18 +119,25 @@ def make_epoch_fn(
   return run_epoch
 
 
-def make_floor_fn(batch_size: int, num_pixels: int, width: int, latents: int):
+def make_floor_fn(
+    batch_size: int,
+    num_pixels: int,
+    width: int,
+    latents: int,
+    num_samples: int = 1,
+):
   """Returns a function that times the matrix products of a step, and no more.
 
-  They are the products of a step with one posterior sample, forward and
-  backward: of the four layers of weights, and of the three inputs of layers
-  that are not the images.
+  They are the products of encoder and decoder, forward and backward: of the
+  four layers of weights, and of the three inputs of layers that are not the
+  images.
 
   Args:
     batch_size: B.
     num_pixels: Of an image.
     width: Of the hidden layers.
     latents: D.
+    num_samples: K, which the decoder sees of each image.
 
   Returns:
     `(steps) -> seconds`.
@@ -128,11 +146,12 @@ def make_floor_fn(batch_size: int, num_pixels: int, width: int, latents: int):
       (num_pixels, width), (width, 2 * latents),
       (latents, width), (width, num_pixels),
   )
-  key = jax.random.key(0)
-  weights = [jax.random.normal(key, shape) for shape in layers]
-  inputs = [jax.random.normal(key, (batch_size, rows)) for rows, _ in layers]
+  counts = 2 * (batch_size,) + 2 * (batch_size * num_samples,)
+  draw = functools.partial(jax.random.normal, jax.random.key(0))
+  weights = [draw(shape) for shape in layers]
+  inputs = [draw((count, rows)) for count, (rows, _) in zip(counts, layers)]
   grads = [
-      jax.random.normal(key, (batch_size, columns)) for _, columns in layers
+      draw((count, columns)) for count, (_, columns) in zip(counts, layers)
   ]
 
   @jax.jit
@@ -203,13 +222,25 @@ def main() -> None:
   parser.add_argument('--images', required=True)
   parser.add_argument('--batch_size', type=int, required=True)
   parser.add_argument('--likelihood', required=True)
+  parser.add_argument('--method', required=True)
+  parser.add_argument('--num_samples', type=int, required=True)
   args = parser.parse_args()
   file = answers_file()
   processes.keep_freed_memory()  # as ldc_vae.main does
   images = np.load(args.images, mmap_mode='r')
-  run_epoch = make_epoch_fn(images, args.batch_size, args.likelihood)
+  run_epoch = make_epoch_fn(
+      images,
+      args.batch_size,
+      args.likelihood,
+      method_name=args.method,
+      num_samples=args.num_samples,
+  )
   run_floor = make_floor_fn(
-      args.batch_size, math.prod(images.shape[1:]), _WIDTH, _LATENTS
+      args.batch_size,
+      math.prod(images.shape[1:]),
+      _WIDTH,
+      _LATENTS,
+      args.num_samples,
   )
   steps = len(images) // args.batch_size
   answer(

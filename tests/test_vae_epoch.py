@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import numpy as np
 
 from benchmarks import vae_epoch
@@ -26,7 +27,7 @@ def _fake(scale):
   return (sys.executable, '-c', _FAKE % scale)
 
 
-def _run(commands, num_images=256, rounds=3):
+def _run(commands, num_images=256, rounds=3, **kwargs):
   images = np.random.default_rng(0).integers(
       0, 256, size=(num_images, 28, 28, 1), dtype=np.uint8
   )
@@ -36,17 +37,18 @@ def _run(commands, num_images=256, rounds=3):
       likelihood='gaussian',
       rounds=rounds,
       pause_seconds=0.0,
+      **kwargs,
   )
 
 
-class RunTest(absltest.TestCase):
+class RunTest(parameterized.TestCase):
 
   def test_ratios_pair_the_epochs_of_a_turn(self):
     result = _run({'a': _fake(1.0), 'b': _fake(4.0)})
     # the first epoch, which takes 0 s here, is not counted
     seconds = [epoch['seconds'] for epoch in result['epochs']['b']]
     self.assertEqual(seconds, [4.0, 8.0, 12.0])
-    self.assertEqual(result['ratios'], [0.25, 0.25, 0.25])
+    self.assertEqual(result['ratios'], {'b': [0.25, 0.25, 0.25]})
     self.assertEqual(
         result['summary']['a'], {'min': 1.0, 'median': 2.0, 'max': 3.0}
     )
@@ -59,9 +61,22 @@ class RunTest(absltest.TestCase):
     self.assertEqual(starts, ['a', 'b', 'a / b', 'a / b, CPU'])
     self.assertEndsWith(lines[1], '2.000   3.000    7.00')
 
-  def test_our_worker_trains(self):
+  def test_each_peer_has_its_ratio(self):
+    result = _run({'a': _fake(1.0), 'b': _fake(4.0), 'c': _fake(2.0)})
+    self.assertEqual(result['ratios']['c'], [0.5, 0.5, 0.5])
+    self.assertEqual(result['summary']['a / c']['median'], 0.5)
+    self.assertEqual(result['summary']['a / b, CPU']['median'], 0.25)
+
+  @parameterized.parameters(('vae', 1), ('iwae', 3), ('ldc', 3))
+  def test_our_worker_trains(self, method, num_samples):
     command = (sys.executable, str(_FOLDER / 'vae_epoch_ldc_vae.py'))
-    result = _run({'ours': command, 'peer': _fake(1.0)}, num_images=1280)
+    result = _run(
+        {'ours': command, 'peer': _fake(1.0)},
+        num_images=1280,
+        method=method,
+        num_samples=num_samples,
+    )
+    self.assertEqual(result['config']['num_samples'], num_samples)
     first, *_, last = [each['loss'] for each in result['epochs']['ours']]
     self.assertLess(last, first)
     self.assertGreater(result['summary']['ours']['min'], 0.0)
