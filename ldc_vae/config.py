@@ -49,6 +49,7 @@ METHOD_ENCODERS = {
 }
 SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
 BANDWIDTH_RULES = ('mean', 'median')
+_TINY = 2.0**-126  # the least float32 with all its digits
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
 LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
@@ -768,11 +769,11 @@ def _is_number(x: Any) -> bool:
 
 
 def _is_bandwidth(x: Any) -> bool:
-  """True for 'mean', 'median' and a positive number, as text or not."""
+  """True for 'mean', 'median' and a positive float32, as text or not."""
   if x in BANDWIDTH_RULES:
     return True
   try:
-    return not isinstance(x, bool) and 0 < float(x) < math.inf
+    return not isinstance(x, bool) and _TINY <= float(x) < math.inf
   except (TypeError, ValueError):
     return False
 

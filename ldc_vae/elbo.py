@@ -61,7 +61,9 @@ def discretized_logistic_log_likelihood(
 ) -> Array:
   """log probability of 256 grey levels under a logistic with open end bins.
 
-  Kingma et al. (2016), https://arxiv.org/abs/1606.04934, appendix C.
+  Salimans et al. (2017), https://arxiv.org/abs/1701.05517, eq. 2, of one
+  logistic; Kingma et al. (2016), https://arxiv.org/abs/1606.04934, had it from
+  a level to the next instead of around it.
 
   Args:
     mean: Shape [H, W, C], in the units of the image.

@@ -93,7 +93,7 @@ def learning_rate_schedule(
   Args:
     name: 'cosine' or 'constant'.
     peak: The rate after warm-up.
-    warmup_steps: Updates of the warm-up, from 0.
+    warmup_steps: Updates of the warm-up, from 0; at most half of all.
     num_steps: Updates in all.
     final_fraction: Of the peak, where the cosine ends.
 
@@ -268,7 +268,7 @@ def train_step(
     txs: Optimisers by network name.
     num_steps: Train steps in all, for `progress`.
     log_every: The norms of the gradients, a tenth of a small step's time, are
-      taken in logged steps only (see `is_logged`) and are NaN in the others;
+      taken in logged steps only (see `is_logged`) and are -1 in the others;
       where updates may be skipped, they are taken in every step.
     ema_decay: Of the evaluated weights, in [0, 1).
     binarize: Draw binary images from the grey ones.
@@ -457,7 +457,7 @@ def _phase_update(
       with_norms,
       lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
       # no norm, and no NaN, which JAX_DEBUG_NANS would take for a failure
-      lambda: {name: jnp.full((), -1.0) for name in phase.trains},
+      lambda: {name: jnp.full((), -1.0, jnp.float32) for name in phase.trains},
   )
   metrics.update({f'{health.GRAD_NORM}{name}': x for name, x in norms.items()})
   params, opt_state = dict(params), dict(opt_state)

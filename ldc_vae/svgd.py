@@ -37,6 +37,9 @@ BANDWIDTH_FLOOR = 1e-8
 _BLOCK_NUMBERS = {'cpu': 2**21}
 _OTHER_BLOCK_NUMBERS = 2**26
 
+# A median of distances in units of their mean, of which only rounding is left.
+_COINCIDENT = 1e-6
+
 # Rows of a block at least, below which the products become slow.
 _MIN_BLOCK_ROWS = 64
 
@@ -91,8 +94,10 @@ def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
 def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   """Median squared distance over pairs i < j / log(n + 1); O(n^2 (D + log n)).
 
-  It sorts, which in a batch costs 8 to 50 times the direction itself; prefer
-  `mean_bandwidth`. With half of all pairs coincident it falls to the floor.
+  It holds and sorts all n^2 distances, whatever the blocks of a direction,
+  which in a batch costs 8 to 50 times the direction itself; prefer
+  `mean_bandwidth`. That is what it returns where half of all pairs coincide:
+  a kernel as wide as rounding would push them apart by what rounding left.
 
   Args:
     particles: Shape [n, D], n >= 2.
@@ -108,7 +113,11 @@ def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   centred = particles - jnp.mean(particles, axis=0, keepdims=True)
   distances = squared_distances(centred, centred)
   median = jnp.median(distances[jnp.triu_indices(n, k=1)])
-  return jax.lax.stop_gradient(jnp.maximum(median / jnp.log(n + 1.0), floor))
+  h, mean = median / jnp.log(n + 1.0), mean_bandwidth(particles, floor)
+  coincide = h <= _COINCIDENT * mean
+  return jax.lax.stop_gradient(
+      jnp.where(coincide, mean, jnp.maximum(h, floor))
+  )
 
 
 def make_bandwidth_fn(
@@ -127,7 +136,7 @@ def make_bandwidth_fn(
     A function of the particles [n, D].
 
   Raises:
-    ValueError: `bandwidth` is neither.
+    ValueError: `bandwidth` is neither, or less than float32 holds.
   """
   rules = {'mean': mean_bandwidth, 'median': median_bandwidth}
   if bandwidth in rules:
@@ -137,10 +146,10 @@ def make_bandwidth_fn(
     h = float(bandwidth)
   except (TypeError, ValueError):
     h = 0.0
-  if not 0.0 < h < float('inf'):
+  if not float(jnp.finfo(jnp.float32).tiny) <= h < float('inf'):
     raise ValueError(
         f"bandwidth={bandwidth!r} is neither 'mean', 'median' nor a positive"
-        ' number'
+        ' number of float32'
     )
   return lambda particles: jnp.asarray(h, particles.dtype)
 
@@ -172,12 +181,6 @@ def squared_distances(x: Array, y: Array) -> Array:
   norms_x = jnp.sum(jnp.square(x), axis=1)[:, None]
   norms_y = jnp.sum(jnp.square(y), axis=1)[None, :]
   return -jnp.minimum(products - norms_x - norms_y, 0.0)
-
-
-def exact_squared_distances(x: Array, y: Array) -> Array:
-  """Pairwise |x_i - y_j|^2 from differences: tight clusters far apart."""
-  chex.assert_rank([x, y], 2)
-  return jnp.sum(jnp.square(x[:, None, :] - y[None, :, :]), axis=-1)
 
 
 def rbf_kernel(x: Array, y: Array, bandwidth: Array | float) -> Array:
@@ -259,28 +262,34 @@ def rbf(
     factor: float = 1.0,
     exact: bool = False,
 ) -> Kernel:
-  """`rbf_kernel` in matmul form: 4 n^2 D multiply-adds and n^2 exponentials.
+  """`rbf_kernel` in matmul form: 2 n^2 D multiply-adds and n^2 exponentials.
 
   Args:
     bandwidth: 'mean', 'median' or a positive number.
     floor: The least bandwidth of a rule.
     factor: Multiplies the bandwidth of a rule.
-    exact: Distances from differences, for tight clusters far apart; O(mnD)
-      memory.
+    exact: Distances and repulsion from differences, for tight clusters far
+      apart; O(mnD) memory.
 
   Returns:
     A kernel for `svgd_direction`.
   """
-  distances_fn = _make_distances_fn(exact)
+  bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
+  if exact:
+
+    def profile(distances, h):
+      values = jnp.exp(-distances)
+      return values, 2.0 / h * values
+
+    return _radial(profile, bandwidth_fn, exact)
 
   def contract(queries, particles, scores, mask, h, temperature):
-    values = _masked(jnp.exp(-distances_fn(queries, particles, h)), mask)
+    values = _masked(jnp.exp(-_distances(queries, particles, h)), mask)
     # grad_x k(x, y) = (2/h) (y - x) k folds into the one product with K.
     weight = 2.0 * temperature / h
     pulled = _matmul(values, scores - weight * particles)
     return pulled + weight * queries * _row_sums(values)
 
-  bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
   return Kernel(bandwidth_fn, contract, centred=True)
 
 
@@ -328,7 +337,11 @@ def linear(
     floor: float = BANDWIDTH_FLOOR,
     factor: float = 1.0,
 ) -> Kernel:
-  """`linear_kernel` in matmul form; it sees only two moments."""
+  """`linear_kernel` in matmul form; it sees only two moments.
+
+  Its repulsion does not vanish between particles that coincide, or of a lone
+  one, whose h by a rule says nothing: h is then 1.
+  """
 
   def contract(queries, particles, scores, mask, h, temperature):
     values = _masked(_matmul(queries, particles.T) / h + 1.0, mask)
@@ -338,7 +351,12 @@ def linear(
       count = jnp.sum(mask, axis=1, keepdims=True)
     return _matmul(values, scores) + temperature * count * queries / h
 
-  bandwidth_fn = make_bandwidth_fn(bandwidth, floor, factor)
+  rule_fn = make_bandwidth_fn(bandwidth, floor, factor)
+
+  def bandwidth_fn(particles):
+    h = rule_fn(particles)
+    return jnp.where(h > floor, h, 1.0) if isinstance(bandwidth, str) else h
+
   return Kernel(bandwidth_fn, contract, centred=False)
 
 
@@ -384,8 +402,8 @@ def choose_block(
 ) -> tuple[int, int]:
   """The part of the kernel matrix that is computed at a time.
 
-  As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, not
-  fewer than 64, in blocks of one size. On a CPU all rows of up to 1,448
+  As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, or 64 if
+  that is more, split into blocks of one size. On a CPU all rows of up to 1,448
   particles, 1,024 of 2,048, 512 of 4,096; of more, at most 2,048 at a time.
 
   Args:
@@ -437,7 +455,7 @@ def svgd_direction(
     off_diagonal: Leave out j = i: for amortised particles. Needs n >= 2.
     temperature: T >= 0, of the repulsion; at T < 1 the fixed point is p^(1/T).
     block_size: Rows of all particles computed at a time; memory is then
-      O(n * block_size). None for `choose_block`.
+      O(n * block_size), but for the median rule. None for `choose_block`.
     queries: The rows of `particles` whose direction is wanted, shape [m, D];
       None for all.
     first_query: The index in `particles` of the first query.
@@ -531,7 +549,7 @@ def stein_particles(
   chex.assert_scalar_non_negative(particles.ndim - 2)
   if axis_name is not None:
     chex.assert_rank(particles, 2)
-  temperature = jnp.asarray(temperature, jnp.float32)
+  temperature = jnp.asarray(temperature, _at_least_float32(particles))
   return _stein_particles(
       particles, temperature, kernel, off_diagonal, block_size, axis_name
   )
@@ -635,9 +653,10 @@ def _stein_backward(
   particles, temperature = residuals
   n, dim = particles.shape[-2:]
   count = particles.size // dim
-  # float32 also where the network computes in bfloat16: scores are differences
-  z = particles.reshape(-1, n, dim).astype(jnp.float32)
-  scores = -count * cotangent.reshape(-1, n, dim).astype(jnp.float32)
+  # also where the network computes in bfloat16: scores are differences
+  dtype = _at_least_float32(particles)
+  z = particles.reshape(-1, n, dim).astype(dtype)
+  scores = -count * cotangent.reshape(-1, n, dim).astype(dtype)
   direction_fn = functools.partial(
       svgd_direction,
       kernel=kernel,
@@ -664,32 +683,38 @@ def _stein_backward(
 _stein_particles.defvjp(_stein_forward, _stein_backward)
 
 
+def _at_least_float32(x: Array) -> jnp.dtype:
+  """What the directions of particles are computed in."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def _radial(profile, bandwidth_fn, exact) -> Kernel:
   """A kernel from `profile(|x-y|^2 / h, h) -> (k, w)`, grad_x k = w (y-x)."""
-  distances_fn = _make_distances_fn(exact)
 
   def contract(queries, particles, scores, mask, h, temperature):
-    values, slopes = profile(distances_fn(queries, particles, h), h)
+    if exact:
+      differences = queries[:, None, :] - particles[None, :, :]
+      distances = jnp.sum(jnp.square(differences), axis=-1) / h
+    else:
+      distances = _distances(queries, particles, h)
+    values, slopes = profile(distances, h)
     values, slopes = _masked(values, mask), _masked(slopes, mask)
-    repulsion = queries * _row_sums(slopes) - _matmul(slopes, particles)
+    if exact:
+      repulsion = jnp.sum(slopes[:, :, None] * differences, axis=1)
+    else:
+      repulsion = queries * _row_sums(slopes) - _matmul(slopes, particles)
     return _matmul(values, scores) + temperature * repulsion
 
-  return Kernel(bandwidth_fn, contract, centred=True)
+  # of centred particles the differences would be those of rounded ones
+  return Kernel(bandwidth_fn, contract, centred=not exact)
 
 
-def _make_distances_fn(exact: bool):
-  """Returns `(x [m, D], y [n, D], h) -> |x_i - y_j|^2 / h` of shape [m, n]."""
-
-  def distances(x, y, h):
-    if exact:
-      unit = jax.lax.rsqrt(h)
-      return exact_squared_distances(unit * x, unit * y)
-    # `squared_distances` with h on one side: m D products, no m n divisions
-    squares = jnp.sum(jnp.square(x), axis=1)[:, None] / h
-    squares += jnp.sum(jnp.square(y), axis=1)[None, :] / h
-    return jnp.maximum(squares - _matmul(x * (2.0 / h), y.T), 0.0)
-
-  return distances
+def _distances(x: Array, y: Array, h: Array) -> Array:
+  """|x_i - y_j|^2 / h of x [m, D] and y [n, D]; shape [m, n]."""
+  # `squared_distances` with h on one side: m D products, no m n divisions
+  squares = jnp.sum(jnp.square(x), axis=1)[:, None] / h
+  squares += jnp.sum(jnp.square(y), axis=1)[None, :] / h
+  return jnp.maximum(squares - _matmul(x * (2.0 / h), y.T), 0.0)
 
 
 def _row_sums(values: Array) -> Array:

@@ -453,6 +453,7 @@ for _field, _value, _remedy in (
     ('objective.bandwidth_factor', 0, 'use more than 0'),
     ('objective.sampler_bandwidth_factor', 0, 'use more than 0'),
     ('objective.bandwidth', 'wide', 'use mean, median, or a positive'),
+    ('objective.bandwidth', 1e-40, 'use mean, median, or a positive'),
     ('model.latent_size', 0, 'use 1 or more'),
     ('model.sampler_blocks', 0, 'use 1 or more'),
     ('model.scale', 0, 'use more than 0'),

@@ -104,6 +104,21 @@ class MomentsTest(chex.TestCase):
     self.assertTrue(np.all(np.isfinite(actual)))
     np.testing.assert_allclose(np.std(actual[:, 8:], axis=0), 1.0, atol=0.4)
 
+  def test_narrow_directions_beside_a_wide_one_stay_finite(self):
+    for seed in range(5):
+      rng = np.random.default_rng(seed)
+      axis = rng.normal(size=(1, 16))
+      running = moments.init(16)
+      for _ in range(20):
+        z = 30.0 * rng.normal(size=(256, 1)) * axis
+        z += 0.0067 * rng.normal(size=(256, 16))
+        running = moments.update(running, jnp.asarray(z, jnp.float32), 0.9)
+      root = np.asarray(moments.root(running))
+      _, covariance = moments.mean_and_covariance(running)
+      np.testing.assert_allclose(  # float32, and 1e-6 of all variances
+          root @ root.T, covariance, atol=3e-6 * np.trace(covariance)
+      )
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -365,6 +365,23 @@ class ShardedStepTest(chex.TestCase):
     for leaf in jax.tree.leaves((state.params, state.opt_state)):
       self.assertTrue(leaf.is_deleted())
 
+  @parameterized.parameters('vae', 'learned')
+  def test_traces_where_float64_is_enabled(self, name):
+    method, txs, train_step = _setup(name, 'adam')
+    with jax.enable_x64(True):
+      state = jax.eval_shape(
+          lambda: step_lib.create_train_state(
+              jax.random.key(0), _model(name), method, txs
+          )
+      )
+      after, _ = jax.eval_shape(
+          functools.partial(train_step, axis_name=None),
+          state,
+          _images(),
+          jax.random.key(5),
+      )
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
   def test_fresh_averages_are_copies(self):
     state = _create_state('vae', 'sgd')
     pairs = zip(

@@ -13,6 +13,8 @@ Array = jax.Array
 _MIN_STD = 1e-3
 # Of a squared mean: what float32 leaves of it in a difference of moments.
 _ROUNDING = 1e-5
+# Of the sum of all variances: what it leaves of a narrow direction beside them.
+_ROUNDING_OF_SUMS = 1e-6
 
 
 def init(latent_size: int) -> dict[str, Array]:
@@ -78,8 +80,10 @@ def widen(moments: dict[str, Array], covariance: Array) -> dict[str, Array]:
 def root(moments: dict[str, Array]) -> Array:
   """Cholesky factor L [D, D] of the covariance, L L^T; I before any update."""
   mean, covariance = mean_and_covariance(moments)
-  # a covariance that is lost in the rounding has no root otherwise
+  # a covariance that is lost in the rounding has no root otherwise: in that of
+  # the mean's square, or of the widest directions where others are narrow
   floor = _MIN_STD**2 + _ROUNDING * jnp.square(mean)
+  floor += _ROUNDING_OF_SUMS * jnp.trace(covariance)
   return jnp.linalg.cholesky(covariance + jnp.diag(floor))
 
 
