@@ -114,6 +114,9 @@ make_environment() {
   if is_current "$root" "$venv" "$wanted"; then
     return  # another process made it while this one waited
   fi
+  if [[ -e $venv && ! -d $venv ]]; then
+    fail "$venv is a file; set LDC_VAE_VENV to a folder"
+  fi
   if [[ -d $venv && ! -f $venv/$marker_name && -n $(ls -A "$venv") ]]; then
     fail "$venv exists and was not made here; remove it, or set LDC_VAE_VENV" \
       "to another folder"

@@ -27,8 +27,12 @@ _FORMAT = 1  # of the cache; a change makes every entry stale
 
 def cache_dir() -> pathlib.Path:
   """$LDC_VAE_CACHE or ~/.cache/ldc_vae."""
-  given = os.environ.get('LDC_VAE_CACHE')
-  return pathlib.Path(given or '~/.cache/ldc_vae').expanduser().absolute()
+  return expand(os.environ.get('LDC_VAE_CACHE') or '~/.cache/ldc_vae')
+
+
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+  """An absolute path; the ~ of a user whom nobody knows stays."""
+  return pathlib.Path(os.path.expanduser(path)).absolute()
 
 
 def load_or_write(
@@ -109,7 +113,8 @@ def fingerprint_of(files: Iterable[pathlib.Path]) -> str:
   digest = hashlib.sha256()
   for path in sorted(files):
     stat = path.stat()
-    digest.update(f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
+    digest.update(os.fsencode(path))  # a name need not be UTF-8
+    digest.update(f'\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
   return digest.hexdigest()
 
 

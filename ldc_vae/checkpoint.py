@@ -310,6 +310,11 @@ class Checkpointer:
         },
     ) as manager:
       manager.save(step, args=ocp.args.Composite(**items), force=True)
+    path = self._directory / str(step)
+    if payload and not (path / 'state/manifest.ocdbt').is_file():
+      # tensorstore takes some names for patterns, and finds nothing to keep
+      shutil.rmtree(path)
+      raise OSError('tensorstore has kept nothing below a name like this')
     shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
   def _find(

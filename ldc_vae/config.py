@@ -7,6 +7,7 @@ and the remedy.
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import difflib
 import fnmatch
 import importlib.metadata
@@ -337,8 +338,35 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
         'the record has no group "config", as config.json has; restore it'
     )
   config = config_dict.ConfigDict(_with_added(_revive(record['config'])))
+  _check_fields(flatten(config))
   validate(config)
   return config.lock()
+
+
+def _check_fields(values: Mapping[str, Any]) -> None:
+  """Raises a `ConfigError` unless the fields are those of this version."""
+  method = values.get('objective.name')
+  if method not in METHOD_ENCODERS:
+    raise ConfigError(
+        f'config.objective.name={_show(method)} is unknown; known:'
+        f' {", ".join(METHOD_ENCODERS)}'
+    )
+  with _run_files():
+    from configs import default
+  own = flatten(default.create(method))
+  for name in own:
+    if name not in values:
+      raise ConfigError(f'config.{name} is missing; restore it')
+  for name, value in values.items():
+    if name not in own:
+      raise ConfigError(
+          f'config.{name} is no field of this version; use the one that wrote'
+          ' it'
+      )
+    if type(own[name]) is int and type(value) is not int:
+      raise ConfigError(
+          f'config.{name}={_show(value)} is no whole number; restore it'
+      )
 
 
 def public(config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -458,17 +486,20 @@ def _execute(
     path: pathlib.Path, arg: str, spec: str
 ) -> config_dict.ConfigDict:
   """Returns `get_config(arg)` of a run file."""
-  added = str(ROOT) not in sys.path  # a run file imports `configs.default`
-  if added:
-    sys.path.append(str(ROOT))
+  if path.suffix != '.py':
+    raise ConfigError(
+        f'--config={spec}: {path} is no run file; name one that ends in .py, as'
+        ' configs/digits.py (a trained run is named by --workdir)'
+    )
   try:
     module_spec = importlib.util.spec_from_file_location('_run_file', path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    get_config = getattr(module, 'get_config', None)
-    if get_config is None:
-      raise ConfigError('it does not define get_config(arg)')
-    config = get_config(arg)
+    with _run_files():
+      module_spec.loader.exec_module(module)
+      get_config = getattr(module, 'get_config', None)
+      if get_config is None:
+        raise ConfigError('it does not define get_config(arg)')
+      config = get_config(arg)
     if not isinstance(config, config_dict.ConfigDict):
       raise ConfigError(
           f'get_config returned {type(config).__name__}, not a ConfigDict'
@@ -483,6 +514,16 @@ def _execute(
         f'--config={spec}: {path}{line} raised {type(error).__name__}:'
         f' {message}'
     ) from error
+
+
+@contextlib.contextmanager
+def _run_files() -> Iterator[None]:
+  """Makes `configs` importable, as a run file expects it."""
+  added = str(ROOT) not in sys.path
+  if added:
+    sys.path.append(str(ROOT))
+  try:
+    yield
   finally:
     if added:
       sys.path.remove(str(ROOT))

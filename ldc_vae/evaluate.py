@@ -7,8 +7,10 @@ throughout.
 """
 
 from collections.abc import Mapping
+import math
 import os
 import pathlib
+import shutil
 import time
 from typing import Any, NamedTuple
 
@@ -287,6 +289,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
       f' host: {jobs.num_cores()}'
   )
 
+  # an evaluation that stops from here on leaves none rather than another's
+  (workdir / 'results.json').unlink(missing_ok=True)
   writer.write_npz(
       workdir / 'samples.npz',
       images=sources.images['generator'],
@@ -300,6 +304,22 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   _log(results)
   processes.barrier('evaluated', results)
   return results
+
+
+def _check_room(num_samples, model, output) -> None:
+  """Raises a ValueError where samples fit neither the memory nor the disk."""
+  wanted = num_samples * (
+      math.prod(model.image_shape) + 4 * model.latent_size
+  )
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  free = shutil.disk_usage(output.absolute().parent).free
+  # in memory they are there twice while batches are joined
+  if 2 * wanted > memory or wanted > free:
+    raise ValueError(
+        f'--num_samples={num_samples} makes {wanted:,} bytes, of which this'
+        f' machine has {memory // 2:,} in half of its memory and {free:,} on'
+        f' the disk of {output}: draw fewer at a time'
+    )
 
 
 def sample(
@@ -321,6 +341,7 @@ def sample(
   Raises:
     FloatingPointError: A latent is not finite.
     OSError: No checkpoint, or a file cannot be read or written.
+    ValueError: So many samples have no room.
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   writer.check_writable(output)
@@ -329,6 +350,7 @@ def sample(
   if not processes.is_first():
     processes.barrier('sampled')
     return
+  _check_room(num_samples, experiment.model, output)
   key = jax.random.fold_in(experiment.key, 2**31 + 3)
   z = apply.generate(num_samples, key)
   _require_finite({'generator': z})

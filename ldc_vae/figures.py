@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import textwrap
+import warnings
 
 import matplotlib
 from matplotlib import axes as mpl_axes
@@ -451,7 +452,7 @@ def training_curves(
     ]
     if any(_is_long(y) for q in quantities.values() for _, y in q.values()):
       names[0] += ' (bold: running mean, faint: as logged)'
-    fig.legend(
+    legend = fig.legend(
         handles,
         names,
         loc='outside upper left',
@@ -460,6 +461,7 @@ def training_curves(
         title_fontproperties={'size': 10, 'weight': 'bold'},
         alignment='left',
     )
+    legend.get_title().set_parse_math(False)
     return write_figure(fig, path)
 
 
@@ -1069,6 +1071,7 @@ def set_title(fig: mpl_figure.Figure, title: str) -> None:
         ha='left',
         fontsize=10,
         fontweight='bold',
+        parse_math=False,  # it names a folder, which may have a $
     )
 
 
@@ -1092,7 +1095,10 @@ def write_no_data(path: PathLike, title: str, reason: str) -> pathlib.Path:
 def write_figure(fig: mpl_figure.Figure, path: PathLike) -> pathlib.Path:
   """Renders with Agg, without a version: equal data give equal bytes."""
   stream = io.BytesIO()
-  fig.savefig(stream, format='png', dpi=DPI, metadata={'Software': None})
+  with warnings.catch_warnings():
+    # of a folder's name: a box stands for it, and the figure is no worse
+    warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
+    fig.savefig(stream, format='png', dpi=DPI, metadata={'Software': None})
   return _write_bytes(path, stream.getvalue())
 
 

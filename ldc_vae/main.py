@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import signal
+import stat
 import sys
 from typing import NoReturn
 
@@ -35,8 +36,8 @@ _TOLD_IN_A_SENTENCE = (*_LASTING, OSError)
 
 _OUT_OF_MEMORY = (
     'the device has too little memory; raise config.train.accumulate, or lower'
-    ' config.train.batch_size, config.evaluate.batch_size or the sizes of'
-    ' config.model'
+    ' config.train.batch_size, config.evaluate.batch_size,'
+    ' config.evaluate.importance_samples or the sizes of config.model'
 )
 
 # What is said of a workdir when a signal has stopped its command.
@@ -90,6 +91,9 @@ Exit code 2: giving the same command again would not help; 1: it may.
 
 def run() -> NoReturn:
   """Runs the command line of this process and exits with its code."""
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # what is being imported may drop a KeyboardInterrupt, or crash by it
+    signal.signal(signal.SIGINT, _leave)
   _show_messages()
   try:
     code = main(sys.argv[1:])
@@ -106,6 +110,12 @@ def run() -> NoReturn:
       sys.stderr.flush()
     os._exit(code)
   sys.exit()
+
+
+def _leave(signum: int, unused_frame) -> NoReturn:
+  """Ends a process that has begun nothing yet."""
+  os.write(2, b'interrupted\n')
+  os._exit(128 + signum)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -380,14 +390,17 @@ def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
         values.config, [word.strip() for word in methods.split(',')], overrides
     )
     stem = pathlib.Path(config_lib.split_spec(values.config)[0]).stem
-    return plans, values.workdir or os.path.join('runs', f'{stem}_compare')
+    workdir = values.workdir or os.path.join('runs', f'{stem}_compare')
+    _check_workdir(workdir)
+    return plans, workdir
   config = values.config and config_lib.load(values.config, overrides)
   workdir = values.workdir or _default_workdir(values.config, config)
+  _check_workdir(workdir)
   if values.mode == 'train':
     return config, workdir
-  if values.output is not None:
-    _check_output(values.output, workdir)
   stored = _read_trained(workdir, values.process_id)
+  if values.output is not None:
+    _check_output(values.output, stored)
   config = config or config_lib.override(stored, overrides)
   changed = config_lib.differences(stored, config)
   if changed:
@@ -404,18 +417,73 @@ def _default_workdir(spec: str, config) -> str:
   return os.path.join('runs', f'{stem}_{config.objective.name}')
 
 
-def _check_output(output: str, workdir: str) -> None:
-  """Raises unless samples may be written there."""
-  if pathlib.PurePath(output).suffix != '.npz':
+def _check_workdir(workdir: str) -> None:
+  """Raises for a workdir that cannot be one, whatever is done."""
+  path = os.path.abspath(workdir)
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    reason = 'its name is not UTF-8'
+  else:
+    # tensorstore takes it for a pattern, and saves into nothing
+    special = re.search(r'\[.*\]|\\', path)
+    reason = special and f'checkpoints cannot lie below {special[0]!r}'
+  if reason:
+    raise config_lib.ConfigError(
+        f'--workdir={os.fsencode(workdir).decode(errors="replace")}: {reason};'
+        ' give another folder'
+    )
+  try:
+    is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
+      return  # told where it matters
+    raise config_lib.ConfigError(
+        f'--workdir={workdir}: it cannot be a folder ({error.strerror}); give'
+        ' another'
+    ) from error
+  if not is_folder:
+    raise config_lib.ConfigError(
+        f'--workdir={workdir}: it is a file; give a folder'
+    )
+
+
+def _check_output(output: str, config) -> None:
+  """Raises unless samples may be written there.
+
+  Args:
+    output: The .npz file.
+    config: Of the run.
+  """
+  path = pathlib.Path(output)
+  if path.suffix != '.npz':
     raise config_lib.ConfigError(
         f'--output={output}: not the name of an .npz file; give one that ends'
         ' in .npz (a grid is put beside it, as a .png)'
     )
-  kept = os.path.join(workdir, 'samples.npz')
-  if os.path.realpath(output) == os.path.realpath(kept):
+  data = config.dataset.path
+  is_of_a_run = path.name == 'samples.npz' and any(
+      os.path.exists(path.parent / name)
+      for name in ('config.json', 'results.json')
+  )
+  kept = None
+  if is_of_a_run:
+    kept = 'the samples that a run was evaluated with'
+  elif data and os.path.realpath(output) == os.path.realpath(
+      os.path.expanduser(data)
+  ):
+    kept = 'the images that the run was trained on'
+  if kept:
     raise config_lib.ConfigError(
-        f'--output={output}: the samples that the run was evaluated with are'
-        ' there; give another name'
+        f'--output={output}: {kept} are there; give another name'
+    )
+  picture = path.with_suffix('.png')
+  if os.path.exists(picture) and not os.path.exists(path):
+    raise config_lib.ConfigError(
+        f'--output={output}: the grid beside it would replace {picture}; give'
+        ' another name, or move that file away'
     )
 
 

@@ -7,6 +7,7 @@ the array cache. Every refusal names the file and what to do.
 import concurrent.futures
 import os
 import pathlib
+import shutil
 from typing import NamedTuple, NoReturn
 
 from absl import logging
@@ -44,7 +45,6 @@ def load(
     `images`, `labels` and `num_classes` of a `datasets.Dataset`.
 
   Raises:
-    FileNotFoundError: There is no such path.
     ValueError: The path, a file, an array or a number does not do; the message
       names it.
     OSError: The cache cannot be written.
@@ -59,15 +59,17 @@ def load(
         f'dataset.num_channels={request.num_channels} must be 1 (grey), 3'
         ' (colour) or 0 (as the files are)'
     )
-  path = pathlib.Path(request.path).expanduser().absolute()
+  path = array_cache.expand(request.path)
+  try:
+    path.stat()
+  except OSError as error:
+    raise ValueError(
+        f'dataset.path={request.path!r} cannot be read ({error.strerror};'
+        f' looked for {path}): name a folder, an .npz or an .npy file'
+    ) from error
   if path.is_dir():
     files = _list_images(path)
     write_fn = lambda folder: _decode_files(files, request, folder)
-  elif not path.exists():
-    raise FileNotFoundError(
-        f'dataset.path={request.path!r} does not exist (looked for {path}):'
-        ' name a folder, an .npz or an .npy file'
-    )
   elif path.suffix in ('.npz', '.npy'):
     files = [path]
     write_fn = lambda folder: _convert_array_file(path, request, folder)
@@ -88,6 +90,9 @@ def load(
   num_test, num_validation = _split_sizes(len(arrays['images']), request)
   cut = lambda array: splits.cut(array, num_validation, num_test)
   images, labels = cut(arrays['images']), arrays.get('labels')
+  if labels is not None and labels.min() == labels.max():
+    logging.warning('all labels are %d: they are left aside', labels[0])
+    labels = None  # a classifier of one class tells nothing apart
   if labels is None:
     return images, None, 0
   return images, cut(labels), int(labels.max()) + 1
@@ -112,6 +117,18 @@ def _split_sizes(num_images: int, request: Request) -> tuple[int, int]:
   return num_test, num_validation
 
 
+def _check_room(num_images: int, request: Request, folder) -> None:
+  """Refuses images of a size that the disk cannot hold, before one is made."""
+  wanted = num_images * request.image_size**2 * (request.num_channels or 1)
+  free = shutil.disk_usage(folder).free
+  if wanted > free:
+    raise ValueError(
+        f'dataset.image_size={request.image_size} makes {wanted:,} bytes of'
+        f' {num_images} images, and {folder.parent} has {free:,} free: use a'
+        ' smaller size, or set LDC_VAE_CACHE to a folder with more room'
+    )
+
+
 def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   """All PNG and JPEG files below `folder`, in the order of their names."""
 
@@ -121,9 +138,18 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         f' ({error.strerror}): make it readable, or move it away'
     ) from error
 
-  files = []
-  for parent, folders, names in os.walk(folder, onerror=refuse):
-    folders[:] = [name for name in folders if not name.startswith('.')]
+  files, seen = [], set()
+  for parent, folders, names in os.walk(
+      folder, onerror=refuse, followlinks=True
+  ):
+    seen.add(os.path.realpath(parent))
+    folders[:] = [
+        name
+        for name in folders
+        if not name.startswith('.')
+        # a link may lead to where its own folder is
+        and os.path.realpath(os.path.join(parent, name)) not in seen
+    ]
     files += [
         pathlib.Path(parent, name)
         for name in names
@@ -140,6 +166,7 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
 def _decode_files(files, request: Request, folder) -> None:
   """Writes images.npy, permuted, decoding in parallel into the file itself."""
   _split_sizes(len(files), request)  # refuse before the work, not after
+  _check_room(len(files), request, folder)
   logging.info('decoding %d images', len(files))
   decode = lambda file: _decode_file(
       file, request.image_size, request.num_channels
@@ -268,6 +295,7 @@ def _convert_array_file(path, request: Request, folder) -> None:
   """Writes images.npy, permuted uint8, and labels.npy where there are any."""
   images, labels = _read_array_file(path)
   _split_sizes(len(images), request)  # refuse before the work, not after
+  _check_room(len(images), request, folder)
   num_channels = request.num_channels or images.shape[3]
   shape = (*images.shape[1:3], num_channels)
   if request.image_size:

@@ -101,7 +101,7 @@ def _roots(data_dir: str) -> list[pathlib.Path]:
     roots = [data_dir]
   else:
     roots = [os.environ.get('TFDS_DATA_DIR'), array_cache.cache_dir() / 'tfds']
-  return [pathlib.Path(r).expanduser().absolute() for r in roots if r]
+  return [array_cache.expand(root) for root in roots if root]
 
 
 def _is_prepared(directory: pathlib.Path) -> bool:
@@ -190,7 +190,7 @@ def _prepare(
   import tensorflow_datasets as tfds  # half a second
 
   downloads = roots[-1] / 'downloads'
-  manual = downloads / 'manual'
+  manual = downloads / 'manual' / name  # two sets have files of the same names
   by_hand = f'put {", ".join(recipe.files)} into {manual}'
   url_infos = _url_infos(recipe)
   absent = [

@@ -110,6 +110,22 @@ _FLAGS = {
         r'--workdir=nowhere: no such folder; process 1 must see the folder of'
         r' process 0',
     ),
+    'workdir_too_long': _Case(
+        (f'--config={_CONFIG}', f'--workdir={"x" * 300}'),
+        r'--workdir=x+: it cannot be a folder \(File name too long\); give',
+    ),
+    'workdir_with_brackets': _Case(
+        (f'--config={_CONFIG}', '--workdir=lr[0.1]/seed0'),
+        r"--workdir=lr\[0.1\]/seed0: checkpoints cannot lie below '\[0.1\]'; g",
+    ),
+    'workdir_with_backslash': _Case(
+        (f'--config={_CONFIG}', '--workdir=a\\b'),
+        r'--workdir=a\\b: checkpoints cannot lie below .*; give another folder',
+    ),
+    'workdir_of_other_bytes': _Case(
+        (f'--config={_CONFIG}', '--workdir=caf\udce9'),
+        r'--workdir=caf.: its name is not UTF-8; give another folder',
+    ),
     'workdir_of_a_bucket': _Case(
         (f'--config={_CONFIG}', '--workdir=gs://bucket/x'),
         r'--workdir=gs://bucket/x: not a local path; use one, or .* mounted',
@@ -403,8 +419,8 @@ _COMPARISONS = {
         r'--num_processes: --mode=compare starts its runs by itself',
     ),
     'a_workdir_that_is_a_file': _Case(
-        _compare('--methods=vae'), r'w cannot be written .*move it away',
-        _RUNTIME, _file('w', ''),
+        _compare('--methods=vae'), r'--workdir=w: it is a file; give a folder',
+        setup=_file('w', ''),
     ),
     'a_batch_that_is_too_large': _Case(
         _compare('--methods=vae', '--config.train.batch_size=4000'),
@@ -556,8 +572,8 @@ _uint8 = lambda *shape: np.zeros(shape, np.uint8)
 _DATA = {
     'no_such_path': _Case(
         _images_from('nowhere'),
-        r"dataset.path='nowhere' does not exist \(looked for /.*\): name a",
-        _RUNTIME,
+        r"dataset.path='nowhere' cannot be read \(No such file or directory;"
+        r' looked for /.*\): name a folder',
     ),
     'empty_folder': _Case(
         _images_from('pictures'), r'pictures.* holds no PNG or JPEG file: name',
@@ -754,13 +770,12 @@ _RESUME = (f'--config={_VAE}', '--workdir=trained')
 _WORKDIRS = {
     'a_file': _Case(
         (f'--config={_CONFIG}', '--workdir=w'),
-        r'w.* cannot be written \(.*\); a file has this name: move it away',
-        _RUNTIME, _file('w', ''),
+        r'--workdir=w: it is a file; give a folder', setup=_file('w', ''),
     ),
     'below_a_file': _Case(
         (f'--config={_CONFIG}', '--workdir=f/w'),
-        r'f/w cannot be written \(Not a directory\); .*f must be a directory',
-        _RUNTIME, _file('f', ''),
+        r'--workdir=f/w: it cannot be a folder \(Not a directory\); give anoth',
+        setup=_file('f', ''),
     ),
     'no_checkpoint': _Case(
         _EVALUATE, r'trained: it holds no checkpoint; train it first',
@@ -781,8 +796,7 @@ _WORKDIRS = {
     ),
     'of_a_long_name': _Case(
         ('--mode=evaluate', f'--workdir={"w" * 300}'),
-        r'^error: w+ cannot be read \(File name too long\); give a --workdir',
-        _RUNTIME,
+        r'--workdir=w+: it cannot be a folder \(File name too long\); give an',
     ),
     'config_is_a_folder': _Case(
         _EVALUATE,
@@ -895,8 +909,26 @@ _WORKDIRS = {
     ),
     'output_is_of_the_evaluation': _Case(
         (*_SAMPLE, '--output=trained/../trained/samples.npz'),
-        r'--output=trained/../trained/samples.npz: the samples that the run was'
+        r'--output=trained/../trained/samples.npz: the samples that a run was'
         r' evaluated with are there; give another name',
+        setup=_trained(),
+    ),
+    'output_is_of_another_evaluation': _Case(
+        (*_SAMPLE, '--output=other/samples.npz'),
+        r'--output=other/samples.npz: the samples that a run was evaluated wit',
+        setup=_trained(lambda path: (
+            path.with_name('other').mkdir(),
+            (path.with_name('other') / 'results.json').write_text('{}'),
+        )),
+    ),
+    'grid_of_the_output_is_a_file': _Case(
+        (*_SAMPLE, '--output=cat.npz'),
+        r'--output=cat.npz: the grid beside it would replace cat.png; give an',
+        setup=_trained(lambda path: path.with_name('cat.png').touch()),
+    ),
+    'output_has_no_room': _Case(
+        (*_SAMPLE, '--output=x.npz', '--num_samples=100000000000'),
+        r'--num_samples=100000000000 makes [\d,]+ bytes, .*: draw fewer',
         setup=_trained(),
     ),
     'output_is_a_folder': _Case(

@@ -189,6 +189,15 @@ class RoundTripTest(_TestCase):
     self.save(1)
     _assert_identical(self.restore().state, _train_state(1))
 
+  def test_a_save_that_kept_nothing_is_an_error(self):
+    # brackets are a pattern to tensorstore, which then keeps no array
+    self.directory = self.directory.with_name('rate[0.1]')
+    with self.assertRaisesRegex(
+        checkpoint.CheckpointError, 'could not be saved.* has kept nothing'
+    ):
+      self.save(1)
+    self.assertFalse((self.directory / '1').exists())
+
   def test_state_without_a_value(self):
     self.save(1, state={'opt': optax.EmptyState(), 'x': np.zeros(0)})
     self.assertEqual(self.restore({'opt': optax.EmptyState(),

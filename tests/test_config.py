@@ -720,6 +720,23 @@ class JsonTest(_FileTestCase):
     message = self.message_of(config_lib.read, self.folder)
     self.assertStartsWith(message, f'{path}: ')
 
+  @parameterized.parameters(
+      ('objective.name', 'zzz', 'config.objective.name=zzz is unknown; known:'),
+      ('objective.foo', 1, 'config.objective.foo is no field of this version'),
+      ('dataset.foo', 1, 'config.dataset.foo is no field of this version; use'),
+      ('model.latent_size', 2.5, 'config.model.latent_size=2.5 is no whole n'),
+      ('objective.num_particles', None, 'config.objective.num_particles is m'),
+  )
+  def test_fields_of_another_version_are_told(self, name, value, sentence):
+    record = config_lib.to_json(default.create())
+    group, _, leaf = name.partition('.')
+    record['config'][group][leaf] = value
+    if value is None:
+      del record['config'][group][leaf]
+    path = self.write('config.json', json.dumps(record))
+    message = self.message_of(config_lib.read, self.folder)
+    self.assertStartsWith(message, f'{path}: {sentence}')
+
   def test_a_missing_file_is_told(self):
     message = self.message_of(config_lib.read, self.folder)
     self.assertIn('no such file', message)

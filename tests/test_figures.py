@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -393,6 +394,18 @@ class DecompositionBarsTest(FiguresTestCase):
         for results in (one, two)
     ]
     self.assertGreater(heights[1], 1.7 * heights[0])
+
+
+class TitleTest(FiguresTestCase):
+
+  def test_a_dollar_is_no_formula(self):
+    title = 'Training (run $x_{$ of \u65e5)'
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')  # a letter that the font lacks
+      figures.training_curves(
+          [{'step': 1, 'train/loss': 3.0}], self.path, title=title
+      )
+      figures.write_no_data(self.path, title, 'there is none')
 
 
 class TrainingCurvesTest(FiguresTestCase):

@@ -204,6 +204,11 @@ class BrokenEnvironmentTest(_LaunchTestCase):
     process.communicate()
     self.assertEqual(self.launch()[0], 0)
 
+  def test_a_file_of_the_users_is_left_alone(self):
+    self.venv.touch()
+    self.assert_told(self.launch(), f'{self.venv} is a file', 'LDC_VAE_VENV')
+    self.assertTrue(self.venv.is_file())
+
   def test_a_folder_of_the_users_is_left_alone(self):
     self.venv.mkdir()
     (self.venv / 'precious').touch()

@@ -172,6 +172,30 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     ):
       self.load()
 
+  def test_folders_behind_links_are_read_once(self):
+    self.write_greys(5)
+    elsewhere = self.root / 'elsewhere'
+    self.folder.rename(elsewhere)
+    self.folder.mkdir()
+    (self.folder / 'link').symlink_to(elsewhere)
+    (elsewhere / 'loop').symlink_to(self.folder)
+    dataset = self.load()
+    self.assertEqual(sum(len(dataset.images[s]) for s in _SPLITS), 5)
+
+  def test_a_name_need_not_be_utf_8(self):
+    self.write_greys(5)
+    source = os.fsencode(next(self.folder.iterdir()))
+    os.rename(source, os.path.join(os.path.dirname(source), b'caf\xe9.png'))
+    dataset = self.load()
+    self.assertEqual(sum(len(dataset.images[s]) for s in _SPLITS), 5)
+
+  def test_images_that_the_disk_cannot_hold_are_refused_unmade(self):
+    self.write_greys(5)
+    with self.assertRaisesRegex(
+        ValueError, '^dataset.image_size=10000000 makes 500,000,000,000,000 by'
+    ):
+      self.load(image_size=10_000_000)
+
   def test_empty_folder_is_named(self):
     with self.assertRaisesRegex(ValueError, 'pictures.*no PNG or JPEG'):
       self.load()
@@ -194,8 +218,9 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
       self.load(num_test=num_test)
 
   def test_missing_and_foreign_paths_are_named(self):
-    with self.assertRaisesRegex(FileNotFoundError, "path='/no/such'"):
-      datasets.load('images', path='/no/such')
+    for path in ('/no/such', '~nobody-of-this-name/x', 'x' * 300):
+      with self.assertRaisesRegex(ValueError, f"path='{path}' cannot be read"):
+        datasets.load('images', path=path)
     with self.assertRaisesRegex(ValueError, "dataset.path=''"):
       datasets.load('images')
     (self.root / 'x.csv').touch()
@@ -251,6 +276,14 @@ class ImagesArrayTest(dataset_case.DatasetTestCase):
       np.testing.assert_array_equal(
           dataset.images[split][:, 0, 0, 0] % 7, dataset.labels[split]
       )
+
+  def test_labels_of_one_class_are_left_aside(self):
+    array = np.zeros((30, 4, 4), np.uint8)
+    path = self.save(array, 'x.npz', labels=np.full(30, 3))
+    with self.assertLogs('absl', 'WARNING') as logs:
+      dataset = datasets.load('images', path=path)
+    self.assertIn('all labels are 3', logs.output[0])
+    self.assertIsNone(dataset.labels)
 
   def test_only_array_of_an_npz_needs_no_name(self):
     np.savez(self.root / 'x.npz', np.zeros((5, 4, 4, 3), np.uint8))

@@ -151,7 +151,6 @@ class PrepareTest(dataset_case.DatasetTestCase):
     super().setUp()
     self.enterContext(mock.patch.dict(os.environ, {'NO_PROXY': '127.0.0.1'}))
     self.tfds = self.cache / 'tfds'
-    self.manual = self.tfds / 'downloads' / 'manual'
 
   def register(self, files, url='http://127.0.0.1:9/'):
     """Registers files {name: content} as those of every recipe."""
@@ -167,10 +166,11 @@ class PrepareTest(dataset_case.DatasetTestCase):
         mock.patch.object(tfds_sets, '_url_infos', lambda recipe: url_infos)
     )
 
-  def put_by_hand(self, files):
-    self.manual.mkdir(parents=True)
-    for name, content in files.items():
-      (self.manual / name).write_bytes(content)
+  def put_by_hand(self, files, name='mnist'):
+    folder = self.tfds / 'downloads' / 'manual' / name
+    folder.mkdir(parents=True)
+    for file, content in files.items():
+      (folder / file).write_bytes(content)
 
   def check_mnist(self, dataset, images, labels):
     """Compares as multisets, since ArrayRecord has an order of its own."""
@@ -274,7 +274,7 @@ class PrepareTest(dataset_case.DatasetTestCase):
         tar.addfile(member, io.BytesIO(content))
     files = {'cifar-10-binary.tar.gz': archive.getvalue()}
     self.register(files)
-    self.put_by_hand(files)
+    self.put_by_hand(files, 'cifar10')
     dataset = datasets.load('cifar10', num_validation=10)
     actual = sorted(image.tobytes() for image in dataset.images['test'])
     expected = sorted(image.tobytes() for image in images[50:])
@@ -302,7 +302,7 @@ class PrepareTest(dataset_case.DatasetTestCase):
         'list_eval_partition.txt': ''.join(lines).encode(),
     }
     self.register(files)
-    self.put_by_hand(files)
+    self.put_by_hand(files, 'celeba64')
     dataset = datasets.load('celeba64', num_validation=2)
     sizes = [len(dataset.images[split]) for split in _SPLITS]
     self.assertEqual(sizes, [6, 2, 3])
