@@ -148,13 +148,11 @@ def main(argv: Sequence[str]) -> int:
       watch.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
       code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
-      print(
-          f'interrupted{_CONTINUES.get(values.mode, "").format(workdir)}',
-          file=sys.stderr,
-      )
-      watch.leave(code)
-      return code
+      return _stop(code, values.mode, workdir, watch)
     except Exception as error:
+      if isinstance(error, ImportError) and watch.exit_code:
+        # an extension that was being loaded has made this of the signal
+        return _stop(watch.exit_code, values.mode, workdir, watch)
       if 'RESOURCE_EXHAUSTED' in str(error):  # jax has no type for it
         error = MemoryError(_OUT_OF_MEMORY)
       if _is_of_the_runtime(error):
@@ -168,6 +166,15 @@ def main(argv: Sequence[str]) -> int:
       watch.leave(code, f'has failed: {_sentence(error)}')
       return code
   return 0
+
+
+def _stop(code: int, mode: str, workdir: str, watch) -> int:
+  """Says that a signal has stopped the command, also to other processes."""
+  print(
+      f'interrupted{_CONTINUES.get(mode, "").format(workdir)}', file=sys.stderr
+  )
+  watch.leave(code)
+  return code
 
 
 @contextlib.contextmanager

@@ -269,6 +269,11 @@ class Watch:
     """Whether the run was asked to stop."""
     return bool(self._signum)
 
+  @property
+  def exit_code(self) -> int:
+    """128 and the number of the signal that asked the run to stop; else 0."""
+    return 128 + self._signum if self._signum else 0
+
   def begin(self, step: int) -> bool:
     """Whether to do a step; False where the run is to stop before it.
 

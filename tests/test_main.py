@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -221,6 +222,41 @@ class WorkdirModesTest(_MainTestCase):
         r'--workdir[^\n]*\n$',
     )
     self.assertNotIn('LDC_VAE_TRACEBACK', err)
+
+
+class StopTest(_MainTestCase):
+
+  def test_a_signal_within_an_import_is_a_stop(self):
+    def load(*unused):
+      with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+      raise ImportError('initialization failed')
+
+    with mock.patch.object(main, '_set_up_jax', load):
+      code, _, _, err = self.run_main('--config=toy.py', '--workdir=w')
+    self.assertEqual(code, 130)
+    self.assertEqual(
+        err,
+        'interrupted: the same command continues w from its latest checkpoint'
+        '\n',
+    )
+
+  def test_a_module_that_is_missing_is_no_stop(self):
+    with self.assertRaisesRegex(ImportError, 'no such module'):
+      self.run_main('--config=toy.py', error=ImportError('no such module'))
+
+  def test_a_process_is_left_at_once_while_it_loads(self):
+    program = (
+        'import os, signal, sys\n'
+        'from ldc_vae import main\n'
+        'main.main = lambda argv: signal.raise_signal(signal.SIGINT)\n'
+        'main.run()\n'
+    )
+    done = subprocess.run(
+        (sys.executable, '-c', program), capture_output=True, text=True,
+        check=False, cwd=config_lib.ROOT,
+    )
+    self.assertEqual((done.returncode, done.stderr), (130, 'interrupted\n'))
 
 
 class CompareTest(_MainTestCase):
