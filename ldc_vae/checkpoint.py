@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.util
 import json
@@ -23,6 +24,7 @@ import math
 import os
 import pathlib
 import shutil
+import sys
 from typing import Any, NamedTuple
 import uuid
 
@@ -772,17 +774,30 @@ def _save_error(
 
 @contextlib.contextmanager
 def _silent_orbax() -> Iterator[None]:
-  """Drops what Orbax logs: 20 lines a save, tracebacks of what it raises."""
+  """Drops what Orbax logs: 20 lines a save, tracebacks of what it raises.
+
+  Where a save fails, writes that are under way report to a loop that is closed
+  by then, each with a traceback: this stays silenced.
+  """
   import orbax.checkpoint as ocp
 
   folder = os.path.dirname(ocp.__file__)
   logger = logging.get_absl_logger()
   is_ours = lambda record: not record.pathname.startswith(folder)
   logger.addFilter(is_ours)
+  hook = sys.excepthook
+  sys.excepthook = functools.partial(_print_unless_closed, hook)
   try:
     yield
+    sys.excepthook = hook
   finally:
     logger.removeFilter(is_ours)
+
+
+def _print_unless_closed(hook, kind, error, trace) -> None:
+  """As `sys.excepthook`, but for a loop that is closed."""
+  if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+    hook(kind, error, trace)
 
 
 def _remove_unfinished(directory: pathlib.Path, step: int) -> None:

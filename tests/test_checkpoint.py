@@ -564,6 +564,24 @@ class DirectoryTest(_TestCase):
       checkpoint.Checkpointer(self.directory)
     self.assertEqual([x.name for x in self.directory.iterdir()], ['1'])
 
+  def test_only_what_a_failed_save_left_behind_is_silenced(self):
+    shown = absltest.mock.Mock()
+    self.enter_context(
+        absltest.mock.patch.object(sys, 'excepthook', shown)
+    )
+    with self.assertRaises(OSError), checkpoint._silent_orbax():
+      raise OSError('full')
+    closed = RuntimeError('Event loop is closed')
+    sys.excepthook(RuntimeError, closed, None)
+    shown.assert_not_called()
+    sys.excepthook(RuntimeError, RuntimeError('else'), None)
+    sys.excepthook(OSError, OSError('Event loop is closed'), None)
+    self.assertEqual(shown.call_count, 2)
+    sys.excepthook = shown
+    with checkpoint._silent_orbax():
+      pass
+    self.assertIs(sys.excepthook, shown)
+
   def test_full_disk_keeps_the_last_good_one(self):
     self.directory.mkdir()
     size = 2**20
