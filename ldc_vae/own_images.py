@@ -138,18 +138,18 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         f' ({error.strerror}): make it readable, or move it away'
     ) from error
 
-  files, seen = [], set()
+  files, seen = [], {os.path.realpath(folder)}
   for parent, folders, names in os.walk(
       folder, onerror=refuse, followlinks=True
   ):
-    seen.add(os.path.realpath(parent))
-    folders[:] = [
-        name
-        for name in folders
+    places = {
+        os.path.realpath(os.path.join(parent, name)): name
+        for name in sorted(folders)
         if not name.startswith('.')
-        # a link may lead to where its own folder is
-        and os.path.realpath(os.path.join(parent, name)) not in seen
-    ]
+    }
+    # links may lead to one folder twice, or to where they are themselves
+    folders[:] = [name for place, name in places.items() if place not in seen]
+    seen.update(places)
     files += [
         pathlib.Path(parent, name)
         for name in names

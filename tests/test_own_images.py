@@ -178,6 +178,7 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     self.folder.rename(elsewhere)
     self.folder.mkdir()
     (self.folder / 'link').symlink_to(elsewhere)
+    (self.folder / 'again').symlink_to(elsewhere)
     (elsewhere / 'loop').symlink_to(self.folder)
     dataset = self.load()
     self.assertEqual(sum(len(dataset.images[s]) for s in _SPLITS), 5)
