@@ -101,7 +101,9 @@ OBJECTIVES = {
         temperature_start=1.0,  # repulsion temperature T of the sampler
         temperature_end=0.003,
         temperature_fraction=0.7,  # of training, until T reaches its end
-        r1_weight=3.0,  # of E|grad f|^2 / 2 on aggregate latents
+        # of E|grad f|^2 / 2 on aggregate latents. 1 is safer where the latents
+        # are there before the sampler is (benchmarks/README.md)
+        r1_weight=3.0,
         flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
         moments_decay=0.99,  # of the running latent mean and covariance
         match_moments=True,  # set the sampler's mean and covariance by them
