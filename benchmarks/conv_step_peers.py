@@ -7,13 +7,9 @@ images that are float32 and permuted already.
 """
 
 import argparse
-import importlib.metadata
 import json
 import math
-import os
-import platform
 
-import numpy as np
 from pythae.data import datasets
 from pythae.models import VAE
 from pythae.models import VAEConfig
@@ -27,7 +23,6 @@ from torch.nn import functional
 import vae_epoch_pythae
 
 _LATENT_SIZE = 16
-_PACKAGES = ('pythae', 'torch', 'numpy')
 
 
 class Encoder(BaseEncoder):
@@ -135,26 +130,15 @@ def main() -> None:
   )
   parser.add_argument('--channels_last', action='store_true')
   args = parser.parse_args()
-  answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what libraries print must not pass for an answer
-  if hasattr(os, 'sched_getaffinity'):
-    # by itself it may count physical cores only
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-  images = np.load(args.images).transpose(0, 3, 1, 2)  # [N, C, H, W]
-  images = torch.from_numpy(images.astype(np.float32) / 255.0).contiguous()
+  answers, images = vae_epoch_pythae.start(args.images)
   channels = tuple(int(each) for each in args.channels.split(','))
   model = create_model(tuple(images.shape[1:]), channels)
   if args.channels_last:
     model = model.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  versions['python'] = platform.python_version()
   description = {
-      'device': 'cpu',
-      'num_threads': torch.get_num_threads(),
-      'num_parameters': sum(each.numel() for each in model.parameters()),
+      **vae_epoch_pythae.describe(model),
       'multiply_adds': count_multiply_adds(model, images[:1]),
-      'versions': versions,
   }
   print(json.dumps(description), file=answers, flush=True)
   train = vae_epoch_pythae.TRAINERS[args.trainer]

@@ -333,8 +333,8 @@ def main(argv: Sequence[str]) -> int:
   commands = {
       'ldc_vae': (sys.executable, str(folder / 'vae_epoch_ldc_vae.py')),
   }
+  script = str(folder / 'vae_epoch_pythae.py')
   for trainer in ('pythae', 'torch'):
-    script = str(folder / 'vae_epoch_pythae.py')
     commands[trainer] = (args.peer_python, script, f'--trainer={trainer}')
   result = run(
       commands,

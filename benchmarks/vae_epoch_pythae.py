@@ -98,6 +98,34 @@ def train_by_pythae(model, images, batch_size, answers):
 TRAINERS = {'pythae': train_by_pythae, 'torch': train_bare}
 
 
+def start(path):
+  """The file of the answers, and the images [N, C, H, W] in [0, 1].
+
+  Args:
+    path: Of images, uint8 [N, H, W, C].
+  """
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # what libraries print must not pass for an answer
+  if hasattr(os, 'sched_getaffinity'):
+    # by itself it may count physical cores only
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+  images = np.load(path).transpose(0, 3, 1, 2)
+  images = torch.from_numpy(images.astype(np.float32) / 255.0)
+  return answers, images.contiguous()
+
+
+def describe(model):
+  """The worker's device, threads and versions, and the model's parameters."""
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  versions['python'] = platform.python_version()
+  return {
+      'device': 'cpu',
+      'num_threads': torch.get_num_threads(),
+      'num_parameters': sum(each.numel() for each in model.parameters()),
+      'versions': versions,
+  }
+
+
 def create_model(image_shape, likelihood, num_samples):
   """A VAE, or an IWAE of more than one sample, with the default networks.
 
@@ -128,25 +156,11 @@ def main() -> None:
   parser.add_argument('--num_samples', type=int, required=True)
   parser.add_argument('--trainer', choices=sorted(TRAINERS), required=True)
   args = parser.parse_args()
-  answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what libraries print must not pass for an answer
-  if hasattr(os, 'sched_getaffinity'):
-    # by itself it may count physical cores only
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-  images = np.load(args.images).transpose(0, 3, 1, 2)  # [N, C, H, W]
-  images = torch.from_numpy(images.astype(np.float32) / 255.0).contiguous()
+  answers, images = start(args.images)
   model = create_model(
       tuple(images.shape[1:]), args.likelihood, args.num_samples
   )
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  versions['python'] = platform.python_version()
-  description = {
-      'device': 'cpu',
-      'num_threads': torch.get_num_threads(),
-      'num_parameters': sum(each.numel() for each in model.parameters()),
-      'versions': versions,
-  }
-  print(json.dumps(description), file=answers, flush=True)
+  print(json.dumps(describe(model)), file=answers, flush=True)
   TRAINERS[args.trainer](model, images, args.batch_size, answers)
 
 

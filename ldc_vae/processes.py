@@ -494,7 +494,7 @@ class Watch:
     """Ends the main thread's work as the signal would have done."""
     if self._signum == signal.SIGINT:
       raise KeyboardInterrupt
-    raise SystemExit(128 + self._signum)
+    raise SystemExit(self.exit_code)
 
   def _frozen_peers(self) -> list[list[int | None] | None]:
     """Where the others were asked to stop; None of one yet to say so."""
@@ -578,7 +578,7 @@ class Watch:
     if self.is_alone:
       again += ' continues the run'
     self._end(
-        128 + self._signum,
+        self.exit_code,
         f'stopped by {name} in the middle of its work: {again} from the last'
         ' checkpoint',
     )
