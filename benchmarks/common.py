@@ -85,13 +85,38 @@ def choose(
     *,
     required: bool = False,
 ) -> None:
-  """Raises a ValueError for something unknown, or nothing if it is required."""
+  """Raises a ValueError for something unknown, or nothing if it is required.
+
+  Something twice is refused too: it would count as two.
+  """
   known = tuple(known)
+  distinct(flag, chosen)
   if required and not chosen:
     raise ValueError(f'--{flag} names nothing; known: {", ".join(known)}')
   for name in chosen:
     if name not in known:
       raise ValueError(f'--{flag}={name} is unknown; known: {", ".join(known)}')
+
+
+def same_run(one: Sequence[str] | None, other: Sequence[str]) -> bool:
+  """Whether two lists of `ldc_vae.main`'s arguments mean one training.
+
+  They may differ in where things lie: a run notices other data by itself.
+  """
+  meant = lambda words: [word for word in words if not _is_place(word)]
+  return one is not None and meant(one) == meant(other)
+
+
+def _is_place(word: str) -> bool:
+  """Whether an argument FLAG=VALUE says where something lies."""
+  return word.partition('=')[0].lstrip('-').rpartition('.')[2] in _PLACES
+
+
+def distinct(flag: str, values: Sequence[Any]) -> None:
+  """Raises a ValueError for a value that is there twice."""
+  for value in values:
+    if values.count(value) > 1:
+      raise ValueError(f'--{flag} names {value} twice; name it once')
 
 
 def parse_runs(
@@ -165,9 +190,8 @@ def command(module: str, argv: Sequence[str]) -> str:
     if '=' not in word and rest and not rest[0].startswith('--'):
       word = f'{word}={rest.pop(0)}'
     flag, equals, value = word.partition('=')
-    place = flag.lstrip('-').rpartition('.')[2]
-    if equals and place in _PLACES and value:
-      value = place.upper()
+    if value and _is_place(word):
+      value = flag.lstrip('-').rpartition('.')[2].upper()
     words.append(f'{flag}{equals}{value}')
   return ' '.join(('python -m', module, *words))
 

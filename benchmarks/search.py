@@ -131,7 +131,8 @@ def create_trials(
 def is_finished(trial: Trial) -> bool:
   """Whether this very trial has been trained and evaluated before."""
   meant = writer.read_json(trial.workdir / _MEANT)
-  return meant == list(trial.arguments) and _results(trial) is not None
+  same = common.same_run(meant, trial.arguments)
+  return same and _results(trial) is not None
 
 
 def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
@@ -169,8 +170,9 @@ def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
   rows = []
   for trial in trials:
     results = _results(trial)
-    if results is None:
-      logging.warning('%s has no results yet', trial.workdir.name)
+    if not is_finished(trial):
+      name = trial.workdir.name
+      logging.warning('%s is not finished with these arguments', name)
       continue
     rows.append({
         'method': trial.method,

@@ -72,6 +72,7 @@ def create_runs(
     specs: Sequence[str], seeds: Sequence[int], root: str
 ) -> list[Run]:
   """The runs, all seeds of a config together; workdirs are ROOT/NAME_SEED."""
+  common.distinct('seeds', seeds)
   names = {}
   for spec in specs:
     path, arg = config_lib.split_spec(spec)
@@ -102,7 +103,7 @@ def is_finished(run: Run, overrides: Sequence[str]) -> bool:
   """Whether this script has brought the same run to its end before."""
   timing = writer.read_json(run.workdir / _TIMING) or {}
   return (
-      timing.get('finished') == arguments(run, overrides)
+      common.same_run(timing.get('finished'), arguments(run, overrides))
       and read_results(run) is not None
   )
 
@@ -165,23 +166,25 @@ def train_all(
   return failed
 
 
-def collect(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """A row for each run that has results.
+def collect(
+    runs: Sequence[Run], overrides: Sequence[str]
+) -> list[dict[str, Any]]:
+  """A row for each run that this script has finished with these arguments.
 
   Args:
     runs: All of them.
+    overrides: `--config.a.b=value` of every run.
 
   Returns:
     Rows with 'config', 'seed', 'git_commit' (of the training), 'wall_seconds'
-    (of the whole command; None where this script did not run it),
-    'evaluation_seconds', the distances, their 'ratio/...' and the rest of
-    `quantities`.
+    (of the whole command), 'evaluation_seconds', the distances, their
+    'ratio/...' and the rest of `quantities`.
   """
   rows = []
   for run in runs:
     results = read_results(run)
-    if results is None:
-      logging.warning('%s has no results yet', run.workdir)
+    if not is_finished(run, overrides):
+      logging.warning('%s is not finished with these arguments', run.workdir)
       continue
     timing = writer.read_json(run.workdir / _TIMING) or {}
     rows.append({
@@ -272,7 +275,7 @@ def main(argv: Sequence[str]) -> int:
       config_lib.load(run.spec, [f'config.seed={run.seed}', *overrides])
     pathlib.Path(args.workdir).mkdir(parents=True, exist_ok=True)
     failed = train_all(runs, overrides, args.jobs)
-  rows = collect(runs)
+  rows = collect(runs, overrides)
   if not rows:
     raise ValueError(
         f'--workdir={args.workdir} holds no finished run of'

@@ -12,6 +12,8 @@ import pathlib
 import signal
 import sys
 from typing import Any, NamedTuple
+import zipfile
+import zlib
 
 from absl import logging
 from ml_collections import config_dict
@@ -441,13 +443,22 @@ def _draw(
     path = workdir / run['name'] / 'samples.npz'
     if not path.exists():  # taken away, as it is large
       continue
-    with np.load(path) as samples:
-      images[label] = samples['images'][:_SHOWN]
-      if 'aggregate_latents' in samples:
-        points[label] = {
-            'aggregate': samples['aggregate_latents'],
-            'generator': samples['latents'],
-        }
+    try:
+      with np.load(path) as samples:
+        own = {name: samples[name] for name in samples.files}
+      images[label] = own['images'][:_SHOWN]
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as error:
+      logging.warning(
+          '%s is damaged (%s) and not shown; its run evaluates again where its'
+          ' results.json is removed', path, error,
+      )
+      continue
+    if 'aggregate_latents' in own:
+      points[label] = {
+          'aggregate': own['aggregate_latents'],
+          'generator': own['latents'],
+      }
     details[label] = run['results'].get(f'{family}/generator')
   comparison_figures.samples(
       images,

@@ -70,8 +70,16 @@ def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
 
 
 def describe(dataset: Dataset) -> str:
-  """Eight hexadecimal digits that stand for the `fingerprint`."""
-  text = json.dumps(fingerprint(dataset), sort_keys=True)
+  """Eight hexadecimal digits for all that an evaluation sees of the data.
+
+  That is the `fingerprint` and, of the user's own images, the labels: they may
+  come or change later, and the judge with them.
+  """
+  seen = fingerprint(dataset)
+  if dataset.name == 'images' and dataset.labels is not None:
+    for split, labels in sorted(dataset.labels.items()):
+      seen[split].append(zlib.crc32(np.ascontiguousarray(labels)))
+  text = json.dumps(seen, sort_keys=True)
   return f'{zlib.crc32(text.encode()):08x}'
 
 

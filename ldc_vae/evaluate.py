@@ -244,7 +244,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
       f'{family}/{source}': None for family in _DISTANCES for source in names
   }
   results.update({name: None for name in _OTHER_NAMES})
-  if len(sources.test_images) < 2:
+  num_train = len(experiment.dataset.images['train'])
+  if min(num_train, len(sources.test_images)) < 2:
     logging.warning('one image has no distances: they stay null')
   else:
     results.update(
@@ -284,13 +285,21 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
           experiment.dataset,
       )
   )
+  if num_train < results['num_samples']:
+    logging.warning(
+        'distances of real and aggregate are of %d images, those of other'
+        ' sources of %d: do not compare them',
+        num_train,
+        results['num_samples'],
+    )
   results['protocol/device'] = (
       f'{jax.device_count()} x {jax.devices()[0].device_kind}; cores of the'
       f' host: {jobs.num_cores()}'
   )
 
   # an evaluation that stops from here on leaves none rather than another's
-  (workdir / 'results.json').unlink(missing_ok=True)
+  for name in ('results.json', 'report.html'):
+    (workdir / name).unlink(missing_ok=True)
   writer.write_npz(
       workdir / 'samples.npz',
       images=sources.images['generator'],
@@ -344,7 +353,11 @@ def sample(
     ValueError: So many samples have no room.
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+  picture = output.with_suffix('.png')
   writer.check_writable(output)
+  writer.check_writable(picture)
+  # what only an evaluation needs may be missing here
+  config = config_lib.override(config, {'evaluate.inception': False})
   experiment = experiment_lib.create(config)
   _, step, _, apply = _restore(config, experiment, workdir)
   if not processes.is_first():
@@ -356,9 +369,9 @@ def sample(
   _require_finite({'generator': z})
   images = apply.decode(z)
   writer.write_npz(output, images=images, latents=z)
-  picture = figures.sample_grid(
+  figures.sample_grid(
       images[:_SHOWN],
-      output.with_suffix('.png'),
+      picture,
       title=f'Samples of {workdir.name}, step {step}',
   )
   logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
@@ -412,7 +425,8 @@ def make_sources(
 
   Returns:
     The sources; as many images of each as `evaluate.num_samples`, or as the
-    reference has where that is fewer.
+    reference has where that is fewer; of real and aggregate at most as many
+    as the training split has.
   """
   dataset = experiment.dataset
   train = dataset.images['train']
@@ -425,6 +439,7 @@ def make_sources(
   train_z = posteriors.z
   order = np.random.default_rng(seed).permutation(len(train))
   chosen = np.sort(order[:num_samples])
+  other = np.sort(order[num_samples : 2 * num_samples])
   latents = {
       'reconstruction': test_means,
       'aggregate': train_z[chosen],
@@ -435,9 +450,9 @@ def make_sources(
   for index in range(1, config.evaluate.num_draws):
     own_keys = jax.random.split(jax.random.fold_in(keys[4], index))
     order = np.random.default_rng((seed, index)).permutation(len(train))
-    others = train[np.sort(order[:num_samples])]
+    drawn = train[np.sort(order[:num_samples])]
     further.append({
-        'aggregate': apply.encode(others, own_keys[0]).z,
+        'aggregate': apply.encode(drawn, own_keys[0]).z,
         'generator': apply.generate(num_samples, own_keys[1]),
     })
     _require_finite(further[-1])
@@ -482,7 +497,7 @@ def make_sources(
       test,
       test_means,
       posteriors,
-      train_z[np.sort(order[num_samples : 2 * num_samples])],
+      train_z[other],
       labels,
       redraw,
   )

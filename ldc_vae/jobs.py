@@ -91,6 +91,7 @@ def run_all(
       each.process.terminate()  # it saves what it has first
     for each in running.values():
       each.process.wait()
+    for each in running.values():  # all have ended, even if this raises
       on_end(each.end(None))
 
 

@@ -76,6 +76,11 @@ def protocol(
       'protocol/prdc': f'{_NUM_NEIGHBOURS} nearest neighbours',
       'protocol/data': datasets.describe(dataset),
   }
+  num_train = len(dataset.images['train'])
+  if num_train < num_samples:
+    results['protocol/distances'] += (
+        f'; of real and aggregate {num_train}, all training images'
+    )
   if config.evaluate.num_draws > 1:
     results['protocol/distances'] += (
         f'; Frechet distances are means over {config.evaluate.num_draws} such'

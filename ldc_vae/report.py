@@ -182,7 +182,8 @@ _FAMILIES = {
             'ksd_aggregate': (
                 _LOWER,
                 'The same of draws of the aggregate posterior itself, for'
-                ' scale: expected 0.',
+                ' scale: expected 0, a little below with few training images,'
+                ' as each gives one draw.',
             ),
             'active_units': (
                 _HIGHER,

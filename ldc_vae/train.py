@@ -75,7 +75,12 @@ def train_and_evaluate(
     from ldc_vae import evaluate
 
     # process 0 decides: the workdir may be out of sight of the others
-    done = evaluate.is_evaluated(workdir, config, experiment.num_steps)
+    done = evaluate.is_evaluated(
+        workdir,
+        config,
+        experiment.num_steps,
+        datasets.describe(experiment.dataset),
+    )
     if not watch.barrier('trained', done)[0]:
       # somebody may be looking at the run: no reason to end without results
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)

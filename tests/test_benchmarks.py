@@ -395,6 +395,7 @@ class SearchTest(parameterized.TestCase):
           'protocol/split': 'validation' if value else 'test',
       }
       (trial.workdir / 'results.json').write_text(json.dumps(results))
+      writer.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     rows = search.collect(trials)
     self.assertEqual(
         [(row['method'], row['options']) for row in rows if row['chosen']],
@@ -409,6 +410,10 @@ class SearchTest(parameterized.TestCase):
     self.assertFalse(any(row['chosen'] for row in search.collect(trials)))
     self.assertIn('| **`ae` `optimizer.learning_rate=0.002`** | 1.00 |', text)
     self.assertIn('| `ae` `optimizer.learning_rate=0.001` | 3.00 |', text)
+    others = search.create_trials(
+        'configs/digits.py:debug', ('ae', 'vae'), 8, root
+    )
+    self.assertEmpty(search.collect(others))  # of another seed
 
   def test_a_finished_trial_is_not_run_again(self):
     root = _folder(self)
@@ -441,11 +446,14 @@ class SearchTest(parameterized.TestCase):
 
   def test_a_failed_trial_fails_whatever_lies_there(self):
     root = _folder(self)
-    for number in range(3):
-      (root / f'ae_{number}').mkdir()
-      (root / f'ae_{number}' / 'results.json').write_text(json.dumps({
+    for trial in search.create_trials(
+        'configs/digits.py', ('ae',), 100, str(root)
+    ):
+      trial.workdir.mkdir()
+      (trial.workdir / 'results.json').write_text(json.dumps({
           'protocol/split': 'validation', 'frechet_classifier/generator': 1.0,
       }))
+      writer.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     argv = [
         '--config=configs/digits.py', '--methods=ae', f'--workdir={root}',
         f'--output={root}/search.json',
@@ -664,6 +672,10 @@ class RunsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'names a twice'):
       seeds.create_runs(('x/a.py', 'y/a.py'), (0,), 'r')
 
+  def test_a_seed_counts_once(self):
+    with self.assertRaisesRegex(ValueError, '--seeds names 1 twice'):
+      seeds.create_runs(('a.py',), (0, 1, 1), 'r')
+
 
 class CollectTest(absltest.TestCase):
 
@@ -687,17 +699,21 @@ class CollectTest(absltest.TestCase):
           'frechet_classifier_seed_1/generator': generator,
           'frechet_classifier_seed_1/aggregate': 2.0,
       })
+      writer.write_json(
+          run.workdir / 'benchmark.json',
+          {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
+      )
 
   def test_ratios_are_of_each_run(self):
-    rows = seeds.collect(self.runs)
+    rows = seeds.collect(self.runs, [])
     self.assertLen(rows, 2)  # the third has not been run
     name = 'ratio/frechet_classifier/generator/aggregate'
     self.assertEqual([row[name] for row in rows], [1.5, 1.0])
     self.assertNotIn('ratio/frechet_classifier/generator/gmm_10', rows[0])
-    self.assertIsNone(rows[0]['wall_seconds'])  # not run by this script
+    self.assertEqual(rows[0]['wall_seconds'], 2.5)
 
   def test_summary_is_over_seeds(self):
-    summary = seeds.summarise(seeds.collect(self.runs))['digits']
+    summary = seeds.summarise(seeds.collect(self.runs, []))['digits']
     entry = summary['ratio/frechet_classifier_seed_1/generator/aggregate']
     self.assertEqual(entry['values'], [3.0, 2.0])
     self.assertEqual(entry['mean'], 2.5)
@@ -731,14 +747,15 @@ class CollectTest(absltest.TestCase):
 
   def test_finished_means_the_same_arguments(self):
     run = self.runs[0]
-    self.assertFalse(seeds.is_finished(run, []))
-    writer.write_json(
-        run.workdir / 'benchmark.json',
-        {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
-    )
     self.assertTrue(seeds.is_finished(run, []))
-    self.assertFalse(seeds.is_finished(run, ['--config.train.num_steps=3']))
-    self.assertEqual(seeds.collect([run])[0]['wall_seconds'], 2.5)
+    others = ['--config.train.num_steps=3']
+    self.assertFalse(seeds.is_finished(run, others))
+    self.assertEmpty(seeds.collect(self.runs, others))
+    elsewhere = ['--config.dataset.data_dir=/data']
+    self.assertLen(seeds.collect(self.runs, elsewhere), 2)
+    (run.workdir / 'benchmark.json').unlink()  # it was not run by this script
+    self.assertFalse(seeds.is_finished(run, []))
+    self.assertLen(seeds.collect(self.runs, []), 1)
 
 
 def _svgd_row(ours, peer, floor):

@@ -158,6 +158,12 @@ class CompareTest(_CompareTest):
         labels, ['VAE', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10']
     )
     self.assertEqual(set(os.listdir(self.workdir / 'figures')), _FIGURES)
+    shutil.rmtree(self.workdir / 'figures')
+    (self.workdir / 'vae_seed0' / 'samples.npz').write_bytes(b'PK damaged')
+    with self.assertLogs('absl', 'WARNING') as logs:
+      compare.compare(plans, (0, 1), self.workdir)
+    self.assertIn('samples.npz is damaged', ''.join(logs.output))
+    self.assertEqual(set(os.listdir(self.workdir / 'figures')), _FIGURES)
 
   def test_what_is_finished_is_kept(self):
     plans = self.plans()

@@ -266,6 +266,49 @@ class EvaluateTest(parameterized.TestCase):
       self.assertEqual(samples['images'].shape, (7, 8, 8, 1))
     self.assertTrue(output.with_suffix('.png').exists())
 
+  def test_a_sample_needs_no_inception_and_a_place_for_its_picture(self):
+    output = self.workdir / 'pictures' / 'some.npz'
+    output.with_suffix('.png').mkdir(parents=True)
+    output.write_text('kept')
+    config = config_lib.override(self.config, {'evaluate.inception': True})
+    with mock.patch.object(inception, 'require', side_effect=AssertionError):
+      with self.assertRaisesRegex(OSError, 'some.png'):
+        evaluate.sample(config, self.workdir, num_samples=7, output=output)
+      self.assertEqual(output.read_text(), 'kept')
+      output.with_suffix('.png').rmdir()
+      evaluate.sample(config, self.workdir, num_samples=7, output=output)
+    self.assertTrue(output.with_suffix('.png').is_file())
+
+  def test_an_evaluation_that_stops_is_none(self):
+    workdir = self.workdir.with_name('stopped')
+    shutil.copytree(self.workdir, workdir)
+    writer.write_json(workdir / 'results.json', self.results)
+    self.assertTrue(evaluate.is_evaluated(workdir, self.config, 8))
+    full = mock.patch.object(
+        evaluate.report, 'write_report', side_effect=OSError('full')
+    )
+    with full, self.assertRaisesRegex(OSError, 'full'):
+      evaluate.evaluate(self.config, workdir)
+    self.assertFalse(evaluate.is_evaluated(workdir, self.config, 8))
+
+  @parameterized.parameters(1, 9)
+  def test_few_training_images_are_told(self, num):
+    dataset = self.experiment.dataset
+    few = {**dataset.images, 'train': dataset.images['train'][:num]}
+    experiment = self.experiment._replace(
+        dataset=dataset._replace(images=few)
+    )
+    workdir = self.workdir.with_name(f'few_{num}')
+    shutil.copytree(self.workdir, workdir)
+    config = config_lib.override(self.config, {'evaluate.samplers': ('prior',)})
+    with mock.patch.object(evaluate.datasets, 'check_same'):
+      with mock.patch.object(evaluate, '_draw'):
+        with self.assertLogs('absl', 'WARNING') as logs:
+          results = evaluate.evaluate(config, workdir, experiment=experiment)
+    self.assertIn(f'real and aggregate are of {num} images', str(logs.output))
+    self.assertIn(f'aggregate {num}, all', results['protocol/distances'])
+    self.assertEqual(results['frechet_classifier/real'] is None, num == 1)
+
   def test_is_evaluated_knows_step_and_evaluation(self):
     writer.write_json(self.workdir / 'results.json', self.results)
     self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
@@ -362,6 +405,9 @@ class EvaluateTest(parameterized.TestCase):
     again = sources.redraw_fn(2)
     for name in laws:
       np.testing.assert_array_equal(again[name], draws[2][name])
+    other, aggregate = sources.other_aggregate, sources.latents['aggregate']
+    self.assertEqual(other.shape, aggregate.shape)
+    self.assertFalse(np.any(np.all(other[:, None] == aggregate, axis=-1)))
 
   def test_the_validation_split_can_be_the_reference(self):
     config = config_lib.override(
@@ -572,14 +618,12 @@ class OtherRunsTest(absltest.TestCase):
   def test_images_without_labels_get_pixel_components(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     rng = np.random.default_rng(0)
-    np.save(
-        folder / 'faces.npy',
-        rng.integers(0, 256, (120, 12, 10, 3), dtype=np.uint8),
-    )
+    images = rng.integers(0, 256, (120, 12, 10, 3), dtype=np.uint8)
+    np.savez(folder / 'faces.npz', images=images)
     config = config_lib.load(
         'configs/images.py:ldc,debug',
         {
-            'dataset.path': str(folder / 'faces.npy'),
+            'dataset.path': str(folder / 'faces.npz'),
             'evaluate.samplers': ('prior',),
             'train.num_steps': 4,
             'model.architecture': 'mlp',
@@ -592,6 +636,13 @@ class OtherRunsTest(absltest.TestCase):
     self.assertGreater(results['frechet_pca/generator'], 0.0)
     self.assertIsNone(results['frechet_classifier/generator'])
     self.assertIsNone(results['nll/elbo'])  # an implicit posterior has none
+    with mock.patch.object(evaluate, 'evaluate') as again:
+      train.train_and_evaluate(config, folder / 'run')
+      again.assert_not_called()
+      labels = np.arange(120) % 2  # another judge, of the same training
+      np.savez(folder / 'faces.npz', images=images, labels=labels)
+      train.train_and_evaluate(config, folder / 'run')
+      again.assert_called_once()
 
   def test_a_handful_of_images_is_trained_and_shown(self):
     folder = pathlib.Path(self.create_tempdir().full_path)

@@ -3,9 +3,11 @@
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -109,6 +111,29 @@ class RunAllTest(absltest.TestCase):
         [(end.job.name, end.code) for end in ends],
         [('short', 0), ('long', None)],
     )
+
+  def test_all_have_ended_even_if_on_end_raises(self):
+    code = 'import time; time.sleep(60)'
+    processes, popen = [], subprocess.Popen
+
+    def on_end(end):
+      del end
+      raise OSError('disk full')
+
+    def start(*args, **kwargs):
+      processes.append(popen(*args, **kwargs))
+      return processes[-1]
+
+    with mock.patch.object(jobs, 'core_shares', return_value=[None] * 3):
+      with mock.patch.object(jobs.subprocess, 'Popen', start):
+        with self.assertRaisesRegex(OSError, 'disk full'):
+          jobs.run_all(
+              [_job('a', code), _job('b', code), _job('c', '')], 3,
+              on_end=on_end,
+          )
+    self.assertLen(processes, 3)
+    for each in processes:
+      self.assertIsNotNone(each.returncode)  # waited for
 
   def test_the_environment_is_passed_on(self):
     ends = []

@@ -191,6 +191,14 @@ class ProtocolTest(parameterized.TestCase):
     self.assertIn('test split of 200', results['protocol/distances'])
     self.assertEqual('protocol/inception' in results, inception)
 
+  def test_says_where_training_images_are_few(self):
+    data = _dataset()
+    few = {**data.images, 'train': data.images['train'][:9]}
+    results = measures.protocol(
+        _config(False), 100, 200, data._replace(images=few)
+    )
+    self.assertIn('aggregate 9, all', results['protocol/distances'])
+
 
 if __name__ == '__main__':
   absltest.main()

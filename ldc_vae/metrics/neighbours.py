@@ -20,7 +20,9 @@ def precision_recall_density_coverage(
 ) -> dict[str, float]:
   """Fidelity and diversity of a set of features, by balls around vectors.
 
-  A ball around a vector reaches to its k-th nearest neighbour in its own set.
+  A ball around a vector reaches to its k-th nearest neighbour in its own set,
+  which is outside, as in Naeem et al.'s code: where more than k vectors of a
+  set are equal, nothing is in their balls.
 
   Precision and recall: Kynkaanniemi et al. (2019), equations 1 and 2,
   https://arxiv.org/abs/1904.06991. Density and coverage: Naeem et al. (2020),
