@@ -61,13 +61,21 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def integers(text: str) -> tuple[int, ...]:
-  """Parses '0,1,2'."""
-  return tuple(int(word) for word in names(text))
+  """Parses '0,1,2', for argparse."""
+  return tuple(int(word) for word in _some(text))
 
 
 def numbers(text: str) -> tuple[float, ...]:
-  """Parses '0.5,1'."""
-  return tuple(float(word) for word in names(text))
+  """Parses '0.5,1', for argparse."""
+  return tuple(float(word) for word in _some(text))
+
+
+def _some(text: str) -> tuple[str, ...]:
+  """As `names`, and refuses none."""
+  words = names(text)
+  if not words:
+    raise argparse.ArgumentTypeError('needs at least one number, as 1,2')
+  return words
 
 
 def positive(text: str) -> int:
@@ -119,12 +127,55 @@ def distinct(flag: str, values: Sequence[Any]) -> None:
       raise ValueError(f'--{flag} names {value} twice; name it once')
 
 
+def parse_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> argparse.Namespace:
+  """Parses the flags of a benchmark, and looks at those that many have.
+
+  Args:
+    parser: With `--output`, '' for no file.
+    argv: The arguments.
+
+  Raises:
+    ValueError: A seed is named twice, or the output is no JSON file.
+    OSError: The output cannot be written: told before the work.
+  """
+  args = parser.parse_args(argv)
+  _check(args)
+  return args
+
+
+def parse_overrides(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+  """As `parse_args`; what is left must be `--config.a.b=value`."""
+  args, overrides = parser.parse_known_args(argv)
+  for word in overrides:
+    if not word.startswith('--config.') or '=' not in word:
+      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
+  _check(args)
+  return args, overrides
+
+
+def _check(args) -> None:
+  """Raises as `parse_args` says."""
+  distinct('seeds', getattr(args, 'seeds', ()))
+  if not args.output:
+    return
+  output = pathlib.Path(args.output)
+  if output.suffix != '.json':
+    raise ValueError(f'--output={output} must end in .json')
+  output.parent.mkdir(parents=True, exist_ok=True)
+  writer.check_writable(output)
+
+
 def parse_runs(
     parser: argparse.ArgumentParser,
     argv: Sequence[str],
     *,
     workdir: str,
     output: str,
+    own_fields: Sequence[str],
 ) -> tuple[argparse.Namespace, list[str]]:
   """Parses the flags of a benchmark that runs the product's own command.
 
@@ -134,9 +185,13 @@ def parse_runs(
     argv: The arguments.
     workdir: The default folder of the runs.
     output: The default record.
+    own_fields: Of the config, which the benchmark itself sets.
 
   Returns:
     The flags, and the `--config.a.b=value` that go to every run.
+
+  Raises:
+    ValueError: An override is of such a field; or as `parse_args`.
   """
   add = parser.add_argument
   add('--workdir', default=workdir)
@@ -144,10 +199,11 @@ def parse_runs(
   add('--jobs', type=positive, default=1, help='runs at once')
   add('--collect_only', action='store_true', help='train nothing')
   add('--output', default=output)
-  args, overrides = parser.parse_known_args(argv)
+  args, overrides = parse_overrides(parser, argv)
   for word in overrides:
-    if not word.startswith('--config.') or '=' not in word:
-      parser.error(f'{word!r} is no flag; overrides are --config.a.b=value')
+    field = word.partition('=')[0].removeprefix('--config.')
+    if field in own_fields:
+      raise ValueError(f'{word}: this benchmark sets {field}; leave it out')
   if args.data_dir:
     overrides.append(f'--config.dataset.data_dir={args.data_dir}')
   return args, overrides
@@ -265,16 +321,18 @@ def write(
     markdown: The tables; a line with the record's origin is put below them.
   """
   output = pathlib.Path(output)
-  if output.suffix != '.json':
-    raise ValueError(f'--output={output} must end in .json')
   output.parent.mkdir(parents=True, exist_ok=True)
   writer.write_json(output, record)
-  device = record['device']
+  device, commits = record['device'], record['git_commit']
+  rows = record.get('rows', ())
+  trained = {row['git_commit'] for row in rows if row.get('git_commit')}
+  if trained:  # elsewhere, and perhaps by an earlier version
+    commits = f'{commits}; runs of {", ".join(sorted(trained))}'
   origin = (
       f'`{record["command"]}`; seeds {", ".join(map(str, record["seeds"]))};'
       f' {device["count"]} x {device["kind"]} ({device["processor"]},'
       f' {device["cores"]} cores), jax {record["versions"]["jax"]}, commit'
-      f' {record["git_commit"]}.\n'
+      f' {commits}.\n'
   )
   with writer.open_atomically(output.with_suffix('.md')) as file:
     file.write(f'{markdown}\n{origin}'.encode())

@@ -170,9 +170,9 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
       '--output', default='', help='a JSON file; the table lies beside it'
   )
-  args = parser.parse_args(argv)
+  args = common.parse_args(parser, argv)
   chosen = common.names(args.images)
-  common.choose('images', chosen, IMAGES)
+  common.choose('images', chosen, IMAGES, required=True)
   jax.config.update('jax_platforms', 'cpu')
   channels, batch_size = CHANNELS, BATCH_SIZE
   if args.debug:
@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
   workers = commands(args.peer_python, channels)
   if args.workers:
     names = common.names(args.workers)
-    common.choose('workers', names, workers)
+    common.choose('workers', names, workers, required=True)
     workers = {name: workers[name] for name in names}
   load_before = os.getloadavg()[0]
   results = {
@@ -197,10 +197,7 @@ def main(argv: Sequence[str]) -> int:
   table = format_table(results)
   print(table, end='')
   if args.output:
-    words = [each for each in argv if not each.startswith('--peer_python')]
-    if args.peer_python:
-      words.insert(0, '--peer_python=PEER/bin/python')
-    record = common.create_record('benchmarks.conv_step', words, [0])
+    record = common.create_record('benchmarks.conv_step', argv, [0])
     record['config'] = {
         'channels': channels,
         'batch_size': batch_size,

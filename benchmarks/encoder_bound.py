@@ -382,8 +382,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
       help='distances in posterior standard deviations')
   add('--off_diagonal', type=_booleans, default=(True,),
       help='true, false (all pairs) or true,false')
-  add('--output', default='benchmarks/results/encoder_bound.json')
-  return parser.parse_args(argv)
+  add('--output', default='runs/encoder_bound.json')
+  return common.parse_args(parser, argv)
 
 
 def _booleans(text: str) -> tuple[bool, ...]:

@@ -142,9 +142,11 @@ def main(argv: Sequence[str]) -> int:
   add('--num_steps', type=common.positive, default=5000)
   add('--seeds', type=common.integers, default=(0, 1, 2))
   add('--output', default='')
-  args = parser.parse_args(argv)
-  if min(args.particles, default=0) < 2:
+  args = common.parse_args(parser, argv)
+  if min(args.particles) < 2:
     raise ValueError('--particles needs numbers of at least 2, as 4,8')
+  if min(*args.starts, *args.factors, math.inf) <= 0.0:
+    raise ValueError('--starts and --factors need positive numbers')
   cases: list[tuple[str, svgd.Kernel | None]] = [('ELBO', None)]
   cases += [
       (f'`rbf`, {factor:g} of the rule', svgd.rbf('mean', factor=factor))

@@ -631,7 +631,7 @@ _TOY_COLUMNS = {
 def main(argv: Sequence[str]) -> int:
   """Runs the ablation; 0 is success."""
   args = _parse(argv)
-  common.choose('sections', args.sections, SECTIONS)
+  common.choose('sections', args.sections, SECTIONS, required=True)
   common.choose('variants', args.variants, VARIANTS)
   if 'images' in args.sections and not args.workdir:
     raise ValueError(
@@ -706,8 +706,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
       help='posterior draws of each training image')
   add('--seeds', type=common.integers, default=(0,))
   add('--classifier_seed', type=int, default=0)
-  add('--output', default='benchmarks/results/sampler_ablation.json')
-  return parser.parse_args(argv)
+  add('--output', default='runs/sampler_ablation.json')
+  return common.parse_args(parser, argv)
 
 
 def _create_method(config, model):

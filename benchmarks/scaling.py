@@ -93,13 +93,27 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--devices', type=common.integers, default=(1, 2, 4))
   parser.add_argument('--processes', type=common.integers, default=(2,))
   parser.add_argument('--batch_size', type=common.positive, default=256)
-  parser.add_argument('--steps', type=common.positive, default=20)
+  parser.add_argument(
+      '--steps', type=common.positive, default=20, help='after the first'
+  )
   parser.add_argument('--predict', default='configs/celeba64.py')
   parser.add_argument('--output', default='')
   parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
-  args, overrides = parser.parse_known_args(argv)
+  args, overrides = common.parse_overrides(parser, argv)
   if args.worker:
     return _work(json.loads(args.worker), overrides)
+  common.choose(
+      'methods', args.methods, config_lib.METHOD_ENCODERS, required=True
+  )
+  most = max(*args.devices, *args.processes)
+  if any(args.batch_size % count for count in (*args.devices, most)):
+    raise ValueError(
+        f'--batch_size={args.batch_size} must be divisible by the numbers of'
+        ' --devices and --processes'
+    )
+  if config_lib.split_spec(args.predict)[1]:
+    raise ValueError(f'--predict={args.predict} names a method; leave it out')
+  config_lib.load(args.predict)  # a mistake is told before the work
   record = common.create_record('benchmarks.scaling', argv, seeds=[0])
   record['load_before'] = os.getloadavg()[0]
   record['measured'] = measure(args, overrides)
@@ -130,7 +144,7 @@ def measure(args, overrides: Sequence[str]) -> list[dict[str, Any]]:
               {
                   'spec': f'{args.config}:{method}',
                   'batch_size': size,
-                  'steps': args.steps,
+                  'steps': 1 + args.steps,
                   'output': str(output),
               },
               num_processes,
@@ -202,7 +216,11 @@ def run_layout(
         stderr=subprocess.PIPE,
         text=True,
     ))
-  outputs = [process.communicate() for process in started]
+  try:
+    outputs = [process.communicate() for process in started]
+  finally:  # we are being stopped
+    for process in started:
+      process.kill()
   for process, (_, errors) in zip(started, outputs, strict=True):
     if process.returncode:
       last = (errors.strip().splitlines() or ['it said nothing'])[-1]

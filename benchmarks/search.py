@@ -212,7 +212,8 @@ def main(argv: Sequence[str]) -> int:
   add('--seed', type=int, default=100)
   args, overrides = common.parse_runs(
       parser, argv, workdir='runs/search',
-      output='benchmarks/results/search.json',
+      output='runs/search.json',
+      own_fields=('seed', 'evaluate.split'),
   )
   common.choose('methods', args.methods, TRIALS)
   trials = create_trials(

@@ -309,7 +309,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   add('--seeds', type=common.integers, default=(0, 1, 2))
   return common.parse_runs(
       parser, argv, workdir='runs/seeds',
-      output='benchmarks/results/seeds.json',
+      output='runs/seeds.json',
+      own_fields=(
+          'seed', 'evaluate.classifier_seeds', 'evaluate.num_draws'
+      ),
   )
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--config', default='configs/digits.py')
   parser.add_argument('--turns', type=common.positive, default=7)
   parser.add_argument('--output', default='')
-  args, overrides = parser.parse_known_args(argv)
+  args, overrides = common.parse_overrides(parser, argv)
   record = common.create_record('benchmarks.start', argv, seeds=[0])
   record['load_before'] = os.getloadavg()[0]
   with tempfile.TemporaryDirectory() as folder:

@@ -357,7 +357,7 @@ def main(argv: Sequence[str]) -> int:
   """Measures and writes the result."""
   parser = argparse.ArgumentParser(prog=_MODULE, description=__doc__)
   parser.add_argument(
-      '--peers', default=','.join(PEERS), help='some of these, or none'
+      '--peers', default=','.join(PEERS), help='some of these; empty for none'
   )
   parser.add_argument(
       '--peer_python', default=sys.executable,
@@ -371,14 +371,17 @@ def main(argv: Sequence[str]) -> int:
       '--tables', default=','.join(make_cases(True)), help='some of these'
   )
   parser.add_argument(
-      '--sizes', default='', help='numbers of particles n; by default all'
+      '--sizes', type=common.integers, default=(),
+      help='numbers of particles n; by default all',
   )
   parser.add_argument(
-      '--dims', default='', help='dimensions D; by default all'
+      '--dims', type=common.integers, default=(),
+      help='dimensions D; by default all',
   )
   parser.add_argument('--device', choices=sorted(_ENVIRONMENTS), default='cpu')
   parser.add_argument(
-      '--rounds', type=common.positive, default=7, help='turns of each case'
+      '--rounds', type=common.positive, default=7,
+      help='turns of each case, at most',
   )
   parser.add_argument(
       '--seconds', type=float, default=20.0,
@@ -392,27 +395,26 @@ def main(argv: Sequence[str]) -> int:
       '--debug', action='store_true', help='few and small cases'
   )
   parser.add_argument(
-      '--output', default='benchmarks/results/svgd_directions.json',
+      '--output', default='runs/svgd_directions.json',
       help='the JSON file; the table is put beside it',
   )
-  args = parser.parse_args(argv)
+  args = common.parse_args(parser, argv)
   peers = common.names(args.peers)
   common.choose('peers', peers, PEERS)
   cases = make_cases(args.debug)
   tables = common.names(args.tables)
-  common.choose('tables', tables, cases)
-  sizes, dims = common.integers(args.sizes), common.integers(args.dims)
+  common.choose('tables', tables, cases, required=True)
   cases = {
       table: [
           case for case in cases[table]
-          if (not sizes or case['n'] in sizes)
-          and (not dims or case['dim'] in dims)
+          if (not args.sizes or case['n'] in args.sizes)
+          and (not args.dims or case['dim'] in args.dims)
       ]
       for table in tables
   }
   if not any(cases.values()):
     raise ValueError(
-        f'--sizes={args.sizes} and --dims={args.dims} leave no case'
+        f'--sizes and --dims leave no case of {", ".join(tables)}'
     )
   jax.config.update('jax_platforms', 'cpu')  # the device is the workers'
   script = str(pathlib.Path(worker_lib.__file__).resolve())

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--steps', type=common.positive, default=32)
   parser.add_argument('--rounds', type=common.positive, default=9)
   parser.add_argument('--output', default='')
-  args, overrides = parser.parse_known_args(argv)
+  args, overrides = common.parse_overrides(parser, argv)
   if args.architectures is None:
     args.architectures = (config_lib.load(args.config).model.architecture,)
   for flag, chosen, known in (
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
       ('dtypes', args.dtypes, config_lib.DTYPES),
   ):
     common.choose(flag, chosen, known, required=True)
-  if min(args.batch_sizes, default=0) < 1:
+  if min(args.batch_sizes) < 1:
     raise ValueError('--batch_sizes needs positive numbers, as 128,2048')
   if config_lib.split_spec(args.config)[1]:
     raise ValueError(

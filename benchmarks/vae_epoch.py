@@ -29,7 +29,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import common  # pylint: disable=g-import-not-at-top
-from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import writer
 
@@ -285,10 +284,7 @@ def run(
           'num_samples': num_samples,
           'rounds': rounds,
       },
-      'seeds': [0],
-      'device': common.describe_device(),
       'load_before': load_before,
-      'git_commit': config_lib.describe()['git_commit'],
       'workers': {name: each.description for name, each in workers.items()},
       'epochs': epochs,
       'ratios': ratios,
@@ -327,7 +323,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
       '--output', default='', help='a JSON file for the result'
   )
-  args = parser.parse_args(argv)
+  args = common.parse_args(parser, argv)
   jax.config.update('jax_platforms', 'cpu')
   folder = pathlib.Path(__file__).resolve().parent
   commands = {
@@ -345,6 +341,7 @@ def main(argv: Sequence[str]) -> int:
       num_samples=1 if args.method == 'vae' else args.num_samples,
   )
   result['config']['data'] = args.data
+  result = {**common.create_record('benchmarks.vae_epoch', argv, [0]), **result}
   print(format_table(result))
   load, cores = result['load_before'], result['device']['cores']
   if load > _QUIET_LOAD * cores:

@@ -1,5 +1,6 @@
 """Tests for the benchmarks: their pure pieces, and a small run of each kind."""
 
+import argparse
 import json
 import math
 import os
@@ -115,10 +116,44 @@ class TableTest(absltest.TestCase):
     self.assertStartsWith(markdown, 'the table\n')
     self.assertIn('python -m benchmarks.x --seeds=3', markdown)
 
-  def test_refuses_another_suffix(self):
+  def test_names_the_commits_of_the_runs(self):
     record = common.create_record('benchmarks.x', [], [0])
-    with self.assertRaisesRegex(ValueError, 'must end in .json'):
-      common.write(_folder(self) / 'x.txt', record, '')
+    record['rows'] = [{'git_commit': 'b'}, {'git_commit': 'a'}, {}]
+    output = _folder(self) / 'x.json'
+    common.write(output, record, 'table')
+    self.assertIn('; runs of a, b.', output.with_suffix('.md').read_text())
+
+
+class ParseTest(parameterized.TestCase):
+
+  def _parse(self, *argv):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--seeds', type=common.integers, default=(0,))
+    parser.add_argument('--output', default='')
+    return common.parse_overrides(parser, argv)
+
+  @parameterized.parameters(
+      ('--output=x.txt', 'must end in .json'),
+      ('--output=/dev/null/x.json', '/dev/null'),
+      ('--seeds=1,2,1', '--seeds names 1 twice'),
+  )
+  def test_a_mistake_is_told_before_the_work(self, argument, message):
+    with self.assertRaisesRegex((ValueError, OSError), message):
+      self._parse(argument)
+
+  @parameterized.parameters('--seeds=', '--seeds=a', '--foo=3', 'config.py')
+  def test_what_argparse_tells(self, argument):
+    with self.assertRaises(SystemExit):
+      self._parse(argument)
+
+  def test_the_folder_of_the_output_is_made(self):
+    output = _folder(self) / 'new' / 'x.json'
+    args, overrides = self._parse(
+        f'--output={output}', '--config.seed=3', '--seeds=1,2'
+    )
+    self.assertEqual((args.seeds, overrides), ((1, 2), ['--config.seed=3']))
+    self.assertTrue(output.parent.is_dir())
+    self.assertFalse(output.exists())
 
 
 class RingMetricsTest(absltest.TestCase):
@@ -467,6 +502,8 @@ class SearchTest(parameterized.TestCase):
       search.main(['--methods=vea'])
     with self.assertRaisesRegex(ValueError, 'learning_rat'):
       search.main(['--config.optimizer.learning_rat=1'])
+    with self.assertRaisesRegex(ValueError, 'sets evaluate.split'):
+      search.main(['--config.evaluate.split=test'])
     with self.assertRaisesRegex(ValueError, '--methods does that'):
       search.main(['--config=configs/mnist.py:vae'])
 
@@ -875,7 +912,8 @@ class SvgdDirectionsTest(parameterized.TestCase):
   @parameterized.parameters(
       ('--peers=pyro', '--peers=pyro is unknown'),
       ('--tables=x', '--tables=x is unknown'),
-      ('--sizes=7', '--sizes=7 and --dims= leave no case'),
+      ('--sizes=7', '--sizes and --dims leave no case'),
+      ('--tables=', '--tables names nothing'),
   )
   def test_a_wrong_choice_is_told(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):

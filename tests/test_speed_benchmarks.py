@@ -116,7 +116,6 @@ class TrainStepTest(parameterized.TestCase):
       ('--config.model.dtype=bfloat16', 'use --dtypes'),
       ('--cases=', '--cases names nothing; known: vae'),
       ('--architectures=cnn', '--architectures=cnn is unknown; known: mlp'),
-      ('--batch_sizes=', '--batch_sizes needs positive numbers'),
       ('--batch_sizes=128,0', '--batch_sizes needs positive numbers'),
       ('--config=configs/mnist.py:ldc', 'names a method; --cases does that'),
   )
