@@ -143,7 +143,7 @@ check_count() {
 # is run, and sets `workdir`. The path of the config file is relative to FOLDER,
 # or absolute where that is `.`; the workdir must lie below MOUNT, if given.
 check_program() {
-  local folder=$1 mount=${2:-} argument config='' file name
+  local folder=$1 mount=${2:-} mode=train argument config='' file name
   for argument in ${program[@]+"${program[@]}"}; do
     name=${argument%%=*}
     case $argument in
@@ -155,15 +155,18 @@ check_program() {
         mistake "$argument is set by this script; leave $name out" ;;
       --distributed*)
         mistake "$argument is decided by this script; leave $name out" ;;
-      --mode=train | --mode=evaluate) ;;
+      --mode=train | --mode=evaluate) mode=${argument#*=} ;;
       --mode=*)
         mistake "$argument cannot be launched here; use --mode=train or" \
           '--mode=evaluate, or launch/local.sh' ;;
     esac
   done
-  if [[ -z $config ]]; then
+  if [[ -z $config && $mode == train ]]; then
     mistake '--config is missing after --; give a run file, as' \
       '-- --config=configs/mnist.py --workdir=DIR'
+  elif [[ -z $config ]]; then  # the workdir has one
+    check_workdir "$mount"
+    return
   fi
   file=${config%%:*}
   [[ $file != *.py,* ]] || file=${file%%.py,*}.py
@@ -186,14 +189,19 @@ check_workdir() {
     *://*)
       mistake "--workdir=$workdir is an address; give a folder of a mounted" \
         'file system' ;;
-    '~'*)
-      mistake "--workdir=$workdir begins with a ~ that no shell has expanded;" \
-        "write the folder's path out" ;;
   esac
+  check_expanded --workdir "$workdir"
   if [[ -n $mount && ($workdir != "$mount"/?* || $workdir/ == */../*) ]]; then
     mistake "--workdir=$workdir is lost with the container; give a folder" \
       "below $mount, as $mount/mnist"
   fi
+}
+
+# check_expanded INPUT VALUE: no shell expands a ~ behind a `=`.
+check_expanded() {
+  [[ $2 != '~'* ]] ||
+    mistake "$1=$2 begins with a ~ that no shell has expanded; write the" \
+      "folder's path out"
 }
 
 # Prints a name for the run in `workdir`, the same each time: its last part and

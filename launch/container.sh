@@ -37,6 +37,7 @@ main() {
     'give a name and a tag, as ldc_vae:cpu'
   if [[ $command == run ]]; then
     check_program "$root" /runs
+    check_expanded --runs "$runs"
     [[ $runs != *:* ]] ||
       mistake "--runs=$runs has a colon, which docker reads as the end of a" \
         'path; give a folder without one'
@@ -52,8 +53,12 @@ build_image() {
   if [[ -e $root/.git ]] && command -v git > /dev/null; then
     commit=$(git -C "$root" rev-parse HEAD 2> /dev/null) || commit=''
   fi
+  if [[ -n $commit && -n $(git -C "$root" status --porcelain -uno) ]]; then
+    commit+=+dirty
+  fi
   run docker build "--file=$root/launch/Dockerfile" "--tag=$image" \
     "--build-arg=ACCELERATOR=$accelerator" \
+    ${commit:+"--build-arg=COMMIT=$commit"} \
     ${commit:+"--label=org.opencontainers.image.revision=$commit"} "$root" ||
     fail "docker could not build $image; see the lines above"
 }

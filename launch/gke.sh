@@ -106,8 +106,8 @@ check_tpu() {
     *) mistake "--tpu=$tpu is not valid; use v4, v5e, v5p or v6e" ;;
   esac
   [[ -z $nodes && -z $gpus_per_node ]] ||
-    mistake "--${nodes:+nodes}${gpus_per_node:+gpus-per-node} is given with" \
-      "--tpu=$tpu; leave it out, as --topology decides"
+    mistake "${nodes:+--nodes=$nodes }${gpus_per_node:+--gpus-per-node }is" \
+      "given with --tpu=$tpu; leave it out, as --topology decides"
   [[ -n $topology ]] ||
     mistake "--topology is missing; give the one of the node pool, as 2x4"
   if [[ $tpu == v[45] || $tpu == v5p ]]; then

@@ -142,6 +142,7 @@ check_fetch() {
       mistake "--workdir=$workdir does not name a folder; give the one of" \
         'train, as runs/mnist' ;;
   esac
+  check_expanded --output "$output"
   output=${output:-runs/$name}
 }
 

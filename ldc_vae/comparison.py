@@ -13,6 +13,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from ldc_vae import config as config_lib
 from ldc_vae import figures
 from ldc_vae import report
 from ldc_vae import spread
@@ -55,7 +56,7 @@ _OTHERS = (
     Metric('time/sample_10k_seconds', '10,000 images, s', LOWER),
     Metric('time/sample_10k_latents_seconds', '10,000 latents, s', LOWER),
 )
-_FITTED = re.compile(r'gmm_\d+|langevin|two_stage')
+_NOT_FITTED = ('prior', 'gaussian')  # and not worth a row
 _SECOND_JUDGE = re.compile(r'(frechet_classifier_seed_(\d+))/generator')
 
 
@@ -112,7 +113,8 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name, value in run['results'].items()
         for family, _, source in [name.partition('/')]
         if family.startswith('frechet_')
-        and _FITTED.fullmatch(source)
+        and config_lib.is_sampler(source)
+        and source not in _NOT_FITTED
         and _is_number(value)
     }
     laws = sorted(laws, key=_law_order)

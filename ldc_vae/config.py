@@ -60,7 +60,10 @@ CHECKPOINTS = ('latest', 'best')
 SPLITS = ('test', 'validation')
 NON_FINITE = ('stop', 'skip')
 # and gmm_K, K >= 1
-LATENT_SAMPLERS = ('prior', 'gaussian', 'two_stage', 'langevin')
+LATENT_SAMPLERS = ('prior', 'gaussian', 'gmm_K', 'two_stage', 'langevin')
+
+# Names the commit where the code lies in no repository.
+COMMIT_VARIABLE = 'LDC_VAE_COMMIT'
 
 # Fields that may differ between a run and its continuation: none of them
 # reaches the parameters, but for rounding. `train.num_epochs` does, through
@@ -819,20 +822,22 @@ def _is_bandwidth(x: Any) -> bool:
     return False
 
 
-def _is_sampler(name: Any) -> bool:
-  return name in LATENT_SAMPLERS or (
-      isinstance(name, str) and re.fullmatch(r'gmm_[1-9]\d*', name) is not None
-  )
+def is_sampler(name: Any) -> bool:
+  """Whether a name is of `LATENT_SAMPLERS`, a final _K being any number."""
+  if not isinstance(name, str):
+    return False
+  family = re.sub(r'_[1-9]\d*$', '_K', name)
+  return family in LATENT_SAMPLERS and not name.endswith('_K')
 
 
 def _explain_samplers(names: Any) -> str:
   """Names the first sampler that is unknown or given twice."""
   known = (*LATENT_SAMPLERS, 'gmm_10', 'gmm_50')
   for name in names if isinstance(names, tuple) else ():
-    if not _is_sampler(name):
+    if not is_sampler(name):
       return (
           f'holds an unknown sampler {name!r}{_suggest(name, known)};'
-          f' known: {", ".join(LATENT_SAMPLERS)}, gmm_K with K components'
+          f' known: {", ".join(LATENT_SAMPLERS)}, where K is a number'
       )
   return 'does not hold; use a tuple of different names, as prior,gmm_10'
 
@@ -970,7 +975,7 @@ _RULES = (
         'evaluate.samplers',
         lambda x: (
             isinstance(x, tuple)
-            and all(_is_sampler(each) for each in x)
+            and all(is_sampler(each) for each in x)
             and len(set(x)) == len(x)
         ),
         _explain_samplers,
@@ -1091,7 +1096,10 @@ _RELATIONS = (
 
 
 def _git_commit() -> str | None:
-  """Returns the commit of the repository whose top is the project's root."""
+  """Returns the commit of the repository whose top is the project's root.
+
+  Where there is none, as in a container, `COMMIT_VARIABLE` may name it.
+  """
 
   def git(*args: str) -> str:
     return subprocess.run(
@@ -1106,4 +1114,4 @@ def _git_commit() -> str | None:
     modified = git('status', '--porcelain', '--untracked-files=no')
     return commit + '+dirty' * bool(modified)
   except (OSError, subprocess.SubprocessError):
-    return None
+    return os.environ.get(COMMIT_VARIABLE) or None

@@ -113,6 +113,18 @@ class RowsTest(absltest.TestCase):
     self.assertFalse(cell['all']['best'])
     self.assertEqual(cell['all']['reference'], 'VAE + GMM-50')
 
+  def test_any_sampler_of_the_config_has_a_row(self):
+    runs = _runs()
+    runs[0]['results']['frechet_classifier/flow_3'] = 2.0
+    labels = lambda: {row['source'] for row in comparison.create_rows(runs)}
+    self.assertNotIn('flow_3', labels())
+    known = (*comparison.config_lib.LATENT_SAMPLERS, 'flow_K')
+    with absltest.mock.patch.object(
+        comparison.config_lib, 'LATENT_SAMPLERS', known
+    ):
+      self.assertIn('flow_3', labels())
+    self.assertNotIn('prior', labels())
+
   def test_more_precision_is_better(self):
     rows = _by_label(comparison.create_rows(_runs()))
     cell = rows['VAE']['metrics']['prdc/precision']

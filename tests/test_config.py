@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -386,6 +387,8 @@ class ValidateTest(_FileTestCase):
       ('evaluate.num_samples', 1),
       ('evaluate.samplers', ('prior', 'gmn_10')),
       ('evaluate.samplers', ('gmm_0',)),
+      ('evaluate.samplers', ('gmm_K',)),
+      ('evaluate.samplers', ('prior_3',)),
       ('evaluate.samplers', ('prior', 'prior')),
       ('evaluate.two_stage_steps', 0),
       ('evaluate.langevin_steps', 0),
@@ -557,7 +560,7 @@ class KnownNamesTest(parameterized.TestCase):
     self.assertSameElements(config_lib.LATENT_TARGETS, ldc.LATENT_TARGETS)
     self.assertSameElements(config_lib.NON_FINITE, health.POLICIES)
     self.assertSameElements(
-        (*config_lib.LATENT_SAMPLERS, 'gmm_K'), latents.SAMPLERS
+        config_lib.LATENT_SAMPLERS, latents.SAMPLERS
     )
 
   def test_agree_with_the_methods(self):
@@ -771,6 +774,13 @@ class DescribeTest(_FileTestCase):
     inside = config_lib.ROOT / 'ldc_vae'
     with absltest.mock.patch.object(config_lib, 'ROOT', inside):
       self.assertIsNone(config_lib.describe()['git_commit'])
+
+  def test_where_there_is_no_repository_the_environment_tells(self):
+    with absltest.mock.patch.object(config_lib, 'ROOT', self.folder):
+      self.assertIsNone(config_lib.describe()['git_commit'])
+      variable = {config_lib.COMMIT_VARIABLE: 'abc+dirty'}
+      with absltest.mock.patch.dict(os.environ, variable):
+        self.assertEqual(config_lib.describe()['git_commit'], 'abc+dirty')
 
 
 if __name__ == '__main__':

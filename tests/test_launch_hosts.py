@@ -135,6 +135,7 @@ class GpuTest(launch_case.LaunchTestCase):
       (('--devices=0,0', *_RUN), '--devices=0,0', 'twice'),
       (('--gpus=2', *_RUN), '--gpus=2 is not an option', '--devices='),
       ((), '--config is missing'),
+      (('--', '--mode=evaluate'), '--workdir is missing'),
       (_RUN[:2], '--workdir is missing'),
       (('--', '--config=/no/such.py', '--workdir=r'), '--config=/no/such.py'),
       ((*_RUN, '--num_processes=2'), '--num_processes=2', 'leave'),
@@ -182,6 +183,16 @@ class ContainerTest(launch_case.LaunchTestCase):
         '--tag=ldc_vae:cuda12', '--build-arg=ACCELERATOR=cuda12',
         str(self.root),
     ))
+
+  def test_the_image_knows_its_commit(self):
+    (self.root / '.git').mkdir()
+    self.program('git')
+    self.answer('git * rev-parse HEAD', out='abc\n')
+    self.assert_done(self.launch('build'))
+    self.assertIn('--build-arg=COMMIT=abc', self.calls('docker')[-1])
+    self.answer('git * status *', out=' M README.md\n')
+    self.assert_done(self.launch('build'))
+    self.assertIn('--build-arg=COMMIT=abc+dirty', self.calls('docker')[-1])
 
   def test_runs_as_the_user_on_the_users_folder(self):
     (self.bin / 'id').unlink()
@@ -246,6 +257,7 @@ class ContainerTest(launch_case.LaunchTestCase):
       (('build', *_RUN_INSIDE), 'only run'),
       (('run', '--detach=1', *_RUN_INSIDE), '--detach takes no value'),
       (('run', '--runs=a:b', *_RUN_INSIDE), '--runs=a:b', 'colon'),
+      (('run', '--runs=~/data', *_RUN_INSIDE), '--runs=~/data', 'expanded'),
       (('run',), '--config is missing'),
       (('run', *_RUN), '--workdir=runs/mnist', 'below /runs'),
       (('run', *_RUN_INSIDE[:2]), '--workdir is missing', '/runs/mnist'),

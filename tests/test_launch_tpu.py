@@ -231,6 +231,7 @@ class MistakesTest(_TpuTestCase):
       (('fetch', 'x', _ZONE, '--workdir=../other'), '--workdir=../other'),
       (('fetch', 'x', _ZONE, '--workdir=/'), '--workdir='),
       (('fetch', 'x', _ZONE, '--workdir=gs://b'), 'gs://b'),
+      (('fetch', 'x', _ZONE, '--workdir=r', '--output=~/x'), '--output=~/x'),
   )
   def test_is_told_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)

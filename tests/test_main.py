@@ -517,6 +517,8 @@ class CommandTest(parameterized.TestCase):
     self.assertLessEqual(max(map(len, result.stdout.splitlines())), 80)
     for name in main._define_flags():
       self.assertIn(f'--{name}', result.stdout)
+    for method in config_lib.METHOD_ENCODERS:
+      self.assertRegex(result.stdout, rf'[ (]{method}[ ,;]')
 
   def test_a_mistake_loads_no_jax(self):
     result = self.command('--config=nothing.py')
