@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> int:
   args = common.parse_args(parser, argv)
   if min(args.particles) < 2:
     raise ValueError('--particles needs numbers of at least 2, as 4,8')
-  if min(*args.starts, *args.factors, math.inf) <= 0.0:
+  if min(*args.starts, *args.factors) <= 0.0:
     raise ValueError('--starts and --factors need positive numbers')
   cases: list[tuple[str, svgd.Kernel | None]] = [('ELBO', None)]
   cases += [

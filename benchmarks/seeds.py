@@ -72,7 +72,6 @@ def create_runs(
     specs: Sequence[str], seeds: Sequence[int], root: str
 ) -> list[Run]:
   """The runs, all seeds of a config together; workdirs are ROOT/NAME_SEED."""
-  common.distinct('seeds', seeds)
   names = {}
   for spec in specs:
     path, arg = config_lib.split_spec(spec)

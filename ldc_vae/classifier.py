@@ -18,8 +18,6 @@ import functools
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
 
 from absl import logging
 import chex
@@ -405,8 +403,7 @@ def _load(
     if stored != _digest(arrays):
       raise ValueError('its digest does not match')
     test_accuracy = float(arrays.pop('test_accuracy'))
-  except (OSError, ValueError, KeyError, EOFError, NotImplementedError,
-          zipfile.BadZipFile, zlib.error) as error:
+  except writer.NPZ_ERRORS as error:
     logging.warning('%s is damaged (%s); training it anew.', path, error)
     return None
   params = flax.traverse_util.unflatten_dict(arrays, sep='/')

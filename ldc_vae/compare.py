@@ -12,8 +12,6 @@ import pathlib
 import signal
 import sys
 from typing import Any, NamedTuple
-import zipfile
-import zlib
 
 from absl import logging
 from ml_collections import config_dict
@@ -447,8 +445,7 @@ def _draw(
       with np.load(path) as samples:
         own = {name: samples[name] for name in samples.files}
       images[label] = own['images'][:_SHOWN]
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error) as error:
+    except writer.NPZ_ERRORS as error:
       logging.warning(
           '%s is damaged (%s) and not shown; its run evaluates again where its'
           ' results.json is removed', path, error,

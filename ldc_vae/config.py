@@ -59,7 +59,7 @@ CONVOLUTIONS = ('auto', 'native', 'subpixel', 'patches')
 CHECKPOINTS = ('latest', 'best')
 SPLITS = ('test', 'validation')
 NON_FINITE = ('stop', 'skip')
-# and gmm_K, K >= 1
+# a final _K stands for any number of at least 1
 LATENT_SAMPLERS = ('prior', 'gaussian', 'gmm_K', 'two_stage', 'langevin')
 
 # Names the commit where the code lies in no repository.

@@ -20,6 +20,8 @@ import threading
 import time
 from typing import Any, BinaryIO, TextIO
 import uuid
+import zipfile
+import zlib
 
 from absl import logging
 import jax
@@ -32,6 +34,12 @@ except ImportError:  # not on Windows
   fcntl = None
 
 Path = str | os.PathLike[str]
+
+# What reading a damaged .npz raises, one array after another.
+NPZ_ERRORS = (
+    OSError, ValueError, KeyError, EOFError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)
 
 LOCK_NAME = '.lock'
 EVALUATION_LOCK_NAME = '.evaluation.lock'

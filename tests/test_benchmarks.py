@@ -709,10 +709,6 @@ class RunsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'names a twice'):
       seeds.create_runs(('x/a.py', 'y/a.py'), (0,), 'r')
 
-  def test_a_seed_counts_once(self):
-    with self.assertRaisesRegex(ValueError, '--seeds names 1 twice'):
-      seeds.create_runs(('a.py',), (0, 1, 1), 'r')
-
 
 class CollectTest(absltest.TestCase):
 

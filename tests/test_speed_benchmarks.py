@@ -214,6 +214,18 @@ class ScalingTest(parameterized.TestCase):
     row = scaling.step_seconds(machine, 0.01, [2e6])
     self.assertEqual(row['efficiency'], 1.0)
 
+  @parameterized.parameters(
+      ('--batch_size=3', '--batch_size=3 must be divisible'),
+      ('--methods=gan', '--methods=gan is unknown'),
+      ('--predict=configs/celeba64.py:vae', 'names a method'),
+      ('--predict=configs/no.py', 'configs/no.py'),
+  )
+  def test_a_mistake_is_told_before_the_work(self, argument, message):
+    with absltest.mock.patch.object(scaling, 'measure') as measure:
+      with self.assertRaisesRegex((ValueError, OSError), message):
+        scaling.main([argument])
+    measure.assert_not_called()
+
   @pytest.mark.slow
   def test_emulated_devices_compute_what_one_does(self):
     output = _folder(self) / 'params.npy'
