@@ -248,6 +248,7 @@ class StopTest(_MainTestCase):
   def test_a_process_is_left_at_once_while_it_loads(self):
     program = (
         'import os, signal, sys\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'from ldc_vae import main\n'
         'main.main = lambda argv: signal.raise_signal(signal.SIGINT)\n'
         'main.run()\n'
