@@ -105,8 +105,7 @@ def main(argv: Sequence[str]) -> int:
   common.choose(
       'methods', args.methods, config_lib.METHOD_ENCODERS, required=True
   )
-  most = max(*args.devices, *args.processes)
-  if any(args.batch_size % count for count in (*args.devices, most)):
+  if any(args.batch_size % num for num in (*args.devices, *args.processes)):
     raise ValueError(
         f'--batch_size={args.batch_size} must be divisible by the numbers of'
         ' --devices and --processes'
@@ -218,7 +217,7 @@ def run_layout(
     ))
   try:
     outputs = [process.communicate() for process in started]
-  finally:  # we are being stopped
+  finally:  # where we are being stopped they have not ended
     for process in started:
       process.kill()
   for process, (_, errors) in zip(started, outputs, strict=True):

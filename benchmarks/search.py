@@ -169,11 +169,11 @@ def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
   """
   rows = []
   for trial in trials:
-    results = _results(trial)
     if not is_finished(trial):
       name = trial.workdir.name
       logging.warning('%s is not finished with these arguments', name)
       continue
+    results = _results(trial)
     rows.append({
         'method': trial.method,
         'options': dict(trial.options),

@@ -235,7 +235,7 @@ def run(
     pause_seconds: Between two epochs.
 
   Returns:
-    What is written as JSON.
+    What is written as JSON, beside what every record begins with.
   """
   load_before = os.getloadavg()[0]
   with tempfile.TemporaryDirectory() as folder:

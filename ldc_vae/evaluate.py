@@ -244,8 +244,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
       f'{family}/{source}': None for family in _DISTANCES for source in names
   }
   results.update({name: None for name in _OTHER_NAMES})
-  num_train = len(experiment.dataset.images['train'])
-  if min(num_train, len(sources.test_images)) < 2:
+  train_images = experiment.dataset.images['train']
+  if min(len(train_images), len(sources.test_images)) < 2:
     logging.warning('one image has no distances: they stay null')
   else:
     results.update(
@@ -285,13 +285,6 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
           experiment.dataset,
       )
   )
-  if num_train < results['num_samples']:
-    logging.warning(
-        'distances of real and aggregate are of %d images, those of other'
-        ' sources of %d: do not compare them',
-        num_train,
-        results['num_samples'],
-    )
   results['protocol/device'] = (
       f'{jax.device_count()} x {jax.devices()[0].device_kind}; cores of the'
       f' host: {jobs.num_cores()}'

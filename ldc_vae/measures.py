@@ -81,6 +81,12 @@ def protocol(
     results['protocol/distances'] += (
         f'; of real and aggregate {num_train}, all training images'
     )
+    logging.warning(
+        'distances of real and aggregate are of %d images, those of other'
+        ' sources of %d: do not compare them',
+        num_train,
+        num_samples,
+    )
   if config.evaluate.num_draws > 1:
     results['protocol/distances'] += (
         f'; Frechet distances are means over {config.evaluate.num_draws} such'
