@@ -16,9 +16,11 @@ ensure_environment "$root"
 if (($# == 0)); then
   # One more than cores, as some tests wait: an eighth faster on two cores.
   # More than four would not be faster: each of them compiles on all cores.
+  # A worker that dies, or hangs for ten minutes, ends it with the test's name.
   cores=$({ nproc || getconf _NPROCESSORS_ONLN || echo 2; } 2> /dev/null)
   set -- -n "$((cores < 3 ? cores + 1 : 4))" --dist=loadfile \
-    --no-loadscope-reorder
+    --no-loadscope-reorder --max-worker-restart=0 \
+    -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 fi
 cd "$root"
 exec "$python" -m pytest "$@"

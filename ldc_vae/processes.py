@@ -19,6 +19,7 @@ coordinator and alone writes files.
 from collections.abc import Iterator
 import contextlib
 import ctypes
+import functools
 import glob
 import json
 import os
@@ -29,6 +30,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from typing import Any, NoReturn
 
 import jax
@@ -188,16 +190,20 @@ class Watch:
 
   Attributes:
     grace: Seconds from a signal until a process that is still there is ended.
+    is_ending: Set where signals are to be noted only.
+    has_late_signal: Whether one was.
   """
 
   def __init__(self):
     state = distributed.global_state
     self._client, self._index, self._count = None, 0, 1
     self.grace = GRACE
+    self.is_ending = self.has_late_signal = False
     self._condition = threading.Condition()  # reentrant: signal handlers
     self._signum = 0  # that has asked the run to stop
     self._handled = False  # whether the handler has seen a signal
-    self._dropped = self._again = False  # what it raised; that it raises anew
+    self._dropped = False  # whether what it raised came to nobody
+    self._again = False  # whether the thread has asked it to raise that anew
     self._deadline = None
     self._stepping = False
     self._committed = None  # the last step begun; None before the first
@@ -253,7 +259,7 @@ class Watch:
     with self._condition:
       self._stepping = True
       if self._signum:
-        self._raise()
+        self.raise_signal()
     try:
       yield
       with self._condition:
@@ -262,7 +268,7 @@ class Watch:
     finally:
       self._stepping = False
     if self._signum:
-      self._raise()
+      self.raise_signal()
 
   @property
   def is_stopping(self) -> bool:
@@ -297,7 +303,7 @@ class Watch:
       time.sleep(0.02)
     steps = [step for step, in steps]
     if None in steps:  # one of them has not begun: no step can be whole
-      self._raise()
+      self.raise_signal()
     return step <= max(steps)
 
   def barrier(self, name: str, value: Any = None) -> list[Any]:
@@ -352,13 +358,13 @@ class Watch:
     if self.is_alone:
       return
     self.barrier('end')
-    self._stop_thread()
+    self._stop_threads()
     self._client = None
     jax.distributed.shutdown()
 
   def close(self) -> None:
-    """Ends the thread and gives stderr back."""
-    self._stop_thread()
+    """Ends the threads and gives stderr back."""
+    self._stop_threads()
     for end in (
         self._wake_read, self._wake_write, self._talk_read, self._talk_write
     ):
@@ -377,20 +383,38 @@ class Watch:
     if self._client is not None:
       self._start_talking()
 
+  def stop_thread(self) -> None:
+    """Ends the thread and waits for it."""
+    self._closing = True
+    self._wake()
+    if self._thread is not None:
+      self._thread.join()
+    self._thread = None
+
   @property
   def wake_fd(self) -> int:
     """Where the number of each signal is to be written."""
     return self._wake_write
 
-  def on_signal(self, signum: int, unused_frame) -> None:
+  def on_signal(self, signum: int, frame: types.FrameType | None) -> None:
     """The handler: stops at once where no step has to be finished."""
-    # the thread may have noted this same signal already: it says nothing here
-    again, self._handled = self._handled and signum == signal.SIGINT, True
-    if self._again:  # it is still the first one
-      again = self._again = False
-    self._request(signum)
-    if again or not self._stepping:
-      self._raise()
+    with self._condition:
+      # the thread may have noted this same signal already: it says nothing here
+      again, self._handled = self._handled and signum == signal.SIGINT, True
+      own, self._again = self._again, False
+      again = again and not own  # for that is still the first one
+      self._request(signum)
+      if self.is_ending:
+        self.has_late_signal = True
+        return
+      if not again and self._stepping:
+        return
+      # what is raised within the hook is dropped without a hook
+      self._dropped = self._is_in_hook(frame)
+    if not self._dropped:
+      self.raise_signal()
+    if not own:  # else the thread looks soon, when the hook may be left
+      self._wake()
 
   def on_unraisable(self, unraisable, before_fn) -> None:
     """A hook of Python: has a signal raised anew where it was dropped.
@@ -409,6 +433,19 @@ class Watch:
     else:
       before_fn(unraisable)
 
+  def raise_signal(self) -> NoReturn:
+    """Ends the main thread's work as the signal would have done."""
+    if self._signum == signal.SIGINT:
+      raise KeyboardInterrupt
+    raise SystemExit(self.exit_code)
+
+  def _is_in_hook(self, frame: types.FrameType | None) -> bool:
+    """Whether `on_unraisable` is among the callers of a frame."""
+    code = Watch.on_unraisable.__code__
+    while frame is not None and frame.f_code is not code:
+      frame = frame.f_back
+    return frame is not None
+
   def _start_talking(self) -> None:
     """Starts the thread that calls the coordinator, which may not answer."""
     self._talker = threading.Thread(
@@ -416,14 +453,12 @@ class Watch:
     )
     self._talker.start()
 
-  def _stop_thread(self) -> None:
-    """Ends the threads and waits for them."""
-    self._closing = True
-    self._wake()
-    for thread in (self._thread, self._talker):
-      if thread is not None:
-        thread.join()
-    self._thread = self._talker = None
+  def _stop_threads(self) -> None:
+    """Ends both threads and waits for them."""
+    self.stop_thread()
+    if self._talker is not None:
+      self._talker.join()
+    self._talker = None
 
   def _talk(self) -> None:
     """Speaks with the other processes, again and again."""
@@ -442,9 +477,10 @@ class Watch:
         for signum in os.read(self._wake_read, 64):
           if signum in _SIGNALS:
             self._request(signum)
-      if self._dropped:
-        self._dropped, self._again = False, True
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+      with self._condition:
+        if self._dropped and not self._again:
+          self._dropped, self._again = False, True
+          signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
       if self._parent is not None and self._parent != str(os.getppid()):
         self._parent = None
         os.kill(os.getpid(), signal.SIGTERM)
@@ -462,6 +498,8 @@ class Watch:
 
   def _timeout(self) -> float | None:
     """Seconds that the thread may sleep."""
+    if self._again or self._dropped:
+      return 0.01
     if self._client is not None:
       return self._period()
     if self._deadline is not None:
@@ -489,12 +527,6 @@ class Watch:
       self._frozen = [self._committed]
       self._deadline = time.monotonic() + self.grace
     self._wake()
-
-  def _raise(self) -> NoReturn:
-    """Ends the main thread's work as the signal would have done."""
-    if self._signum == signal.SIGINT:
-      raise KeyboardInterrupt
-    raise SystemExit(self.exit_code)
 
   def _frozen_peers(self) -> list[list[int | None] | None]:
     """Where the others were asked to stop; None of one yet to say so."""
@@ -547,7 +579,7 @@ class Watch:
         )
       if status['signum'] and not self._signum:
         self._request(status['signum'])
-        if not self._stepping:
+        if not self._stepping and not self._closing:
           hang_up = status['signum'] == signal.SIGHUP  # ignored here, perhaps
           signal.pthread_kill(
               threading.main_thread().ident,
@@ -665,19 +697,26 @@ def watch() -> Iterator[Watch]:
       if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
   }
   hook_before = sys.unraisablehook
-  sys.unraisablehook = lambda x: own.on_unraisable(x, hook_before)
+  # no lambda: a signal within its frame would not be known as in the hook
+  sys.unraisablehook = functools.partial(
+      own.on_unraisable, before_fn=hook_before
+  )
   wake_before = signal.set_wakeup_fd(own.wake_fd, warn_on_full_buffer=False)
   own.start()
   _active = own
   try:
     yield own
   finally:
+    own.is_ending = True  # first: what a signal raises would skip the rest
+    own.stop_thread()  # which sends signals, so before the handlers go
     _active = None
     signal.set_wakeup_fd(wake_before)
     sys.unraisablehook = hook_before
     for signum, handler in before.items():
       signal.signal(signum, handler)
     own.close()
+  if own.has_late_signal:
+    own.raise_signal()
 
 
 class _NativeStderr:

@@ -339,7 +339,15 @@ class StopTest(parameterized.TestCase):
     self.assertIn('interrupted: stopped by SIGTERM in the middle', *run.printed)
     self.assertLess(processes.GRACE, 9.0)
 
-  def test_a_signal_is_not_lost_where_python_drops_exceptions(self):
+  @parameterized.parameters(0.0, 0.2)
+  def test_a_signal_is_not_lost_where_python_drops_exceptions(self, seconds):
+    # within the hook that is told of them, the thread has its turn
+    real_wake = processes.Watch._wake
+
+    def wake(watch):
+      real_wake(watch)
+      time.sleep(seconds)
+
     sent = []
 
     def callback(unused_phase, unused_info):
@@ -347,15 +355,36 @@ class StopTest(parameterized.TestCase):
         sent.append(None)
         signal.raise_signal(signal.SIGINT)
 
-    gc.callbacks.append(callback)
-    self.addCleanup(gc.callbacks.remove, callback)
-    start = time.monotonic()
-    with self.assertRaises(KeyboardInterrupt):
-      with processes.watch():
-        gc.collect()
-        time.sleep(20)
+    with absltest.mock.patch.multiple(processes, GRACE=60.0):
+      with absltest.mock.patch.object(processes.Watch, '_wake', wake):
+        start = time.monotonic()
+        with self.assertRaises(KeyboardInterrupt):
+          with processes.watch():
+            gc.callbacks.append(callback)
+            self.addCleanup(gc.callbacks.remove, callback)
+            gc.collect()
+            time.sleep(20)
     self.assertLen(sent, 1)
     self.assertLess(time.monotonic() - start, 5.0)
+
+  def test_a_signal_at_the_end_of_a_watch_leaves_nothing_behind(self):
+    before = [signal.getsignal(signum) for signum in processes._SIGNALS]
+    real_stop, threads = processes.Watch.stop_thread, threading.active_count()
+
+    def stop(watch):
+      if not watch.has_late_signal:
+        signal.raise_signal(signal.SIGTERM)
+      real_stop(watch)
+
+    with absltest.mock.patch.object(processes.Watch, 'stop_thread', stop):
+      with self.assertRaises(SystemExit) as raised:
+        with processes.watch():
+          pass
+    self.assertEqual(raised.exception.code, 143)
+    after = [signal.getsignal(signum) for signum in processes._SIGNALS]
+    self.assertEqual(after, before)
+    self.assertEqual(threading.active_count(), threads)
+    self.assertIsNone(processes._active)
 
   @parameterized.parameters(
       ('writer.ProgressBar', 'update', 3, 'SIGHUP', 3),

@@ -19,6 +19,7 @@ from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import health
+from ldc_vae import processes
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae import writer
@@ -120,6 +121,8 @@ class TrainAndEvaluateTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
+    # a slow machine must not end the process of the tests
+    self.enter_context(mock.patch.object(processes, 'GRACE', 300.0))
     # evaluation has tests of its own; here the loop is what is looked at
     self.enter_context(mock.patch.object(evaluate, 'evaluate'))
     self.dir = pathlib.Path(self.create_tempdir().full_path)
