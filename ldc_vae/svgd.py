@@ -53,8 +53,9 @@ _LONG_ROW = 1024
 
 # Particles below which numbers of a row are multiplied before they are summed.
 # XLA's CPU library takes a batch of directions as one operation, a fifth to a
-# third faster, if no product is of an array under 4096 numbers; a batch of 128
-# has 4096 row sums from 32 particles on.
+# third faster (but for jax 0.10, see ldc_vae/__init__.py), if no product is of
+# an array under 4096 numbers; a batch of 128 has as many row sums from 32
+# particles on.
 _SHORT_ROW = 32
 
 
