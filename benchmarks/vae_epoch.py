@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import common  # pylint: disable=g-import-not-at-top
+import ldc_vae
 from ldc_vae import datasets
 from ldc_vae import writer
 
@@ -73,7 +74,13 @@ class Worker:
       environment: Variables beside those of this process.
     """
     self._name, self._log = name, log
-    environment = {**os.environ, **environment, 'PYTHONPATH': str(ROOT)}
+    environment = {
+        **os.environ,
+        # ldc_vae sets a flag for its own jax: others are to run as they come
+        'XLA_FLAGS': ldc_vae.GIVEN_XLA_FLAGS,
+        **environment,
+        'PYTHONPATH': str(ROOT),
+    }
     try:
       with open(log, 'wb') as file:
         self._process = subprocess.Popen(

@@ -12,13 +12,16 @@ __version__ = '0.1.0'
 _WRONG_JAXLIBS = ('0.10.2', '0.11.0')
 _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 
+# For processes with another jax, which may not know the flag.
+GIVEN_XLA_FLAGS = os.environ.get('XLA_FLAGS', '')
+
 
 def _avoid_wrong_sums() -> None:
   """Sets the flag of XLA, which jax reads when it is first used."""
-  flags = os.environ.get('XLA_FLAGS', '')
-  if metadata.version('jaxlib') in _WRONG_JAXLIBS and _FLAG not in flags:
+  affected = metadata.version('jaxlib') in _WRONG_JAXLIBS
+  if affected and _FLAG not in GIVEN_XLA_FLAGS:
     value = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-    os.environ['XLA_FLAGS'] = f'{flags} {_FLAG}={value}'.strip()
+    os.environ['XLA_FLAGS'] = f'{GIVEN_XLA_FLAGS} {_FLAG}={value}'.strip()
 
 
 _avoid_wrong_sums()
