@@ -94,6 +94,10 @@ class _LdcVae(_Jax):
 
   rule = None
 
+  def __init__(self):
+    importlib.import_module('ldc_vae')  # may set flags, before jax reads them
+    super().__init__()
+
   def make_direction_fn(self, n: int, dim: int):
     svgd = importlib.import_module('ldc_vae.svgd')
     kernel = svgd.rbf(self.rule or bandwidth(n, dim))

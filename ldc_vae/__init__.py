@@ -2,6 +2,8 @@
 
 from importlib import metadata
 import os
+import sys
+import warnings
 
 __version__ = '0.1.0'
 
@@ -18,10 +20,19 @@ GIVEN_XLA_FLAGS = os.environ.get('XLA_FLAGS', '')
 
 def _avoid_wrong_sums() -> None:
   """Sets the flag of XLA, which jax reads when it is first used."""
-  affected = metadata.version('jaxlib') in _WRONG_JAXLIBS
-  if affected and _FLAG not in GIVEN_XLA_FLAGS:
-    value = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-    os.environ['XLA_FLAGS'] = f'{GIVEN_XLA_FLAGS} {_FLAG}={value}'.strip()
+  version = metadata.version('jaxlib')
+  if version not in _WRONG_JAXLIBS or _FLAG in GIVEN_XLA_FLAGS:
+    return
+  value = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+  os.environ['XLA_FLAGS'] = f'{GIVEN_XLA_FLAGS} {_FLAG}={value}'.strip()
+  bridge = sys.modules.get('jax._src.xla_bridge')
+  if bridge is not None and bridge.backends_are_initialized():
+    warnings.warn(
+        f'jax was used before ldc_vae was imported, and jaxlib {version} may'
+        ' take wrong sums on CPUs: import ldc_vae first, or set'
+        f' XLA_FLAGS={_FLAG}={value}',
+        stacklevel=3,
+    )
 
 
 _avoid_wrong_sums()

@@ -1,11 +1,13 @@
 """Tests that no jaxlib is used in a way in which it is known to be wrong."""
 
+from importlib import metadata
 import os
 import subprocess
 import sys
 
 from absl.testing import absltest
 
+import ldc_vae
 from ldc_vae import config as config_lib
 
 # https://github.com/jax-ml/jax/issues/39103: one row in a hundred was lost.
@@ -37,6 +39,12 @@ found = jax.jit(lambda x, y: jnp.sum(x * y, axis=3))(x, y)
 np.testing.assert_allclose(found, np.sum(x * y, axis=3), atol=1e-5)
 """
 
+_LATE = """
+import jax
+jax.devices()
+import ldc_vae
+"""
+
 _FLAGS = """
 import os
 import ldc_vae
@@ -61,6 +69,12 @@ class WrongSumsTest(absltest.TestCase):
   def test_a_sum_of_seven_axes_does_not_crash(self):
     done = _run(_RANK_7)
     self.assertEqual(done.returncode, 0, done.stderr)
+
+  def test_it_warns_where_the_flag_comes_too_late(self):
+    affected = metadata.version('jaxlib') in ldc_vae._WRONG_JAXLIBS
+    done = _run(_LATE)
+    self.assertEqual('import ldc_vae first' in done.stderr, affected)
+    self.assertNotIn('import ldc_vae first', _run(_FLAGS).stderr)
 
   def test_flags_of_the_user_are_kept(self):
     own = '--xla_cpu_experimental_ynn_fusion_type='
