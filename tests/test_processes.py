@@ -355,7 +355,7 @@ class StopTest(parameterized.TestCase):
         sent.append(None)
         signal.raise_signal(signal.SIGINT)
 
-    with absltest.mock.patch.multiple(processes, GRACE=60.0):
+    with absltest.mock.patch.object(processes, 'GRACE', 60.0):
       with absltest.mock.patch.object(processes.Watch, '_wake', wake):
         start = time.monotonic()
         with self.assertRaises(KeyboardInterrupt):
