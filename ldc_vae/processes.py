@@ -410,8 +410,8 @@ class Watch:
       if not again and self._stepping:
         return
       # what is raised within the hook is dropped without a hook
-      self._dropped = self._is_in_hook(frame)
-    if not self._dropped:
+      is_dropped = self._dropped = self._is_in_hook(frame)
+    if not is_dropped:  # the thread may have changed the other by now
       self.raise_signal()
     if not own:  # else the thread looks soon, when the hook may be left
       self._wake()
@@ -498,8 +498,9 @@ class Watch:
 
   def _timeout(self) -> float | None:
     """Seconds that the thread may sleep."""
-    if self._again or self._dropped:
-      return 0.01
+    with self._condition:  # the handler turns the one into the other
+      if self._again or self._dropped:
+        return 0.01
     if self._client is not None:
       return self._period()
     if self._deadline is not None:
@@ -579,7 +580,7 @@ class Watch:
         )
       if status['signum'] and not self._signum:
         self._request(status['signum'])
-        if not self._stepping and not self._closing:
+        if not self._stepping:
           hang_up = status['signum'] == signal.SIGHUP  # ignored here, perhaps
           signal.pthread_kill(
               threading.main_thread().ident,

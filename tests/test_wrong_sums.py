@@ -10,7 +10,7 @@ from absl.testing import absltest
 import ldc_vae
 from ldc_vae import config as config_lib
 
-# https://github.com/jax-ml/jax/issues/39103: one row in a hundred was lost.
+# https://github.com/jax-ml/jax/issues/39103: sums of some rows were wrong.
 _SUM = """
 import ldc_vae
 import jax
