@@ -65,8 +65,10 @@ OBJECTIVES = {
     'stein_vae': dict(
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # rbf, imq, multi_scale, linear
-        bandwidth='mean',  # mean, median, or a number in squared latent units
-        bandwidth_factor=1.0,  # of a rule; below 1 in many dimensions
+        # expected, by a running mean of particles' squared distances, or a
+        # number in squared latent units
+        bandwidth='expected',
+        bandwidth_factor=1.0,  # of expected; below 1 in many dimensions
         off_diagonal=True,  # leave j = i out of the direction
         kl_warmup=0.0,
     ),
@@ -84,8 +86,11 @@ OBJECTIVES = {
         inverse_temperature=2.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
         num_particles=4,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
-        bandwidth='mean',  # mean, median, or a number in squared latent units
-        bandwidth_factor=1.0,  # of a rule
+        # expected, 2D / log(K + 1) of whitened particles, and of others by a
+        # running mean of squared distances; or a number, in squared units of
+        # the posterior's deviations where whitened, of the latents where not
+        bandwidth='expected',
+        bandwidth_factor=1.0,  # of expected
         off_diagonal=True,  # leave j = i out of the encoder's direction
         whiten=True,  # distances in posterior deviations (gaussian encoder)
         kl_warmup=0.0,

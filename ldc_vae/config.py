@@ -49,7 +49,7 @@ METHOD_ENCODERS = {
     'ldc': ('gaussian', 'implicit', 'warped'),
 }
 SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
-BANDWIDTH_RULES = ('mean', 'median')
+BANDWIDTH_RULE = 'expected'
 _TINY = 2.0**-126  # the least float32 with all its digits
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
 LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
@@ -813,13 +813,24 @@ def _is_number(x: Any) -> bool:
 
 
 def _is_bandwidth(x: Any) -> bool:
-  """True for 'mean', 'median' and a positive float32, as text or not."""
-  if x in BANDWIDTH_RULES:
+  """True for 'expected' and a positive float32, as text or not."""
+  if x == BANDWIDTH_RULE:
     return True
   try:
     return not isinstance(x, bool) and _TINY <= float(x) < math.inf
   except (TypeError, ValueError):
     return False
+
+
+def _explain_bandwidth(x: Any) -> str:
+  """Says why a rule of svgd is none of the encoder."""
+  remedy = 'use expected, or a positive number'
+  if x in ('mean', 'median'):
+    return (
+        'follows the few particles of an image, which makes posteriors too'
+        f' wide; {remedy}'
+    )
+  return f'is unknown; {remedy}'
 
 
 def is_sampler(name: Any) -> bool:
@@ -912,7 +923,7 @@ _RULES = (
     _Rule(
         'objective.bandwidth',
         _is_bandwidth,
-        _says('is unknown; use mean, median, or a positive number'),
+        _explain_bandwidth,
     ),
     *_at_least(
         0,
@@ -1013,8 +1024,8 @@ _RELATIONS = (
     ),
     _Relation(
         ('objective.bandwidth_factor', 'objective.bandwidth'),
-        lambda factor, bandwidth: factor == 1 or bandwidth in BANDWIDTH_RULES,
-        'multiplies no rule; use factor 1, or bandwidth mean or median',
+        lambda factor, bandwidth: factor == 1 or bandwidth == BANDWIDTH_RULE,
+        'multiplies no rule; use factor 1, or bandwidth expected',
     ),
     _Relation(
         ('objective.sampler_noise', 'objective.num_particles'),

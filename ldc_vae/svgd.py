@@ -77,11 +77,32 @@ class Kernel(NamedTuple):
   centred: bool
 
 
-def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
-  """Mean squared pair distance / log(n + 1), exact in O(nD).
+def mean_square_distance(particles: Array) -> Array:
+  """Mean of |z_i - z_j|^2 over the pairs i != j, exact in O(nD).
 
-  The mean over pairs i != j is 2n/(n-1) mean_i |z_i - mean z|^2. No gradient
-  flows through it: h is a constant of the update.
+  It is 2n/(n-1) mean_i |z_i - mean z|^2; 0 of a lone particle.
+
+  Args:
+    particles: Shape [n, D].
+
+  Returns:
+    A scalar in squared units of the particles.
+  """
+  chex.assert_rank(particles, 2)
+  n = particles.shape[0]
+  deviations = particles - jnp.mean(particles, axis=0, keepdims=True)
+  spread = jnp.mean(jnp.sum(jnp.square(deviations), axis=1))
+  return 2.0 * n / max(n - 1, 1) * spread
+
+
+def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
+  """Mean squared pair distance / log(n + 1), see `mean_square_distance`.
+
+  No gradient flows through it: h is a constant of the update. Of a few
+  amortised particles it is a wrong constant: their own distance sets it, so
+  that two of them always have k = 1/3, and nothing but their repulsion is left
+  to decide how wide they are. Pass such a set a `bandwidth` of the law that
+  they are drawn from, see `expected_bandwidth`.
 
   Args:
     particles: Shape [n, D].
@@ -90,12 +111,31 @@ def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   Returns:
     The bandwidth h, a scalar in squared units of the particles.
   """
-  chex.assert_rank(particles, 2)
-  n = particles.shape[0]
-  deviations = particles - jnp.mean(particles, axis=0, keepdims=True)
-  spread = jnp.mean(jnp.sum(jnp.square(deviations), axis=1))
-  pairs = 2.0 * n / max(n - 1, 1) * spread
-  return jax.lax.stop_gradient(jnp.maximum(pairs / jnp.log(n + 1.0), floor))
+  distance = mean_square_distance(particles)
+  return expected_bandwidth(distance, particles.shape[0], floor=floor)
+
+
+def expected_bandwidth(
+    square_distance: Array | float,
+    num_particles: int,
+    *,
+    factor: float = 1.0,
+    floor: float = BANDWIDTH_FLOOR,
+) -> Array:
+  """factor * E|x - y|^2 / log(n + 1), of a law and not of a set of its draws.
+
+  Args:
+    square_distance: E|x - y|^2 of two draws, a scalar; 2D of N(0, I).
+    num_particles: n, of the sets that will be moved.
+    factor: Below 1 for a narrower kernel.
+    floor: The least value returned.
+
+  Returns:
+    The bandwidth h, a scalar without gradient.
+  """
+  h = factor * square_distance / jnp.log(num_particles + 1.0)
+  # h is a constant of the update
+  return jax.lax.stop_gradient(jnp.maximum(h, floor))
 
 
 def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
@@ -450,6 +490,7 @@ def svgd_direction(
     off_diagonal: bool,
     temperature: Array | float = 1.0,
     block_size: int | None = None,
+    bandwidth: Array | float | None = None,
     queries: Array | None = None,
     first_query: Array | int = 0,
 ) -> Array:
@@ -463,6 +504,8 @@ def svgd_direction(
     temperature: T >= 0, of the repulsion; at T < 1 the fixed point is p^(1/T).
     block_size: Rows of all particles computed at a time; memory is then
       O(n * block_size), but for the median rule. None for `choose_block`.
+    bandwidth: h, a scalar, in place of the kernel's own rule or number; no
+      gradient flows into it. None for the kernel's.
     queries: The rows of `particles` whose direction is wanted, shape [m, D];
       None for all.
     first_query: The index in `particles` of the first query.
@@ -471,7 +514,8 @@ def svgd_direction(
     Shape [m, D], to be followed uphill. No gradient flows through it.
 
   Raises:
-    ValueError: `off_diagonal` with fewer than two particles.
+    ValueError: `off_diagonal` with fewer than two particles, or a `bandwidth`
+      for a function, which has its own.
   """
   chex.assert_rank([particles, scores], 2)
   chex.assert_equal_shape([particles, scores])
@@ -482,6 +526,8 @@ def svgd_direction(
     )
   numbers_per_pair = 1
   if not isinstance(kernel, Kernel):
+    if bandwidth is not None:
+      raise ValueError('a kernel that is a function has its own bandwidth')
     kernel = from_function(kernel)
     numbers_per_pair = particles.shape[1]  # a gradient
   queries = particles if queries is None else queries
@@ -489,7 +535,12 @@ def svgd_direction(
   particles, scores, queries = jax.lax.stop_gradient(
       (particles, scores, queries)
   )
-  h = kernel.bandwidth_fn(particles)
+  if bandwidth is None:
+    h = kernel.bandwidth_fn(particles)
+  else:
+    chex.assert_rank(bandwidth, 0)
+    # h is a constant of the update
+    h = jax.lax.stop_gradient(jnp.asarray(bandwidth, particles.dtype))
   if kernel.centred:
     centre = _centre(particles)
     particles, queries = particles - centre, queries - centre
@@ -526,6 +577,7 @@ def stein_particles(
     off_diagonal: bool,
     temperature: Array | float = 1.0,
     block_size: int | None = None,
+    bandwidth: Array | float | None = None,
     axis_name: str | None = None,
 ) -> Array:
   """The identity whose backward pass is SVGD.
@@ -546,6 +598,7 @@ def stein_particles(
     off_diagonal: As in `svgd_direction`.
     temperature: As in `svgd_direction`; may be traced, has no gradient.
     block_size: As in `svgd_direction`.
+    bandwidth: As in `svgd_direction`, of all sets; may be traced.
     axis_name: If given, `particles` [n, D] is this device's part of one set
       that is spread over the axis; every particle sees those of all devices,
       and the mean over devices of the gradients is that of the whole set.
@@ -556,9 +609,17 @@ def stein_particles(
   chex.assert_scalar_non_negative(particles.ndim - 2)
   if axis_name is not None:
     chex.assert_rank(particles, 2)
-  temperature = jnp.asarray(temperature, _at_least_float32(particles))
+  dtype = _at_least_float32(particles)
+  temperature = jnp.asarray(temperature, dtype)
+  if bandwidth is not None:
+    bandwidth = jnp.asarray(bandwidth, dtype)
   return _stein_particles(
-      particles, temperature, kernel, off_diagonal, block_size, axis_name
+      particles,
+      (temperature, bandwidth),
+      kernel,
+      off_diagonal,
+      block_size,
+      axis_name,
   )
 
 
@@ -638,26 +699,27 @@ def smoothed_flow(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _stein_particles(
-    particles, temperature, kernel, off_diagonal, block_size, axis_name
+    particles, scalars, kernel, off_diagonal, block_size, axis_name
 ):
   """`stein_particles` with positional arguments, as custom_vjp wants them."""
-  del temperature, kernel, off_diagonal, block_size, axis_name
+  del scalars, kernel, off_diagonal, block_size, axis_name
   return particles
 
 
 def _stein_forward(
-    particles, temperature, kernel, off_diagonal, block_size, axis_name
+    particles, scalars, kernel, off_diagonal, block_size, axis_name
 ):
-  """The identity; keeps the particles for the backward pass."""
+  """The identity; keeps the particles, T and h for the backward pass."""
   del kernel, off_diagonal, block_size, axis_name
-  return particles, (particles, temperature)
+  return particles, (particles, scalars)
 
 
 def _stein_backward(
     kernel, off_diagonal, block_size, axis_name, residuals, cotangent
 ):
   """Turns the gradient of the mean energy into that of SVGD."""
-  particles, temperature = residuals
+  particles, scalars = residuals
+  temperature, bandwidth = scalars
   n, dim = particles.shape[-2:]
   count = particles.size // dim
   # also where the network computes in bfloat16: scores are differences
@@ -670,6 +732,7 @@ def _stein_backward(
       off_diagonal=off_diagonal,
       temperature=temperature,
       block_size=block_size,
+      bandwidth=bandwidth,
   )
   if axis_name is None:
     direction = jax.vmap(direction_fn)(z, scores)
@@ -684,7 +747,8 @@ def _stein_backward(
         first_query=jax.lax.axis_index(axis_name) * n,
     )
   gradient = (-direction / count).reshape(particles.shape)
-  return gradient.astype(particles.dtype), jnp.zeros_like(temperature)
+  no_gradient = jax.tree.map(jnp.zeros_like, scalars)
+  return gradient.astype(particles.dtype), no_gradient
 
 
 _stein_particles.defvjp(_stein_forward, _stein_backward)

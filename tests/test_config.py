@@ -361,6 +361,7 @@ class ValidateTest(_FileTestCase):
       ('objective.kernel', 'rbff'),
       ('objective.sampler_kernel', ''),
       ('objective.bandwidth', 'max'),
+      ('objective.bandwidth', 'mean'),
       ('objective.bandwidth', '-1'),
       ('objective.bandwidth', 'nan'),
       ('objective.latent_target', 'learnt'),

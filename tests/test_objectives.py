@@ -39,7 +39,7 @@ _LDC_FIELDS = dict(
     inverse_temperature=3.0,
     num_particles=_PARTICLES,
     kernel='rbf',
-    bandwidth='mean',
+    bandwidth='expected',
     bandwidth_factor=1.0,
     off_diagonal=True,
     latent_target='learned',
@@ -76,12 +76,18 @@ def _context(**kwargs) -> base.Context:
   context = {
       'progress': jnp.float32(0.0),
       'update': jnp.int32(0),
-      'stats': {'latents': moments.init(3)},
+      'stats': _stats(moments.init(3)),
       'ema_params': {},
       'axis_name': None,
       'latents': None,
   }
   return {**context, **kwargs}
+
+
+def _stats(latents: dict[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+  """Stats with moments of latents, and squared distances of 7 on average."""
+  distance = {'distance': jnp.float32(3.5), 'weight': jnp.float32(0.5)}
+  return {'latents': latents, 'distance': distance}
 
 
 def _moments(seed: int = 3) -> dict[str, jax.Array]:
@@ -203,7 +209,10 @@ class LdcAutoencoderTest(chex.TestCase):
           log_likelihood_fn, point, inverse_temperature, latent_energy_fn
       )
 
-    kernel = svgd.KERNELS[fields['kernel']](fields['bandwidth'])
+    h = fields['bandwidth']
+    if h == 'expected':
+      h = 7.0 / math.log(_PARTICLES + 1)  # see `_stats`
+    kernel = svgd.KERNELS[fields['kernel']](h)
     directions = []
     for index, (particles, image) in enumerate(zip(z, images)):
       scores = jax.vmap(score, in_axes=(0, None))(particles, image)
@@ -229,7 +238,7 @@ class LdcAutoencoderTest(chex.TestCase):
     """k((x - m) / s, (y - m) / s) as a function, by autodiff."""
     _, means, logvars = model.particles(params, _images(), _keys(), 1)
     mean, std = means[index], jnp.exp(0.5 * logvars[index])
-    h = svgd.mean_bandwidth((particles - mean) / std)
+    h = 2.0 * particles.shape[1] / math.log(_PARTICLES + 1)
     return lambda x, y: svgd.rbf_kernel((x - mean) / std, (y - mean) / std, h)
 
   @parameterized.named_parameters(
@@ -256,7 +265,7 @@ class LdcAutoencoderTest(chex.TestCase):
   def test_latent_energy_shapes_the_encoder_and_is_not_trained_by_it(self):
     model = _model()
     params = _params(model, 'encoder', 'decoder', 'sampler', 'energy')
-    context = _context(stats={'latents': _moments()})
+    context = _context(stats=_stats(_moments()))
     grads, _ = self._grad(
         model, params, context, latent_energy_weight=5.0
     )
@@ -309,10 +318,13 @@ class LdcAutoencoderTest(chex.TestCase):
   def test_stats_move_by_the_latents(self):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
-    context = _context(stats={'latents': _moments()})
+    context = _context(stats=_stats(_moments()))
     _, (_, updates) = self._grad(model, params, context, moments_decay=0.8)
-    z = updates['latents'].reshape(-1, 3)
-    expected = {'latents': moments.update(_moments(), z, 0.8)}
+    z = updates['latents']
+    expected = {
+        'latents': moments.update(_moments(), z.reshape(-1, 3), 0.8),
+        'distance': moments.update_distance(context['stats']['distance'], z),
+    }
     # float32; products of matmuls
     chex.assert_trees_all_close(updates['stats'], expected, rtol=1e-5)
 
@@ -320,7 +332,7 @@ class LdcAutoencoderTest(chex.TestCase):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
     averaged = _params(model, 'sampler')
-    stats = {'latents': _moments(), 'sampler': moments.init(3)}
+    stats = {**_stats(_moments()), 'sampler': moments.init(3)}
     _, (_, updates) = self._grad(
         model,
         params,
@@ -345,7 +357,7 @@ class LdcAutoencoderTest(chex.TestCase):
   def test_stats_hold_the_covariance_of_the_posteriors(self, encoder):
     model = _model(encoder=encoder)
     params = _params(model, 'encoder', 'decoder')
-    stats = {'latents': _moments(), 'posterior': moments.init(3)}
+    stats = {**_stats(_moments()), 'posterior': moments.init(3)}
     _, (_, updates) = self._grad(
         model,
         params,
@@ -624,7 +636,12 @@ class LdcCreateTest(chex.TestCase):
           dict(latent_target='smoothed', latent_energy_weight=1.0),
           "latent_energy_weight=1.0 needs .*latent_target='learned'",
       ),
-      ('bandwidth', dict(bandwidth='maen'), "bandwidth='maen'"),
+      (
+          'bandwidth_of_a_set',
+          dict(bandwidth='mean'),
+          "bandwidth='mean' is neither 'expected' nor a number",
+      ),
+      ('bandwidth', dict(bandwidth=-1.0), 'bandwidth=-1.0'),
       ('kernel', dict(kernel='rfb'), "objective.kernel='rfb'; known: .*rbf"),
       (
           'sampler_kernel',

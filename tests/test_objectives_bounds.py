@@ -34,10 +34,11 @@ _BATCH, _DIM = 4, 3
 _STEIN_FIELDS = dict(
     num_particles=3,
     kernel='rbf',
-    bandwidth='mean',
+    bandwidth='expected',
     bandwidth_factor=1.0,
     off_diagonal=True,
 )
+_LONE = {'num_particles': 1, 'off_diagonal': False}
 _LEBM_FIELDS = dict(
     posterior_steps=3,
     posterior_step_size=0.1,
@@ -164,14 +165,19 @@ class KlWarmupTest(parameterized.TestCase):
         ldc.autoencoder_objective,
         model=model,
         num_particles=3,
-        kernel=svgd.KERNELS['rbf']('mean'),
+        kernel=svgd.rbf(),
+        bandwidth='expected',
+        bandwidth_factor=1.0,
         off_diagonal=True,
         whiten=whiten,
         latent_energy_weight=f_weight,
     )
     context = _context(
         progress=0.2,
-        stats={'latents': moments.init(_DIM)},
+        stats={
+            'latents': moments.init(_DIM),
+            'distance': moments.init_distance(),
+        },
     )
     run = lambda **fields: objective_case.run(
         functools.partial(objective_fn, **fields),
@@ -201,11 +207,15 @@ class KlWarmupTest(parameterized.TestCase):
     @jax.grad
     def grad_fn(params, progress):
       objective_fn = method.phases[0].objective_fn
-      context = _context(progress=progress)
+      context = _context(progress=progress, stats=method.init_stats())
       return objective_fn(params, _images(), _keys(), context)[0]
 
     grads = jax.device_get([grad_fn(params, p) for p in (0.2, 0.8, 1.0)])
-    full = _run(stein_vae.create(model, **_STEIN_FIELDS), params)[1]
+    full = _run(
+        stein_vae.create(model, **_STEIN_FIELDS),
+        params,
+        stats=method.init_stats(),
+    )[1]
     chex.assert_trees_all_close(grads[1], full, rtol=1e-5)
     chex.assert_trees_all_close(grads[2], full, rtol=1e-5)
     differences = jax.tree.map(
@@ -375,27 +385,61 @@ class SteinVaeTest(chex.TestCase):
             'whiten': False,
         },
     )
-    (loss, _), grads = _run(method, params)
-    stats = {'latents': moments.init(_DIM)}
+    stats = {'distance': moments.init_distance()}
+    (loss, _), grads = _run(method, params, stats=stats)
+    stats['latents'] = moments.init(_DIM)
     (expected, _), expected_grads = _run(twin, params, stats=stats)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     # float32
     chex.assert_trees_all_close(grads, expected_grads, rtol=1e-4, atol=1e-6)
     self.assertEqual(method.trained, ('encoder', 'decoder'))
 
-  @parameterized.parameters('stein_vae', 'ldc')
-  def test_the_bandwidth_factor_is_that_of_the_encoders_rule(self, name):
-    create = {'stein_vae': stein_vae.create, 'ldc': ldc.create}[name]
-    fields = {**default.OBJECTIVES[name], 'bandwidth_factor': 0.3}
-    made = mock.Mock(side_effect=svgd.rbf)
-    with mock.patch.dict(svgd.KERNELS, rbf=made):
-      create(_model('gaussian'), **fields)
-    self.assertEqual(made.call_args_list[0], mock.call('mean', factor=0.3))
+  @parameterized.named_parameters(
+      # 2 D of N(0, I), and 11 / 0.5
+      ('ldc', ldc, {}, 6.0),
+      ('ldc_not_whitened', ldc, {'whiten': False}, 22.0),
+      ('stein_vae', stein_vae, {}, 22.0),
+      ('of_a_lone_particle', stein_vae, _LONE, 6.0),
+  )
+  def test_the_bandwidth_is_of_an_expected_distance(
+      self, module, fields, distance
+  ):
+    name = module.__name__.rpartition('.')[2]
+    fields = {**default.OBJECTIVES[name], 'bandwidth_factor': 0.3, **fields}
+    model = _model('gaussian')
+    method = module.create(model, **fields)
+    params = _params(model, *method.trained)
+    # the sampler's moments are another matter
+    stats = dict(method.init_stats(), latents=moments.init(_DIM))
+    if 'distance' in stats:
+      stats['distance'] = {'distance': 11.0, 'weight': 0.5}
+    made = mock.Mock(side_effect=svgd.stein_particles)
+
+    @jax.jit
+    def run(stats):
+      context = _context(stats=stats, ema_params=params)
+      objective_fn = method.phases[0].objective_fn
+      _, (_, updates) = objective_fn(params, _images(), _keys(), context)
+      return made.call_args.kwargs['bandwidth'], updates['stats']
+
+    with mock.patch.object(svgd, 'stein_particles', made):
+      h, stats = run(stats)
+    expected = 0.3 * distance / math.log(fields['num_particles'] + 1)
+    self.assertAlmostEqual(float(h), expected, 5)
+    self.assertEqual('distance' in stats, distance == 22.0)
+
+  def test_a_number_is_the_bandwidth(self):
+    fields = {**_STEIN_FIELDS, 'bandwidth': '2.5'}  # as of a flag
+    method = stein_vae.create(_model(), **fields)
+    self.assertEqual(method.init_stats(), ())
+    objective_fn = method.phases[0].objective_fn
+    kernel = objective_fn.keywords['kernel']
+    self.assertEqual(float(kernel.bandwidth_fn(jnp.zeros((2, 3)))), 2.5)
 
   @parameterized.parameters(
       ({'num_particles': 1}, 'num_particles=1: .*at least 2'),
       ({'kernel': 'rfb'}, "objective.kernel='rfb'; known: .*rbf"),
-      ({'bandwidth': 'maen'}, "bandwidth='maen'"),
+      ({'bandwidth': 'median'}, "bandwidth='median' is neither 'expected'"),
   )
   def test_wrong_field_is_an_error(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):

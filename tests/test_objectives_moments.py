@@ -120,5 +120,32 @@ class MomentsTest(chex.TestCase):
       )
 
 
+class DistanceTest(chex.TestCase):
+
+  def test_none_seen_is_that_of_standard_normal_particles(self):
+    distance = moments.mean_distance(moments.init_distance(), 3)
+    self.assertEqual(float(distance), 6.0)
+
+  def test_is_the_mean_over_pairs_images_and_steps(self):
+    # each image at another place, of which the distances know nothing
+    z = np.random.default_rng(0).normal(size=(6, 4, 3, 2))
+    z += 10.0 * np.arange(4.0)[:, None, None]
+    running, means, weights = moments.init_distance(), [], []
+    for step, batch in enumerate(z):
+      running = moments.update_distance(running, batch.astype(np.float32))
+      pairs = [
+          np.sum((image[i] - image[j]) ** 2)
+          for image in batch for i in range(3) for j in range(3) if i != j
+      ]
+      means.append(np.mean(pairs))
+      weights.append(0.9 ** (5 - step))  # the last counts most
+    # float32, coordinates of up to 30
+    np.testing.assert_allclose(
+        moments.mean_distance(running, 2),
+        np.average(means, weights=weights),
+        rtol=1e-4,
+    )
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -209,6 +209,7 @@ class ShardedStepTest(chex.TestCase):
       ('learned', 'vmap_4'),
       ('ratio', 'pmap_4'),
       ('smoothed', 'pmap_4'),
+      ('stein_vae', 'vmap_4'),
   )
   def test_plain_gradient_steps_are_equal(self, name, kind):
     expected, expected_metrics = _run_single(name, 'sgd', 3)
@@ -227,7 +228,8 @@ class ShardedStepTest(chex.TestCase):
     )
     # a metric that is a mean over images is that of the whole batch; float32
     keys = ('loss', 'reconstruction', 'posterior_std', 'latent_mean_square')
-    for key in keys if name == 'vae' else (*keys, 'sampler_std'):
+    has_sampler = 'sampler' in expected.params
+    for key in (*keys, 'sampler_std') if has_sampler else keys:
       np.testing.assert_allclose(
           [step[key] for step in metrics],
           [step[key] for step in expected_metrics],
@@ -341,7 +343,7 @@ class ShardedStepTest(chex.TestCase):
       change = _largest_change(expected.params[name], actual.params[name])
       self.assertEqual(change < 2e-6, is_same, f'{name} {change}')  # as above
 
-  @parameterized.parameters('learned', 'ratio')
+  @parameterized.parameters('learned', 'ratio', 'stein_vae')
   def test_micro_batches_add_up(self, name):
     _, _, train_step = _setup(name, 'sgd')
     expected, _ = _run_single(name, 'sgd', 3)

@@ -78,6 +78,42 @@ def whitened_particles(
   )
 
 
+def keeps_distance(
+    bandwidth: float | str, num_particles: int, whiten: bool
+) -> bool:
+  """Whether stats hold 'distance': E|x - y|^2 is needed and not known."""
+  return bandwidth == 'expected' and num_particles > 1 and not whiten
+
+
+def encoder_kernel(name: str, bandwidth: float | str) -> svgd.Kernel:
+  """A kernel for the few particles of an image.
+
+  Args:
+    name: A key of `svgd.KERNELS`. The linear one has no width: it is at rest
+      at the same posteriors with any h, which only weighs the covariance's part
+      of the direction against the mean's.
+    bandwidth: A number, or 'expected' where h is given with each direction.
+
+  Returns:
+    The kernel.
+
+  Raises:
+    ValueError: The bandwidth is another rule, by which the distance of an
+      image's particles would be their own measure. Nothing but their repulsion
+      would then decide how wide they are: with K = 2 up to six times too wide.
+  """
+  if bandwidth == 'expected':
+    return svgd.KERNELS[name]()
+  try:
+    h = float(bandwidth)
+  except (TypeError, ValueError):
+    raise ValueError(
+        f"objective.bandwidth={bandwidth!r} is neither 'expected' nor a number;"
+        ' a rule that looks at one image makes its posterior too wide'
+    ) from None
+  return svgd.KERNELS[name](h)
+
+
 def repulsion_temperature(
     progress: Array | float, *, start: float, end: float, fraction: float
 ) -> Array:
@@ -106,6 +142,8 @@ def autoencoder_objective(
     inverse_temperature: float,
     num_particles: int,
     kernel: svgd.Kernel,
+    bandwidth: float | str,
+    bandwidth_factor: float,
     off_diagonal: bool,
     whiten: bool,
     latent_energy_weight: float,
@@ -117,11 +155,16 @@ def autoencoder_objective(
     params: With 'encoder', 'decoder' and, where the weight is not 0, 'energy'.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
-    context: With 'stats' and 'progress'.
+    context: With 'stats' and 'progress'; for `keeps_distance` the stats hold
+      'distance', the running mean of `moments`.
     model: The networks.
     inverse_temperature: lambda.
     num_particles: K.
-    kernel: Of the K particles of one image.
+    kernel: Of the K particles of one image, see `encoder_kernel`.
+    bandwidth: Its number h, or 'expected': h is then E|x - y|^2 / log(K + 1) of
+      two particles of an image, 2D / log(K + 1) where they are whitened, and by
+      a running mean over images and steps where not.
+    bandwidth_factor: Multiplies the bandwidth 'expected'.
     off_diagonal: Leave out j = i.
     whiten: Measure the kernel's distances in standard deviations of each
       image's posterior, see `whitened_particles`.
@@ -131,17 +174,30 @@ def autoencoder_objective(
       p(x|z)^(lambda / b) N(z; 0, I) exp(-w f).
 
   Returns:
-    The loss and (metrics, updates); updates hold 'latents' [B, K, D]. The
-    logged 'loss' of a gaussian encoder is the free energy
+    The loss and (metrics, updates); updates hold 'latents' [B, K, D] and
+    'stats'. The logged 'loss' of a gaussian encoder is the free energy
     lambda E(-log p(x|z)) + b KL(q || N(0, I)) + b w E f with the warm-up's
     weight b, of an implicit one E U.
   """
   z, mean, logvar = model.particles(params, images, keys, num_particles)
+  stats = context['stats']
+  h = None  # the kernel's own number
+  if bandwidth == 'expected':
+    dim = z.shape[-1]
+    distance = 2.0 * dim  # of N(0, I)
+    if keeps_distance(bandwidth, num_particles, whiten):
+      # of the steps before this one: no particle has a part in its bandwidth,
+      # and all parts of a batch have the same
+      distance = moments.mean_distance(stats['distance'], dim)
+    h = svgd.expected_bandwidth(
+        distance, num_particles, factor=bandwidth_factor
+    )
   weight = base.kl_weight(context['progress'], kl_warmup)
   # U only: every other use takes the latents without gradient, below
   stein_fn = functools.partial(
       svgd.stein_particles,
       kernel=kernel,
+      bandwidth=h,
       off_diagonal=off_diagonal,
       temperature=weight,
   )
@@ -179,7 +235,11 @@ def autoencoder_objective(
         + jnp.mean(latent_energies)
     )
   # the sampler learns from the latents; the encoder must not please it
-  return loss, (metrics, {'latents': jax.lax.stop_gradient(z)})
+  z = jax.lax.stop_gradient(z)
+  if keeps_distance(bandwidth, num_particles, whiten):
+    distance = moments.update_distance(stats['distance'], z)
+    stats = {**stats, 'distance': distance}
+  return loss, (metrics, {'latents': z, 'stats': stats})
 
 
 def latent_objective(
@@ -397,7 +457,9 @@ def create(
       model=model,
       inverse_temperature=inverse_temperature,
       num_particles=num_particles,
-      kernel=svgd.KERNELS[kernel](bandwidth, factor=bandwidth_factor),
+      kernel=encoder_kernel(kernel, bandwidth),
+      bandwidth=bandwidth,
+      bandwidth_factor=bandwidth_factor,
       off_diagonal=off_diagonal,
       whiten=whiten,
       latent_energy_weight=latent_energy_weight,
@@ -408,7 +470,7 @@ def create(
     loss, (metrics, updates) = autoencoder_fn(params, images, keys, context)
     z = updates['latents']
     dim = z.shape[-1]
-    stats = dict(context['stats'])
+    stats = dict(updates['stats'])
     stats['latents'] = moments.update(
         stats['latents'], z.reshape(-1, dim), moments_decay
     )
@@ -455,6 +517,13 @@ def create(
   if sampler_noise:
     kept.append('posterior')
   latent_names = ('sampler', 'energy') if has_energy else ('sampler',)
+
+  def init_stats():
+    stats = {name: moments.init(model.latent_size) for name in kept}
+    if keeps_distance(bandwidth, num_particles, whiten):
+      stats['distance'] = moments.init_distance()
+    return stats
+
   return base.Method(
       phases=(
           base.Phase(first_phase, model.autoencoder_names()),
@@ -462,9 +531,7 @@ def create(
               latent_fn, latent_names, num_latent_updates, per_image=False
           ),
       ),
-      init_stats=lambda: {
-          name: moments.init(model.latent_size) for name in kept
-      },
+      init_stats=init_stats,
       generate=functools.partial(
           generate, model=model, sampler_noise=sampler_noise
       ),

@@ -1,11 +1,14 @@
 """Running mean and covariance of latents, which a method keeps in its stats.
 
 A dict of decaying sums: 'first' [D] and 'second' [D, D] of the moments, and
-'weight' [], their total weight, by which they are divided.
+'weight' [], their total weight, by which they are divided. The running mean of
+squared distances within the posteriors has 'distance' [] and 'weight' [].
 """
 
 import jax
 import jax.numpy as jnp
+
+from ldc_vae import svgd
 
 Array = jax.Array
 
@@ -15,6 +18,9 @@ _MIN_STD = 1e-3
 _ROUNDING = 1e-5
 # Of the sum of all variances: what it leaves of a narrow direction beside them.
 _ROUNDING_OF_SUMS = 1e-6
+# Of the distances, by step. A long memory would keep the kernel too wide while
+# posteriors shrink, and they become too narrow.
+_DISTANCE_DECAY = 0.9
 
 
 def init(latent_size: int) -> dict[str, Array]:
@@ -111,3 +117,25 @@ def affine_match(
   )
   highest = jax.lax.Precision.HIGHEST  # a latent keeps all its digits
   return mean + jnp.matmul(root(wanted), white, precision=highest).T
+
+
+def init_distance() -> dict[str, Array]:
+  """Running sums of squared pair distances, with no weight yet."""
+  return {'distance': jnp.zeros(()), 'weight': jnp.zeros(())}
+
+
+def update_distance(distances: dict[str, Array], z: Array) -> dict[str, Array]:
+  """Moves the running mean towards that of particles z [B, K, D], K >= 2."""
+  new = jnp.mean(jax.vmap(svgd.mean_square_distance)(z))
+  mix = lambda old, new: _DISTANCE_DECAY * old + (1.0 - _DISTANCE_DECAY) * new
+  return {
+      'distance': mix(distances['distance'], new),
+      'weight': mix(distances['weight'], 1.0),
+  }
+
+
+def mean_distance(distances: dict[str, Array], latent_size: int) -> Array:
+  """E|x - y|^2 of two particles of an image; of N(0, I) before any update."""
+  seen = distances['weight'] > 0.0
+  weight = jnp.where(seen, distances['weight'], 1.0)
+  return jnp.where(seen, distances['distance'] / weight, 2.0 * latent_size)

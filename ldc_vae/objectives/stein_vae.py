@@ -11,6 +11,7 @@ from ldc_vae import networks
 from ldc_vae import svgd
 from ldc_vae.objectives import base
 from ldc_vae.objectives import ldc
+from ldc_vae.objectives import moments
 
 
 def create(
@@ -29,8 +30,9 @@ def create(
     model: With an implicit, warped or gaussian encoder.
     num_particles: K, particles per image.
     kernel: A key of `svgd.KERNELS`.
-    bandwidth: 'mean', 'median' or a number in squared latent units.
-    bandwidth_factor: Multiplies the bandwidth of a rule.
+    bandwidth: 'expected' or a number in squared latent units, see
+      `ldc.autoencoder_objective`.
+    bandwidth_factor: Multiplies the bandwidth 'expected'.
     off_diagonal: Leave j = i out of the direction; needs two particles.
     kl_warmup: Fraction of the training until prior and repulsion weigh 1, in
       [0, 1].
@@ -63,11 +65,18 @@ def create(
       model=model,
       inverse_temperature=1.0,
       num_particles=num_particles,
-      kernel=svgd.KERNELS[kernel](bandwidth, factor=bandwidth_factor),
+      kernel=ldc.encoder_kernel(kernel, bandwidth),
+      bandwidth=bandwidth,
+      bandwidth_factor=bandwidth_factor,
       off_diagonal=off_diagonal,
       whiten=False,
       latent_energy_weight=0.0,
       kl_warmup=kl_warmup,
   )
   phase = base.Phase(objective_fn, model.autoencoder_names())
-  return base.with_normal_prior(model, phase)
+  method = base.with_normal_prior(model, phase)
+  if ldc.keeps_distance(bandwidth, num_particles, whiten=False):
+    method = method._replace(
+        init_stats=lambda: {'distance': moments.init_distance()}
+    )
+  return method
