@@ -89,6 +89,7 @@ def mean_square_distance(particles: Array) -> Array:
     A scalar in squared units of the particles.
   """
   chex.assert_rank(particles, 2)
+  particles = _widened(particles)
   n = particles.shape[0]
   deviations = particles - jnp.mean(particles, axis=0, keepdims=True)
   spread = jnp.mean(jnp.sum(jnp.square(deviations), axis=1))
@@ -157,6 +158,7 @@ def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   n = particles.shape[0]
   if n < 2:
     raise ValueError(f'the median bandwidth needs 2 particles, got {n}')
+  particles = _widened(particles)
   centred = particles - jnp.mean(particles, axis=0, keepdims=True)
   distances = squared_distances(centred, centred)
   median = jnp.median(distances[jnp.triu_indices(n, k=1)])
@@ -198,7 +200,7 @@ def make_bandwidth_fn(
         f"bandwidth={bandwidth!r} is neither 'mean', 'median' nor a positive"
         ' number of float32'
     )
-  return lambda particles: jnp.asarray(h, particles.dtype)
+  return lambda particles: jnp.asarray(h, _at_least_float32(particles))
 
 
 def _centre(points: Array) -> Array:
@@ -511,7 +513,8 @@ def svgd_direction(
     first_query: The index in `particles` of the first query.
 
   Returns:
-    Shape [m, D], to be followed uphill. No gradient flows through it.
+    Shape [m, D], to be followed uphill. No gradient flows through it. That of
+    particles in half precision is computed in float32, and rounded at the end.
 
   Raises:
     ValueError: `off_diagonal` with fewer than two particles, or a `bandwidth`
@@ -531,10 +534,11 @@ def svgd_direction(
     kernel = from_function(kernel)
     numbers_per_pair = particles.shape[1]  # a gradient
   queries = particles if queries is None else queries
+  dtype = jnp.result_type(particles, scores, 0.0)  # 0.0: whole numbers too
+  # float16 holds neither the floor of h nor the square of 256
+  arrays = [_widened(x) for x in (particles, scores, queries)]
   # phi is a constant of the update: its own derivative is no part of SVGD.
-  particles, scores, queries = jax.lax.stop_gradient(
-      (particles, scores, queries)
-  )
+  particles, scores, queries = jax.lax.stop_gradient(arrays)
   if bandwidth is None:
     h = kernel.bandwidth_fn(particles)
   else:
@@ -566,8 +570,8 @@ def svgd_direction(
 
   indices = first_query + jnp.arange(queries.shape[0])
   if block_size >= queries.shape[0]:
-    return rows((queries, indices))
-  return _map_blocks(rows, queries, indices, block_size)
+    return rows((queries, indices)).astype(dtype)
+  return _map_blocks(rows, queries, indices, block_size).astype(dtype)
 
 
 def stein_particles(
@@ -667,8 +671,9 @@ def smoothed_flow(
     ValueError: Fewer than two particles: a lone one has no others to leave.
   """
   chex.assert_rank([particles, targets], 2)
+  dtype = jnp.result_type(particles, targets, 0.0)
   # a direction is data: no gradient through weights or sets
-  u, y = jax.lax.stop_gradient((particles, targets))
+  u, y = jax.lax.stop_gradient((_widened(particles), _widened(targets)))
   all_u, all_y, first = u, y, 0
   if axis_name is not None:
     all_u, all_y = jax.lax.all_gather((u, y), axis_name, tiled=True)
@@ -694,7 +699,7 @@ def smoothed_flow(
     if axis_name is not None:
       mean_square = jax.lax.pmean(mean_square, axis_name)
     total += flow * jax.lax.rsqrt(mean_square + 1e-12)
-  return total
+  return total.astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -757,6 +762,11 @@ _stein_particles.defvjp(_stein_forward, _stein_backward)
 def _at_least_float32(x: Array) -> jnp.dtype:
   """What the directions of particles are computed in."""
   return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _widened(x: Array) -> Array:
+  """x in at least float32."""
+  return jnp.asarray(x, _at_least_float32(x))
 
 
 def _radial(profile, bandwidth_fn, exact) -> Kernel:

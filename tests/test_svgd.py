@@ -397,6 +397,46 @@ class DirectionTest(_StrictTest):
     # k = 1 and no repulsion: centring gives zeros; 5 float32 terms
     np.testing.assert_allclose(actual, scores, rtol=1e-6)
 
+  @parameterized.product(
+      name=('rbf', 'imq', 'multi_scale', 'exact', 'linear', 'function'),
+      dtype=('float16', 'bfloat16'),
+  )
+  def test_coinciding_particles_may_be_in_half_precision(self, name, dtype):
+    particles = jnp.full((5, 3), 0.25, dtype)
+    scores = jnp.full((5, 3), 2.0, dtype)
+    kernel = {
+        'exact': svgd.rbf('mean', exact=True),
+        'function': functools.partial(svgd.rbf_kernel, bandwidth=1e-8),
+    }.get(name) or svgd.KERNELS[name]('mean')
+    # k(x, y) = x.y + 1, of gradient y: h is 1 where the set has no spread
+    expected = 2.0 * (1 + 3 / 16) + 0.25 if name == 'linear' else 2.0
+    for off_diagonal in (False, True):
+      for block_size in (None, 2):
+        actual = _direction(
+            particles,
+            scores,
+            kernel,
+            off_diagonal=off_diagonal,
+            block_size=block_size,
+        )
+        self.assertEqual(actual.dtype, dtype)
+        # float32, rounded to the 8 bits of bfloat16 or the 11 of float16
+        np.testing.assert_allclose(
+            actual.astype(np.float32), np.full((5, 3), expected), rtol=2e-3
+        )
+
+  @parameterized.parameters('float16', 'bfloat16')
+  def test_half_precision_is_that_of_the_particles_alone(self, dtype):
+    # 1,000 apart, squares pass the 65,504 of float16
+    particles = jnp.asarray(300.0 * _normal(0, 7, 3), dtype)
+    scores = jnp.asarray(_normal(1, 7, 3), dtype)
+    options = dict(kernel=svgd.rbf('median'), off_diagonal=True)
+    actual = _direction(particles, scores, **options)
+    expected = _direction(
+        *(x.astype(jnp.float32) for x in (particles, scores)), **options
+    )
+    np.testing.assert_array_equal(actual, expected.astype(dtype))
+
   @parameterized.parameters('rbf', 'imq', 'multi_scale')
   def test_most_particles_may_coincide_under_the_median_rule(self, name):
     particles = _normal(2, 16, 3)
@@ -600,6 +640,14 @@ class BandwidthTest(_StrictTest):
     bandwidth_fn = svgd.make_bandwidth_fn(bandwidth, floor=1e-3)
     bandwidth_fn = jax.jit(bandwidth_fn)
     self.assertEqual(float(bandwidth_fn(jnp.ones((4, 2)))), np.float32(1e-3))
+
+  @parameterized.product(
+      rule_fn=(svgd.mean_bandwidth, svgd.median_bandwidth),
+      dtype=('float16', 'bfloat16'),
+  )
+  def test_the_floor_holds_in_half_precision(self, rule_fn, dtype):
+    h = jax.jit(rule_fn)(jnp.ones((4, 2), dtype))
+    self.assertEqual(float(h), np.float32(svgd.BANDWIDTH_FLOOR))
 
   def test_a_factor_narrows_a_rule_but_no_number(self):
     particles = _normal(0, 7, 3)
@@ -1102,6 +1150,14 @@ class SmoothedFlowTest(_StrictTest):
     # the same statistic sees a shift of one half
     moved = np.asarray(run(others, targets + np.float32(0.5)))
     self.assertTrue(np.all(np.mean(moved, axis=0) > 8 * error))
+
+  @parameterized.parameters('float16', 'bfloat16')
+  def test_sets_that_coincide_are_at_rest(self, dtype):
+    points = jnp.full((5, 2), 0.3, dtype)
+    flow_fn = jax.jit(functools.partial(svgd.smoothed_flow, scales=(0.2,)))
+    flow = flow_fn(points, points)
+    self.assertEqual(flow.dtype, dtype)
+    np.testing.assert_array_equal(flow, jnp.zeros((5, 2), dtype))
 
   def test_no_gradient_flows_through_it(self):
     total = lambda u, y: jnp.sum(svgd.smoothed_flow(u, y, (0.2,)))
