@@ -517,11 +517,12 @@ def svgd_direction(
     particles in half precision is computed in float32, and rounded at the end.
 
   Raises:
-    ValueError: `off_diagonal` with fewer than two particles, or a `bandwidth`
-      for a function, which has its own.
+    ValueError: `off_diagonal` with fewer than two particles, a `block_size`
+      below 1, or a `bandwidth` for a function, which has its own.
   """
   chex.assert_rank([particles, scores], 2)
   chex.assert_equal_shape([particles, scores])
+  _check_block_size(block_size)
   n = particles.shape[0]
   if off_diagonal and n < 2:
     raise ValueError(
@@ -609,8 +610,13 @@ def stein_particles(
 
   Returns:
     `particles`, unchanged.
+
+  Raises:
+    ValueError: As `svgd_direction`; of the particles' number in the backward
+      pass.
   """
   chex.assert_scalar_non_negative(particles.ndim - 2)
+  _check_block_size(block_size)
   if axis_name is not None:
     chex.assert_rank(particles, 2)
   dtype = _at_least_float32(particles)
@@ -767,6 +773,15 @@ def _at_least_float32(x: Array) -> jnp.dtype:
 def _widened(x: Array) -> Array:
   """x in at least float32."""
   return jnp.asarray(x, _at_least_float32(x))
+
+
+def _check_block_size(block_size: int | None) -> None:
+  """Raises a ValueError for blocks without rows."""
+  if block_size is not None and block_size < 1:
+    raise ValueError(
+        f'block_size={block_size} leaves a block without rows; use 1 or more,'
+        ' or None to have it chosen'
+    )
 
 
 def _radial(profile, bandwidth_fn, exact) -> Kernel:

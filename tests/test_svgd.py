@@ -493,6 +493,20 @@ class DirectionTest(_StrictTest):
           jnp.zeros((1, 3)), jnp.zeros((1, 3)), svgd.rbf(), off_diagonal=True
       )
 
+  @parameterized.parameters(0, -3)
+  def test_blocks_without_rows_are_an_error(self, block_size):
+    options = dict(
+        kernel=svgd.rbf(), off_diagonal=False, block_size=block_size
+    )
+    for call in (
+        lambda z: svgd.svgd_direction(z, z, **options),
+        lambda z: svgd.stein_particles(z, **options),  # before its gradient
+    ):
+      with self.assertRaisesRegex(
+          ValueError, f'^block_size={block_size} leaves .*; use 1 or more, or'
+      ):
+        call(jnp.zeros((4, 3)))
+
   def test_one_particle_follows_its_score(self):
     scores = _normal(0, 1, 3)
     actual = _direction(
