@@ -790,18 +790,26 @@ def _affine_variance(*, off_diagonal, temperature, n, dim, num_steps, rate):
 class LawTest(_StrictTest):
   """Closed forms of where SVGD comes to rest."""
 
-  def test_mean_rule_rests_at_variance_log_n_over_dim(self):
-    # n <= D + 1 particles come to rest at equal distances d^2, k = 1/(n + 1)
-    # for each pair as h = d^2 / log(n + 1). phi_i = 0 reads h = 2 n k / (1 - k)
-    # = 2, and d^2 = 2 D variance (of n - 1 degrees of freedom):
-    # variance = log(n + 1) / D.
+  @parameterized.parameters(0.5, 1.0, 2.0)
+  def test_mean_rule_rests_at_variance_log_n_over_dim(self, factor):
+    # n <= D + 1 particles come to rest at equal distances d^2, so that
+    # h = f d^2 / log(n + 1) makes k = (n + 1)^(-1/f) for each pair. phi_i = 0
+    # reads h = 2 n k / (1 - k), and d^2 = 2 D variance (of n - 1 degrees of
+    # freedom): variance = log(n + 1) / D at the factor f = 1.
     n, dim = 16, 64
     particles = _run_persistent(
-        _normal(0, n, dim), svgd.rbf('mean'), rate=1.0, num_steps=3000
+        _normal(0, n, dim),
+        svgd.rbf('mean', factor=factor),
+        rate=1.0,
+        num_steps=3000,
     )
     variance = np.mean(np.var(particles, axis=0, ddof=1))
+    k = (n + 1) ** (-1.0 / factor)
+    expected = n * k / (1.0 - k) * math.log(n + 1) / (factor * dim)
+    if factor == 1.0:
+      self.assertAlmostEqual(expected, math.log(n + 1) / dim)
     # what is left of the way after 3000 steps, and float32
-    np.testing.assert_allclose(variance, math.log(n + 1) / dim, rtol=1e-3)
+    np.testing.assert_allclose(variance, expected, rtol=1e-3)
     np.testing.assert_allclose(np.mean(particles, axis=0), 0.0, atol=1e-4)
 
   @parameterized.parameters((8, 32), (32, 4))
