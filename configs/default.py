@@ -242,6 +242,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   evaluate.samplers = ('prior', 'gaussian', 'gmm_10', 'gmm_50', 'two_stage')
   evaluate.two_stage_steps = 1200  # of the second VAE's training
   evaluate.langevin_steps = 1000  # of the latent energy's training
+  evaluate.flow_matching_steps = 6000  # of the velocity's training
   evaluate.importance_samples = 64  # of nll/importance; 0: null
   evaluate.num_nll_images = 10_000  # images of nll/elbo, nll/importance
   evaluate.ais_chains = 0  # of nll/ais, per image; 0: null, for it is slow
@@ -299,6 +300,7 @@ def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     config.train.log_every = 4
     config.evaluate.num_samples = 256
     config.evaluate.two_stage_steps = config.evaluate.langevin_steps = 20
+    config.evaluate.flow_matching_steps = 20
     if config.dataset.name != 'digits':  # a mixture of many latents: a minute
       config.evaluate.samplers = ('prior', 'gaussian')
     config.evaluate.importance_samples = 8

@@ -60,7 +60,14 @@ CHECKPOINTS = ('latest', 'best')
 SPLITS = ('test', 'validation')
 NON_FINITE = ('stop', 'skip')
 # a final _K stands for any number of at least 1
-LATENT_SAMPLERS = ('prior', 'gaussian', 'gmm_K', 'two_stage', 'langevin')
+LATENT_SAMPLERS = (
+    'prior',
+    'gaussian',
+    'gmm_K',
+    'two_stage',
+    'langevin',
+    'flow_matching',
+)
 
 # Names the commit where the code lies in no repository.
 COMMIT_VARIABLE = 'LDC_VAE_COMMIT'
@@ -965,6 +972,7 @@ _RULES = (
         'evaluate.batch_size',
         'evaluate.two_stage_steps',
         'evaluate.langevin_steps',
+        'evaluate.flow_matching_steps',
         'evaluate.ais_temperatures',
     ),
     *_at_least(

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn import exceptions
 from sklearn import mixture
 
+from ldc_vae import flow_matching
 from ldc_vae import latent_energy
 from ldc_vae import two_stage
 
@@ -31,10 +32,10 @@ def fit(
 
   Args:
     name: 'prior', 'gaussian', 'gmm_K' with a number K, as 'gmm_10',
-      'two_stage', or 'langevin'.
+      or another key of `SAMPLERS`.
     latents: Draws of the aggregate posterior, shape [N, D].
     seed: Of the fit, where it is random.
-    **options: Of this law, as `num_steps` of 'two_stage' and 'langevin'.
+    **options: Of this law, as `num_steps` of those that train a net.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
@@ -133,6 +134,7 @@ SAMPLERS = {
     'gmm_K': fit_mixture,
     'two_stage': two_stage.fit,
     'langevin': latent_energy.fit,
+    'flow_matching': flow_matching.fit,
 }
 
 

@@ -78,6 +78,10 @@ _SOURCES = {
         'An energy of the latents, learned after training; drawn from by short'
         ' chains of Langevin dynamics.'
     ),
+    'flow_matching': (
+        'A velocity of the latents, learned after training; drawn from by an'
+        ' ODE, in many evaluations of its net.'
+    ),
 }
 _MIXTURE = 'A mixture of {} Gaussians fitted to the latents after training.'
 

@@ -24,6 +24,8 @@ _FLOORS = {
     'latents': 1,
     'two_stage': 1,
     'latent_energy': 1,
+    'latent_training': 1,
+    'flow_matching': 1,
     'splits': 1,
     'array_cache': 1,
     'tfds_recipes': 1,

@@ -1,0 +1,113 @@
+"""What nets that are fitted to latents have in common: units and training.
+
+Letters: N latents, D latent size, A of its directions that vary, B latents of a
+batch.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Array = jax.Array
+LossFn = Callable[[chex.ArrayTree, Array, Array], Array]
+
+_MIN_STD = 1e-6  # of a direction that the latents use, in units of the widest
+
+
+def whiten(
+    latents: np.ndarray,
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+  """Turns latents into uncorrelated numbers of mean 0 and deviation 1.
+
+  Directions in which the latents do not vary are left out: a density has no
+  value there. One direction stays, also of latents that are all the same.
+
+  Args:
+    latents: Shape [N, D].
+
+  Returns:
+    u float32 [N, A], and the function that maps u [n, A] to float32 [n, D].
+  """
+  latents = np.asarray(latents, np.float64)
+  chex.assert_rank(latents, 2)
+  mean = latents.mean(axis=0)
+  centered = latents - mean
+  values, vectors = np.linalg.eigh(centered.T @ centered / len(latents))
+  std = np.sqrt(np.maximum(values, 0.0))  # ascending
+  used = std > _MIN_STD * std[-1]
+  used[-1] = True
+  std, vectors = std[used], vectors[:, used]
+  u = centered @ (vectors / np.where(std > 0.0, std, 1.0))
+
+  def unwhiten(u: np.ndarray) -> np.ndarray:
+    z = mean + (np.asarray(u, np.float64) * std) @ vectors.T
+    return z.astype(np.float32)
+
+  return u.astype(np.float32), unwhiten
+
+
+def check_steps(num_steps: int, what: str) -> None:
+  """Raises a ValueError where `num_steps` train nothing."""
+  if num_steps < 1:
+    raise ValueError(f'num_steps={num_steps} trains no {what}; use 1 or more')
+
+
+def check_trained(params: chex.ArrayTree, num_steps: int, what: str) -> None:
+  """Raises a ValueError where a weight is not finite."""
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+    raise ValueError(
+        f'the {what} diverged within num_steps={num_steps}; use fewer'
+    )
+
+
+def draw_key(seed: int) -> Array:
+  """The key of draws; training splits that of its seed, maybe the same one."""
+  return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
+def train(
+    loss_fn: LossFn,
+    params: chex.ArrayTree,
+    u: Array,
+    key: Array,
+    num_steps: int,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    ema_decay: float,
+) -> chex.ArrayTree:
+  """Adam on random batches, at a rate that falls to 0 along a cosine.
+
+  Args:
+    loss_fn: Maps weights, rows [B, A] and a PRNG key to a scalar.
+    params: The weights at the start.
+    u: What rows are drawn from, with replacement, shape [N, A].
+    key: PRNG key.
+    num_steps: Updates.
+    batch_size: B.
+    learning_rate: At the start.
+    ema_decay: Of the average of the weights; at most (1 + step) / (10 + step).
+
+  Returns:
+    The averaged weights.
+  """
+  tx = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+  def step(carry, index):
+    params, opt_state, average = carry
+    rows_key, loss_key = jax.random.split(jax.random.fold_in(key, index))
+    rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
+    grads = jax.grad(loss_fn)(params, u[rows], loss_key)
+    updates, opt_state = tx.update(grads, opt_state)
+    params = optax.apply_updates(params, updates)
+    decay = jnp.minimum(ema_decay, (1.0 + index) / (10.0 + index))
+    average = optax.incremental_update(params, average, 1.0 - decay)
+    return (params, opt_state, average), None
+
+  carry = (params, tx.init(params), params)
+  (_, _, average), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
+  return average
