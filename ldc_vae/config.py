@@ -67,6 +67,7 @@ LATENT_SAMPLERS = (
     'two_stage',
     'langevin',
     'flow_matching',
+    'flow',
 )
 
 # Names the commit where the code lies in no repository.
@@ -973,6 +974,7 @@ _RULES = (
         'evaluate.two_stage_steps',
         'evaluate.langevin_steps',
         'evaluate.flow_matching_steps',
+        'evaluate.flow_steps',
         'evaluate.ais_temperatures',
     ),
     *_at_least(

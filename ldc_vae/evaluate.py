@@ -453,6 +453,7 @@ def make_sources(
       'two_stage': {'num_steps': config.evaluate.two_stage_steps},
       'langevin': {'num_steps': config.evaluate.langevin_steps},
       'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
+      'flow': {'num_steps': config.evaluate.flow_steps},
   }
   for name in config.evaluate.samplers:
     start = time.monotonic()

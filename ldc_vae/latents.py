@@ -18,6 +18,7 @@ import numpy as np
 from sklearn import exceptions
 from sklearn import mixture
 
+from ldc_vae import coupling_flow
 from ldc_vae import flow_matching
 from ldc_vae import latent_energy
 from ldc_vae import two_stage
@@ -135,6 +136,7 @@ SAMPLERS = {
     'two_stage': two_stage.fit,
     'langevin': latent_energy.fit,
     'flow_matching': flow_matching.fit,
+    'flow': coupling_flow.fit,
 }
 
 

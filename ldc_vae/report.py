@@ -82,6 +82,10 @@ _SOURCES = {
         'A velocity of the latents, learned after training; drawn from by an'
         ' ODE, in many evaluations of its net.'
     ),
+    'flow': (
+        'A normalising flow of splines, fitted to the latents after training by'
+        ' maximum likelihood.'
+    ),
 }
 _MIXTURE = 'A mixture of {} Gaussians fitted to the latents after training.'
 

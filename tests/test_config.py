@@ -394,6 +394,7 @@ class ValidateTest(_FileTestCase):
       ('evaluate.two_stage_steps', 0),
       ('evaluate.langevin_steps', 0),
       ('evaluate.flow_matching_steps', 0),
+      ('evaluate.flow_steps', 0),
       ('evaluate.ais_chains', -1),
       ('evaluate.ais_temperatures', 0),
       ('evaluate.ais_images', -1),

@@ -26,6 +26,7 @@ _FLOORS = {
     'latent_energy': 1,
     'latent_training': 1,
     'flow_matching': 1,
+    'coupling_flow': 1,
     'splits': 1,
     'array_cache': 1,
     'tfds_recipes': 1,
