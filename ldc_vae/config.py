@@ -68,6 +68,8 @@ LATENT_SAMPLERS = (
     'langevin',
     'flow_matching',
     'flow',
+    'drifting',
+    'nearest',
 )
 
 # Names the commit where the code lies in no repository.
@@ -975,6 +977,7 @@ _RULES = (
         'evaluate.langevin_steps',
         'evaluate.flow_matching_steps',
         'evaluate.flow_steps',
+        'evaluate.drifting_steps',
         'evaluate.ais_temperatures',
     ),
     *_at_least(
@@ -983,6 +986,7 @@ _RULES = (
         'train.num_steps',
         'train.validate_every',
         'train.checkpoint_every',
+        'evaluate.nearest_noise',
         'evaluate.importance_samples',
         'evaluate.num_nll_images',
         'evaluate.ais_chains',

@@ -454,6 +454,8 @@ def make_sources(
       'langevin': {'num_steps': config.evaluate.langevin_steps},
       'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
       'flow': {'num_steps': config.evaluate.flow_steps},
+      'drifting': {'num_steps': config.evaluate.drifting_steps},
+      'nearest': {'noise': config.evaluate.nearest_noise},
   }
   for name in config.evaluate.samplers:
     start = time.monotonic()

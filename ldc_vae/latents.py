@@ -19,8 +19,10 @@ from sklearn import exceptions
 from sklearn import mixture
 
 from ldc_vae import coupling_flow
+from ldc_vae import drifting
 from ldc_vae import flow_matching
 from ldc_vae import latent_energy
+from ldc_vae import nearest
 from ldc_vae import two_stage
 
 SampleFn = Callable[[int, int], np.ndarray]
@@ -137,6 +139,8 @@ SAMPLERS = {
     'langevin': latent_energy.fit,
     'flow_matching': flow_matching.fit,
     'flow': coupling_flow.fit,
+    'drifting': drifting.fit,
+    'nearest': nearest.fit,
 }
 
 

@@ -86,6 +86,14 @@ _SOURCES = {
         'A normalising flow of splines, fitted to the latents after training by'
         ' maximum likelihood.'
     ),
+    'drifting': (
+        'A net of one pass, trained afterwards by a kernel flow onto the'
+        ' latents.'
+    ),
+    'nearest': (
+        'Training latents with a little noise: no model, but the control for'
+        ' memorisation.'
+    ),
 }
 _MIXTURE = 'A mixture of {} Gaussians fitted to the latents after training.'
 

@@ -395,6 +395,8 @@ class ValidateTest(_FileTestCase):
       ('evaluate.langevin_steps', 0),
       ('evaluate.flow_matching_steps', 0),
       ('evaluate.flow_steps', 0),
+      ('evaluate.drifting_steps', 0),
+      ('evaluate.nearest_noise', -0.1),
       ('evaluate.ais_chains', -1),
       ('evaluate.ais_temperatures', 0),
       ('evaluate.ais_images', -1),

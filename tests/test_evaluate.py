@@ -492,6 +492,34 @@ class EvaluateTest(parameterized.TestCase):
     )
     self.assertEqual(sources.images['langevin'].shape[1:], (8, 8, 1))
 
+  def test_options_reach_their_laws(self):
+    options = {
+        'two_stage': {'num_steps': 3},
+        'flow_matching': {'num_steps': 4},
+        'flow': {'num_steps': 5},
+        'drifting': {'num_steps': 6},
+        'nearest': {'noise': 0.25},
+    }
+    config = config_lib.override(
+        self.config,
+        {'evaluate.samplers': tuple(options)}
+        | {
+            f'evaluate.{name}_{field.removeprefix("num_")}': value
+            for name, own in options.items()
+            for field, value in own.items()
+        },
+    )
+    size = self.config.model.latent_size
+    zeros = lambda num, seed: np.zeros((num, size), np.float32)
+    fits = {name: mock.Mock(return_value=zeros) for name in options}
+    with mock.patch.dict(latents.SAMPLERS, fits):
+      sources = self._sources(config)
+    for name, own in options.items():
+      self.assertEqual(
+          {'seed': mock.ANY, **own}, fits[name].call_args.kwargs
+      )
+      self.assertIn(name, sources.images)
+
   def test_draws_are_those_of_any_batch_size(self):
     other = evaluate.Apply(
         self.experiment, self.untrained, binarize=False, batch_size=32

@@ -27,6 +27,8 @@ _FLOORS = {
     'latent_training': 1,
     'flow_matching': 1,
     'coupling_flow': 1,
+    'drifting': 1,
+    'nearest': 1,
     'splits': 1,
     'array_cache': 1,
     'tfds_recipes': 1,
