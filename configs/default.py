@@ -4,7 +4,11 @@ A run file is `get_config(arg)` around `create(arg, ...)` below. `arg` is what
 follows the colon of `--config=FILE[:METHOD][,debug]`.
 """
 
+import dataclasses
+
 from ml_collections import config_dict
+
+from ldc_vae import sampler_options
 
 # The fields of `config.objective`, one entry per method. A method has these
 # fields and no others, so that a misplaced override is an error.
@@ -83,8 +87,10 @@ OBJECTIVES = {
         r1_weight=0.1,
     ),
     'ldc': dict(
-        inverse_temperature=2.0,  # lambda of U = lambda * -log p(x|z) + |z|^2/2
-        num_particles=4,  # K, particles per image; at least 2
+        # lambda of U = lambda * -log p(x|z) + |z|^2/2. 1 is the posterior of the
+        # bound; the likelihood's own scale is learned
+        inverse_temperature=1.0,
+        num_particles=2,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
         # expected, 2D / log(K + 1) of whitened particles, and of others by a
         # running mean of squared distances; or a number, in squared units of
@@ -94,27 +100,13 @@ OBJECTIVES = {
         off_diagonal=True,  # leave j = i out of the encoder's direction
         whiten=True,  # distances in posterior deviations (gaussian encoder)
         kl_warmup=0.0,
-        latent_target='learned',  # of the sampler: learned, ratio, smoothed
         latent_energy_weight=0.0,  # weight of f(u) inside U
-        num_latent_updates=2,  # sampler (and energy) updates per step
+        num_latent_updates=2,  # sampler and energy updates per step
         # particles of each image in one latent update: 256 in all are enough
         latents_per_image=1,
-        sampler_kernel='rbf',
-        sampler_bandwidth_factor=0.05,  # of the mean rule: a narrow kernel
-        sampler_off_diagonal=False,
-        sampler_svgd=True,  # False: the plain energy gradient (an ablation)
-        temperature_start=1.0,  # repulsion temperature T of the sampler
-        temperature_end=0.003,
-        temperature_fraction=0.7,  # of training, until T reaches its end
-        # of E|grad f|^2 / 2 on aggregate latents. 1 is safer where the latents
-        # are there before the sampler is (benchmarks/README.md)
-        r1_weight=3.0,
-        flow_scales=(0.02, 0.05, 0.2),  # tau of the smoothed target
         moments_decay=0.99,  # of the running latent mean and covariance
-        match_moments=True,  # set the sampler's mean and covariance by them
-        # on the sampler's latents when it generates, before mean and covariance
-        # are set; 1: as much as a posterior has on average
-        sampler_noise=0.0,
+        # sampler_*, temperature_*, gradient_penalty: their meaning is there
+        **dataclasses.asdict(sampler_options.SamplerOptions()),
     ),
 }
 
@@ -122,6 +114,7 @@ OBJECTIVES = {
 MODEL_FIELDS = {
     'ae': dict(encoder='deterministic'),
     'aae': dict(encoder='deterministic'),
+    'ldc': dict(learn_scale=True, energy_width=128),
     'lebm': dict(encoder='none'),
     'rae_gp': dict(encoder='deterministic'),
     'rae_l2': dict(encoder='deterministic'),
@@ -130,7 +123,9 @@ MODEL_FIELDS = {
 }
 # And of `config.optimizer`.
 OPTIMIZER_FIELDS = {
-    'ldc': dict(latent_learning_rate=4e-3),
+    'ldc': dict(
+        learning_rate=2e-3, latent_learning_rate=4e-3, latent_final_fraction=0.0
+    ),
     'lebm': dict(latent_learning_rate=2e-4),  # 1/5 of the decoder's, as there
 }
 # What `benchmarks/search.py` chose for 28x28 images, on the validation split of
@@ -279,15 +274,6 @@ def apply_search(config: config_dict.ConfigDict) -> None:
   """Sets the options of `SEARCHED`."""
   chosen = SEARCHED.get(config.objective.name, {})
   config.update_from_flattened_dict(chosen)
-
-
-def use_four_updates(config: config_dict.ConfigDict) -> None:
-  """Trains the sampler by more updates at a lower rate: for small batches."""
-  if config.objective.name == 'ldc':
-    config.objective.latents_per_image = 2
-    config.objective.num_latent_updates = 4
-    config.objective.r1_weight = 1.0
-    config.optimizer.latent_learning_rate = 1e-3
 
 
 def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:

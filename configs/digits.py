@@ -15,10 +15,6 @@ def get_config(arg: str = ''):
   config.model.hidden_sizes = (256, 256)
   config.model.energy_width = 128
   config.model.scale = 0.12  # smaller than for 784 pixels: 64 say less
-  default.use_four_updates(config)
-  config.optimizer.latent_learning_rate = min(
-      config.optimizer.latent_learning_rate, 5e-4  # at 1e-3 some seeds swing
-  )
   config.train.batch_size = 64
   config.train.num_epochs = 100
   return default.finish(config)

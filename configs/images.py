@@ -16,5 +16,4 @@ def get_config(arg: str = ''):
   config.model.latent_size = 32
   config.train.batch_size = 64
   config.train.num_epochs = 100
-  default.use_four_updates(config)
   return default.finish(config)

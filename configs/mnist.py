@@ -11,5 +11,5 @@ def get_config(arg: str = ''):
   config = default.create(arg)
   config.dataset.name = 'mnist'
   default.apply_search(config)
-  config.train.num_epochs = 15  # its sampler settles early
+  config.train.num_epochs = 30
   return default.finish(config)

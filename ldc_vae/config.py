@@ -52,7 +52,7 @@ SET_METHODS = ('info_vae', 'wae_mmd')  # their loss compares sets of latents
 BANDWIDTH_RULE = 'expected'
 _TINY = 2.0**-126  # the least float32 with all its digits
 KERNELS = ('rbf', 'imq', 'multi_scale', 'linear')
-LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
+POSITIVE_KERNELS = ('rbf', 'imq', 'multi_scale')
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretized_logistic')
 SCHEDULES = ('cosine', 'constant')
 CONVOLUTIONS = ('auto', 'native', 'subpixel', 'patches')
@@ -97,7 +97,6 @@ _ADDED = {
     'objective.kl_warmup': (
         0.0, ('beta_vae', 'iwae', 'ldc', 'stein_vae', 'vae', 'vamp')
     ),
-    'objective.sampler_noise': (0.0, ('ldc',)),
 }
 
 _LARGEST = 2**31 - 1  # steps are counted in int32, and so are sizes
@@ -914,7 +913,7 @@ _RULES = (
         'objective.posterior_step_size',
         'objective.prior_step_size',
         'objective.bandwidth_factor',
-        'objective.sampler_bandwidth_factor',
+        'objective.sampler_mass',
         'objective.temperature_start',
         'objective.temperature_end',
     ),
@@ -928,8 +927,8 @@ _RULES = (
         'objective.prior_steps',
         'objective.latents_per_image',
     ),
-    *_one_of(KERNELS, 'objective.kernel', 'objective.sampler_kernel'),
-    *_one_of(LATENT_TARGETS, 'objective.latent_target'),
+    *_one_of(KERNELS, 'objective.kernel'),
+    *_one_of(POSITIVE_KERNELS, 'objective.sampler_kernel'),
     _Rule(
         'objective.bandwidth',
         _is_bandwidth,
@@ -939,7 +938,7 @@ _RULES = (
         0,
         'objective.latent_energy_weight',
         'objective.r1_weight',
-        'objective.sampler_noise',
+        'objective.gradient_penalty',
     ),
     _Rule(
         'objective.temperature_fraction',
@@ -951,7 +950,6 @@ _RULES = (
         lambda x: _is_number(x) and 0 <= x <= 1,
         _says('is outside [0, 1]; use a fraction of training, 0 for none'),
     ),
-    *_sizes('objective.flow_scales', empty=False, whole=False),
     *_fraction('objective.moments_decay'),
     *_above_zero('optimizer.learning_rate', 'optimizer.latent_learning_rate'),
     *_one_of(SCHEDULES, 'optimizer.schedule'),
@@ -1042,19 +1040,9 @@ _RELATIONS = (
         'multiplies no rule; use factor 1, or bandwidth expected',
     ),
     _Relation(
-        ('objective.sampler_noise', 'objective.num_particles'),
-        lambda noise, count: noise == 0 or count >= 2,
-        'has no posterior to be measured on; use 2 particles or more',
-    ),
-    _Relation(
         ('objective.latents_per_image', 'objective.num_particles'),
         lambda latents, count: latents <= count,
         'asks for more latents than there are; use num_particles at most',
-    ),
-    _Relation(
-        ('objective.latent_energy_weight', 'objective.latent_target'),
-        lambda weight, target: weight == 0 or target == 'learned',
-        'weighs no energy of the latents alone; use weight 0 or target learned',
     ),
     *(
         _Relation(
@@ -1092,14 +1080,11 @@ _RELATIONS = (
         (
             'train.batch_size',
             'objective.latents_per_image',
-            'objective.latent_target',
-            'objective.sampler_off_diagonal',
+            'objective.sampler_mass',
         ),
-        lambda batch_size, latents, target, off_diagonal: (
-            batch_size * latents > 1
-            or (target != 'smoothed' and not off_diagonal)
-        ),
-        'moves a lone particle; use a batch_size of 2 or more',
+        lambda batch_size, latents, mass: batch_size * latents - 1 > mass,
+        'gives a particle too few others to feel; use a batch_size above'
+        ' sampler_mass + 1',
     ),
     _Relation(
         ('model.learn_scale', 'model.likelihood'),

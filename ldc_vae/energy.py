@@ -6,8 +6,8 @@ The Gibbs posterior of an image is p(z|x) ~ exp(-U(z; x)) with
 
 lambda the inverse temperature: 1 is the Bayes posterior, 1/beta that of a
 beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of standardised
-latents u = (z - mu) / sigma; in `ratio_loss` alone it is relative to the
-sampler's law. All energies are in nats.
+latents u; in `paired_loss` it only tells the aggregate's from the sampler's.
+All energies are in nats.
 """
 
 from collections.abc import Callable
@@ -116,99 +116,49 @@ def contrastive_loss(
   return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
 
 
-def minimax_loss(
+def paired_loss(
     energy_fn: Callable[[Any, Array], Array],
     params: Any,
     aggregate: Array,
     samples: Array,
-    r1_weight: Array | float,
+    at_aggregate: Array,
+    penalty: Array | float,
 ) -> tuple[Array, dict[str, Array]]:
-  """`contrastive_loss` of f and E_S f of the samples, by one backward pass.
+  """L = E log(1 + exp(f(y) - f(u))) + (c / 2) E |grad f(v)|^2, of an energy f.
 
-  Both need the backward pass through f of the samples, and differ in its sign:
-  it is taken once, and reversed for the parameters, as Ganin and Lempitsky
-  (2015), https://arxiv.org/abs/1409.7495, reverse it for their features.
+  y are draws of the aggregate, u of the sampler, taken in pairs, and v is one
+  of each pair at random. The energy only has to tell the two of a pair apart,
+  which keeps it from leaving a mode unseen, and the penalty on both sets makes
+  the pair of nets settle: Huang et al. (2024), https://arxiv.org/abs/2501.05441
+  (there R1 and R2, each of its own set).
 
   Args:
     energy_fn: Maps (params, one latent [D]) to a scalar in nats.
-    params: Of f; their gradient is that of `contrastive_loss`.
-    aggregate: Standardised posterior latents, shape [n, D]; no gradient.
-    samples: Standardised latents of the sampler, shape [m, D]; their gradient
-      is that of E_S f.
-    r1_weight: R1 >= 0.
+    params: Of f.
+    aggregate: y, whitened posterior latents, shape [n, D]; no gradient.
+    samples: u, whitened latents of the sampler, shape [n, D]; no gradient.
+    at_aggregate: Whether v is y, bool [n].
+    penalty: c >= 0.
 
   Returns:
-    E_agg f + E_S f + (R1 / 2) E_agg |grad f|^2, a scalar whose value means
-    little, and the terms of `contrastive_loss`.
+    The loss, a scalar, and its terms: 'energy_gap' = E f(u) - E f(y) (0 where f
+    cannot tell the sets apart) and 'gradient_penalty' = E |grad f(v)|^2.
   """
   chex.assert_rank([aggregate, samples], 2)
-  values, penalty = _values_and_penalty(
-      functools.partial(energy_fn, params), aggregate
-  )
-  mean = jnp.mean(values)
-  reversed_params = reverse_gradient(params)
-  sampled = jnp.mean(
-      jax.vmap(functools.partial(energy_fn, reversed_params))(samples)
-  )
-  loss = mean + sampled + 0.5 * r1_weight * penalty
-  return loss, {'energy_gap': sampled - mean, 'gradient_penalty': penalty}
-
-
-def ratio_loss(
-    energy_fn: Callable[[Any, Array], Array],
-    params: Any,
-    aggregate: Array,
-    samples: Array,
-    r1_weight: Array | float,
-) -> tuple[Array, dict[str, Array]]:
-  """Logistic loss of a relative energy f, and E_S f of the samples.
-
-  L = E_agg log(1 + e^f) + E_S log(1 + e^-f) + (R1 / 2) E_agg |grad f|^2 is
-  least, but for R1, at f = log p_S(u) / p_agg(u) (Goodfellow et al. (2014),
-  proposition 1, https://arxiv.org/abs/1406.2661): p_agg ~ p_S exp(-f), a Gibbs
-  energy relative to the sampler's law. By Stein's identity the kernel average
-  of -grad f over the samples is the SVGD direction towards p_agg, repulsion and
-  all.
-
-  Args:
-    energy_fn: Maps (params, one latent [D]) to a scalar in nats.
-    params: Of f; their gradient is that of L.
-    aggregate: Standardised posterior latents, shape [n, D]; no gradient.
-    samples: Standardised latents of the sampler, shape [m, D]; their gradient
-      is that of E_S f.
-    r1_weight: R1 >= 0.
-
-  Returns:
-    L + E_S f, a scalar whose value means little, and the terms of
-    `contrastive_loss`.
-  """
-  chex.assert_rank([aggregate, samples], 2)
-  values, penalty = _values_and_penalty(
-      functools.partial(energy_fn, params), aggregate
-  )
-  fixed_params, fixed_samples = jax.lax.stop_gradient((params, samples))
-  sampled = jax.vmap(functools.partial(energy_fn, params))(fixed_samples)
-  followed = jax.vmap(functools.partial(energy_fn, fixed_params))(samples)
-  loss = (
-      jnp.mean(jax.nn.softplus(values))
-      + jnp.mean(jax.nn.softplus(-sampled))
-      + jnp.mean(followed)
-      + 0.5 * r1_weight * penalty
-  )
-  gap = jnp.mean(sampled) - jnp.mean(values)
-  return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
-
-
-@jax.custom_vjp
-def reverse_gradient(tree: Any) -> Any:
-  """The identity; the gradient that comes back has the other sign."""
-  return tree
-
-
-reverse_gradient.defvjp(
-    lambda tree: (tree, None),
-    lambda _, grads: (jax.tree.map(jnp.negative, grads),),
-)
+  chex.assert_equal_shape([aggregate, samples])
+  chex.assert_shape(at_aggregate, (aggregate.shape[0],))
+  # f is trained on where the latents are; they do not move to please it
+  y, u = jax.lax.stop_gradient((aggregate, samples))
+  rows = jnp.broadcast_to(at_aggregate[:, None], y.shape)
+  one, other = jnp.where(rows, y, u), jnp.where(rows, u, y)
+  f = functools.partial(energy_fn, params)
+  values, grads = jax.vmap(jax.value_and_grad(f))(one)
+  others = jax.vmap(f)(other)
+  # f(u) - f(y) of each pair
+  gaps = jnp.where(at_aggregate, others - values, values - others)
+  square = jnp.mean(jnp.sum(jnp.square(grads), axis=-1))
+  loss = jnp.mean(jax.nn.softplus(-gaps)) + 0.5 * penalty * square
+  return loss, {'energy_gap': jnp.mean(gaps), 'gradient_penalty': square}
 
 
 def _values_and_penalty(energy_fn, aggregate) -> tuple[Array, Array]:

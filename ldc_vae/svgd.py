@@ -37,6 +37,12 @@ BANDWIDTH_FLOOR = 1e-8
 _BLOCK_NUMBERS = {'cpu': 2**21}
 _OTHER_BLOCK_NUMBERS = 2**26
 
+# Where `mass_bandwidth` looks for h, in octaves of the mean squared distance, and
+# how often it halves that: to 1/50 of an octave.
+_MASS_OCTAVES = (-20.0, 12.0)
+_MASS_STEPS = 11
+_MASS_QUERIES = 64  # points that feel all others; more change h by little
+
 # A median of distances in units of their mean, of which only rounding is left.
 _COINCIDENT = 1e-6
 
@@ -70,11 +76,13 @@ class Kernel(NamedTuple):
       k(z_j, q_i)]; `mask` [m, n] of zeros and ones, or None for all ones.
     centred: Whether k(x + a, y + a) = k(x, y), so that particles may be
       centred first, which saves digits in the matmul form.
+    positive: Whether k(x, y) > 0 for all x and y.
   """
 
   bandwidth_fn: Callable[[Array], Array]
   contract_fn: Callable[..., Array]
   centred: bool
+  positive: bool
 
 
 def mean_square_distance(particles: Array) -> Array:
@@ -167,6 +175,55 @@ def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   return jax.lax.stop_gradient(
       jnp.where(coincide, mean, jnp.maximum(h, floor))
   )
+
+
+def mass_bandwidth(
+    points: Array, mass: float, floor: float = BANDWIDTH_FLOOR
+) -> Array:
+  """The h for which a point feels a given sum of kernel values of the others.
+
+  It solves mean_i sum_{j != i} exp(-|y_i - y_j|^2 / h) = mass by bisection, to
+  one percent of h. At mass 1 a Gaussian kernel gives all others together as
+  much weight as the particle itself, at every number of dimensions, where a
+  fixed fraction of the mean distance gives them 1e-48 at D = 16. Take the
+  points from the target: particles that set their own kernel can shrink with
+  it.
+
+  Args:
+    points: y, shape [n, D], n >= 2. At most 64 of them are queries.
+    mass: Between 0 and n - 1.
+    floor: The least value returned.
+
+  Returns:
+    The bandwidth h, a scalar in squared units of the points, without gradient.
+
+  Raises:
+    ValueError: The mass cannot be reached by so many points.
+  """
+  chex.assert_rank(points, 2)
+  n = points.shape[0]
+  if not 0.0 < mass < n - 1:
+    raise ValueError(
+        f'mass={mass} of {n} points: each feels at most {n - 1} others; use a'
+        f' mass between 0 and {n - 1}'
+    )
+  points = jax.lax.stop_gradient(_widened(points))  # h is a constant
+  points = points - _centre(points)
+  rows = jnp.arange(0, n, max(1, n // _MASS_QUERIES))[:_MASS_QUERIES]
+  distances = squared_distances(points[rows], points)
+  own = rows[:, None] == jnp.arange(n)[None, :]
+  distances = jnp.where(own, jnp.inf, distances)
+  mean = mean_square_distance(points)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = 0.5 * (low + high)
+    h = jnp.maximum(mean * jnp.exp2(middle), floor)
+    reached = jnp.mean(jnp.sum(jnp.exp(-distances / h), axis=1)) >= mass
+    return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
+
+  bounds = jax.lax.fori_loop(0, _MASS_STEPS, halve, _MASS_OCTAVES)
+  return jnp.maximum(mean * jnp.exp2(bounds[1]), floor)
 
 
 def make_bandwidth_fn(
@@ -339,7 +396,7 @@ def rbf(
     pulled = _matmul(values, scores - weight * particles)
     return pulled + queries * _row_sums(values, weight)
 
-  return Kernel(bandwidth_fn, contract, centred=True)
+  return Kernel(bandwidth_fn, contract, centred=True, positive=True)
 
 
 def imq(
@@ -406,14 +463,15 @@ def linear(
     h = rule_fn(particles)
     return jnp.where(h > floor, h, 1.0) if isinstance(bandwidth, str) else h
 
-  return Kernel(bandwidth_fn, contract, centred=False)
+  return Kernel(bandwidth_fn, contract, centred=False, positive=False)
 
 
-def from_function(kernel_fn: KernelFn) -> Kernel:
+def from_function(kernel_fn: KernelFn, *, positive: bool = False) -> Kernel:
   """Any smooth k(x [D], y [D]) -> [] by autodiff: O(mnD) memory, slower.
 
   Args:
     kernel_fn: Differentiable, also at x = y.
+    positive: Whether all its values are positive, for `normalise`.
 
   Returns:
     A kernel for `svgd_direction`.
@@ -432,7 +490,7 @@ def from_function(kernel_fn: KernelFn) -> Kernel:
     return _matmul(values, scores) + temperature * jnp.sum(grads, axis=1)
 
   no_bandwidth = lambda particles: jnp.ones((), particles.dtype)
-  return Kernel(no_bandwidth, contract, centred=False)
+  return Kernel(no_bandwidth, contract, centred=False, positive=positive)
 
 
 KERNELS = {
@@ -491,6 +549,7 @@ def svgd_direction(
     *,
     off_diagonal: bool,
     temperature: Array | float = 1.0,
+    normalise: bool = False,
     block_size: int | None = None,
     bandwidth: Array | float | None = None,
     queries: Array | None = None,
@@ -504,6 +563,11 @@ def svgd_direction(
     kernel: A `Kernel`, or a smooth function k(x [D], y [D]) -> [].
     off_diagonal: Leave out j = i: for amortised particles. Needs n >= 2.
     temperature: T >= 0, of the repulsion; at T < 1 the fixed point is p^(1/T).
+    normalise: Divide each row by its own sum_j k(z_j, z_i) instead of by the
+      number of pairs: the mean score of a particle's neighbours, and -T times
+      the gradient of the log of their kernel density. The factor is positive,
+      so that the points of rest are those of SVGD; a lone particle moves as
+      fast as one in a crowd. For kernels without negative values.
     block_size: Rows of all particles computed at a time; memory is then
       O(n * block_size), but for the median rule. None for `choose_block`.
     bandwidth: h, a scalar, in place of the kernel's own rule or number; no
@@ -518,7 +582,8 @@ def svgd_direction(
 
   Raises:
     ValueError: `off_diagonal` with fewer than two particles, a `block_size`
-      below 1, or a `bandwidth` for a function, which has its own.
+      below 1, a `bandwidth` for a function, which has its own, or `normalise`
+      with a kernel that has negative values.
   """
   chex.assert_rank([particles, scores], 2)
   chex.assert_equal_shape([particles, scores])
@@ -534,6 +599,11 @@ def svgd_direction(
       raise ValueError('a kernel that is a function has its own bandwidth')
     kernel = from_function(kernel)
     numbers_per_pair = particles.shape[1]  # a gradient
+  if normalise and not kernel.positive:
+    raise ValueError(
+        'a kernel with negative values has no sum to normalise by; use'
+        ' normalise=False, or rbf, imq or multi_scale'
+    )
   queries = particles if queries is None else queries
   dtype = jnp.result_type(particles, scores, 0.0)  # 0.0: whole numbers too
   # float16 holds neither the floor of h nor the square of 256
@@ -560,19 +630,93 @@ def svgd_direction(
   def rows(queries_and_indices):
     block, indices = queries_and_indices
 
-    def contract(part, its_scores, first):
+    def contract(part, its_scores, first, temperature=temperature):
       mask = None
       if off_diagonal:
         others = first + jnp.arange(part.shape[0])
         mask = (indices[:, None] != others[None, :]).astype(block.dtype)
       return kernel.contract_fn(block, part, its_scores, mask, h, temperature)
 
-    return _sum_parts(contract, particles, scores, num_columns) / count
+    total = _sum_parts(contract, particles, scores, num_columns)
+    if not normalise:
+      return total / count
+    # scores of 1 without repulsion leave the kernel's own sum
+    mass_fn = functools.partial(contract, temperature=0.0)
+    mass = _sum_parts(mass_fn, particles, jnp.ones_like(scores), num_columns)
+    return total / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
 
   indices = first_query + jnp.arange(queries.shape[0])
   if block_size >= queries.shape[0]:
     return rows((queries, indices)).astype(dtype)
   return _map_blocks(rows, queries, indices, block_size).astype(dtype)
+
+
+class Update(NamedTuple):
+  """A normalised SVGD direction, and whether its kernel acts.
+
+  Attributes:
+    direction: Shape [m, D], without gradient.
+    kernel_mass: Sum of kernel values of the other particles, in units of the
+      particle's own, k(z, z); the mean over queries, a scalar. Far below 1 the
+      direction is the plain score.
+    repulsion_share: Root mean square of the repulsion (at T) over that of the
+      averaged score, a scalar. Far below 1 particles only climb.
+  """
+
+  direction: Array
+  kernel_mass: Array
+  repulsion_share: Array
+
+
+def normalised_update(
+    particles: Array,
+    scores: Array,
+    kernel: Kernel,
+    *,
+    temperature: Array | float,
+    bandwidth: Array | float,
+    axis_name: str | None = None,
+) -> Update:
+  """`svgd_direction` of all pairs with `normalise`, and its diagnostics.
+
+  Args:
+    particles: Shape [n, D]; with `axis_name`, this device's part of one set.
+    scores: grad log p at the particles, shape [n, D].
+    kernel: One of the radial kernels: `rbf`, `imq`, `multi_scale`.
+    temperature: T >= 0, of the repulsion.
+    bandwidth: h, a scalar.
+    axis_name: The axis over which the set is spread, or None.
+
+  Returns:
+    The update of this device's particles; diagnostics are those of its part.
+  """
+  everyone, all_scores = particles, scores
+  if axis_name is not None:
+    everyone, all_scores = jax.lax.all_gather(
+        (particles, scores), axis_name, tiled=True
+    )
+  direction_fn = functools.partial(
+      svgd_direction,
+      everyone,
+      kernel=kernel,
+      bandwidth=bandwidth,
+      queries=particles,
+      off_diagonal=False,
+  )
+  # XLA computes the kernel of all three once
+  attraction = direction_fn(all_scores, temperature=0.0, normalise=True)
+  repulsion = direction_fn(
+      jnp.zeros_like(all_scores), temperature=temperature, normalise=True
+  )
+  sums = direction_fn(jnp.ones_like(all_scores), temperature=0.0)[:, 0]
+  share = _root_mean_square(repulsion) / jnp.maximum(
+      _root_mean_square(attraction), jnp.finfo(attraction.dtype).tiny
+  )
+  return Update(
+      attraction + repulsion,
+      jnp.mean(everyone.shape[0] * sums) - 1.0,  # k(z, z) is 1 of all three
+      share,
+  )
 
 
 def stein_particles(
@@ -765,6 +909,11 @@ def _stein_backward(
 _stein_particles.defvjp(_stein_forward, _stein_backward)
 
 
+def _root_mean_square(x: Array) -> Array:
+  """Of the rows' lengths of [n, D], a scalar."""
+  return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x), axis=-1)))
+
+
 def _at_least_float32(x: Array) -> jnp.dtype:
   """What the directions of particles are computed in."""
   return jnp.promote_types(x.dtype, jnp.float32)
@@ -802,7 +951,7 @@ def _radial(profile, bandwidth_fn, exact) -> Kernel:
     return _matmul(values, scores) + temperature * repulsion
 
   # of centred particles the differences would be those of rounded ones
-  return Kernel(bandwidth_fn, contract, centred=not exact)
+  return Kernel(bandwidth_fn, contract, centred=not exact, positive=True)
 
 
 def _distances(x: Array, y: Array, h: Array) -> Array:

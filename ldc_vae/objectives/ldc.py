@@ -6,33 +6,18 @@ Arxiv 2109.10640. Each train step has two phases.
 of each image. Its gradient trains the decoder as it is, and the encoder after
 `svgd.stein_particles` has turned it into the SVGD direction: one backward pass.
 
-*Latent.* The sampler net's law is to become the aggregate posterior
-E_x p(z|x), the distribution that the decoder is trained on. Latents are
-standardised with running moments, u = (z - mu) / sigma. Three targets:
-
-  `learned`   p(u) ~ exp(-f(u)), f trained contrastively against the sampler,
-              the sampler by SVGD with the score -grad f, all pairs. Wang and
-              Liu (2016), https://arxiv.org/abs/1611.01722, in latent space.
-  `ratio`     p(u) ~ p_S(u) exp(-f(u)), p_S the sampler's own law: f is a log
-              ratio of densities, trained by logistic regression. SVGD's
-              repulsion is in -grad f already, by Stein's identity (see
-              `energy.ratio_loss`); a T > 0 on top keeps particles apart early,
-              by a wider target, p_agg^(1 / (1 + T)).
-  `smoothed`  the kernel flow `svgd.smoothed_flow` from the sampler's latents to
-              the encoder's; no further network.
+*Latent.* The sampler net's distribution is to become the aggregate posterior
+E_x p(z|x), which the decoder is trained on. Latents are whitened with running
+moments; the net's particles move by SVGD on a latent energy that learns to tell
+them from the encoder's, see `latent_svgd`.
 
 Several devices share one set of the sampler's particles, and one of the
 encoder's: a direction gathers both from all devices, so that each particle sees
 every other one, while the K particles of an image stay on its device. The
-moments mu and sigma are means over the global batch.
-
-The sampler was seen to stay a little too narrow within a cluster of latents.
-When it generates, noise of the posteriors' own mean covariance may be added to
-its latents (`objective.sampler_noise`), before their mean and covariance are
-set. It trains without: the net would make room for the noise.
+running moments are means over the global batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
 
 import jax
@@ -40,13 +25,14 @@ import jax.numpy as jnp
 
 from ldc_vae import elbo
 from ldc_vae import energy
+from ldc_vae import latent_svgd
 from ldc_vae import networks
+from ldc_vae import sampler_options
 from ldc_vae import svgd
 from ldc_vae.objectives import base
 from ldc_vae.objectives import moments
 
 Array = jax.Array
-LATENT_TARGETS = ('learned', 'ratio', 'smoothed')
 
 
 def whitened_particles(
@@ -112,24 +98,6 @@ def encoder_kernel(name: str, bandwidth: float | str) -> svgd.Kernel:
         ' a rule that looks at one image makes its posterior too wide'
     ) from None
   return svgd.KERNELS[name](h)
-
-
-def repulsion_temperature(
-    progress: Array | float, *, start: float, end: float, fraction: float
-) -> Array:
-  """T from start to end, geometrically over a fraction of the training.
-
-  Args:
-    progress: Fraction of the training done, a scalar in [0, 1].
-    start: T at the beginning, > 0.
-    end: T from `fraction` on, > 0.
-    fraction: In (0, 1].
-
-  Returns:
-    T, a scalar.
-  """
-  position = jnp.minimum(progress / fraction, 1.0)
-  return start * (end / start) ** position
 
 
 def autoencoder_objective(
@@ -208,10 +176,9 @@ def autoencoder_objective(
   log_likelihoods = model.log_likelihood(params, images, particles)
   latent_energies = jnp.zeros(log_likelihoods.shape)
   if latent_energy_weight:
-    mu, sigma = moments.mean_and_std(context['stats']['latents'])
     # f shapes the posterior here; it is trained in the latent phase only
     frozen = jax.lax.stop_gradient(params['energy'])
-    u = energy.standardise(particles, mu, sigma)
+    u = moments.whiten(particles, context['stats']['latents'])
     f = model.modules['energy'].apply(frozen, u)
     latent_energies = weight * latent_energy_weight * f
   axes = (0, 0, None, 0, None)
@@ -249,32 +216,20 @@ def latent_objective(
     context: base.Context,
     *,
     model: networks.Model,
-    latent_target: str,
     latents_per_image: int,
-    kernel: svgd.Kernel,
-    off_diagonal: bool,
-    use_svgd: bool,
-    temperature_fn,
-    r1_weight: float,
-    flow_scales: Sequence[float],
+    options: sampler_options.SamplerOptions,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
-  """One update of the sampler net, and of the latent energy if it has one.
+  """One update of the sampler net and of the latent energy.
 
   Args:
-    params: With 'sampler' and, but for the smoothed target, 'energy'.
+    params: With 'sampler' and 'energy'.
     images: Unused but for their number B.
     keys: Shape [B].
     context: With 'latents' [B, K, D], 'stats', 'update', 'progress' and
       'axis_name'.
     model: The networks.
-    latent_target: 'learned', 'ratio' or 'smoothed'.
     latents_per_image: g; a set has n = g B particles (over all devices).
-    kernel: Of the sampler's SVGD.
-    off_diagonal: Leave out j = i.
-    use_svgd: False for the plain gradient of f, as a GAN's generator.
-    temperature_fn: Maps progress to the repulsion temperature T.
-    r1_weight: R1 of the energy's loss.
-    flow_scales: tau of the smoothed target.
+    options: Of `latent_svgd.objective`.
 
   Returns:
     The loss and (metrics, updates), see `base`.
@@ -286,83 +241,40 @@ def latent_objective(
   first = context['update'] * group
   chosen = (first + jnp.arange(group)) % num_particles
   aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
-  mu, sigma = moments.mean_and_std(context['stats']['latents'])
-  aggregate = energy.standardise(aggregate, mu, sigma)
-
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
-  u = model.modules['sampler'].apply(params['sampler'], noise)
-  axis_name = context['axis_name']
-  # of the whole set: that of a device's few particles would be too small
-  spread = jnp.std(base.gather(u, axis_name), axis=0)
-  metrics = {'sampler_std': jnp.mean(spread)}
-  if latent_target == 'smoothed':
-    flow = svgd.smoothed_flow(u, aggregate, flow_scales, axis_name=axis_name)
-    return svgd.follow(u, flow), (metrics, {})
-
-  particles = u
-  if use_svgd:
-    temperature = temperature_fn(context['progress'])
-    metrics['temperature'] = temperature
-    particles = svgd.stein_particles(
-        u,
-        kernel,
-        off_diagonal=off_diagonal,
-        temperature=temperature,
-        axis_name=axis_name,
-    )
-  # the sampler follows f as it is; only the contrast with it trains f
-  learned = latent_target == 'learned'
-  loss_fn = energy.minimax_loss if learned else energy.ratio_loss
-  loss, terms = loss_fn(
-      model.modules['energy'].apply,
-      params['energy'],
-      aggregate,
-      particles,
-      r1_weight,
+  flips = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(group,)))
+  loss, metrics = latent_svgd.objective(
+      params,
+      noise,
+      moments.whiten(aggregate, context['stats']['latents']),
+      flips(base.fold_in(keys, 1)).reshape(-1),
+      context['progress'],
+      sampler_fn=model.modules['sampler'].apply,
+      energy_fn=model.modules['energy'].apply,
+      options=options,
+      axis_name=context['axis_name'],
   )
-  metrics.update(terms)
   return loss, (metrics, {})
 
 
-def generate(
-    params,
-    stats,
-    keys: Array,
-    *,
-    model: networks.Model,
-    sampler_noise: float,
-) -> Array:
-  """z = S(xi) = mu + sigma (xi + net(xi) + c r), xi ~ N(0, I).
+def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+  """z = m + L L_S^-1 (u - m_S) of u = xi + net(xi), xi ~ N(0, I).
 
-  Where the moments of u are kept, sigma is the matrix that gives z the mean and
-  the covariance of the aggregate latents, see `moments.affine_match`.
+  m and L L^T are the mean and covariance of the aggregate latents, m_S and
+  L_S L_S^T those of u: the first two moments are known, so that they are set.
 
   Args:
     params: With 'sampler'.
-    stats: With 'latents', 'sampler' where moments are matched, and 'posterior'
-      where c is not 0.
+    stats: With the moments 'latents' and 'sampler'.
     keys: Shape [N].
     model: The networks.
-    sampler_noise: c; r ~ N(0, R), R the mean covariance of the posteriors in
-      standardised latents.
 
   Returns:
     Shape [N, D].
   """
   noise = base.draw_normal(keys, (model.latent_size,))
   u = model.modules['sampler'].apply(params['sampler'], noise)
-  mu, sigma = moments.mean_and_std(stats['latents'])
-  own = stats.get('sampler')
-  if sampler_noise:
-    root = sampler_noise * moments.root(stats['posterior']) / sigma[:, None]
-    further = base.draw_normal(base.fold_in(keys, 1), (model.latent_size,))
-    highest = jax.lax.Precision.HIGHEST
-    u += jnp.matmul(further, root.T, precision=highest)
-    if own is not None:
-      own = moments.widen(own, jnp.matmul(root, root.T, precision=highest))
-  if own is not None:
-    return moments.affine_match(u, own, stats['latents'])
-  return energy.unstandardise(u, mu, sigma)
+  return moments.affine_match(u, stats['sampler'], stats['latents'])
 
 
 def create(
@@ -375,25 +287,30 @@ def create(
     bandwidth_factor: float,
     off_diagonal: bool,
     whiten: bool,
-    latent_target: str,
     latent_energy_weight: float,
     num_latent_updates: int,
     latents_per_image: int,
-    sampler_kernel: str,
-    sampler_bandwidth_factor: float,
-    sampler_off_diagonal: bool,
-    sampler_svgd: bool,
-    temperature_start: float,
-    temperature_end: float,
-    temperature_fraction: float,
-    r1_weight: float,
-    flow_scales: Sequence[float],
     moments_decay: float,
-    match_moments: bool,
-    sampler_noise: float,
     kl_warmup: float = 0.0,
+    **options,
 ) -> base.Method:
   """The method `ldc`; the fields are explained in `configs/default.py`.
+
+  Args:
+    model: The networks.
+    inverse_temperature: lambda.
+    num_particles: K.
+    kernel: Of the encoder's SVGD.
+    bandwidth: Of it, see `autoencoder_objective`.
+    bandwidth_factor: Of it.
+    off_diagonal: Of it.
+    whiten: Of it.
+    latent_energy_weight: w of w f(u) in U.
+    num_latent_updates: Updates of the sampler and its energy per step.
+    latents_per_image: See `latent_objective`.
+    moments_decay: Of the running moments.
+    kl_warmup: See `autoencoder_objective`.
+    **options: The fields of `sampler_options.SamplerOptions`.
 
   Returns:
     The method.
@@ -401,6 +318,7 @@ def create(
   Raises:
     ValueError: A field is out of range.
   """
+  options = sampler_options.SamplerOptions(**options)
   base.require_encoder(
       'ldc',
       model,
@@ -414,24 +332,20 @@ def create(
         f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
         ' needs at least 2 (or objective.off_diagonal=False)'
     )
-  if sampler_noise and num_particles < 2:
-    raise ValueError(
-        f'objective.num_particles={num_particles}: objective.sampler_noise='
-        f'{sampler_noise} is measured on the particles of an image, and needs'
-        ' at least 2 (or sampler_noise=0)'
-    )
-  kernels = {'kernel': kernel, 'sampler_kernel': sampler_kernel}
+  kernels = {'kernel': kernel, 'sampler_kernel': options.sampler_kernel}
   for field, value in kernels.items():
     if value not in svgd.KERNELS:
       raise ValueError(
           f'objective.{field}={value!r}; known: {", ".join(svgd.KERNELS)}'
       )
-  temperatures = {
-      'temperature_start': temperature_start,
-      'temperature_end': temperature_end,
-      'temperature_fraction': temperature_fraction,
-  }
-  for field, value in temperatures.items():
+  if not svgd.KERNELS[options.sampler_kernel]().positive:
+    raise ValueError(
+        f'objective.sampler_kernel={options.sampler_kernel!r} has negative'
+        ' values, and the sampler divides by their sum; use rbf, imq or'
+        ' multi_scale'
+    )
+  for field in ('temperature_start', 'temperature_end', 'temperature_fraction'):
+    value = getattr(options, field)
     if not value > 0.0:  # 0 has no logarithm, and no training to fall in
       raise ValueError(
           f'objective.{field}={value} must be positive: T falls geometrically'
@@ -441,16 +355,6 @@ def create(
     raise ValueError(
         'objective.whiten=True needs model.encoder=gaussian, got'
         f' {model.encoder!r}: it needs the standard deviations; set it False'
-    )
-  if latent_target not in LATENT_TARGETS:
-    raise ValueError(
-        f'objective.latent_target={latent_target!r}; known:'
-        f' {", ".join(LATENT_TARGETS)}'
-    )
-  if latent_energy_weight and latent_target != 'learned':
-    raise ValueError(
-        f'objective.latent_energy_weight={latent_energy_weight} needs'
-        f" objective.latent_target='learned', got {latent_target!r}"
     )
   autoencoder_fn = functools.partial(
       autoencoder_objective,
@@ -474,52 +378,26 @@ def create(
     stats['latents'] = moments.update(
         stats['latents'], z.reshape(-1, dim), moments_decay
     )
-    if sampler_noise:
-      stats['posterior'] = moments.update(
-          stats['posterior'], moments.deviations(z), moments_decay
-      )
-    if match_moments:
-      # the averaged weights are those that generate, so theirs are the moments
-      noise = base.draw_normal(
-          base.fold_in(keys, 1), (latents_per_image, dim)
-      )
-      u = model.modules['sampler'].apply(
-          context['ema_params']['sampler'], noise.reshape(-1, dim)
-      )
-      stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
+    # the averaged weights are those that generate, so theirs are the moments
+    noise = base.draw_normal(base.fold_in(keys, 1), (latents_per_image, dim))
+    u = model.modules['sampler'].apply(
+        context['ema_params']['sampler'], noise.reshape(-1, dim)
+    )
+    stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
     updates['stats'] = stats
     return loss, (metrics, updates)
 
-  temperature_fn = functools.partial(
-      repulsion_temperature,
-      start=temperature_start,
-      end=temperature_end,
-      fraction=temperature_fraction,
-  )
   latent_fn = functools.partial(
       latent_objective,
       model=model,
-      latent_target=latent_target,
       latents_per_image=latents_per_image,
-      kernel=svgd.KERNELS[sampler_kernel](
-          'mean', factor=sampler_bandwidth_factor
-      ),
-      off_diagonal=sampler_off_diagonal,
-      use_svgd=sampler_svgd,
-      temperature_fn=temperature_fn,
-      r1_weight=r1_weight,
-      flow_scales=tuple(flow_scales),
+      options=options,
   )
-  has_energy = latent_target != 'smoothed'
-  kept = ['latents']
-  if match_moments:
-    kept.append('sampler')
-  if sampler_noise:
-    kept.append('posterior')
-  latent_names = ('sampler', 'energy') if has_energy else ('sampler',)
 
   def init_stats():
-    stats = {name: moments.init(model.latent_size) for name in kept}
+    stats = {
+        name: moments.init(model.latent_size) for name in ('latents', 'sampler')
+    }
     if keeps_distance(bandwidth, num_particles, whiten):
       stats['distance'] = moments.init_distance()
     return stats
@@ -528,11 +406,12 @@ def create(
       phases=(
           base.Phase(first_phase, model.autoencoder_names()),
           base.Phase(
-              latent_fn, latent_names, num_latent_updates, per_image=False
+              latent_fn,
+              ('sampler', 'energy'),
+              num_latent_updates,
+              per_image=False,
           ),
       ),
       init_stats=init_stats,
-      generate=functools.partial(
-          generate, model=model, sampler_noise=sampler_noise
-      ),
+      generate=functools.partial(generate, model=model),
   )

@@ -62,25 +62,12 @@ def mean_and_std(moments: dict[str, Array]) -> tuple[Array, Array]:
   return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
 
 
-def deviations(z: Array) -> Array:
-  """Deviations of particles from the mean of their own image's.
-
-  Args:
-    z: K particles of B images each, shape [B, K, D], K at least 2.
-
-  Returns:
-    Shape [B K, D]; scaled so that their second moment expects the mean of the
-    images' covariances.
-  """
-  num_particles, dim = z.shape[1:]
-  scale = (num_particles / (num_particles - 1)) ** 0.5
-  return scale * (z - jnp.mean(z, axis=1, keepdims=True)).reshape(-1, dim)
-
-
-def widen(moments: dict[str, Array], covariance: Array) -> dict[str, Array]:
-  """The moments of points with noise of a covariance [D, D] added to them."""
-  second = moments['second'] + moments['weight'] * covariance
-  return {**moments, 'second': second}
+def whiten(points: Array, moments: dict[str, Array]) -> Array:
+  """u = L^-1 (z - m) of points z [..., D], with m and L L^T their moments."""
+  mean, _ = mean_and_covariance(moments)
+  flat = points.reshape(-1, points.shape[-1]) - mean
+  white = jax.scipy.linalg.solve_triangular(root(moments), flat.T, lower=True)
+  return white.T.reshape(points.shape)
 
 
 def root(moments: dict[str, Array]) -> Array:
