@@ -6,9 +6,9 @@ The target is N(0, C) in D dimensions, half of its deviations 1, half from 0.15
 to 0.6. Particles are m + L noise, fresh at every step, with a diagonal L
 (and C), as of a gaussian encoder, or a full one, as an implicit encoder has to
 find. They start too narrow, or as wide as the widest, and follow the direction
-of SVGD over the pairs j != i, or, for scale, the gradient of the ELBO, which
-knows the entropy. What is left of the KL divergence, and the mean ratio of the
-deviations to the right ones, are told.
+of SVGD over the pairs j != i, with the bandwidth of `stein_vae`, or, for scale,
+the gradient of the ELBO, which knows the entropy. What is left of the KL
+divergence, and the mean ratio of the deviations to the right ones, are told.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks import common
 from ldc_vae import comparison
 from ldc_vae import spread
 from ldc_vae import svgd
+from ldc_vae.objectives import moments
 
 Array = jax.Array
 
@@ -77,7 +78,7 @@ def kl_divergence(
 def train(
     target: Target,
     encoder: str,
-    kernel: svgd.Kernel | None,
+    factor: float | None,
     num_particles: int,
     *,
     start: float,
@@ -89,7 +90,7 @@ def train(
   Args:
     target: Of D dimensions.
     encoder: 'diagonal' or 'full'.
-    kernel: Of SVGD; None for the gradient of the ELBO.
+    factor: Of the bandwidth of SVGD; None for the gradient of the ELBO.
     num_particles: K of each set.
     start: The deviations at the beginning.
     num_steps: Of Adam.
@@ -108,25 +109,31 @@ def train(
     scale, factor_fn = jnp.asarray(start * turn, jnp.float32), lambda x: x
   params = {'mean': jnp.full((dim,), 0.5), 'scale': scale}
   loss_fn = functools.partial(
-      _loss, precision=precision, factor_fn=factor_fn, kernel=kernel
+      _loss, precision=precision, factor_fn=factor_fn, factor=factor
   )
   tx = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_steps))
 
   def step(carry, key):
-    params, state = carry
+    params, state, distance = carry
     noise = jax.random.normal(key, (_BATCH_SIZE, num_particles, dim))
-    updates, state = tx.update(jax.grad(loss_fn)(params, noise), state)
-    return (optax.apply_updates(params, updates), state), None
+    h = svgd.expected_bandwidth(
+        moments.mean_distance(distance, dim), num_particles
+    )
+    grads, z = jax.grad(loss_fn, has_aux=True)(params, noise, h)
+    updates, state = tx.update(grads, state)
+    distance = moments.update_distance(distance, z)
+    return (optax.apply_updates(params, updates), state, distance), None
 
   keys = jax.random.split(jax.random.key(seed), num_steps)
-  (params, _), _ = jax.jit(
-      lambda params: jax.lax.scan(step, (params, tx.init(params)), keys)
-  )(params)
+  first = params, tx.init(params), moments.init_distance()
+  (params, _, _), _ = jax.jit(lambda first: jax.lax.scan(step, first, keys))(
+      first
+  )
   mean = np.asarray(params['mean'], np.float64)
-  factor = np.asarray(factor_fn(params['scale']), np.float64)
-  variances = np.diag(factor @ factor.T) / np.diag(target.covariance)
+  root = np.asarray(factor_fn(params['scale']), np.float64)
+  variances = np.diag(root @ root.T) / np.diag(target.covariance)
   return {
-      'kl': kl_divergence(mean, factor, target),
+      'kl': kl_divergence(mean, root, target),
       'width': float(np.mean(np.sqrt(variances))),
   }
 
@@ -147,21 +154,20 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError('--particles needs numbers of at least 2, as 4,8')
   if min(*args.starts, *args.factors) <= 0.0:
     raise ValueError('--starts and --factors need positive numbers')
-  cases: list[tuple[str, svgd.Kernel | None]] = [('ELBO', None)]
+  cases: list[tuple[str, float | None]] = [('ELBO', None)]
   cases += [
-      (f'`rbf`, {factor:g} of the rule', svgd.rbf('mean', factor=factor))
-      for factor in args.factors
+      (f'`rbf`, {factor:g} of the rule', factor) for factor in args.factors
   ]
   common.set_up_jax()
   record = common.create_record(MODULE, argv, args.seeds)
   record['rows'] = []
-  for encoder, start, (name, kernel), num_particles in itertools.product(
+  for encoder, start, (name, factor), num_particles in itertools.product(
       ('diagonal', 'full'), args.starts, cases, args.particles
   ):
     target = create_target(args.dim, correlated=encoder == 'full')
     runs = [
         train(
-            target, encoder, kernel, num_particles, start=start,
+            target, encoder, factor, num_particles, start=start,
             num_steps=args.num_steps, seed=seed,
         )
         for seed in args.seeds
@@ -199,15 +205,19 @@ def _diagonal(log_std: Array) -> Array:
   return jnp.diag(jnp.exp(log_std))
 
 
-def _loss(params, noise, *, precision, factor_fn, kernel):
-  """A loss whose gradient is that of the ELBO, or SVGD's for the particles."""
-  factor = factor_fn(params['scale'])
-  z = params['mean'] + jnp.einsum('bkd,ed->bke', noise, factor)
-  if kernel is not None:
-    z = svgd.stein_particles(z, kernel, off_diagonal=True)
-  energies = 0.5 * jnp.einsum('bkd,de,bke->bk', z, precision, z)
-  entropy = 0.0 if kernel is not None else jnp.linalg.slogdet(factor)[1]
-  return jnp.mean(energies) - entropy
+def _loss(params, noise, bandwidth, *, precision, factor_fn, factor):
+  """A loss whose gradient is the ELBO's, or SVGD's for the particles; and z."""
+  root = factor_fn(params['scale'])
+  z = params['mean'] + jnp.einsum('bkd,ed->bke', noise, root)
+  moved, entropy = z, 0.0
+  if factor is None:
+    entropy = jnp.linalg.slogdet(root)[1]
+  else:
+    moved = svgd.stein_particles(
+        z, svgd.rbf(), off_diagonal=True, bandwidth=factor * bandwidth
+    )
+  energies = 0.5 * jnp.einsum('bkd,de,bke->bk', moved, precision, moved)
+  return jnp.mean(energies) - entropy, z
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ from benchmarks import common
 from benchmarks import conv_step
 from benchmarks import conv_step_ldc_vae
 from benchmarks import encoder_bound
+from benchmarks import encoder_width
 from benchmarks import few_particles
 from benchmarks import sampler_ablation
 from benchmarks import search
@@ -33,7 +34,6 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import jobs as jobs_lib
 from ldc_vae import networks
-from ldc_vae import svgd
 from ldc_vae import writer
 from ldc_vae.metrics import frechet
 from ldc_vae.objectives import moments
@@ -570,16 +570,16 @@ class FewParticlesTest(parameterized.TestCase):
     )
 
   @parameterized.product(
-      encoder=('diagonal', 'full'), kernel=(None, svgd.rbf('mean'))
+      encoder=('diagonal', 'full'), factor=(None, 1.0)
   )
-  def test_training_finds_the_law_from_afar(self, encoder, kernel):
+  def test_training_finds_the_law_from_afar(self, encoder, factor):
     self.enter_context(  # in few steps
         absltest.mock.patch.object(few_particles, '_LEARNING_RATE', 0.01)
     )
     target = few_particles.create_target(2, correlated=encoder == 'full')
     before, after = [
         few_particles.train(
-            target, encoder, kernel, 8, start=0.3, num_steps=num_steps, seed=0
+            target, encoder, factor, 8, start=0.3, num_steps=num_steps, seed=0
         )
         for num_steps in (1, 400)
     ]
@@ -610,6 +610,39 @@ class FewParticlesTest(parameterized.TestCase):
   def test_a_lone_particle_is_an_error(self):
     with self.assertRaisesRegex(ValueError, '--particles needs numbers of'):
       few_particles.main(['--particles=4,1'])
+
+
+class EncoderWidthTest(absltest.TestCase):
+
+  def test_small_run_writes_table_and_record(self):
+    _without_cache(self)
+    output = _folder(self) / 'width.json'
+    code = encoder_width.main([
+        '--dim=3', '--used=1', '--hidden_sizes=8', '--particles=2',
+        '--factors=0.5', '--batch_size=4', '--num_steps=2', '--seeds=0,1',
+        f'--output={output}',
+    ])
+    self.assertEqual(code, 0)
+    rows = json.loads(output.read_text())['rows']
+    self.assertEqual([row['factor'] for row in rows], [None, 0.5])
+    # it begins at exp(-2), and the right one is 1
+    np.testing.assert_allclose(rows[1]['unused_geometric'], 0.14, atol=0.1)
+    table = output.with_suffix('.md').read_text()
+    self.assertIn('| 2 | `rbf`, 0.5 |', table)
+
+  def test_right_deviations_are_those_of_the_posterior(self):
+    model = encoder_width.Linear(3, 2, (4,))
+    energy_fn = lambda z: -model.log_likelihood(
+        {}, jnp.ones((1, 8, 8, 1)), z[None, None]
+    )[0, 0] + 0.5 * jnp.sum(z**2)
+    precision = jax.hessian(energy_fn)(jnp.ones(3))
+    np.testing.assert_allclose(
+        np.diag(precision), model.right**-2.0, rtol=1e-5
+    )
+
+  def test_unused_latents_are_needed(self):
+    with self.assertRaisesRegex(ValueError, '--used needs less than --dim'):
+      encoder_width.main(['--dim=4', '--used=4'])
 
 
 class EncoderBoundTest(absltest.TestCase):
