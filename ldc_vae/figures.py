@@ -46,6 +46,7 @@ SOURCES = (
     'flow',
     'langevin',
     'two_stage',
+    'gmm_200',
     'gmm_50',
     'gmm_10',
     'gaussian',

@@ -5,22 +5,19 @@ ends in a number, as `gmm_10`, gives it that number, and it may have options of
 its own. A `sample_fn(num, seed)` returns float32 [num, D], the same for the
 same seed.
 
-Letters: N latents, D latent size, K components.
+Letters: N latents, D latent size.
 """
 
 from collections.abc import Callable
 import re
 from typing import Any
-import warnings
 
-from absl import logging
 import numpy as np
-from sklearn import exceptions
-from sklearn import mixture
 
 from ldc_vae import coupling_flow
 from ldc_vae import drifting
 from ldc_vae import flow_matching
+from ldc_vae import gaussian_mixture
 from ldc_vae import latent_energy
 from ldc_vae import nearest
 from ldc_vae import two_stage
@@ -90,51 +87,11 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
   return sample
 
 
-def fit_mixture(
-    latents: np.ndarray, num_components: int, *, seed: int
-) -> SampleFn:
-  """A mixture of K full-covariance Gaussians, by EM from k-means."""
-  if not 1 <= num_components <= len(latents):
-    raise ValueError(
-        f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
-        f' number of components must be between 1 and {len(latents)}'
-    )
-  model = mixture.GaussianMixture(
-      num_components,
-      covariance_type='full',
-      reg_covar=1e-6,
-      max_iter=200,
-      random_state=seed,
-  )
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
-    model.fit(latents)
-  if not model.converged_:
-    logging.info(
-        'gmm_%d: EM stopped after %d iterations.', num_components, model.n_iter_
-    )
-  roots = np.linalg.cholesky(model.covariances_)  # [K, D, D]
-  cumulative = np.cumsum(model.weights_)
-
-  # scikit-learn's own `sample` returns the components in order, unshuffled.
-  def sample(num: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    uniform = rng.random(num) * cumulative[-1]
-    components = np.searchsorted(cumulative, uniform, side='right')
-    z = rng.normal(size=(num, latents.shape[1]))
-    for k in range(num_components):
-      rows = components == k
-      z[rows] = model.means_[k] + z[rows] @ roots[k].T
-    return z.astype(np.float32)
-
-  return sample
-
-
 # A trailing K stands for a number.
 SAMPLERS = {
     'prior': fit_prior,
     'gaussian': fit_gaussian,
-    'gmm_K': fit_mixture,
+    'gmm_K': gaussian_mixture.fit,
     'two_stage': two_stage.fit,
     'langevin': latent_energy.fit,
     'flow_matching': flow_matching.fit,

@@ -26,6 +26,7 @@ _FLOORS = {
     'latent_energy': 1,
     'latent_training': 1,
     'flow_matching': 1,
+    'gaussian_mixture': 1,
     'coupling_flow': 1,
     'drifting': 1,
     'nearest': 1,
