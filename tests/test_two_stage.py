@@ -43,6 +43,31 @@ class FitTest(parameterized.TestCase):
     self.assertFalse(np.array_equal(draws, fit(1)(20, 4)))
     self.assertFalse(np.array_equal(draws, fit(2)(20, 3)))
 
+  def test_draws_have_the_decoders_noise_besides(self):
+    latents, num = _ring(100), 10_000
+    inputs = np.zeros((1, 2), np.float32)
+    params = jax.jit(two_stage.Decoder().init)(jax.random.key(0), inputs)
+
+    def draw(log_scale):
+      params['params']['log_scale'] = np.float32(log_scale)
+      with absltest.mock.patch.object(
+          two_stage, '_train', return_value={'decoder': params}
+      ):
+        z = two_stage.fit(latents, seed=0)(num, 0)
+      return (z - latents.mean(axis=0)) / latents.std(axis=0)
+
+    decoded = draw(-np.inf)
+    noise = (draw(0.3) - decoded) / np.exp(0.3)
+    # four errors of a deviation, and of a correlation: none with u
+    np.testing.assert_allclose(
+        noise.std(axis=0), [1.0, 1.0], rtol=4 / np.sqrt(2 * num)
+    )
+    self.assertGreater(decoded.std(), 0.3)
+    correlations = np.corrcoef(noise, decoded, rowvar=False)
+    off_diagonal = correlations[np.triu_indices(4, k=1)]
+    off_diagonal = np.delete(off_diagonal, -1)  # of decoded with itself
+    np.testing.assert_allclose(off_diagonal, 0.0, atol=4 / np.sqrt(num))
+
   def test_a_constant_latent_stays_constant(self):
     latents = np.concatenate([_ring(50), np.full((50, 1), 7.0)], axis=1)
     draws = two_stage.fit(latents, seed=0, num_steps=5)(100, 0)
