@@ -29,6 +29,7 @@ from benchmarks import search
 from benchmarks import seeds
 from benchmarks import svgd_directions
 from benchmarks import svgd_directions_worker
+from benchmarks import variance_collapse
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import datasets
@@ -643,6 +644,83 @@ class EncoderWidthTest(absltest.TestCase):
   def test_unused_latents_are_needed(self):
     with self.assertRaisesRegex(ValueError, '--used needs less than --dim'):
       encoder_width.main(['--dim=4', '--used=4'])
+
+
+class VarianceCollapseTest(parameterized.TestCase):
+
+  def test_measures_by_hand(self):
+    draws = np.array([[-1.0, 0.0], [1.0, 4.0]])  # deviations sqrt(2), sqrt(8)
+    found = variance_collapse.measure(draws / 2.0 + [1.0, 0.0], draws)
+    self.assertAlmostEqual(found['width'], 0.5)
+    # the means are off by 1 and by 1
+    expected = (1.0 / math.sqrt(2.0) + 1.0 / math.sqrt(8.0)) / 2.0
+    self.assertAlmostEqual(found['error'], expected)
+
+  def test_the_mode_is_one(self):
+    posterior = variance_collapse.create_posterior()
+    self.assertEqual(posterior.features.shape, (569, 31))
+    gradient = jax.jit(jax.grad(variance_collapse.log_density))(
+        posterior.mode, posterior.features
+    )
+    # float32 sums of 569 terms
+    np.testing.assert_allclose(gradient, np.zeros(31), atol=1e-3)
+
+  @parameterized.parameters(False, True)
+  def test_particles_come_to_rest_where_the_direction_is_none(self, whiten):
+    posterior = variance_collapse.create_posterior()
+    mode, factor, kernel = posterior.mode, posterior.factor, svgd.rbf(3.0)
+
+    @jax.jit
+    def speed(weights):  # of what the kernel sees, without preconditioning
+      score_fn = jax.vmap(
+          jax.grad(variance_collapse.log_density), in_axes=(0, None)
+      )
+      scores = score_fn(weights, posterior.features)
+      if whiten:
+        weights = jnp.linalg.solve(factor, (weights - mode).T).T
+        scores = scores @ factor
+      direction = svgd.svgd_direction(
+          weights, scores, kernel, off_diagonal=False
+      )
+      return jnp.sqrt(jnp.mean(jnp.square(direction)))
+
+    ends = variance_collapse.run_svgd(
+        posterior, kernel, whiten=whiten, num_particles=4, num_steps=200,
+        rate=0.5, seeds=(0,),
+    )
+    self.assertEqual(ends.shape, (2, 1, 4, 31))
+    start = mode + np.random.default_rng(0).normal(size=(4, 31)) @ factor.T
+    # at rate 1/2 attraction alone leaves less than (1 - 1/8)^400
+    self.assertLess(speed(ends[1, 0]), 1e-2 * speed(start))
+
+  def test_small_form_has_a_row_for_each_kernel(self):
+    _without_cache(self)
+    output = _folder(self) / 'collapse.json'
+    cases = variance_collapse.CASES
+    with absltest.mock.patch.multiple(
+        variance_collapse, _NUM_WARMUP=10,
+        CASES={name: cases[name] for name in ('imq', 'linear')},
+    ):
+      code = variance_collapse.main([
+          '--particles=5', '--num_steps=2', '--nuts_samples=20', '--seeds=0,1',
+          f'--output={output}',
+      ])
+    self.assertEqual(code, 0)
+    rows = json.loads(output.read_text())['rows']
+    self.assertEqual(
+        [(row['kernel'], row['weights']) for row in rows],
+        [(name, weights) for weights in ('as they are', 'whitened')
+         for name in ('imq', 'linear')],
+    )
+    for row in rows:
+      for key in ('width', 'width_at_twice_the_steps', 'error'):
+        self.assertLen(row[key], 2)
+        self.assertTrue(np.all(np.isfinite(row[key])))
+    self.assertIn('least effective', output.with_suffix('.md').read_text())
+
+  def test_a_lone_particle_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, '--particles=1 has no deviation'):
+      variance_collapse.main(['--particles=1'])
 
 
 class EncoderBoundTest(absltest.TestCase):
