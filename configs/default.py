@@ -233,9 +233,9 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   # sets of so many, over which Frechet distances are averaged: those of one
   # set of 10,000 vary by a tenth from draw to draw
   evaluate.num_draws = 1
-  # and langevin, flow_matching, flow, drifting, each half a minute to two on
-  # one core, and nearest, a control; gmm_K with any K
-  evaluate.samplers = ('prior', 'gaussian', 'gmm_10', 'gmm_50', 'two_stage')
+  # and two_stage, langevin, flow_matching, flow, drifting, each half a minute
+  # to two on one core, and nearest, a control; gmm_K with any K
+  evaluate.samplers = ('prior', 'gaussian', 'gmm_10', 'gmm_50', 'gmm_200')
   evaluate.two_stage_steps = 1200  # of the second VAE's training
   evaluate.langevin_steps = 1000  # of the latent energy's training
   evaluate.flow_matching_steps = 6000  # of the velocity's training

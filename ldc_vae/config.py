@@ -852,7 +852,7 @@ def is_sampler(name: Any) -> bool:
 
 def _explain_samplers(names: Any) -> str:
   """Names the first sampler that is unknown or given twice."""
-  known = (*LATENT_SAMPLERS, 'gmm_10', 'gmm_50')
+  known = (*LATENT_SAMPLERS, 'gmm_10', 'gmm_50', 'gmm_200')
   for name in names if isinstance(names, tuple) else ():
     if not is_sampler(name):
       return (

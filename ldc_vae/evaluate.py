@@ -48,6 +48,7 @@ SOURCES = (
     'gaussian',
     'gmm_10',
     'gmm_50',
+    'gmm_200',
     'two_stage',
 )
 _DISTANCES = (

@@ -144,7 +144,7 @@ class EvaluateTest(parameterized.TestCase):
   def test_results_have_every_name_of_the_contract(self):
     sources = (
         'real reconstruction aggregate generator prior gaussian gmm_10 gmm_50'
-        ' two_stage'
+        ' gmm_200 two_stage'
     ).split()
     for family in (
         'frechet_classifier kid_classifier frechet_inception frechet_pca'
