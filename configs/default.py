@@ -124,7 +124,7 @@ MODEL_FIELDS = {
 # And of `config.optimizer`.
 OPTIMIZER_FIELDS = {
     'ldc': dict(
-        learning_rate=2e-3, latent_learning_rate=4e-3, latent_final_fraction=0.0
+        learning_rate=2e-3, latent_learning_rate=2e-3, latent_final_fraction=0.0
     ),
     'lebm': dict(latent_learning_rate=2e-4),  # 1/5 of the decoder's, as there
 }

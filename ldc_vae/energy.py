@@ -135,8 +135,8 @@ def paired_loss(
   Args:
     energy_fn: Maps (params, one latent [D]) to a scalar in nats.
     params: Of f.
-    aggregate: y, whitened posterior latents, shape [n, D]; no gradient.
-    samples: u, whitened latents of the sampler, shape [n, D]; no gradient.
+    aggregate: y, standardised posterior latents, shape [n, D]; no gradient.
+    samples: u, standardised latents of the sampler, shape [n, D]; no gradient.
     at_aggregate: Whether v is y, bool [n].
     penalty: c >= 0.
 

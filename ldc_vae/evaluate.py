@@ -77,9 +77,8 @@ _OTHER_NAMES = (
     'latent/sliced_wasserstein_generator',
     'latent/sliced_wasserstein_prior',
     'latent/sliced_wasserstein_aggregate',
-    'latent/ksd_generator',
-    'latent/ksd_prior',
     'latent/ksd_aggregate',
+    'latent/missed_share_aggregate',
     'latent/active_units',
     'eval/reconstruction_mse',
     'time/sample_10k_seconds',
@@ -245,6 +244,9 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
       f'{family}/{source}': None for family in _DISTANCES for source in names
   }
   results.update({name: None for name in _OTHER_NAMES})
+  for name in dict.fromkeys(('generator', 'prior', *config.evaluate.samplers)):
+    results[f'latent/ksd_{name}'] = None
+    results[f'latent/missed_share_{name}'] = None
   train_images = experiment.dataset.images['train']
   if min(len(train_images), len(sources.test_images)) < 2:
     logging.warning('one image has no distances: they stay null')
@@ -266,6 +268,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
             projections_key,
         )
     )
+  if 'sampler' in experiment.method.trained:
+    _check_sampler(results)
   results.update(
       likelihood.importance(config, experiment, state, importance_key)
   )
@@ -307,6 +311,18 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   _log(results)
   processes.barrier('evaluated', results)
   return results
+
+
+def _check_sampler(results) -> None:
+  """Warns where the sampler net misses part of the latents."""
+  share = results['latent/missed_share_generator'] or 0.0
+  if share > measures.LARGEST_MISSED_SHARE:
+    logging.warning(
+        'latent/missed_share_generator=%.2g: the sampler net misses this share'
+        ' of the latent distribution; train longer (config.train.num_epochs),'
+        ' or with more config.objective.num_latent_updates',
+        share,
+    )
 
 
 def _check_room(num_samples, model, output) -> None:

@@ -1,6 +1,6 @@
 """The sampler net by SVGD: one update, and a whole fit to given latents.
 
-The sampler net turns noise into whitened latents, u = xi + net(xi). A latent
+The sampler net turns noise into standardised latents, u = xi + net(xi). A latent
 energy f learns to tell pairs of an aggregate latent and a sampler's latent
 apart (`energy.paired_loss`); the sampler's particles move by SVGD on f,
 
@@ -40,12 +40,13 @@ Array = jax.Array
 NUM_STEPS = 12_000  # updates of a fit
 
 _BATCH_SIZE = 256
-_LEARNING_RATE = 4e-3  # after the warm-up; then a cosine to 0
+_LEARNING_RATE = 2e-3  # after the warm-up; then a cosine to 0
 _WARMUP_STEPS = 200
 _B1 = 0.5  # a moving target wants little momentum
 _EMA_DECAY = 0.999
 _SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
 _ENERGY_WIDTH, _ENERGY_BLOCKS = 128, 2
+_MIN_STD = 1e-6  # of a latent that varies, in units of the widest
 _MOMENT_DRAWS = 50_000  # of the trained net, whose moments are then set
 
 
@@ -84,7 +85,7 @@ def objective(
   Args:
     params: With 'sampler' and 'energy'.
     noise: xi ~ N(0, I), shape [n, D]; with `axis_name`, this device's part.
-    aggregate: Whitened draws of the aggregate posterior, shape [n, D].
+    aggregate: Standardised draws of the aggregate posterior, shape [n, D].
     at_aggregate: Where the gradient penalty looks, bool [n].
     progress: Fraction of the training done, a scalar in [0, 1].
     sampler_fn: Maps (weights, noise [n, D]) to u [n, D].
@@ -162,18 +163,23 @@ def fit(
     ValueError: The training diverged, or has no steps.
   """
   latent_training.check_steps(num_steps, 'sampler net')
-  u, unwhiten = latent_training.whiten(latents)
+  latents = np.asarray(latents, np.float64)
+  chex.assert_rank(latents, 2)
+  mean, std = latents.mean(axis=0), latents.std(axis=0)
+  # a latent that does not vary has no unit of its own
+  unit = np.where(std > _MIN_STD * std.max(), std, 1.0)
+  u = (latents - mean) / unit
   params, metrics = _train(
-      jnp.asarray(u), jax.random.key(seed), num_steps, options
+      jnp.asarray(u, jnp.float32), jax.random.key(seed), num_steps, options
   )
   latent_training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
-  own_mean, colour = _colouring(np.asarray(own, np.float64), u)
+  own_mean, matrix = _affine_match(np.asarray(own, np.float64), u)
 
   def sample(num: int, seed: int) -> np.ndarray:
     key = latent_training.draw_key(seed)
-    raw = draws(params, key, (num, u.shape[1]))
-    return unwhiten((np.asarray(raw, np.float64) - own_mean) @ colour)
+    raw = np.asarray(draws(params, key, (num, u.shape[1])), np.float64)
+    return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
 
   sample.metrics = {name: np.asarray(x) for name, x in metrics.items()}
   return sample
@@ -183,7 +189,7 @@ def fit(
 def draws(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Whitened latents of a shape [n, D]."""
+  """Standardised latents of a shape [n, D]."""
   return _sampler().apply(params, jax.random.normal(key, shape))
 
 
@@ -192,20 +198,31 @@ def _sampler() -> networks.SamplerNet:
   return networks.SamplerNet(_SAMPLER_WIDTH, _SAMPLER_BLOCKS)
 
 
-def _colouring(
-    own: np.ndarray, u: np.ndarray
+def _affine_match(
+    own: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The net's mean [D], and the matrix [D, D] that gives its draws I.
+  """The mean [D] of points, and the matrix that gives them a covariance.
 
-  A few percent of the width are lost to the averages of SVGD; mean and
-  covariance are known, so that they are set, not learned.
+  SVGD's averages cost a few percent of the width; mean and covariance are
+  known, so that they are set, not learned.
+
+  Args:
+    own: Draws of the net, shape [m, D].
+    wanted: Centred latents, shape [N, D].
+
+  Returns:
+    m and A [D, D]: (own - m) A has the covariance of the latents.
   """
-  centred = own - own.mean(axis=0)
-  covariance = centred.T @ centred / len(own)
-  jitter = 1e-9 * np.trace(covariance) / len(covariance) + 1e-30
-  root = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
-  # the latents are white but for one that does not vary at all
-  return own.mean(axis=0), np.linalg.inv(root).T * np.std(u, axis=0)
+  mean = own.mean(axis=0)
+  return mean, _root(own - mean, -0.5) @ _root(wanted, 0.5)
+
+
+def _root(centred: np.ndarray, power: float) -> np.ndarray:
+  """The covariance of points [n, D] to a power, 0 in directions without any."""
+  values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+  used = values > _MIN_STD**2 * values[-1]
+  values = np.where(used, np.where(used, values, 1.0) ** power, 0.0)
+  return (vectors * values) @ vectors.T
 
 
 @functools.partial(jax.jit, static_argnames=('num_steps', 'options'))

@@ -201,6 +201,11 @@ _FAMILIES = {
                 ' scale: expected 0, a little below with few training images,'
                 ' as each gives one draw.',
             ),
+            'missed_share_generator': (
+                _LOWER,
+                'Share of the aggregate posterior that the generator visits'
+                ' less than half as often as is due.',
+            ),
             'active_units': (
                 _HIGHER,
                 'Latent dimensions that carry information about the image.',
@@ -626,12 +631,24 @@ def _source_meaning(source: str) -> str:
   return _SOURCES.get(source, '')
 
 
+def _of_source(
+    known: Mapping[str, tuple[str, str]], name: str
+) -> tuple[str, str]:
+  """Which is better, and the meaning, of the generator's metric of a source."""
+  for other, (better, meaning) in known.items():
+    prefix = other.removesuffix('generator')
+    if prefix != other and name.startswith(prefix):
+      label = figures.source_label(name.removeprefix(prefix))
+      return better, meaning.replace('the generator', label)
+  return '', ''
+
+
 def _metric_table(family: str, values: Mapping[str, Any]) -> str:
   """One metric a row: name, value, which is better, meaning."""
   heading, known = _FAMILIES.get(family, (family or 'Other', {}))
   rows = []
   for name in _in_order(values, known):
-    better, meaning = known.get(name, ('', ''))
+    better, meaning = known.get(name) or _of_source(known, name)
     full_name = f'{family}/{name}' if family else name
     rows.append(
         f'<tr><th class="code">{html.escape(full_name)}</th>'

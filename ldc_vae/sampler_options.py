@@ -23,7 +23,7 @@ class SamplerOptions:
     temperature_start: Repulsion temperature T at the start, > 0.
     temperature_end: T from `temperature_fraction` on, > 0. The penalty blurs
       the sampler's distribution by a variance of about 4 T
-      `gradient_penalty`, in whitened units: it must end small.
+      `gradient_penalty`, in standardised units: it must end small.
     temperature_fraction: Of the training, in (0, 1].
     gradient_penalty: c of `energy.paired_loss`.
   """

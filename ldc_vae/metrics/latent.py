@@ -10,11 +10,46 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn import cluster
 
 Array = jax.Array
 
 # Of Tolstikhin et al.'s code, https://github.com/tolstikhin/wae
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+def missed_share(
+    reference: np.ndarray,
+    samples: np.ndarray,
+    *,
+    num_cells: int = 50,
+    seed: int = 0,
+) -> float:
+  """The share of a set that samples visit less than half as often as is due.
+
+  The reference is cut into cells by k-means, and the cells with fewer than half
+  of the samples that are due are added up. With at least 100 reference points a
+  cell, two sets of one distribution expect 0.
+
+  Args:
+    reference: Draws of the distribution, shape [n, D], at least two.
+    samples: Shape [m, D], finite.
+    num_cells: At most; fewer where there are not 100 points for each.
+    seed: Of k-means.
+
+  Returns:
+    In [0, 1].
+  """
+  chex.assert_rank([reference, samples], 2)
+  chex.assert_equal(reference.shape[1], samples.shape[1])
+  unit = np.maximum(np.std(reference, axis=0), 1e-6 * np.std(reference) + 1e-30)
+  num_cells = max(1, min(num_cells, len(reference) // 100))
+  cells = cluster.KMeans(num_cells, n_init=1, random_state=seed)
+  own = cells.fit_predict(np.asarray(reference / unit, np.float64))
+  theirs = cells.predict(np.asarray(samples / unit, np.float64))
+  due = np.bincount(own, minlength=num_cells) / len(reference)
+  got = np.bincount(theirs, minlength=num_cells) / len(samples)
+  return float(np.sum(due[got < 0.5 * due]))
 
 
 def mmd(

@@ -7,8 +7,8 @@ of each image. Its gradient trains the decoder as it is, and the encoder after
 `svgd.stein_particles` has turned it into the SVGD direction: one backward pass.
 
 *Latent.* The sampler net's distribution is to become the aggregate posterior
-E_x p(z|x), which the decoder is trained on. Latents are whitened with running
-moments; the net's particles move by SVGD on a latent energy that learns to tell
+E_x p(z|x), which the decoder is trained on. Latents are standardised with
+running moments; the net's particles move by SVGD on a latent energy that learns to tell
 them from the encoder's, see `latent_svgd`.
 
 Several devices share one set of the sampler's particles, and one of the
@@ -178,7 +178,8 @@ def autoencoder_objective(
   if latent_energy_weight:
     # f shapes the posterior here; it is trained in the latent phase only
     frozen = jax.lax.stop_gradient(params['energy'])
-    u = moments.whiten(particles, context['stats']['latents'])
+    mean, std = moments.mean_and_std(context['stats']['latents'])
+    u = energy.standardise(particles, mean, std)
     f = model.modules['energy'].apply(frozen, u)
     latent_energies = weight * latent_energy_weight * f
   axes = (0, 0, None, 0, None)
@@ -242,11 +243,12 @@ def latent_objective(
   chosen = (first + jnp.arange(group)) % num_particles
   aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
+  mean, std = moments.mean_and_std(context['stats']['latents'])
   flips = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(group,)))
   loss, metrics = latent_svgd.objective(
       params,
       noise,
-      moments.whiten(aggregate, context['stats']['latents']),
+      energy.standardise(aggregate, mean, std),
       flips(base.fold_in(keys, 1)).reshape(-1),
       context['progress'],
       sampler_fn=model.modules['sampler'].apply,

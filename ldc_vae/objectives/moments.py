@@ -62,14 +62,6 @@ def mean_and_std(moments: dict[str, Array]) -> tuple[Array, Array]:
   return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
 
 
-def whiten(points: Array, moments: dict[str, Array]) -> Array:
-  """u = L^-1 (z - m) of points z [..., D], with m and L L^T their moments."""
-  mean, _ = mean_and_covariance(moments)
-  flat = points.reshape(-1, points.shape[-1]) - mean
-  white = jax.scipy.linalg.solve_triangular(root(moments), flat.T, lower=True)
-  return white.T.reshape(points.shape)
-
-
 def root(moments: dict[str, Array]) -> Array:
   """Cholesky factor L [D, D] of the covariance, L L^T; I before any update."""
   mean, covariance = mean_and_covariance(moments)
