@@ -88,8 +88,6 @@ def create_experiment(
         'objective.num_particles': num_particles,
         'objective.off_diagonal': method != ALL_PAIRS,
         'objective.whiten': method == WHITENED,
-        'objective.match_moments': False,  # there is no sampler
-        'objective.sampler_noise': 0.0,
         'objective.latent_energy_weight': 0.0,
     }
   config = config_lib.load(

@@ -55,9 +55,7 @@ class Case(NamedTuple):
 CASES = {
     'vae': Case('vae', {}),
     'iwae': Case('iwae', {'num_samples': 'K'}),
-    'ldc_autoencoder': Case(
-        'ldc', {'num_particles': 'K', 'match_moments': False}, 1
-    ),
+    'ldc_autoencoder': Case('ldc', {'num_particles': 'K'}, 1),
     'ldc': Case('ldc', {'num_particles': 'K'}),
 }
 

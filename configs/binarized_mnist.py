@@ -25,6 +25,7 @@ def get_config(arg: str = ''):
   config.model.hidden_sizes = (300, 300)
   config.model.latent_size = 40
   config.model.likelihood = 'bernoulli'
+  config.model.learn_scale = False  # it has none
   if config.objective.name in ('iwae', 'stein_vae', 'vae', 'vamp'):
     config.optimizer.learning_rate = 2e-3
   config.train.batch_size = 100
@@ -40,6 +41,4 @@ def get_config(arg: str = ''):
     config.objective.bandwidth_factor = 0.35
   if config.objective.name == 'iwae':
     config.objective.num_samples = 50
-  if config.objective.name == 'ldc':
-    config.objective.inverse_temperature = 1.0  # the posterior of the bound
   return default.finish(config)

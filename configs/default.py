@@ -241,6 +241,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   evaluate.flow_matching_steps = 6000  # of the velocity's training
   evaluate.flow_steps = 3000  # of the normalising flow's training
   evaluate.drifting_steps = 6000  # of the drifting net's training
+  evaluate.svgd_steps = 12_000  # of the training of a sampler net like ldc's
   # of nearest, the control: the noise on a training latent, as a share of the
   # median distance between a latent and the nearest other one
   evaluate.nearest_noise = 0.5
@@ -293,7 +294,7 @@ def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     config.evaluate.num_samples = 256
     config.evaluate.two_stage_steps = config.evaluate.langevin_steps = 20
     config.evaluate.flow_matching_steps = config.evaluate.flow_steps = 20
-    config.evaluate.drifting_steps = 20
+    config.evaluate.drifting_steps = config.evaluate.svgd_steps = 20
     if config.dataset.name != 'digits':  # a mixture of many latents: a minute
       config.evaluate.samplers = ('prior', 'gaussian')
     config.evaluate.importance_samples = 8

@@ -69,6 +69,7 @@ LATENT_SAMPLERS = (
     'flow_matching',
     'flow',
     'drifting',
+    'svgd',
     'nearest',
 )
 
@@ -799,11 +800,8 @@ def _one_of(known: tuple[Any, ...], *fields: str) -> Iterator[_Rule]:
     )
 
 
-def _sizes(
-    *fields: str, empty: bool, whole: bool = True
-) -> Iterator[_Rule]:
+def _sizes(*fields: str, empty: bool) -> Iterator[_Rule]:
   wanted = '' if empty else 'one or more '
-  wanted += 'positive whole numbers' if whole else 'positive numbers'
   for field in fields:
     yield _Rule(
         field,
@@ -811,9 +809,9 @@ def _sizes(
             isinstance(x, tuple)
             and (empty or bool(x))
             and all(_is_number(each) and each > 0 for each in x)
-            and not (whole and any(isinstance(each, float) for each in x))
+            and not any(isinstance(each, float) for each in x)
         ),
-        _says(f'does not hold; use a tuple of {wanted}'),
+        _says(f'does not hold; use a tuple of {wanted}positive whole numbers'),
     )
 
 
@@ -976,6 +974,7 @@ _RULES = (
         'evaluate.flow_matching_steps',
         'evaluate.flow_steps',
         'evaluate.drifting_steps',
+        'evaluate.svgd_steps',
         'evaluate.ais_temperatures',
     ),
     *_at_least(

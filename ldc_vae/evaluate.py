@@ -472,6 +472,7 @@ def make_sources(
       'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
       'flow': {'num_steps': config.evaluate.flow_steps},
       'drifting': {'num_steps': config.evaluate.drifting_steps},
+      'svgd': {'num_steps': config.evaluate.svgd_steps},
       'nearest': {'noise': config.evaluate.nearest_noise},
   }
   for name in config.evaluate.samplers:

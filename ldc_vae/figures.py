@@ -41,6 +41,7 @@ SOURCES = (
     'aggregate',
     'generator',
     'nearest',
+    'svgd',
     'drifting',
     'flow_matching',
     'flow',
@@ -61,6 +62,7 @@ _SOURCE_LABELS = {
     'flow_matching': 'flow matching',
     'flow': 'normalising flow',
     'drifting': 'drifting net',
+    'svgd': 'sampler net by SVGD',
     'nearest': 'training latents + noise',
     'langevin': 'latent energy',
     'two_stage': 'two-stage VAE',
@@ -133,7 +135,9 @@ _UNITS = (
     ('seconds', 's'),
     ('mse', 'squared pixels in [0, 1]'),
     ('reconstruction', 'nats'),
-    ('sampler_std', ''),  # of standardised latents
+    ('sampler_std', ''),  # of whitened latents
+    ('kernel_mass', ''),
+    ('repulsion_share', ''),
     ('_std', 'latent units'),
     ('_mean_square', 'squared latent units'),
     ('_rms', 'latent units'),  # of runs of earlier versions

@@ -32,10 +32,18 @@ _MAX_IN_A_ROW = 100
 # images were never decoded in training.
 _POSTERIOR_STD = (0.02, 2.0)
 
-# The sampler's latents are standardised by those that they must match, whose
+# The sampler's latents are whitened by those that they must match, whose
 # standard deviation is thus 1: below half of it modes are missing, above twice
 # of it the sampler draws what the decoder has never seen.
 _SAMPLER_STD = (0.5, 2.0)
+
+# Kernel values of the other particles, in units of a particle's own, and the
+# repulsion in units of the averaged score: below a hundredth SVGD is the plain
+# gradient of the energy. The repulsion falls with its temperature, and is judged
+# while that is high: for the first tenth of the training.
+_KERNEL_ACTS = 1e-2
+_HOT = 0.3
+_HOT_FROM = 0.01  # of the training
 
 # Burda et al. (2016), table 1, https://arxiv.org/abs/1509.00519: VAEs of 50
 # latents use 19 to 25 of them. Below a tenth the decoder all but ignores them.
@@ -197,12 +205,25 @@ def first_non_finite(tree: Any) -> str | None:
 
 
 class _Alarm(NamedTuple):
-  """Something to warn of, once: a metric between two bounds, and why."""
+  """Something to warn of, once: a metric between two bounds, and why.
+
+  It rings from a fraction `start` of the training on, and, where `during` is
+  not '', while that metric is at least `least`.
+  """
 
   name: str
   above: float
   below: float
   sentence: str
+  during: str = ''
+  least: float = 0.0
+  start: float = _WARM_UP
+
+  def rings(self, row: Mapping[str, float]) -> bool:
+    """Whether a row of metrics sets it off, at whatever step."""
+    if self.during and not row.get(self.during, math.nan) >= self.least:
+      return False
+    return self.above < row.get(self.name, math.nan) < self.below
 
 
 class Alarms:
@@ -213,9 +234,9 @@ class Alarms:
 
     Args:
       latent_size: D.
-      num_steps: Steps of the whole run; the first tenth is passed over.
+      num_steps: Steps of the whole run; most alarms pass over its first tenth.
     """
-    self._first_step = _WARM_UP * num_steps
+    self._num_steps = num_steps
     self._alarms = list(_alarms(latent_size))
 
   def check(self, step: int, row: Mapping[str, float]) -> list[str]:
@@ -228,11 +249,9 @@ class Alarms:
     Returns:
       The sentences, which do not come again.
     """
-    if step < self._first_step:
-      return []
     ringing = [
         alarm for alarm in self._alarms
-        if alarm.above < row.get(alarm.name, math.nan) < alarm.below
+        if step >= alarm.start * self._num_steps and alarm.rings(row)
     ]
     sentences = []
     for alarm in ringing:
@@ -267,6 +286,16 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
       'train/sampler_std', high, math.inf,
       f'the sampler spreads beyond the latents (above {high} times theirs);'
       ' lower config.optimizer.latent_learning_rate',
+  )
+  silent = (
+      "the sampler's kernel does not act (below {}): its particles follow the"
+      ' plain gradient of the energy, and may miss modes; raise'
+      ' config.objective.sampler_mass'
+  ).format(_KERNEL_ACTS)
+  yield _Alarm('train/kernel_mass', -math.inf, _KERNEL_ACTS, silent)
+  yield _Alarm(
+      'train/repulsion_share', -math.inf, _KERNEL_ACTS, silent,
+      during='train/temperature', least=_HOT, start=_HOT_FROM,
   )
   least = max(1, math.ceil(_ACTIVE_FRACTION * latent_size))
   yield _Alarm(

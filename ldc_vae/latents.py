@@ -19,6 +19,7 @@ from ldc_vae import drifting
 from ldc_vae import flow_matching
 from ldc_vae import gaussian_mixture
 from ldc_vae import latent_energy
+from ldc_vae import latent_svgd
 from ldc_vae import nearest
 from ldc_vae import two_stage
 
@@ -97,6 +98,7 @@ SAMPLERS = {
     'flow_matching': flow_matching.fit,
     'flow': coupling_flow.fit,
     'drifting': drifting.fit,
+    'svgd': latent_svgd.fit,
     'nearest': nearest.fit,
 }
 

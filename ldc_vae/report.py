@@ -90,6 +90,10 @@ _SOURCES = {
         'A net of one pass, trained afterwards by a kernel flow onto the'
         ' latents.'
     ),
+    'svgd': (
+        'A net of one pass, trained afterwards by SVGD on a learned energy, as'
+        ' that of `ldc` is.'
+    ),
     'nearest': (
         'Training latents with a little noise: no model, but the control for'
         ' memorisation.'

@@ -233,7 +233,7 @@ _FIELDS = {
     ),
     'word_for_float': _Case(
         _set('optimizer.learning_rate', 'fast'),
-        r'learning_rate=fast: not a number, as 0.001 is',
+        r'learning_rate=fast: not a number, as 0.002 is',
     ),
     'word_for_bool': _Case(
         _set('dataset.binarize', 'maybe'), r'binarize=maybe: not a boolean'
@@ -242,8 +242,9 @@ _FIELDS = {
         _set('model.hidden_sizes', '(64,wide)'),
         r'hidden_sizes=\(64,wide\): not a tuple, each element a whole number',
     ),
-    'word_in_float_tuple': _Case(
-        _set('objective.flow_scales', '0.1,x'), r'flow_scales=0.1,x: not a tup'
+    'word_in_tuple_of_seeds': _Case(
+        _set('evaluate.classifier_seeds', '1,x'),
+        r'classifier_seeds=1,x: not a tuple',
     ),
     'negative_in_tuple': _Case(
         _set('model.hidden_sizes', '(64,-1)'),
@@ -295,15 +296,19 @@ _FIELDS = {
     ),
     'more_latents_than_particles': _Case(
         _set('objective.latents_per_image', 5),
-        r'latents_per_image=5 with config.objective.num_particles=4 .*use num',
+        r'latents_per_image=5 with config.objective.num_particles=2 .*use num',
     ),
     'lone_particle_of_the_sampler': _Case(
         _train(
             '--config.train.batch_size=1',
             '--config.objective.latents_per_image=1',
-            '--config.objective.latent_target=smoothed',
         ),
-        r'batch_size=1 with .* moves a lone particle; use a batch_size of 2',
+        r'batch_size=1 with .*sampler_mass=2.0 gives a particle too few others'
+        r' to feel; use a batch_size above sampler_mass \+ 1',
+    ),
+    'mass_of_more_than_a_batch': _Case(
+        _set('objective.sampler_mass', 1000),
+        r'batch_size=32 with .*sampler_mass=1000.0 .*use a batch_size above',
     ),
     'lone_particle': _Case(
         _train(
@@ -312,12 +317,9 @@ _FIELDS = {
         ),
         r'num_particles=1 with .*off_diagonal=True .*use 2 particles or more',
     ),
-    'energy_of_smoothed': _Case(
-        _train(
-            '--config.objective.latent_energy_weight=1',
-            '--config.objective.latent_target=smoothed',
-        ),
-        r'latent_energy_weight=1.0 .*target learned',
+    'field_of_an_earlier_version': _Case(
+        _set('objective.latent_target', 'learned'),
+        r'objective.latent_target: no such field',
     ),
     'implicit_vae': _Case(
         _set_vae('model.encoder', 'implicit'),
@@ -462,12 +464,14 @@ for _field, _value, _remedy in (
     ('optimizer.clip_norm', -1, 'use 0 or more'),
     ('objective.inverse_temperature', 0, 'use more than 0'),
     ('objective.num_latent_updates', 0, 'use 1 or more'),
-    ('objective.r1_weight', -1, 'use 0 or more'),
+    ('objective.gradient_penalty', -1, 'use 0 or more'),
+    ('objective.temperature_start', 0, 'use more than 0'),
     ('objective.temperature_end', 0, 'use more than 0'),
     ('objective.temperature_fraction', 1.5, 'use a fraction'),
     ('objective.moments_decay', -0.1, 'use 0 <= value < 1'),
     ('objective.bandwidth_factor', 0, 'use more than 0'),
-    ('objective.sampler_bandwidth_factor', 0, 'use more than 0'),
+    ('objective.sampler_mass', 0, 'use more than 0'),
+    ('objective.sampler_mass', -2, 'use more than 0'),
     ('objective.bandwidth', 'wide', 'use expected, or a positive'),
     ('objective.bandwidth', 'mean', 'too wide; use expected, or a positive'),
     ('objective.bandwidth', 1e-40, 'use expected, or a positive'),
@@ -482,7 +486,8 @@ for _field, _value, _remedy in (
     # unknown names, and the known one that is meant
     ('objective.kernel', 'rfb', r'did you mean rbf\?\); known: rbf, imq'),
     ('objective.sampler_kernel', 'gauss', 'known: rbf, imq'),
-    ('objective.latent_target', 'smooth', r'did you mean smoothed\?'),
+    # it has negative values
+    ('objective.sampler_kernel', 'linear', 'known: rbf, imq, multi_scale'),
     ('model.likelihood', 'gausian', r'did you mean gaussian\?'),
     ('model.architecture', 'resnet', 'known: mlp, gated_mlp, conv, conv64'),
     ('model.convolution', 'patch', r'did you mean patches\?'),

@@ -16,11 +16,11 @@ from ldc_vae import config as config_lib
 from ldc_vae import convolution
 from ldc_vae import datasets
 from ldc_vae import health
+from ldc_vae import latent_svgd
 from ldc_vae import latents
 from ldc_vae import networks
 from ldc_vae import objectives
 from ldc_vae import svgd
-from ldc_vae.objectives import ldc
 
 _RUN_FILE = """
 from configs import default
@@ -156,7 +156,8 @@ class OverrideTest(_FileTestCase):
       ('optimizer.learning_rate', '1e-4', 1e-4),
       ('dataset.binarize', '0', False),
       ('objective.off_diagonal', 'False', False),
-      ('objective.sampler_off_diagonal', 'true', True),
+      ('objective.sampler_svgd', 'true', True),
+      ('objective.sampler_mass', '3', 3.0),
       ('objective.bandwidth', '2.5', '2.5'),
       ('dataset.data_dir', 'a=b', 'a=b'),
       ('dataset.data_dir', '', ''),
@@ -164,7 +165,7 @@ class OverrideTest(_FileTestCase):
       ('model.hidden_sizes', '64', (64,)),
       ('model.hidden_sizes', '[64,]', (64,)),
       ('model.hidden_sizes', '()', ()),
-      ('objective.flow_scales', '1,0.5', (1.0, 0.5)),
+      ('evaluate.classifier_seeds', '1,2', (1, 2)),
       ('evaluate.samplers', 'prior,gmm_3', ('prior', 'gmm_3')),
       ('evaluate.samplers', 'gmm_3,langevin', ('gmm_3', 'langevin')),
       ('evaluate.samplers', "('prior', 'gmm_3')", ('prior', 'gmm_3')),
@@ -189,9 +190,10 @@ class OverrideTest(_FileTestCase):
     self.assertEqual(config.model.hidden_sizes, (8, 4))
 
   def test_a_boolean_alone_is_true(self):
-    overrides = ['--config.objective.sampler_off_diagonal']
-    config = config_lib.override(self.config, overrides)
-    self.assertTrue(config.objective.sampler_off_diagonal)
+    overrides = ['--config.model.likelihood=bernoulli']
+    overrides.append('--config.dataset.binarize')
+    config = config_lib.override(default.create('vae'), overrides)
+    self.assertTrue(config.dataset.binarize)
 
   def test_the_last_of_two_holds(self):
     config = config_lib.override(
@@ -211,7 +213,7 @@ class OverrideTest(_FileTestCase):
       ('dataset.binarize', 'yes', 'boolean'),
       ('model.hidden_sizes', '64,wide', 'each element a whole number'),
       ('model.hidden_sizes', '64.5', 'each element a whole number'),
-      ('objective.flow_scales', 'a', 'each element a number'),
+      ('objective.sampler_mass', 'a', 'a number'),
   )
   def test_text_of_another_type_is_refused(self, name, text, kind):
     overrides = [f'--config.{name}={text}']
@@ -306,7 +308,7 @@ class LoadEachTest(_FileTestCase):
 
   def test_a_field_without_value_is_a_boolean(self):
     plans = self.load('--config.vae.dataset.binarize',
-                      '--config.model.likelihood=bernoulli')
+                      '--config.vae.model.likelihood=bernoulli')
     self.assertTrue(plans['vae'].config.dataset.binarize)
     self.assertFalse(plans['ldc'].config.dataset.binarize)
 
@@ -364,15 +366,17 @@ class ValidateTest(_FileTestCase):
       ('objective.bandwidth', 'mean'),
       ('objective.bandwidth', '-1'),
       ('objective.bandwidth', 'nan'),
-      ('objective.latent_target', 'learnt'),
+      ('objective.sampler_kernel', 'linear'),
+      ('objective.sampler_mass', 0.0),
+      ('objective.sampler_mass', -1.0),
+      ('objective.temperature_start', 0.0),
       ('objective.temperature_start', -0.1),
       ('objective.temperature_end', -0.1),
+      ('objective.temperature_end', 0.0),
+      ('objective.temperature_fraction', 0.0),
       ('objective.temperature_fraction', 1.5),
-      ('objective.flow_scales', ()),
-      ('objective.flow_scales', (0.1, -0.1)),
       ('objective.moments_decay', 1.0),
-      ('objective.r1_weight', -1.0),
-      ('objective.sampler_noise', -0.5),
+      ('objective.gradient_penalty', -1.0),
       ('optimizer.learning_rate', 0.0),
       ('optimizer.latent_learning_rate', -1e-3),
       ('optimizer.learning_rate', float('nan')),
@@ -396,6 +400,7 @@ class ValidateTest(_FileTestCase):
       ('evaluate.flow_matching_steps', 0),
       ('evaluate.flow_steps', 0),
       ('evaluate.drifting_steps', 0),
+      ('evaluate.svgd_steps', 0),
       ('evaluate.nearest_noise', -0.1),
       ('evaluate.ais_chains', -1),
       ('evaluate.ais_temperatures', 0),
@@ -425,34 +430,19 @@ class ValidateTest(_FileTestCase):
           'objective.bandwidth=2',
       ),
       (
-          'noise',
-          {
-              'objective.sampler_noise': 1.0,
-              'objective.num_particles': 1,
-              'objective.off_diagonal': False,
-          },
-          'objective.num_particles=1',
-      ),
-      (
           'latents',
           {'objective.latents_per_image': 9},
-          'objective.num_particles=4',
+          'objective.num_particles=2',
       ),
       (
-          'no_energy',
-          {
-              'objective.latent_target': 'smoothed',
-              'objective.latent_energy_weight': 0.5,
-          },
-          'latent_target=smoothed',
+          'mass',
+          {'train.batch_size': 3},
+          'objective.sampler_mass=2.0 gives a particle too few others',
       ),
       (
-          'relative_energy',
-          {
-              'objective.latent_target': 'ratio',
-              'objective.latent_energy_weight': 0.5,
-          },
-          'latent_target=ratio',
+          'mass_of_a_batch',
+          {'objective.sampler_mass': 255.0},
+          'use a batch_size above sampler_mass + 1',
       ),
       (
           'no_scale',
@@ -468,6 +458,17 @@ class ValidateTest(_FileTestCase):
         config_lib.override, default.create(), overrides
     )
     self.assertIn(part, message)
+
+  @parameterized.parameters((4, 1, 2.9), (2, 2, 2.9), (256, 1, 254.9))
+  def test_the_others_of_a_batch_may_have_the_mass(self, batch, latents, mass):
+    config_lib.override(
+        default.create(),
+        {
+            'train.batch_size': batch,
+            'objective.latents_per_image': latents,
+            'objective.sampler_mass': mass,
+        },
+    )
 
   def test_one_particle_may_follow_all_pairs(self):
     config_lib.override(
@@ -562,10 +563,16 @@ class KnownNamesTest(parameterized.TestCase):
     )
     self.assertSameElements(config_lib.ENCODERS, networks.ENCODERS)
     self.assertSameElements(config_lib.LIKELIHOODS, networks.LIKELIHOODS)
-    self.assertSameElements(config_lib.LATENT_TARGETS, ldc.LATENT_TARGETS)
+    positive = [name for name, fn in svgd.KERNELS.items() if fn().positive]
+    self.assertSameElements(config_lib.POSITIVE_KERNELS, positive)
     self.assertSameElements(config_lib.NON_FINITE, health.POLICIES)
     self.assertSameElements(
         config_lib.LATENT_SAMPLERS, latents.SAMPLERS
+    )
+
+  def test_a_sampler_net_is_trained_for_its_own_number_of_steps(self):
+    self.assertEqual(
+        default.create().evaluate.svgd_steps, latent_svgd.NUM_STEPS
     )
 
   def test_agree_with_the_methods(self):
@@ -679,10 +686,10 @@ class DifferencesTest(parameterized.TestCase):
 class JsonTest(_FileTestCase):
 
   def test_a_run_of_an_earlier_version_gets_what_it_lacks(self):
-    added = 'bandwidth_factor', 'kl_warmup', 'sampler_noise'
+    added = 'bandwidth_factor', 'kl_warmup'
     for method, its_own in (
         ('ldc', added),
-        ('stein_vae', added[:2]),
+        ('stein_vae', added),
         ('vae', ('kl_warmup',)),
         ('ae', ()),
     ):

@@ -509,6 +509,7 @@ class EvaluateTest(parameterized.TestCase):
         'flow_matching': {'num_steps': 4},
         'flow': {'num_steps': 5},
         'drifting': {'num_steps': 6},
+        'svgd': {'num_steps': 7},
         'nearest': {'noise': 0.25},
     }
     config = config_lib.override(

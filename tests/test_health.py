@@ -106,6 +106,7 @@ class AlarmsTest(parameterized.TestCase):
       ('train/posterior_std', 2.1, 1.9, 'wider than the prior'),
       ('train/sampler_std', 0.49, 0.51, 'a part of the latents'),
       ('train/sampler_std', 2.1, 1.9, 'beyond the latents'),
+      ('train/kernel_mass', 0.009, 0.011, 'raise config.objective.sampler_mass'),
       ('validation/active_units', 1.0, 2.0, 'fewer than 2 depend'),
   )
   def test_each_rings_once_and_on_its_side_of_the_threshold(
@@ -124,6 +125,18 @@ class AlarmsTest(parameterized.TestCase):
     alarms = self.alarms(num_steps=1000)
     self.assertEmpty(alarms.check(99, {'train/sampler_std': 0.1}))
     self.assertLen(alarms.check(100, {'train/sampler_std': 0.1}), 1)
+
+  def test_a_weak_repulsion_rings_while_it_is_hot(self):
+    alarms = self.alarms(num_steps=1000)
+    row = {'train/repulsion_share': 0.009, 'train/temperature': 0.31}
+    self.assertEmpty(alarms.check(9, row))  # the first hundredth
+    self.assertEmpty(alarms.check(20, {**row, 'train/temperature': 0.29}))
+    self.assertEmpty(alarms.check(20, {**row, 'train/repulsion_share': 0.011}))
+    self.assertEmpty(alarms.check(20, {'train/repulsion_share': 0.009}))
+    (sentence,) = alarms.check(20, row)
+    self.assertIn("the sampler's kernel does not act", sentence)
+    self.assertIn('raise config.objective.sampler_mass', sentence)
+    self.assertEmpty(alarms.check(21, row))
 
   def test_a_plain_autoencoder_has_points_by_design(self):
     self.assertEmpty(self.alarms().check(50, {'train/posterior_std': 0.0}))

@@ -381,11 +381,11 @@ def create(
         stats['latents'], z.reshape(-1, dim), moments_decay
     )
     # the averaged weights are those that generate, so theirs are the moments
-    noise = base.draw_normal(base.fold_in(keys, 1), (latents_per_image, dim))
-    u = model.modules['sampler'].apply(
-        context['ema_params']['sampler'], noise.reshape(-1, dim)
-    )
-    stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
+    averaged = context['ema_params'].get('sampler')
+    if averaged is not None:  # None where this phase is trained alone
+      noise = base.draw_normal(base.fold_in(keys, 1), (latents_per_image, dim))
+      u = model.modules['sampler'].apply(averaged, noise.reshape(-1, dim))
+      stats['sampler'] = moments.update(stats['sampler'], u, moments_decay)
     updates['stats'] = stats
     return loss, (metrics, updates)
 
