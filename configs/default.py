@@ -87,8 +87,8 @@ OBJECTIVES = {
         r1_weight=0.1,
     ),
     'ldc': dict(
-        # lambda of U = lambda * -log p(x|z) + |z|^2/2. 1 is the posterior of the
-        # bound; the likelihood's own scale is learned
+        # lambda of U = lambda * -log p(x|z) + |z|^2/2. 1 is the posterior of
+        # the bound; the likelihood's own scale is learned
         inverse_temperature=1.0,
         num_particles=2,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear

@@ -39,8 +39,8 @@ _SAMPLER_STD = (0.5, 2.0)
 
 # Kernel values of the other particles, in units of a particle's own, and the
 # repulsion in units of the averaged score: below a hundredth SVGD is the plain
-# gradient of the energy. The repulsion falls with its temperature, and is judged
-# while that is high: for the first tenth of the training.
+# gradient of the energy. The repulsion falls with its temperature, and is
+# judged while that is high: for the first tenth of the training.
 _KERNEL_ACTS = 1e-2
 _HOT = 0.3
 _HOT_FROM = 0.01  # of the training

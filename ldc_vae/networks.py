@@ -1,7 +1,7 @@
 """Flax Linen modules: encoders, decoders, sampler net, latent energy.
 
 An encoder gives `(mean, logvar)` or particles, a decoder gives logits whose
-sigmoid is the image's mean, the sampler net gives standardised latents, the
+sigmoid is the image's mean, the sampler net gives whitened latents, the
 latent energy a scalar. No module knows a loss, a config or a device. Weights
 are float32; `dtype` is that of the matmuls.
 """
@@ -220,10 +220,9 @@ class ResidualMlp(nn.Module):
 
 
 class SamplerNet(nn.Module):
-  """Noise xi [..., D] -> standardised latents u = xi + net(xi) [..., D].
+  """Noise xi [..., D] -> whitened latents u = xi + net(xi) [..., D].
 
-  It starts as the identity: u ~ N(0, I), the standardised full Gaussian's
-  diagonal part.
+  It starts as the identity: u ~ N(0, I), the latents' full Gaussian.
   """
 
   width: int
@@ -238,10 +237,10 @@ class SamplerNet(nn.Module):
 
 
 class LatentEnergy(nn.Module):
-  """Standardised latents u [..., D] -> energies f(u) [...], in nats.
+  """Latents u [..., D] -> energies f(u) [...], in nats.
 
   Smooth (SiLU): its gradient is the sampler's score, and its gradient's
-  gradient is in the R1 penalty.
+  gradient is in the gradient penalty.
   """
 
   width: int

@@ -37,9 +37,9 @@ BANDWIDTH_FLOOR = 1e-8
 _BLOCK_NUMBERS = {'cpu': 2**21}
 _OTHER_BLOCK_NUMBERS = 2**26
 
-# Where `mass_bandwidth` looks for h, in octaves of the mean squared distance, and
-# how often it halves that: to 1/500 of an octave. At D = 64 the mass changes six
-# times as much as h.
+# Where `mass_bandwidth` looks for h, in octaves of the mean squared distance,
+# and how often it halves that: to 1/500 of an octave. At D = 64 the mass
+# changes six times as much as h.
 _MASS_OCTAVES = (-20.0, 12.0)
 _MASS_STEPS = 14
 _MASS_QUERIES = 64  # points that feel all others; more change h by little

@@ -397,7 +397,8 @@ class SearchTest(parameterized.TestCase):
       if chosen:
         self.assertIn(chosen, search.TRIALS[method])
 
-  @parameterized.parameters(*default.OBJECTIVES)
+  # the filed trials of ldc are of an earlier sampler
+  @parameterized.parameters(*sorted(set(default.OBJECTIVES) - {'ldc'}))
   def test_the_best_of_the_filed_trials_was_chosen(self, method):
     rows = []
     results = config_lib.ROOT / 'benchmarks' / 'results'

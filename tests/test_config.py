@@ -595,8 +595,8 @@ class KnownNamesTest(parameterized.TestCase):
   def test_agree_with_the_sets_that_methods_see(self):
     sizes = networks.Sizes(latent_size=2)
     for name, create in objectives.METHODS.items():
-      fields = default.MODEL_FIELDS.get(name, {})
-      model = networks.create_model((4, 4, 1), sizes, **fields)
+      encoder = default.create(name).model.encoder
+      model = networks.create_model((4, 4, 1), sizes, encoder=encoder)
       first_phase = create(model, **default.OBJECTIVES[name]).phases[0]
       self.assertEqual(
           name in config_lib.SET_METHODS, not first_phase.per_image, name

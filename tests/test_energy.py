@@ -12,7 +12,6 @@ import numpy as np
 
 from ldc_vae import elbo
 from ldc_vae import energy
-from ldc_vae import svgd
 
 
 def _normal(seed: int, *shape: int) -> np.ndarray:
@@ -191,124 +190,125 @@ def _sine_energy(params, u):
   return jnp.sum(params['weights'] * jnp.sin(u + params['shift']))
 
 
-def _players():
-  """Aggregate [7, 3], samples [5, 3] and parameters of `_sine_energy`."""
+def _pairs():
+  """Aggregate [7, 3], samples [7, 3], where to look [7], and parameters."""
   params = {'weights': _normal(2, 3), 'shift': _normal(3, 3)}
-  return _normal(0, 7, 3), _normal(1, 5, 3), params
+  at_aggregate = np.array([True, False, False, True, True, False, True])
+  return _normal(0, 7, 3), _normal(1, 7, 3) + 0.5, at_aggregate, params
 
 
-class TwoPlayersTest(_StrictTest):
+class PairedLossTest(_StrictTest):
 
-  @parameterized.parameters(energy.minimax_loss, energy.ratio_loss)
-  def test_terms_are_those_of_the_contrastive_loss(self, loss_fn):
-    aggregate, samples, slope = _normal(0, 7, 3), _normal(1, 5, 3), 0.7
-    energy_fn = lambda slope, u: slope * jnp.sum(jnp.sin(u))
-    _, actual = loss_fn(energy_fn, slope, aggregate, samples, 2.0)
-    _, expected = energy.contrastive_loss(
-        lambda u: energy_fn(slope, u), aggregate, samples, 2.0
+  def _loss(self, params, aggregate, samples, at_aggregate, penalty=0.3):
+    return energy.paired_loss(
+        _sine_energy, params, aggregate, samples, at_aggregate, penalty
     )
-    chex.assert_trees_all_equal(actual, expected)
 
-
-class MinimaxLossTest(_StrictTest):
-
-  def test_gradients_are_those_of_two_passes(self):
-    aggregate, samples, params = _players()
-
-    def one_pass(params, aggregate, samples):
-      loss, _ = energy.minimax_loss(
-          _sine_energy, params, aggregate, samples, 0.3
-      )
-      return loss
-
-    def two_passes(params, aggregate, samples):
-      loss, _ = energy.contrastive_loss(
-          functools.partial(_sine_energy, params), aggregate, samples, 0.3
-      )
-      frozen_fn = functools.partial(_sine_energy, jax.lax.stop_gradient(params))
-      return loss + jnp.mean(jax.vmap(frozen_fn)(samples))
-
-    actual, expected = (
-        jax.jit(jax.grad(fn, argnums=(0, 1, 2)))(params, aggregate, samples)
-        for fn in (one_pass, two_passes)
+  def test_matches_loop(self):
+    aggregate, samples, at_aggregate, params = _pairs()
+    loss, terms = jax.jit(self._loss)(params, aggregate, samples, at_aggregate)
+    weights, shift = (
+        params[name].astype(np.float64) for name in ('weights', 'shift')
     )
-    # float32, sums of 7 terms
-    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-7)
-    self.assertGreater(np.min(np.abs(actual[2])), 0.0)
+    f = lambda u: np.sum(weights * np.sin(u.astype(np.float64) + shift))
+    losses, gaps, squares = [], [], []
+    for y, u, looks_at_y in zip(aggregate, samples, at_aggregate):
+      losses.append(math.log(1.0 + math.exp(f(y) - f(u))))
+      gaps.append(f(u) - f(y))
+      slope = weights * np.cos((y if looks_at_y else u) + shift)
+      squares.append(np.sum(slope**2))
+    # float32, means of 7 values below 4
+    np.testing.assert_allclose(
+        terms['energy_gap'], np.mean(gaps), rtol=1e-5, atol=2e-6
+    )
+    np.testing.assert_allclose(
+        terms['gradient_penalty'], np.mean(squares), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        loss, np.mean(losses) + 0.15 * np.mean(squares), rtol=1e-5
+    )
 
+  @parameterized.parameters(True, False)
+  def test_penalty_looks_only_where_it_is_told(self, at_aggregate):
+    aggregate, samples, _, params = _pairs()
+    everywhere = np.full(7, at_aggregate)
+    other = samples if at_aggregate else aggregate
+    _, terms = self._loss(params, aggregate, samples, everywhere)
+    sets = (aggregate, other + 1.0) if at_aggregate else (other + 1.0, samples)
+    _, moved = self._loss(params, *sets, everywhere)
+    self.assertEqual(
+        float(terms['gradient_penalty']), float(moved['gradient_penalty'])
+    )
+    self.assertNotEqual(float(terms['energy_gap']), float(moved['energy_gap']))
 
-def _ratio_loss_by_hand(params, energy_fn, aggregate, samples, r1_weight):
-  """The logistic loss with its penalty, written out."""
-  relative_fn = functools.partial(energy_fn, params)
-  values = jax.vmap(relative_fn)(aggregate)
-  others = jax.vmap(relative_fn)(samples)
-  slopes = jax.vmap(jax.grad(relative_fn))(aggregate)
-  return (
-      -jnp.mean(jnp.log(1.0 / (1.0 + jnp.exp(values))))
-      - jnp.mean(jnp.log(1.0 / (1.0 + jnp.exp(-others))))
-      + 0.5 * r1_weight * jnp.mean(jnp.sum(slopes**2, axis=1))
-  )
+  def test_gradient_is_that_of_pairs_and_penalty(self):
+    # f = w.u: grad L = E (y - u) / (1 + exp(w.(u - y))) + c w
+    aggregate, samples, at_aggregate, params = _pairs()
+    weights = params['weights']
 
+    def loss_fn(weights):
+      linear = lambda weights, u: jnp.sum(weights * u)
+      return energy.paired_loss(
+          linear, weights, aggregate, samples, at_aggregate, 0.3
+      )[0]
 
-class RatioLossTest(_StrictTest):
+    difference = aggregate.astype(np.float64) - samples
+    shares = 1.0 / (1.0 + np.exp(-difference @ weights))
+    expected = np.mean(shares[:, None] * difference, axis=0) + 0.3 * weights
+    actual = jax.jit(jax.grad(loss_fn))(weights)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
-  def test_gradients_are_those_of_its_two_players(self):
-    aggregate, samples, params = _players()
+  def test_an_energy_of_zero_is_at_rest_between_equal_sets(self):
+    # f = w.u at w = 0: grad L = E (y - u) / 2, and no penalty
+    def grad_of(shift):
+      aggregate, samples = _normal(0, 40_000, 2), _normal(1, 40_000, 2)
+      looks = np.arange(40_000) % 2 == 0
 
-    def loss_fn(params, aggregate, samples):
-      return energy.ratio_loss(_sine_energy, params, aggregate, samples, 0.3)[0]
+      def loss_fn(weights):
+        return energy.paired_loss(
+            lambda weights, u: jnp.sum(weights * u),
+            weights, aggregate + np.float32(shift), samples, looks, 1.0,
+        )[0]
 
-    grad_fn = jax.jit(jax.grad(loss_fn, (0, 1, 2)))
-    by_params, by_aggregate, by_samples = grad_fn(params, aggregate, samples)
-    by_hand_fn = jax.jit(jax.grad(_ratio_loss_by_hand), static_argnums=1)
-    expected = by_hand_fn(params, _sine_energy, aggregate, samples, 0.3)
-    # float32, sums of 7 terms
-    chex.assert_trees_all_close(by_params, expected, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_equal(by_aggregate, np.zeros((7, 3)))
-    slope = params['weights'] * np.cos(samples + params['shift'])
-    np.testing.assert_allclose(by_samples, slope / 5, rtol=1e-5)
+      return jax.jit(jax.grad(loss_fn))(jnp.zeros(2))
 
-  def test_is_least_at_the_log_ratio_of_the_densities(self):
-    # N(1, 4) and N(0, 1): log p_S / p_agg = 3/8 u^2 + u/4 - 1/8 - log 2
-    rng = np.random.default_rng(0)
-    aggregate = rng.normal(size=(40_000, 1)).astype(np.float32)
-    samples = (1.0 + 2.0 * rng.normal(size=(40_000, 1))).astype(np.float32)
+    # a mean of 40,000 differences of deviation sqrt(2) / 2: four errors
+    np.testing.assert_allclose(grad_of(0.0), np.zeros(2), atol=0.015)
+    np.testing.assert_allclose(grad_of(0.5), np.full(2, 0.25), atol=0.015)
 
-    def energy_fn(params, u):
-      return params[0] * u[0] ** 2 + params[1] * u[0] + params[2]
+  def test_any_energy_is_pulled_flat_between_equal_sets(self):
+    # E (y - u) / (1 + exp(w.(u - y))) of equal laws points along w: descent
+    # shrinks an energy that tells apart what is the same
+    aggregate, samples = _normal(0, 40_000, 2), _normal(1, 40_000, 2)
+    looks = np.zeros(40_000, bool)
 
-    def loss_fn(params):
-      return energy.ratio_loss(energy_fn, params, aggregate, samples, 0.0)[0]
+    def loss_fn(scale):
+      weights = jnp.array([0.6, -0.8])
+      linear = lambda scale, u: scale * jnp.sum(weights * u)
+      return energy.paired_loss(
+          linear, scale, aggregate, samples, looks, 0.0
+      )[0]
 
     grad_fn = jax.jit(jax.grad(loss_fn))
-    expected = np.array([0.375, 0.25, -0.125 - math.log(2.0)], np.float32)
-    at_ratio = grad_fn(expected)
-    elsewhere = grad_fn(expected * np.float32(1.3))
-    # standard errors of 40,000 draws: a half percent of a few
-    np.testing.assert_allclose(at_ratio, np.zeros(3), atol=0.015)
-    self.assertGreater(np.max(np.abs(elsewhere)), 0.03)
+    self.assertLess(abs(float(grad_fn(0.0))), 0.015)
+    self.assertGreater(float(grad_fn(1.0)), 0.1)
+    self.assertLess(float(grad_fn(-1.0)), -0.1)
 
-  def test_its_direction_is_that_of_svgd_by_steins_identity(self):
-    # samples N(0, 1), aggregate N(m, 1): f = m^2 / 2 - m u, the score m - u
-    samples = np.random.default_rng(1).normal(size=(4000, 1))
-    samples, mean = samples.astype(np.float32), np.float32(0.7)
+  def test_neither_set_moves_to_please_the_energy(self):
+    aggregate, samples, at_aggregate, params = _pairs()
 
-    def loss_fn(samples):
-      energy_fn = lambda mean, u: 0.5 * mean**2 - mean * u[0]
-      particles = svgd.stein_particles(
-          samples, svgd.rbf(1.0), off_diagonal=False, temperature=0.0
-      )
-      return energy.ratio_loss(energy_fn, mean, samples, particles, 0.0)[0]
+    def loss_fn(aggregate, samples):
+      return self._loss(params, aggregate, samples, at_aggregate)[0]
 
-    gradient = np.asarray(jax.jit(jax.grad(loss_fn))(samples))
-    direction = -len(samples) * gradient
-    direction_fn = functools.partial(
-        svgd.svgd_direction, kernel=svgd.rbf(1.0), off_diagonal=False
-    )
-    expected = np.asarray(jax.jit(direction_fn)(samples, mean - samples))
-    # a few standard errors of means over 4,000 particles
-    inside = np.abs(samples[:, 0]) < 2.0
-    np.testing.assert_allclose(direction[inside], expected[inside], atol=0.03)
+    grads = jax.grad(loss_fn, argnums=(0, 1))(aggregate, samples)
+    chex.assert_trees_all_equal(grads, (np.zeros((7, 3)), np.zeros((7, 3))))
+
+  def test_sets_of_other_shapes_are_an_error(self):
+    aggregate, samples, at_aggregate, params = _pairs()
+    with self.assertRaises(AssertionError):
+      self._loss(params, aggregate, samples[:5], at_aggregate)
+    with self.assertRaises(AssertionError):
+      self._loss(params, aggregate, samples, at_aggregate[:5])
 
 
 class LangevinTest(_StrictTest):

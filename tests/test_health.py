@@ -106,7 +106,7 @@ class AlarmsTest(parameterized.TestCase):
       ('train/posterior_std', 2.1, 1.9, 'wider than the prior'),
       ('train/sampler_std', 0.49, 0.51, 'a part of the latents'),
       ('train/sampler_std', 2.1, 1.9, 'beyond the latents'),
-      ('train/kernel_mass', 0.009, 0.011, 'raise config.objective.sampler_mass'),
+      ('train/kernel_mass', 0.009, 0.011, 'raise config.objective.sampler'),
       ('validation/active_units', 1.0, 2.0, 'fewer than 2 depend'),
   )
   def test_each_rings_once_and_on_its_side_of_the_threshold(

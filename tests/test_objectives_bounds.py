@@ -381,7 +381,6 @@ class SteinVaeTest(chex.TestCase):
         **{
             **fields,
             'inverse_temperature': 1.0,
-            'match_moments': False,
             'whiten': False,
         },
     )

@@ -10,10 +10,10 @@ from ldc_vae.objectives import moments
 
 class MomentsTest(chex.TestCase):
 
-  def test_none_seen_is_mean_zero_and_deviation_one(self):
-    mean, std = moments.mean_and_std(moments.init(3))
+  def test_none_seen_is_mean_zero_and_covariance_one(self):
+    mean, covariance = moments.mean_and_covariance(moments.init(3))
     np.testing.assert_array_equal(mean, np.zeros(3))
-    np.testing.assert_array_equal(std, np.ones(3))
+    np.testing.assert_array_equal(covariance, np.eye(3))
 
   def test_match_weighted_averages_over_the_steps(self):
     rng = np.random.default_rng(0)
@@ -21,44 +21,54 @@ class MomentsTest(chex.TestCase):
     running = moments.init(3)
     for z in batches:
       running = moments.update(running, z.reshape(-1, 3), 0.7)
-    mean, std = moments.mean_and_std(running)
+    mean, covariance = moments.mean_and_covariance(running)
     weights = 0.7 ** np.arange(5, -1, -1.0)  # the last counts most
     weights /= np.sum(weights)
     flat = batches.astype(np.float64).reshape(6, 20, 3)
     expected = np.tensordot(weights, np.mean(flat, axis=1), 1)
-    second = np.tensordot(weights, np.mean(flat**2, axis=1), 1)
+    products = np.einsum('snd,sne->sde', flat, flat) / 20
+    second = np.tensordot(weights, products, 1)
     # float32, 120 terms
     np.testing.assert_allclose(mean, expected, rtol=1e-5)
-    np.testing.assert_allclose(std, np.sqrt(second - expected**2), rtol=1e-5)
+    np.testing.assert_allclose(
+        covariance, second - np.outer(expected, expected), rtol=1e-4, atol=1e-5
+    )
 
   def test_an_unused_dimension_keeps_a_positive_deviation(self):
     running = moments.update(moments.init(3), jnp.ones((8, 3)), 0.9)
-    _, std = moments.mean_and_std(running)
-    self.assertGreater(float(jnp.min(std)), 0.0)
+    root = np.asarray(moments.root(running))
+    self.assertGreater(np.min(np.diagonal(root)), 0.0)
 
-  def test_deviations_have_the_mean_covariance_of_the_images(self):
-    z = np.random.default_rng(3).normal(size=(5, 4, 3)) * 2.0 + 7.0
-    actual = moments.deviations(jnp.asarray(z, jnp.float32))
-    expected = np.mean([np.cov(each, rowvar=False) for each in z], axis=0)
-    chex.assert_shape(actual, (20, 3))
-    # float32, numbers below 20
-    np.testing.assert_allclose(
-        actual.T @ actual / 20, expected, rtol=1e-4, atol=1e-4
-    )
-
-  def test_widened_moments_have_the_noise_in_their_covariance(self):
+  def test_whitening_gives_mean_zero_and_covariance_one(self):
     rng = np.random.default_rng(4)
-    running = moments.init(3)
-    for _ in range(3):
-      points = jnp.asarray(rng.normal(size=(20, 3)) + 1.0, jnp.float32)
-      running = moments.update(running, points, 0.8)
-    covariance = np.diag([1.0, 2.0, 3.0]) + 0.5
-    wide = moments.widen(running, jnp.asarray(covariance, jnp.float32))
-    mean, before = moments.mean_and_covariance(running)
-    wide_mean, after = moments.mean_and_covariance(wide)
-    np.testing.assert_array_equal(wide_mean, mean)
-    # float32
-    np.testing.assert_allclose(after - before, covariance, rtol=1e-5)
+    z = rng.normal(size=(500, 3)) * [0.5, 1.0, 2.0] + [1.0, 0.0, -1.0]
+    z[:, 1] += 0.7 * z[:, 0]
+    z = jnp.asarray(z, jnp.float32)
+    running = moments.update(moments.init(3), z, 0.0)
+    u = moments.whiten(z, running)
+    # float32, and 1e-6 of all variances on the covariance's diagonal
+    np.testing.assert_allclose(np.mean(u, axis=0), np.zeros(3), atol=1e-4)
+    np.testing.assert_allclose(
+        np.cov(u, rowvar=False, bias=True), np.eye(3), atol=1e-3
+    )
+    # particles of images are whitened as points are
+    sets = z.reshape(100, 5, 3)
+    chex.assert_trees_all_equal(moments.whiten(sets, running).reshape(-1, 3), u)
+
+  def test_before_any_update_whitening_changes_nothing(self):
+    z = jnp.asarray(np.random.default_rng(4).normal(size=(5, 3)), jnp.float32)
+    u = moments.whiten(z, moments.init(3))
+    np.testing.assert_allclose(u, z, rtol=1e-5)  # a root of 1 + 4e-6
+
+  def test_affine_match_of_a_white_law_undoes_whitening(self):
+    rng = np.random.default_rng(4)
+    z = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 3)) + 2.0
+    z = jnp.asarray(z, jnp.float32)
+    running = moments.update(moments.init(3), z, 0.0)
+    back = moments.affine_match(
+        moments.whiten(z, running), moments.init(3), running
+    )
+    np.testing.assert_allclose(back, z, rtol=1e-4, atol=1e-4)  # float32
 
   def test_affine_match_gives_mean_and_covariance(self):
     rng = np.random.default_rng(0)

@@ -38,36 +38,23 @@ _METHODS = {
     # a weight whose rounding is not larger than the rest
     'wae_mmd': ('wae_mmd', dict(mmd_weight=10.0)),
     'vae': ('vae', dict(num_samples=2)),
-    'learned': (
+    'ldc': (
         'ldc',
         dict(
-            latent_target='learned',
             num_particles=3,
             num_latent_updates=2,
             latents_per_image=2,
             latent_energy_weight=0.5,
         ),
     ),
-    'ratio': (
-        'ldc',
-        dict(
-            latent_target='ratio',
-            num_particles=3,
-            num_latent_updates=2,
-            sampler_noise=1.0,
-        ),
-    ),
-    'smoothed': (
-        'ldc',
-        dict(num_particles=3, num_latent_updates=2, latent_target='smoothed'),
-    ),
+    'ldc_default': ('ldc', {}),
 }
 
 
 @functools.cache
 def _model(name: str = 'vae') -> networks.Model:
   """Small networks for 4x4 images, with the encoder of a method."""
-  fields = default.MODEL_FIELDS.get(_METHODS[name][0], {})
+  encoder = default.create(_METHODS[name][0]).model.encoder
   sizes = networks.Sizes(
       latent_size=2,
       hidden_sizes=(12,),
@@ -78,7 +65,7 @@ def _model(name: str = 'vae') -> networks.Model:
       noise_size=3,
       num_pseudo_inputs=3,
   )
-  return networks.create_model(_SHAPE, sizes, scale=0.5, **fields)
+  return networks.create_model(_SHAPE, sizes, scale=0.5, encoder=encoder)
 
 
 @functools.cache
@@ -205,22 +192,21 @@ class ShardedStepTest(chex.TestCase):
       ('vae', 'pmap_4'),
       ('vae', 'pmap_2'),
       ('vae', 'vmap_4'),
-      ('learned', 'pmap_4'),
-      ('learned', 'vmap_4'),
-      ('ratio', 'pmap_4'),
-      ('smoothed', 'pmap_4'),
+      ('ldc', 'pmap_4'),
+      ('ldc', 'vmap_4'),
+      ('ldc_default', 'pmap_4'),
       ('stein_vae', 'vmap_4'),
   )
   def test_plain_gradient_steps_are_equal(self, name, kind):
     expected, expected_metrics = _run_single(name, 'sgd', 3)
     actual, metrics = _run(_step_fn(name, 'sgd', kind), _state(name), 3)
     # float32 means of 8 images in another order, 3 steps, 2 latent updates in
-    # each; `smoothed` divides distances by 0.02, which multiplies rounding
+    # each
     chex.assert_trees_all_close(
         (actual.params, actual.ema_params, actual.stats),
         (expected.params, expected.ema_params, expected.stats),
         rtol=1e-4,
-        atol=2e-6 if name != 'smoothed' else 2e-5,
+        atol=2e-6,
     )
     self.assertEqual(int(actual.step), 3)
     self.assertGreater(
@@ -229,7 +215,9 @@ class ShardedStepTest(chex.TestCase):
     # a metric that is a mean over images is that of the whole batch; float32
     keys = ('loss', 'reconstruction', 'posterior_std', 'latent_mean_square')
     has_sampler = 'sampler' in expected.params
-    for key in (*keys, 'sampler_std') if has_sampler else keys:
+    if has_sampler:
+      keys += ('sampler_std', 'kernel_mass', 'energy_gap')
+    for key in keys:
       np.testing.assert_allclose(
           [step[key] for step in metrics],
           [step[key] for step in expected_metrics],
@@ -241,8 +229,8 @@ class ShardedStepTest(chex.TestCase):
       )
 
   def test_gradient_norms_are_taken_in_logged_steps_only(self):
-    step_fn = _step_fn('learned', 'sgd', 'pmap_4')
-    _, metrics = _run(step_fn, _state('learned'), 5)
+    step_fn = _step_fn('ldc', 'sgd', 'pmap_4')
+    _, metrics = _run(step_fn, _state('ldc'), 5)
     for key in ('grad_norm_encoder', 'grad_norm_sampler'):
       values = [step[key] for step in metrics]
       taken = [True, False, False, True, False]  # the first and the fourth
@@ -287,7 +275,7 @@ class ShardedStepTest(chex.TestCase):
   def test_one_step_of_any_method_is_that_of_one_device(self, name):
     self._one_step_is_that_of_one_device(name, 'pmap_4')
 
-  @parameterized.parameters(('vae',), ('learned',), ('smoothed',))
+  @parameterized.parameters(('vae',), ('ldc',), ('ldc_default',))
   def test_twenty_steps_stay_near(self, name):
     expected, _ = _run_single(name, 'sgd', 20)
     actual, _ = _run(_step_fn(name, 'sgd', 'pmap_4'), _state(name), 20)
@@ -329,21 +317,21 @@ class ShardedStepTest(chex.TestCase):
       self.assertGreater(_largest_change(expected.params, own), 1e-3)
 
   def test_samplers_that_see_their_own_device_only_would_be_seen(self):
-    _, _, train_step = _setup('learned', 'sgd')
-    expected, _ = _run_single('learned', 'sgd', 1)
-    stein_particles = svgd.stein_particles
+    _, _, train_step = _setup('ldc', 'sgd')
+    expected, _ = _run_single('ldc', 'sgd', 1)
+    normalised_update = svgd.normalised_update
 
-    def of_one_device(particles, kernel, **options):
+    def of_one_device(particles, scores, kernel, **options):
       options['axis_name'] = None
-      return stein_particles(particles, kernel, **options)
+      return normalised_update(particles, scores, kernel, **options)
 
-    with mock.patch.object(svgd, 'stein_particles', of_one_device):
-      actual, _ = _run(_make_step(train_step, 'vmap_4'), _state('learned'), 1)
+    with mock.patch.object(svgd, 'normalised_update', of_one_device):
+      actual, _ = _run(_make_step(train_step, 'vmap_4'), _state('ldc'), 1)
     for name, is_same in (('encoder', True), ('sampler', False)):
       change = _largest_change(expected.params[name], actual.params[name])
       self.assertEqual(change < 2e-6, is_same, f'{name} {change}')  # as above
 
-  @parameterized.parameters('learned', 'ratio', 'stein_vae')
+  @parameterized.parameters('ldc', 'stein_vae')
   def test_micro_batches_add_up(self, name):
     _, _, train_step = _setup(name, 'sgd')
     expected, _ = _run_single(name, 'sgd', 3)
@@ -367,7 +355,7 @@ class ShardedStepTest(chex.TestCase):
     for leaf in jax.tree.leaves((state.params, state.opt_state)):
       self.assertTrue(leaf.is_deleted())
 
-  @parameterized.parameters('vae', 'learned')
+  @parameterized.parameters('vae', 'ldc')
   def test_traces_where_float64_is_enabled(self, name):
     method, txs, train_step = _setup(name, 'adam')
     with jax.enable_x64(True):
@@ -573,22 +561,22 @@ class CheckpointTest(parameterized.TestCase):
 
   def test_goes_on_alike_on_another_number_of_devices(self):
     middle, _ = _run(
-        _step_fn('learned', 'sgd', 'pmap_4'), _state('learned', 'sgd'), 3
+        _step_fn('ldc', 'sgd', 'pmap_4'), _state('ldc', 'sgd'), 3
     )
     with tempfile.TemporaryDirectory() as folder:
       with checkpoint.Checkpointer(folder + '/checkpoints') as checkpointer:
         checkpointer.save(3, middle, metrics={}, meta={})
-        restored = checkpointer.restore(_state('learned', 'sgd')).state
+        restored = checkpointer.restore(_state('ldc', 'sgd')).state
     chex.assert_trees_all_equal(restored, middle)
     ends = {
         kind: _run(
-            _step_fn('learned', 'sgd', kind), jax.tree.map(jnp.copy, restored),
+            _step_fn('ldc', 'sgd', kind), jax.tree.map(jnp.copy, restored),
             3,
         )[0]
         for kind in ('pmap_4', 'pmap_2', 'single')
     }
     whole, _ = _run(
-        _step_fn('learned', 'sgd', 'pmap_4'), _state('learned', 'sgd'), 3
+        _step_fn('ldc', 'sgd', 'pmap_4'), _state('ldc', 'sgd'), 3
     )
     for end in ends.values():
       self.assertEqual(end.step, 6)
@@ -744,7 +732,7 @@ class OptimizersTest(chex.TestCase):
         clip_norm=0.0,
     )
     return step_lib.create_optimizers(
-        _method('learned'), **{**fields, **overrides}
+        _method('ldc'), **{**fields, **overrides}
     )
 
   def _updates(self, tx, grads, params=None):

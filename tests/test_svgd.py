@@ -688,6 +688,289 @@ class BandwidthTest(_StrictTest):
     np.testing.assert_array_equal(gradient, np.zeros((6, 2)))
 
 
+def _felt(points, queries, h):
+  """Mean over queries of the sum of exp(-|y_i - y_j|^2 / h), j != i."""
+  y = points.astype(np.float64)
+  total = 0.0
+  for i in queries:
+    distances = np.sum((np.delete(y, i, axis=0) - y[i]) ** 2, axis=1)
+    total += np.sum(np.exp(-distances / h))
+  return total / len(queries)
+
+
+class MassBandwidthTest(_StrictTest):
+
+  @parameterized.product(dim=(2, 16, 64), mass=(0.5, 2.0, 10.0))
+  def test_the_mass_is_reached(self, dim, mass):
+    points = _normal(dim, 64, dim)
+    h = jax.jit(svgd.mass_bandwidth, static_argnums=1)(points, mass)
+    # 0.2 % of h, of which the mass changes by at most six times as much
+    np.testing.assert_allclose(
+        _felt(points, range(64), float(h)), mass, rtol=0.02
+    )
+
+  def test_of_many_points_some_are_asked(self):
+    points = _normal(0, 256, 3)
+    h = jax.jit(svgd.mass_bandwidth, static_argnums=1)(points, 2.0)
+    np.testing.assert_allclose(
+        _felt(points, range(0, 256, 4), float(h)), 2.0, rtol=0.02
+    )
+    # those stand for all: a standard error of 5 % of 64 neighbourhoods
+    np.testing.assert_allclose(
+        _felt(points, range(256), float(h)), 2.0, rtol=0.2
+    )
+
+  def test_is_in_squared_units_of_the_points(self):
+    points = _normal(0, 64, 4)
+    bandwidth_fn = jax.jit(svgd.mass_bandwidth, static_argnums=1)
+    h = bandwidth_fn(points, 2.0)
+    # float32, and what a last halving decides otherwise
+    for unit in (1e-2, 30.0):
+      scaled = bandwidth_fn(np.float32(unit) * points, 2.0)
+      np.testing.assert_allclose(scaled, unit**2 * h, rtol=3e-3)
+
+  @parameterized.parameters(1.0, -30.0, 1e3)
+  def test_a_shift_changes_nothing(self, offset):
+    points = _normal(0, 64, 4)
+    bandwidth_fn = jax.jit(svgd.mass_bandwidth, static_argnums=1)
+    # float32 keeps 6e-5 of a point at 1e3
+    np.testing.assert_allclose(
+        bandwidth_fn(points + np.float32(offset), 2.0),
+        bandwidth_fn(points, 2.0),
+        rtol=3e-3,
+    )
+
+  @parameterized.parameters('float32', 'float16')
+  def test_points_that_coincide_leave_the_floor(self, dtype):
+    points = jnp.full((8, 3), 0.7, dtype)
+    h = jax.jit(svgd.mass_bandwidth, static_argnums=1)(points, 2.0)
+    self.assertEqual(float(h), np.float32(svgd.BANDWIDTH_FLOOR))
+
+  @parameterized.parameters(0.0, -1.0, 7.0, 100.0, float('nan'))
+  def test_a_mass_that_cannot_be_is_refused(self, mass):
+    with self.assertRaisesRegex(
+        ValueError,
+        f'^mass={mass} of 8 points: each feels at most 7 others; use a mass'
+        ' between 0 and 7$',
+    ):
+      svgd.mass_bandwidth(jnp.ones((8, 2)), mass)
+
+  def test_no_gradient_flows_through_it(self):
+    grad_fn = jax.grad(lambda points: svgd.mass_bandwidth(points, 2.0))
+    gradient = jax.jit(grad_fn)(_normal(0, 6, 2))
+    np.testing.assert_array_equal(gradient, np.zeros((6, 2)))
+
+
+def _row_sums(particles, name, h, *, off_diagonal=False):
+  """sum_j k(z_j, z_i) of each i, shape [n, 1], by loops."""
+  z = particles.astype(np.float64)
+  sums = [
+      sum(
+          _REFERENCES[name](z[j], z[i], h)[0]
+          for j in range(len(z))
+          if not (off_diagonal and i == j)
+      )
+      for i in range(len(z))
+  ]
+  return np.array(sums)[:, None]
+
+
+class NormalisedTest(_StrictTest):
+
+  @parameterized.product(
+      name=('rbf', 'imq', 'multi_scale'),
+      off_diagonal=(False, True),
+      temperature=(1.0, 0.3),
+  )
+  def test_matches_double_loop(self, name, off_diagonal, temperature):
+    particles, scores, h = _normal(0, 7, 3), _normal(1, 7, 3), 1.7
+    options = dict(off_diagonal=off_diagonal, temperature=temperature)
+    actual = _direction(
+        particles, scores, _OBJECTS[name](h), normalise=True, **options
+    )
+    expected = _direction_reference(particles, scores, name, h, **options)
+    count = 6 if off_diagonal else 7
+    expected *= count / _row_sums(particles, name, h, off_diagonal=off_diagonal)
+    # float32, 7 terms
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+  def test_a_function_may_be_positive(self):
+    particles, scores = _normal(0, 7, 3), _normal(1, 7, 3)
+    kernel_fn = functools.partial(svgd.rbf_kernel, bandwidth=1.7)
+    options = dict(off_diagonal=False, normalise=True)
+    actual = _direction(
+        particles, scores, svgd.from_function(kernel_fn, positive=True),
+        **options,
+    )
+    expected = _direction(particles, scores, svgd.rbf(1.7), **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+  def test_a_lone_particle_moves_by_its_own_score(self):
+    # far from the others, which see each other
+    particles, scores = _normal(0, 7, 3), _normal(1, 7, 3)
+    particles[0] += 100.0
+    direction = _direction(
+        particles, scores, svgd.rbf(1.0), off_diagonal=False, normalise=True
+    )
+    np.testing.assert_allclose(direction[0], scores[0], rtol=1e-4, atol=1e-4)
+
+  @parameterized.parameters(1, 3, 7, 20)
+  def test_blocks_do_as_one(self, block_size):
+    particles, scores = _normal(0, 20, 3), _normal(1, 20, 3)
+    options = dict(off_diagonal=True, normalise=True, temperature=0.5)
+    kernel = svgd.rbf(1.0)
+    np.testing.assert_allclose(  # float32, products of other shapes
+        _direction(particles, scores, kernel, block_size=block_size, **options),
+        _direction(particles, scores, kernel, **options),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+  def test_blocks_of_columns_do_as_one(self):
+    particles, scores = _normal(0, 24, 3), _normal(1, 24, 3)
+    options = dict(off_diagonal=True, normalise=True, temperature=0.5)
+    expected = _direction(particles, scores, svgd.rbf(1.0), **options)
+    blocks = mock.Mock(return_value=(8, 8))
+    with mock.patch.object(svgd, 'choose_block', blocks):
+      actual = _direction(particles, scores, svgd.rbf(1.0), **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+  def test_queries_are_rows_of_the_whole(self):
+    particles, scores = _normal(0, 12, 3), _normal(1, 12, 3)
+    options = dict(off_diagonal=True, normalise=True)
+    whole = _direction(particles, scores, svgd.imq(1.0), **options)
+    part = _direction(
+        particles, scores, svgd.imq(1.0), queries=particles[4:7],
+        first_query=4, **options,
+    )
+    np.testing.assert_allclose(part, whole[4:7], rtol=1e-5, atol=1e-6)
+
+  @parameterized.parameters('linear', 'function')
+  def test_a_kernel_with_negative_values_is_refused(self, name):
+    kernel = {
+        'linear': svgd.linear(1.0),
+        'function': functools.partial(svgd.linear_kernel, bandwidth=1.0),
+    }[name]
+    with self.assertRaisesRegex(ValueError, 'negative values .*imq or multi'):
+      svgd.svgd_direction(
+          _normal(0, 4, 2), _normal(1, 4, 2), kernel, off_diagonal=False,
+          normalise=True,
+      )
+
+  def test_half_precision_is_rounded_at_the_end(self):
+    particles = (_normal(0, 7, 3) + 200.0).astype(np.float16)  # squares: inf
+    scores = _normal(1, 7, 3).astype(np.float16)
+    options = dict(off_diagonal=False, normalise=True)
+    actual = _direction(particles, scores, svgd.rbf(1.0), **options)
+    self.assertEqual(actual.dtype, np.float16)
+    expected = _direction(
+        particles.astype(np.float32), scores.astype(np.float32),
+        svgd.rbf(1.0), **options,
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+  def test_what_no_other_reaches_stays_finite(self):
+    # without the diagonal a far particle has no sum to be divided by
+    particles = np.array([[0.0], [1e3], [-1e3]], np.float32)
+    direction = _direction(
+        particles, particles, svgd.rbf(1.0), off_diagonal=True, normalise=True
+    )
+    np.testing.assert_array_equal(direction, np.zeros((3, 1)))
+
+
+class NormalisedUpdateTest(_StrictTest):
+
+  def _update(self, particles, scores, *, name='rbf', temperature=0.3, **more):
+    update_fn = functools.partial(
+        svgd.normalised_update, kernel=_OBJECTS[name](), **more
+    )
+    run = jax.jit(update_fn)
+    return run(particles, scores, temperature=temperature, bandwidth=1.7)
+
+  @parameterized.parameters('rbf', 'imq', 'multi_scale')
+  def test_is_the_direction_with_its_diagnostics(self, name):
+    particles, scores = _normal(0, 9, 3), _normal(1, 9, 3)
+    update = self._update(particles, scores, name=name)
+    expected = _direction(
+        particles, scores, _OBJECTS[name](1.7), off_diagonal=False,
+        normalise=True, temperature=0.3,
+    )
+    # float32, 9 terms; its two parts are added at the end
+    np.testing.assert_allclose(
+        update.direction, expected, rtol=1e-5, atol=1e-6
+    )
+    sums = _row_sums(particles, name, 1.7)
+    np.testing.assert_allclose(
+        update.kernel_mass, np.mean(sums) - 1.0, rtol=1e-5
+    )
+    options = dict(off_diagonal=False)
+    attraction = _direction_reference(
+        particles, scores, name, 1.7, temperature=0.0, **options
+    )
+    repulsion = _direction_reference(
+        particles, 0.0 * scores, name, 1.7, temperature=0.3, **options
+    )
+    norms = [
+        math.sqrt(np.mean(np.sum((9 * part / sums) ** 2, axis=1)))
+        for part in (repulsion, attraction)
+    ]
+    np.testing.assert_allclose(
+        update.repulsion_share, norms[0] / norms[1], rtol=1e-5
+    )
+
+  def test_a_kernel_that_does_not_act_shows(self):
+    particles = 1e3 * np.arange(5.0, dtype=np.float32)[:, None]
+    scores = _normal(1, 5, 1)
+    update = self._update(particles, scores)
+    # the repulsion's products of 1e3 cancel but for rounding
+    np.testing.assert_allclose(update.direction, scores, atol=1e-3)
+    self.assertLess(abs(float(update.kernel_mass)), 1e-6)
+    self.assertLess(float(update.repulsion_share), 1e-2)
+
+  def test_without_scores_or_temperature_it_is_finite(self):
+    particles = _normal(0, 9, 3)
+    zeros = np.zeros_like(particles)
+    update = self._update(particles, zeros, temperature=0.0)
+    np.testing.assert_array_equal(update.direction, zeros)
+    self.assertEqual(float(update.repulsion_share), 0.0)
+
+  @parameterized.parameters('vmap', 'pmap')
+  def test_sharded_sets_move_as_the_whole(self, mapping):
+    particles, scores = _normal(0, 12, 3), _normal(1, 12, 3)
+    expected = self._update(particles, scores)
+    update_fn = functools.partial(
+        svgd.normalised_update,
+        kernel=svgd.rbf(),
+        temperature=0.3,
+        bandwidth=1.7,
+        axis_name='devices',
+    )
+    mapped = getattr(jax, mapping)(update_fn, axis_name='devices')
+    parts = particles.reshape(4, 3, 3), scores.reshape(4, 3, 3)
+    actual = jax.jit(mapped)(*parts)
+    np.testing.assert_allclose(
+        actual.direction.reshape(12, 3), expected.direction, rtol=1e-5,
+        atol=1e-6,
+    )
+    # each device's is that of its own particles: their mean is the whole's
+    chex.assert_shape(actual.kernel_mass, (4,))
+    np.testing.assert_allclose(
+        np.mean(actual.kernel_mass), expected.kernel_mass, rtol=1e-5
+    )
+
+  def test_no_gradient_flows_through_it(self):
+    def total(particles, scores):
+      update = svgd.normalised_update(
+          particles, scores, svgd.rbf(), temperature=1.0, bandwidth=1.7
+      )
+      return jnp.sum(update.direction) + update.kernel_mass
+
+    grads = jax.jit(jax.grad(total, argnums=(0, 1)))(
+        _normal(0, 6, 2), _normal(1, 6, 2)
+    )
+    chex.assert_trees_all_equal(grads, (np.zeros((6, 2)), np.zeros((6, 2))))
+
+
 class KernelTest(_StrictTest):
 
   @parameterized.product(name=('rbf', 'imq', 'multi_scale', 'linear'))
