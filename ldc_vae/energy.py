@@ -5,7 +5,7 @@ The Gibbs posterior of an image is p(z|x) ~ exp(-U(z; x)) with
     U(z; x) = lambda (-log p(x|z)) + |z|^2 / 2 [+ w f(u)],
 
 lambda the inverse temperature: 1 is the Bayes posterior, 1/beta that of a
-beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of standardised
+beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of whitened
 latents u; in `paired_loss` it only tells the aggregate's from the sampler's.
 All energies are in nats.
 """
@@ -109,8 +109,10 @@ def contrastive_loss(
     cannot tell the sets apart) and 'gradient_penalty' = E_agg |grad f|^2.
   """
   chex.assert_rank([aggregate, samples], 2)
-  samples = jax.lax.stop_gradient(samples)  # they do not move to please f
-  values, penalty = _values_and_penalty(energy_fn, aggregate)
+  # f is trained on where the latents are; they do not move to please it
+  aggregate, samples = jax.lax.stop_gradient((aggregate, samples))
+  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(aggregate)
+  penalty = jnp.mean(jnp.sum(jnp.square(grads), axis=-1))
   gap = jnp.mean(jax.vmap(energy_fn)(samples)) - jnp.mean(values)
   loss = -gap + 0.5 * r1_weight * penalty
   return loss, {'energy_gap': gap, 'gradient_penalty': penalty}
@@ -159,15 +161,6 @@ def paired_loss(
   square = jnp.mean(jnp.sum(jnp.square(grads), axis=-1))
   loss = jnp.mean(jax.nn.softplus(-gaps)) + 0.5 * penalty * square
   return loss, {'energy_gap': jnp.mean(gaps), 'gradient_penalty': square}
-
-
-def _values_and_penalty(energy_fn, aggregate) -> tuple[Array, Array]:
-  """f [n] of latents [n, D], and the mean of |grad f|^2 over them."""
-  # f is trained on where the latents are; they do not move to please it
-  aggregate = jax.lax.stop_gradient(aggregate)
-  values, grads = jax.vmap(jax.value_and_grad(energy_fn))(aggregate)
-  squares = jnp.sum(jnp.square(grads), axis=-1)
-  return values, jnp.mean(squares)
 
 
 def langevin(

@@ -77,9 +77,9 @@ def affine_match(
 ) -> Array:
   """The affine map that gives points the mean and covariance of others.
 
-  u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the covariances. SVGD with
-  few particles and a contrastive energy leave the sampler a few percent too
-  narrow; its first two moments are known, so that they are set, not learned.
+  u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the covariances. The
+  averages of SVGD leave the sampler a few percent too narrow; its first two
+  moments are known, so that they are set, not learned.
 
   Args:
     u: Points, shape [n, D].
