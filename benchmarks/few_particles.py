@@ -116,9 +116,7 @@ def train(
   def step(carry, key):
     params, state, distance = carry
     noise = jax.random.normal(key, (_BATCH_SIZE, num_particles, dim))
-    h = svgd.expected_bandwidth(
-        moments.mean_distance(distance, dim), num_particles
-    )
+    h = svgd.expected_bandwidth(moments.mean_distance(distance, dim), dim)
     grads, z = jax.grad(loss_fn, has_aux=True)(params, noise, h)
     updates, state = tx.update(grads, state)
     distance = moments.update_distance(distance, z)

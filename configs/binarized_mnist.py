@@ -38,7 +38,6 @@ def get_config(arg: str = ''):
     # 2.6 nats by the encoder, 1.0 by the particles: benchmarks/README.md
     config.model.encoder = 'warped'
     config.objective.num_particles = 8
-    config.objective.bandwidth_factor = 0.35
   if config.objective.name == 'iwae':
     config.objective.num_samples = 50
   return default.finish(config)

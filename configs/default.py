@@ -72,7 +72,7 @@ OBJECTIVES = {
         # expected, by a running mean of particles' squared distances, or a
         # number in squared latent units
         bandwidth='expected',
-        bandwidth_factor=1.0,  # of expected; below 1 in many dimensions
+        bandwidth_factor=1.0,  # of expected
         off_diagonal=True,  # leave j = i out of the direction
         kl_warmup=0.0,
     ),
@@ -92,9 +92,9 @@ OBJECTIVES = {
         inverse_temperature=1.0,
         num_particles=2,  # K, particles per image; at least 2
         kernel='rbf',  # of the encoder's SVGD: rbf, imq, multi_scale, linear
-        # expected, 2D / log(K + 1) of whitened particles, and of others by a
-        # running mean of squared distances; or a number, in squared units of
-        # the posterior's deviations where whitened, of the latents where not
+        # expected, 2 sqrt(D) of whitened particles, and of others by a running
+        # mean of squared distances; or a number, in squared units of the
+        # posterior's deviations where whitened, of the latents where not
         bandwidth='expected',
         bandwidth_factor=1.0,  # of expected
         off_diagonal=True,  # leave j = i out of the encoder's direction

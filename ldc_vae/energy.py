@@ -5,7 +5,7 @@ The Gibbs posterior of an image is p(z|x) ~ exp(-U(z; x)) with
     U(z; x) = lambda (-log p(x|z)) + |z|^2 / 2 [+ w f(u)],
 
 lambda the inverse temperature: 1 is the Bayes posterior, 1/beta that of a
-beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of whitened
+beta-VAE. f is the learned latent energy, p(u) ~ exp(-f(u)), of standardised
 latents u; in `paired_loss` it only tells the aggregate's from the sampler's.
 All energies are in nats.
 """

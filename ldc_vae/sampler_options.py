@@ -34,4 +34,4 @@ class SamplerOptions:
   temperature_start: float = 1.0
   temperature_end: float = 3e-4
   temperature_fraction: float = 0.7
-  gradient_penalty: float = 0.1
+  gradient_penalty: float = 0.2

@@ -122,28 +122,36 @@ def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
     The bandwidth h, a scalar in squared units of the particles.
   """
   distance = mean_square_distance(particles)
-  return expected_bandwidth(distance, particles.shape[0], floor=floor)
+  h = distance / jnp.log(particles.shape[0] + 1.0)
+  return jax.lax.stop_gradient(jnp.maximum(h, floor))
 
 
 def expected_bandwidth(
     square_distance: Array | float,
-    num_particles: int,
+    latent_size: int,
     *,
     factor: float = 1.0,
     floor: float = BANDWIDTH_FLOOR,
 ) -> Array:
-  """factor * E|x - y|^2 / log(n + 1), of a law and not of a set of its draws.
+  """factor * E|x - y|^2 / sqrt(D), of a distribution, not of a set of draws.
+
+  Of N(0, I) it is 2 sqrt(D), the standard deviation of |x - y|^2 over sqrt(2).
+  Particles learn their width from pairs that are closer or farther than the
+  mean: a kernel far wider than that standard deviation weighs all pairs alike,
+  and a narrower one takes most of them away. The signal of one pair for its
+  noise is largest at h = 8 for D = 16 and 18 for D = 64, whatever the number of
+  particles (benchmarks/README.md).
 
   Args:
     square_distance: E|x - y|^2 of two draws, a scalar; 2D of N(0, I).
-    num_particles: n, of the sets that will be moved.
+    latent_size: D.
     factor: Below 1 for a narrower kernel.
     floor: The least value returned.
 
   Returns:
     The bandwidth h, a scalar without gradient.
   """
-  h = factor * square_distance / jnp.log(num_particles + 1.0)
+  h = factor * square_distance / jnp.sqrt(1.0 * latent_size)
   # h is a constant of the update
   return jax.lax.stop_gradient(jnp.maximum(h, floor))
 

@@ -586,16 +586,19 @@ class BandwidthTest(_StrictTest):
 
   def test_a_laws_own_is_of_its_expected_distance(self):
     h = svgd.expected_bandwidth(6.0, 4, factor=0.5)
-    self.assertAlmostEqual(float(h), 3.0 / math.log(5), 6)
-    # of many draws the mean rule nears it: 4,000 of them, 1 % of their variance
-    many = jax.jit(svgd.mean_bandwidth)(_normal(0, 4000, 3))
-    expected = svgd.expected_bandwidth(6.0, 4000)
-    np.testing.assert_allclose(many, expected, rtol=0.04)
+    self.assertAlmostEqual(float(h), 1.5, 6)
     self.assertEqual(
         float(svgd.expected_bandwidth(0.0, 4, floor=1e-3)), np.float32(1e-3)
     )
     gradient = jax.grad(lambda x: svgd.expected_bandwidth(x, 4))(6.0)
     self.assertEqual(float(gradient), 0.0)
+
+  def test_expected_one_is_as_wide_as_the_distances_vary(self):
+    x, y = _normal(0, 4000, 16), _normal(1, 4000, 16)
+    distances = np.sum(np.square(x - y), axis=1)
+    h = svgd.expected_bandwidth(2.0 * 16, 16)
+    # 4,000 distances: their deviation is known to 2 %
+    np.testing.assert_allclose(h, np.std(distances) / 2**0.5, rtol=0.06)
 
   @parameterized.product(
       name=('rbf', 'imq', 'multi_scale', 'linear'), off_diagonal=(False, True)

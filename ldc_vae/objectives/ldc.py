@@ -129,9 +129,9 @@ def autoencoder_objective(
     inverse_temperature: lambda.
     num_particles: K.
     kernel: Of the K particles of one image, see `encoder_kernel`.
-    bandwidth: Its number h, or 'expected': h is then E|x - y|^2 / log(K + 1) of
-      two particles of an image, 2D / log(K + 1) where they are whitened, and by
-      a running mean over images and steps where not.
+    bandwidth: Its number h, or 'expected': h is then E|x - y|^2 / sqrt(D) of
+      two particles of an image, 2 sqrt(D) where they are whitened, and by a
+      running mean over images and steps where not.
     bandwidth_factor: Multiplies the bandwidth 'expected'.
     off_diagonal: Leave out j = i.
     whiten: Measure the kernel's distances in standard deviations of each
@@ -157,9 +157,7 @@ def autoencoder_objective(
       # of the steps before this one: no particle has a part in its bandwidth,
       # and all parts of a batch have the same
       distance = moments.mean_distance(stats['distance'], dim)
-    h = svgd.expected_bandwidth(
-        distance, num_particles, factor=bandwidth_factor
-    )
+    h = svgd.expected_bandwidth(distance, dim, factor=bandwidth_factor)
   weight = base.kl_weight(context['progress'], kl_warmup)
   # U only: every other use takes the latents without gradient, below
   stein_fn = functools.partial(
