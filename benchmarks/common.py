@@ -25,7 +25,8 @@ from ldc_vae import writer
 
 # Flags and fields that say where files lie, which is nobody else's business.
 _PLACES = (
-    'data_dir', 'output', 'path', 'peer_python', 'torch_python', 'workdir'
+    'data_dir', 'output', 'path', 'peer_python', 'torch_python', 'workdir',
+    'workdirs',
 )
 
 
