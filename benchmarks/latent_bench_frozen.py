@@ -22,6 +22,7 @@ from ldc_vae.metrics import frechet
 from ldc_vae.metrics import stein
 
 _NUM_COMPONENTS = 64  # of the images
+_FITTED = 10_000  # images whose components they are
 
 
 def load_run(
@@ -154,18 +155,23 @@ def load_components(
     The set, named as 'cifar10_pca'.
   """
   images = datasets.load(name, data_dir=data_dir).images
-  flat = lambda split: images[split].reshape(len(images[split]), -1) / 255.0
-  train = flat('train')
-  mean, components = frechet.fit_components(train, _NUM_COMPONENTS)
-  train = frechet.project(train, mean, components)
-  scale = np.sqrt(np.mean(np.var(train, axis=0)))
-  held_out = np.concatenate([
-      frechet.project(flat(split), mean, components)
-      for split in ('validation', 'test')
-  ])
-  train, held_out = (
-      (z / scale).astype(np.float32) for z in (train, held_out)
+  train, validation, test = (
+      images[split].reshape(len(images[split]), -1)
+      for split in ('train', 'validation', 'test')
   )
+  # in float64 all images are gigabytes, and so many tell the components
+  rows = np.linspace(0, len(train) - 1, min(_FITTED, len(train))).astype(int)
+  mean, components = frechet.fit_components(train[rows], _NUM_COMPONENTS)
+  train, validation, test = (
+      np.concatenate([
+          frechet.project(x[start : start + _FITTED], mean, components)
+          for start in range(0, len(x), _FITTED)
+      ])
+      for x in (train, validation, test)
+  )
+  scale = np.sqrt(np.mean(np.var(train, axis=0)))
+  train = (train / scale).astype(np.float32)
+  held_out = (np.concatenate([validation, test]) / scale).astype(np.float32)
   return latent_bench_sets.LatentSet(
       f'{name}_pca',
       train_fn=lambda rng: _choose(train, num_train, rng),
