@@ -14,7 +14,6 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
@@ -24,7 +23,6 @@ from benchmarks import conv_step_ldc_vae
 from benchmarks import encoder_bound
 from benchmarks import encoder_width
 from benchmarks import few_particles
-from benchmarks import sampler_ablation
 from benchmarks import search
 from benchmarks import seeds
 from benchmarks import svgd_directions
@@ -36,17 +34,8 @@ from ldc_vae import datasets
 from ldc_vae import jobs as jobs_lib
 from ldc_vae import networks
 from ldc_vae import writer
-from ldc_vae.metrics import frechet
-from ldc_vae.objectives import moments
 
-_SMALL = networks.Sizes(
-    latent_size=2,
-    hidden_sizes=(8,),
-    sampler_width=8,
-    sampler_blocks=1,
-    energy_width=8,
-    energy_blocks=1,
-)
+_SMALL = networks.Sizes(latent_size=2, hidden_sizes=(8,))
 
 
 def _folder(test):
@@ -155,203 +144,6 @@ class ParseTest(parameterized.TestCase):
     self.assertEqual((args.seeds, overrides), ((1, 2), ['--config.seed=3']))
     self.assertTrue(output.parent.is_dir())
     self.assertFalse(output.exists())
-
-
-class RingMetricsTest(absltest.TestCase):
-
-  def test_the_ring_itself_covers_all_modes(self):
-    z = sampler_ablation.ring_points(5000, 2, seed=1).reshape(-1, 2)
-    metrics = sampler_ablation.ring_metrics(z)
-    self.assertEqual(metrics['modes'], 8)
-    # 10,000 points, 1,250 a mode: four standard deviations are 0.11
-    self.assertGreater(metrics['smallest_mode'], 0.88)
-    self.assertLess(metrics['largest_mode'], 1.12)
-    # P(|N(0, I_2)| > 4) = exp(-8) = 3.4e-4
-    self.assertLess(metrics['far'], 2e-3)
-
-  def test_one_mode_is_seen_as_such(self):
-    z = np.tile(sampler_ablation.ring_modes()[:1], (100, 1))
-    metrics = sampler_ablation.ring_metrics(z)
-    self.assertEqual(metrics['modes'], 0)  # it has eight times its mass
-    self.assertEqual(metrics['smallest_mode'], 0.0)
-    self.assertEqual(metrics['largest_mode'], 8.0)
-    self.assertEqual(metrics['far'], 0.0)
-
-  def test_the_middle_belongs_to_no_mode(self):
-    metrics = sampler_ablation.ring_metrics(np.zeros((10, 2)))
-    self.assertEqual(metrics['far'], 1.0)
-    self.assertEqual(metrics['largest_mode'], 0.0)
-
-  def test_divergence_has_no_numbers(self):
-    metrics = sampler_ablation.ring_metrics(np.full((10, 2), np.nan))
-    self.assertSetEqual(set(metrics.values()), {None})
-
-
-class ImageMetricsTest(absltest.TestCase):
-
-  def _frozen(self):
-    rng = np.random.default_rng(0)
-    latents = rng.normal(size=(200, 3, 2)).astype(np.float32)
-    return sampler_ablation.Frozen(
-        config=default.create('ldc'),
-        model=None,
-        latents=latents,
-        decode_fn=lambda z: z,
-        features_fn=lambda images: images,
-        classes_fn=lambda images: np.array(
-            [np.mean(images[:, 0] < 0.0), np.mean(images[:, 0] >= 0.0)]
-        ),
-        moments=frechet.moments(latents[:, 0]),
-        class_shares=np.array([0.5, 0.5]),
-        num_samples=200,
-    )
-
-  def test_the_reference_is_at_distance_zero(self):
-    frozen = self._frozen()
-    z = frozen.latents[:, 0]
-    metrics = sampler_ablation.image_metrics(z, frozen, z)
-    # float64 moments of the same set
-    self.assertAlmostEqual(metrics['frechet'], 0.0, delta=1e-9)
-    # 200 of 600 draws: a standard error of 0.05 / sqrt(2) in each dimension
-    self.assertAlmostEqual(metrics['sampler_std'], 1.0, delta=0.15)
-
-  def test_a_shift_is_a_distance(self):
-    frozen = self._frozen()
-    z = frozen.latents[:, 0]
-    moved = z + np.array([[3.0, 0.0]], np.float32)
-    metrics = sampler_ablation.image_metrics(moved, frozen, z)
-    # |m1 - m2|^2 of a pure shift; float32 latents
-    self.assertAlmostEqual(metrics['frechet'], 9.0, delta=1e-4)
-    self.assertGreater(metrics['mmd'], 0.1)
-    self.assertLess(metrics['smallest_class'], 0.1)
-
-  def test_divergence_has_no_numbers(self):
-    frozen = self._frozen()
-    z = np.full((10, 2), np.inf, np.float32)
-    metrics = sampler_ablation.image_metrics(z, frozen, z)
-    self.assertSetEqual(set(metrics.values()), {None})
-
-
-class ClassCoverageTest(absltest.TestCase):
-
-  def test_a_lost_class_shows(self):
-    coverage = sampler_ablation.class_coverage(
-        np.array([0.5, 0.5, 0.0, 0.0]), np.full(4, 0.25)
-    )
-    self.assertEqual(coverage['smallest_class'], 0.0)
-    self.assertEqual(coverage['class_distance'], 0.5)
-
-  def test_even_classes_are_covered(self):
-    coverage = sampler_ablation.class_coverage(
-        np.full(4, 0.25), np.full(4, 0.25)
-    )
-    self.assertEqual(coverage, {'smallest_class': 1.0, 'class_distance': 0.0})
-
-
-class VariantsTest(parameterized.TestCase):
-
-  @parameterized.parameters(*sampler_ablation.VARIANTS)
-  def test_every_variant_is_a_valid_config(self, name):
-    overrides = sampler_ablation.VARIANTS[name]
-    config = config_lib.override(default.create('ldc'), overrides)
-    fields = config_lib.flatten(config)
-    for field, value in overrides.items():
-      self.assertEqual(fields[field], value)
-
-  def test_the_default_under_another_name_is_left_out(self):
-    config = default.create('ldc')
-    config.objective.temperature_end = 0.1
-    names = sampler_ablation.differing_variants(config)
-    self.assertIn('default', names)
-    self.assertIn('plain_networks', names)
-    self.assertIn('temperature_end_1', names)
-    self.assertNotIn('temperature_end_0.1', names)
-
-  def test_plain_networks_have_as_many_weights(self):
-    sizes = networks.Sizes(16)
-    model = networks.create_model((28, 28, 1), sizes)
-    plain = sampler_ablation.with_plain_networks(model)
-    for name in ('sampler', 'energy'):
-      count, plain_count = (
-          networks.num_parameters(
-              jax.eval_shape(lambda m=m: m.init(jax.random.key(0), (name,)))
-          )
-          for m in (model, plain)
-      )
-      # in and out layers differ by the width; the blocks do not
-      self.assertAlmostEqual(plain_count / count, 1.0, delta=0.05)
-
-
-class LatentStatsTest(chex.TestCase):
-
-  def test_are_the_moments_of_all_latents(self):
-    z = np.random.default_rng(0).normal(2.0, 3.0, size=(50, 4, 2))
-    mean, std = moments.mean_and_std(
-        sampler_ablation.latent_stats(z.astype(np.float32))
-    )
-    # float32 sums of 200 numbers; the variance is a difference
-    np.testing.assert_allclose(mean, z.mean(axis=(0, 1)), rtol=1e-4)
-    np.testing.assert_allclose(std, z.std(axis=(0, 1)), rtol=1e-4)
-
-
-class TrainSamplerTest(absltest.TestCase):
-
-  def test_untrained_sampler_has_the_aggregates_moments(self):
-    model = networks.create_model((1, 1, 1), _SMALL)
-    config = config_lib.override(
-        default.create('ldc'),
-        {
-            'train.batch_size': 8,
-            'optimizer.latent_learning_rate': 1e-12,
-            'optimizer.learning_rate': 1e6,  # not the sampler's
-            'objective.match_moments': False,
-            'objective.latent_target': 'smoothed',  # the quickest to compile
-        },
-    )
-    latents = jnp.asarray(sampler_ablation.ring_points(100, 4, seed=0)) + 5.0
-    trained = sampler_ablation.train_sampler(
-        config, model, latents, num_updates=2, key=jax.random.key(0)
-    )
-    z = trained.sample_fn(4000, jax.random.key(1))
-    self.assertEqual(z.shape, (4000, 2))
-    # standard errors: 1.4 / sqrt(4000) = 0.02
-    np.testing.assert_allclose(
-        z.mean(axis=0), latents.mean(axis=(0, 1)), atol=0.1
-    )
-    self.assertAlmostEqual(
-        sampler_ablation.sampler_std(z, latents), 1.0, delta=0.05
-    )
-    self.assertGreater(trained.ms_per_update, 0.0)
-
-
-class SamplerAblationTest(absltest.TestCase):
-
-  def test_toy_leaves_a_table_with_all_rows(self):
-    _without_cache(self)
-    output = _folder(self) / 'ablation.json'
-    self.enter_context(absltest.mock.patch.object(
-        sampler_ablation, '_TOY_SIZES', _SMALL
-    ))
-    code = sampler_ablation.main([
-        '--sections=toy', '--variants=default,smoothed', '--toy_updates=12',
-        '--seeds=4', '--num_samples=50', f'--output={output}',
-    ])
-    self.assertEqual(code, 0)
-    record = json.loads(output.read_text())
-    self.assertEqual(
-        [(row['variant'], row['seed']) for row in record['toy']],
-        [('default', 4), ('smoothed', 4)],
-    )
-    self.assertNotIn(str(output.parent), output.read_text())
-    self.assertIn('| smoothed |', output.with_suffix('.md').read_text())
-
-  def test_unknown_variant_is_told(self):
-    with self.assertRaisesRegex(ValueError, '--variants=best is unknown'):
-      sampler_ablation.main(['--sections=toy', '--variants=best'])
-
-  def test_images_need_a_workdir(self):
-    with self.assertRaisesRegex(ValueError, '--workdir is missing'):
-      sampler_ablation.main(['--variants=default'])
 
 
 class RunTest(absltest.TestCase):
