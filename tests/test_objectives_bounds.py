@@ -423,7 +423,7 @@ class SteinVaeTest(chex.TestCase):
 
     with mock.patch.object(svgd, 'stein_particles', made):
       h, stats = run(stats)
-    expected = 0.3 * distance / math.log(fields['num_particles'] + 1)
+    expected = 0.3 * distance / math.sqrt(_DIM)
     self.assertAlmostEqual(float(h), expected, 5)
     self.assertEqual('distance' in stats, distance == 22.0)
 

@@ -176,8 +176,8 @@ def autoencoder_objective(
   if latent_energy_weight:
     # f shapes the posterior here; it is trained in the latent phase only
     frozen = jax.lax.stop_gradient(params['energy'])
-    mean, std = moments.mean_and_std(context['stats']['latents'])
-    u = energy.standardise(particles, mean, std)
+    mu, sigma = moments.mean_and_std(context['stats']['latents'])
+    u = energy.standardise(particles, mu, sigma)
     f = model.modules['energy'].apply(frozen, u)
     latent_energies = weight * latent_energy_weight * f
   axes = (0, 0, None, 0, None)
@@ -241,12 +241,12 @@ def latent_objective(
   chosen = (first + jnp.arange(group)) % num_particles
   aggregate = jnp.take(latents, chosen, axis=1).reshape(batch * group, dim)
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
-  mean, std = moments.mean_and_std(context['stats']['latents'])
+  mu, sigma = moments.mean_and_std(context['stats']['latents'])
   flips = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(group,)))
   loss, metrics = latent_svgd.objective(
       params,
       noise,
-      energy.standardise(aggregate, mean, std),
+      energy.standardise(aggregate, mu, sigma),
       flips(base.fold_in(keys, 1)).reshape(-1),
       context['progress'],
       sampler_fn=model.modules['sampler'].apply,
