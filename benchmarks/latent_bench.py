@@ -136,8 +136,9 @@ def to_markdown(record: dict[str, Any]) -> str:
   parts = [
       '\n\n'.join(lines) + '\n',
       f'{record["num_train"]} draws to fit; {record["num_draws"]} samples of'
-      f' {record["num_samples"]}, beside as many draws. ÷: in units of the same distance'
-      ' of fresh draws, the floor; ± is the standard deviation over seeds.'
+      f' {record["num_samples"]}, beside as many draws. ÷: in units of the'
+      ' same distance of fresh draws, the floor; ± is the standard deviation'
+      ' over seeds.'
       ' Accuracy: of a classifier that tells samples from draws, 0.5 is'
       ' perfect. Nats: of -log density, above that of fresh draws. Modes (of'
       ' runs, classes): their masses in units of the right ones. Far: the'
