@@ -22,6 +22,7 @@ Letters: N latents, D latent size, n particles of an update.
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -146,7 +147,9 @@ def fit(
     *,
     seed: int,
     num_steps: int = NUM_STEPS,
-    options: sampler_options.SamplerOptions = sampler_options.SamplerOptions(),
+    batch_size: int = _BATCH_SIZE,
+    learning_rate: float = _LEARNING_RATE,
+    **options: Any,
 ) -> Callable[[int, int], np.ndarray]:
   """Trains a sampler net on latents that stay as they are.
 
@@ -154,7 +157,9 @@ def fit(
     latents: Draws of the aggregate posterior, shape [N, D].
     seed: Of the weights, the batches and the noise.
     num_steps: Updates of Adam, at least 1.
-    options: The options of `ldc`.
+    batch_size: n.
+    learning_rate: After the warm-up.
+    **options: Fields of `sampler_options.SamplerOptions`.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`: one pass of the net.
@@ -170,7 +175,12 @@ def fit(
   unit = np.where(std > _MIN_STD * std.max(), std, 1.0)
   u = (latents - mean) / unit
   params, metrics = _train(
-      jnp.asarray(u, jnp.float32), jax.random.key(seed), num_steps, options
+      jnp.asarray(u, jnp.float32),
+      jax.random.key(seed),
+      num_steps,
+      batch_size,
+      learning_rate,
+      sampler_options.SamplerOptions(**options),
   )
   latent_training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
@@ -225,11 +235,16 @@ def _root(centred: np.ndarray, power: float) -> np.ndarray:
   return (vectors * values) @ vectors.T
 
 
-@functools.partial(jax.jit, static_argnames=('num_steps', 'options'))
+@functools.partial(
+    jax.jit,
+    static_argnames=('num_steps', 'batch_size', 'learning_rate', 'options'),
+)
 def _train(
     u: Array,
     key: Array,
     num_steps: int,
+    batch_size: int,
+    learning_rate: float,
     options: sampler_options.SamplerOptions,
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
   """The sampler's averaged weights on u [N, D], and metrics [num_steps]."""
@@ -241,7 +256,7 @@ def _train(
       'energy': energy_net.init(energy_key, u[0]),
   }
   rate = optax.warmup_cosine_decay_schedule(
-      0.0, _LEARNING_RATE, min(_WARMUP_STEPS, num_steps // 2), num_steps
+      0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
   )
   tx = optax.adam(rate, b1=_B1)
   objective_fn = functools.partial(
@@ -256,9 +271,9 @@ def _train(
     rows_key, noise_key, penalty_key = jax.random.split(
         jax.random.fold_in(steps_key, index), 3
     )
-    rows = jax.random.randint(rows_key, (_BATCH_SIZE,), 0, u.shape[0])
-    noise = jax.random.normal(noise_key, (_BATCH_SIZE, dim))
-    at_aggregate = jax.random.bernoulli(penalty_key, shape=(_BATCH_SIZE,))
+    rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
+    noise = jax.random.normal(noise_key, (batch_size, dim))
+    at_aggregate = jax.random.bernoulli(penalty_key, shape=(batch_size,))
     grads, metrics = jax.grad(objective_fn, has_aux=True)(
         params, noise, u[rows], at_aggregate, index / num_steps
     )

@@ -263,14 +263,19 @@ class FitTest(parameterized.TestCase):
     """Draws of a small net after a short training, and its metrics."""
     with (
         absltest.mock.patch.multiple(
-            latent_svgd, _BATCH_SIZE=128, _SAMPLER_WIDTH=64, _SAMPLER_BLOCKS=2,
-            _ENERGY_WIDTH=64,
+            latent_svgd, _SAMPLER_WIDTH=64, _SAMPLER_BLOCKS=2, _ENERGY_WIDTH=64,
         ),
         device_case.optimised(
-            latent_svgd, '_train', static_argnames=('num_steps', 'options')
+            latent_svgd,
+            '_train',
+            static_argnames=(
+                'num_steps', 'batch_size', 'learning_rate', 'options',
+            ),
         ),
     ):
-      sample_fn = latent_svgd.fit(z, seed=0, num_steps=num_steps)
+      sample_fn = latent_svgd.fit(
+          z, seed=0, num_steps=num_steps, batch_size=128, learning_rate=4e-3
+      )
       return sample_fn(num_draws, 0), sample_fn.metrics
 
   def _check_acts(self, metrics, num_steps):
@@ -338,10 +343,9 @@ class FitTest(parameterized.TestCase):
       latent_svgd.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
 
   def test_a_mass_above_the_batch_is_refused(self):
-    options = sampler_options.SamplerOptions(sampler_mass=300.0)
     with self.assertRaisesRegex(ValueError, 'mass=300.0 of 256 points'):
       latent_svgd.fit(
-          latent_case.two_clusters(10), seed=0, num_steps=1, options=options
+          latent_case.two_clusters(10), seed=0, num_steps=1, sampler_mass=300.0
       )
 
   def test_latents_that_are_not_finite_are_refused(self):
