@@ -314,7 +314,8 @@ class FitTest(parameterized.TestCase):
     z = _mixture(20_000)
     draws, metrics = self._fit(z, 1000, 20_000)
     masses, wanted = _mixture_masses(draws), _mixture_masses(z)
-    np.testing.assert_allclose(wanted, _SHARES, rtol=0.1)
+    # 6 % of a Gaussian's draws in 4 dimensions are farther out
+    np.testing.assert_allclose(wanted, 0.94 * _SHARES, rtol=0.1)
     self.assertTrue(np.all(masses > wanted / 2), masses)
     self.assertTrue(np.all(masses < wanted * 2), masses)
     self._check_acts(metrics, 1000)
