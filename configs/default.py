@@ -124,10 +124,7 @@ MODEL_FIELDS = {
 # And of `config.optimizer`.
 OPTIMIZER_FIELDS = {
     'ldc': dict(
-        learning_rate=2e-3,
-        latent_learning_rate=2e-3,
-        latent_final_fraction=0.0,
-        latent_hold_fraction=0.6,
+        learning_rate=2e-3, latent_learning_rate=2e-3, latent_final_fraction=0.0
     ),
     'lebm': dict(latent_learning_rate=2e-4),  # 1/5 of the decoder's, as there
 }
@@ -207,8 +204,6 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   optimizer.latent_learning_rate = 1e-3
   optimizer.schedule = 'cosine'  # cosine (to 0, or the next line), constant
   optimizer.latent_final_fraction = 0.1  # of latent_learning_rate, at the end
-  # of training, before latent_learning_rate begins to fall
-  optimizer.latent_hold_fraction = 0.0
   optimizer.warmup_steps = 100
   optimizer.b1 = 0.9
   optimizer.latent_b1 = 0.5  # a moving target wants little momentum

@@ -956,7 +956,6 @@ _RULES = (
         lambda x: _is_number(x) and 0 <= x <= 1,
         _says('is outside [0, 1]; use a fraction of latent_learning_rate'),
     ),
-    *_fraction('optimizer.latent_hold_fraction'),
     *_fraction('optimizer.b1', 'optimizer.latent_b1', 'optimizer.b2'),
     *_at_least(
         0,
