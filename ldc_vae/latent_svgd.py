@@ -1,8 +1,8 @@
 """The sampler net by SVGD: one update, and a whole fit to given latents.
 
-The sampler net turns noise into standardised latents, u = xi + net(xi). A latent
-energy f learns to tell pairs of an aggregate latent and a sampler's latent
-apart (`energy.paired_loss`); the sampler's particles move by SVGD on f,
+The sampler net turns noise into standardised latents, u = xi + net(xi). A
+latent energy f learns to tell pairs of an aggregate latent and a sampler's
+latent apart (`energy.paired_loss`); the sampler's particles move by SVGD on f,
 
     phi_i = sum_j [k(u_j, u_i) (-grad f(u_j)) + T grad_{u_j} k(u_j, u_i)]
             / sum_j k(u_j, u_i),

@@ -161,6 +161,8 @@ class EvaluateTest(parameterized.TestCase):
         ' nearest/train_test latent/ksd_prior latent/ksd_aggregate nll/ais_gap'
         ' nll/ais_importance time/sample_10k_latents_seconds'
         ' latent/sliced_wasserstein_aggregate protocol/judge protocol/data'
+        ' latent/missed_share_generator latent/missed_share_aggregate'
+        ' latent/missed_share_prior latent/ksd_gaussian'
     ).split():
       self.assertIn(name, self.results)
 
@@ -580,6 +582,21 @@ class _MarkedApply:
 
 _DRAW, _MEAN, _GENERATED = 1, 0, 9
 _SPLITS = {'train': 3, 'validation': 4, 'test': 5}
+
+
+class SamplerCheckTest(parameterized.TestCase):
+
+  def test_missed_latents_are_told_with_a_remedy(self):
+    with self.assertLogs('absl', 'WARNING') as logs:
+      evaluate._check_sampler({'latent/missed_share_generator': 0.25})
+    self.assertLen(logs.output, 1)
+    for words in ('=0.25', 'train.num_epochs', 'objective.num_latent_updates'):
+      self.assertIn(words, logs.output[0])
+
+  @parameterized.parameters(0.0, 0.05, None)
+  def test_small_or_unknown_shares_are_not(self, share):
+    with self.assertNoLogs('absl', 'WARNING'):
+      evaluate._check_sampler({'latent/missed_share_generator': share})
 
 
 class SplitsTest(parameterized.TestCase):

@@ -177,6 +177,8 @@ class LatentMeasuresTest(parameterized.TestCase):
   def test_without_densities_there_is_no_stein_discrepancy(self):
     results = self._measure(None)
     self.assertFalse([name for name in results if 'ksd' in name])
+    for name in ('aggregate', 'generator'):
+      self.assertEqual(results[f'latent/missed_share_{name}'], 0.0)
     self.assertIn('latent/mmd_generator', results)
 
 

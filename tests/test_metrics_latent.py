@@ -212,5 +212,55 @@ class ActiveUnitsTest(_RankPromotionTest):
     self.assertEqual(count, 3)
 
 
+
+class MissedShareTest(parameterized.TestCase):
+
+  def _draws(self, seed, num, shares, dim=16):
+    """Draws of a mixture of ten narrow Gaussians, far from each other."""
+    means = 3.0 * np.random.default_rng(0).normal(size=(10, dim))
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(10, p=np.divide(shares, np.sum(shares)), size=num)
+    return means[chosen] + 0.3 * rng.normal(size=(num, dim))
+
+  @parameterized.parameters(2, 16)
+  def test_sets_of_one_distribution_miss_nothing(self, dim):
+    even = np.ones(10)
+    share = latent.missed_share(
+        self._draws(1, 10_000, even, dim), self._draws(2, 10_000, even, dim)
+    )
+    self.assertLess(share, 0.01)  # at most one of 50 cells by chance
+
+  @parameterized.parameters(0.0, 0.3)
+  def test_a_mode_below_half_of_its_mass_is_missed(self, left):
+    shares = np.ones(10)
+    shares[[3, 7]] = left
+    share = latent.missed_share(
+        self._draws(1, 10_000, np.ones(10)), self._draws(2, 10_000, shares)
+    )
+    self.assertBetween(share, 0.17, 0.23)  # two modes of ten
+
+  def test_a_mode_above_half_of_its_mass_is_not(self):
+    shares = np.ones(10)
+    shares[3] = 0.8
+    share = latent.missed_share(
+        self._draws(1, 10_000, np.ones(10)), self._draws(2, 10_000, shares)
+    )
+    self.assertLess(share, 0.01)
+
+  def test_units_of_a_latent_do_not_matter(self):
+    shares = np.ones(10)
+    shares[3] = 0.0
+    sets = self._draws(1, 5000, np.ones(10)), self._draws(2, 5000, shares)
+    unit = np.ones(16)
+    unit[0], unit[1] = 1e4, 0.0  # and one that is constant
+    share = latent.missed_share(*sets)
+    scaled = latent.missed_share(*(each * unit for each in sets))
+    np.testing.assert_allclose(scaled, share, atol=0.02)
+
+  def test_a_few_points_are_one_cell(self):
+    z = np.random.default_rng(0).normal(size=(20, 3))
+    self.assertEqual(latent.missed_share(z, z[:2]), 0.0)
+
+
 if __name__ == '__main__':
   absltest.main()

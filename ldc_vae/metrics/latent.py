@@ -10,7 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import cluster
+from scipy.cluster import vq
 
 Array = jax.Array
 
@@ -44,9 +44,9 @@ def missed_share(
   chex.assert_equal(reference.shape[1], samples.shape[1])
   unit = np.maximum(np.std(reference, axis=0), 1e-6 * np.std(reference) + 1e-30)
   num_cells = max(1, min(num_cells, len(reference) // 100))
-  cells = cluster.KMeans(num_cells, n_init=1, random_state=seed)
-  own = cells.fit_predict(np.asarray(reference / unit, np.float64))
-  theirs = cells.predict(np.asarray(samples / unit, np.float64))
+  points = np.asarray(reference / unit, np.float64)
+  centres, own = vq.kmeans2(points, num_cells, minit='++', seed=seed)
+  theirs, _ = vq.vq(np.asarray(samples / unit, np.float64), centres)
   due = np.bincount(own, minlength=num_cells) / len(reference)
   got = np.bincount(theirs, minlength=num_cells) / len(samples)
   return float(np.sum(due[got < 0.5 * due]))

@@ -8,8 +8,8 @@ of each image. Its gradient trains the decoder as it is, and the encoder after
 
 *Latent.* The sampler net's distribution is to become the aggregate posterior
 E_x p(z|x), which the decoder is trained on. Latents are standardised with
-running moments; the net's particles move by SVGD on a latent energy that learns to tell
-them from the encoder's, see `latent_svgd`.
+running moments; the net's particles move by SVGD on a latent energy that
+learns to tell them from the encoder's, see `latent_svgd`.
 
 Several devices share one set of the sampler's particles, and one of the
 encoder's: a direction gathers both from all devices, so that each particle sees
