@@ -35,6 +35,7 @@ from ldc_vae import processes
 from ldc_vae import report
 from ldc_vae import step as step_lib
 from ldc_vae import writer
+from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.objectives import base
 
 Array = jax.Array
@@ -316,7 +317,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
 def _check_sampler(results) -> None:
   """Warns where the sampler net misses part of the latents."""
   share = results['latent/missed_share_generator'] or 0.0
-  if share > measures.LARGEST_MISSED_SHARE:
+  if share > latent_metrics.LARGEST_MISSED_SHARE:
     logging.warning(
         'latent/missed_share_generator=%.2g: the sampler net misses this share'
         ' of the latent distribution; train longer (config.train.num_epochs),'

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
+from absl import logging
 import chex
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from ldc_vae import latent_training
 from ldc_vae import networks
 from ldc_vae import sampler_options
 from ldc_vae import svgd
+from ldc_vae.metrics import latent as latent_metrics
 
 Array = jax.Array
 
@@ -48,6 +50,7 @@ _EMA_DECAY = 0.999
 _SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
 _ENERGY_WIDTH, _ENERGY_BLOCKS = 128, 2
 _MIN_STD = 1e-6  # of a latent that varies, in units of the widest
+_CHECKED = 10_000  # latents and draws, compared after the training
 _MOMENT_DRAWS = 50_000  # of the trained net, whose moments are then set
 
 
@@ -162,7 +165,9 @@ def fit(
     **options: Fields of `sampler_options.SamplerOptions`.
 
   Returns:
-    A function `(num, seed) -> float32 [num, D]`: one pass of the net.
+    A function `(num, seed) -> float32 [num, D]`: one pass of the net. It warns
+    of latents that the net misses; `metrics` of the function has those of
+    `objective`, each of shape [num_steps].
 
   Raises:
     ValueError: The training diverged, or has no steps.
@@ -191,6 +196,14 @@ def fit(
     raw = np.asarray(draws(params, key, (num, u.shape[1])), np.float64)
     return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
 
+  rows = np.random.default_rng(seed).permutation(len(latents))[:_CHECKED]
+  share = latent_metrics.missed_share(latents[rows], sample(_CHECKED, seed))
+  if share > latent_metrics.LARGEST_MISSED_SHARE:
+    logging.warning(
+        'the sampler net misses a share of %.2g of the latents after'
+        ' num_steps=%d; use more, or a smaller learning_rate=%g',
+        share, num_steps, learning_rate,
+    )
   sample.metrics = {name: np.asarray(x) for name, x in metrics.items()}
   return sample
 

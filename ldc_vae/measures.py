@@ -33,9 +33,6 @@ _NUM_NEIGHBOURS = 5  # of Naeem et al.'s code
 _NEAREST_IMAGES = 1000  # whose nearest training images are sought
 _NUM_PROJECTIONS = 512  # of the sliced Wasserstein distance
 _STEIN_POINTS = 2000  # of a Stein discrepancy: all pairs of them
-# Above it a sampler has lost part of the latents. Of two sets of one
-# distribution a cell of 100 points has less than half its share once in 5,000.
-LARGEST_MISSED_SHARE = 0.05
 _STEIN_SCALE = 1.0  # c of its kernel, the prior's standard deviation
 
 

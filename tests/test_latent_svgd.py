@@ -343,6 +343,12 @@ class FitTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no sampler'):
       latent_svgd.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
 
+  def test_latents_that_are_missed_are_told(self):
+    with self.assertLogs('absl', 'WARNING') as logs:
+      self._fit(_ring(5000), 2, 10)
+    self.assertIn('misses a share of', logs.output[0])
+    self.assertIn('num_steps=2', logs.output[0])
+
   def test_a_mass_above_the_batch_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'mass=300.0 of 256 points'):
       latent_svgd.fit(
