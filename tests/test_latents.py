@@ -77,7 +77,7 @@ class FitTest(parameterized.TestCase):
   def test_an_unknown_name_lists_the_known(self, name):
     with self.assertRaisesRegex(
         ValueError,
-        'known: .*, gaussian, gmm_K, langevin, .*prior, two_stage',
+        'known: .*, gaussian, gmm_K, langevin, .*prior, .*two_stage',
     ):
       latents.fit(name, _two_clusters(10))
 
