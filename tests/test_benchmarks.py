@@ -14,6 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
@@ -33,6 +34,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import datasets
 from ldc_vae import jobs as jobs_lib
 from ldc_vae import networks
+from ldc_vae import svgd
 from ldc_vae import writer
 
 _SMALL = networks.Sizes(latent_size=2, hidden_sizes=(8,))

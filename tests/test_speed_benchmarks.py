@@ -87,7 +87,7 @@ class TrainStepTest(parameterized.TestCase):
         overrides,
     )
     _, state = train_step.create_step(program)
-    self.assertEqual(set(state.params), {'encoder', 'decoder'})
+    self.assertEqual(set(state.params), {'encoder', 'decoder', 'scale'})
 
   def test_small_run_writes_table_and_record(self):
     self.enter_context(absltest.mock.patch.object(common, 'set_up_jax'))
