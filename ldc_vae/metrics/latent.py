@@ -17,9 +17,9 @@ Array = jax.Array
 # Of Tolstikhin et al.'s code, https://github.com/tolstikhin/wae
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
-# Of `missed_share`: above it a sampler has lost part of the latents. Of two sets
-# of one distribution a cell of 100 points has less than half of its share once
-# in 5,000 times.
+# A `missed_share` above it means that a sampler has lost part of the latents.
+# Of two sets of one distribution, a cell of 100 points has less than half of
+# its share once in 5,000 times.
 LARGEST_MISSED_SHARE = 0.05
 
 
