@@ -78,15 +78,14 @@ def fit(
     ValueError: The training diverged, or has no steps.
   """
   latent_training.check_steps(num_steps, 'velocity')
-  u, unwhiten = latent_training.whiten(latents)
-  params = _train(jnp.asarray(u), jax.random.key(seed), num_steps)
-  latent_training.check_trained(params, num_steps, 'flow matching')
-
-  def sample(num: int, seed: int) -> np.ndarray:
-    key = latent_training.draw_key(seed)
-    return unwhiten(draws(params, key, (num, u.shape[1])))
-
-  return sample
+  return latent_training.fit(
+      _train,
+      draws,
+      latents,
+      seed=seed,
+      num_steps=num_steps,
+      what='flow matching',
+  )
 
 
 def matching_loss(

@@ -69,6 +69,41 @@ def draw_key(seed: int) -> Array:
   return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
+def fit(
+    train_fn: Callable[[Array, Array, int], chex.ArrayTree],
+    draws_fn: Callable[[chex.ArrayTree, Array, tuple[int, int]], Array],
+    latents: np.ndarray,
+    *,
+    seed: int,
+    num_steps: int,
+    what: str,
+) -> Callable[[int, int], np.ndarray]:
+  """Trains a net on whitened latents, and turns its draws into latents.
+
+  Args:
+    train_fn: Maps whitened latents [N, A], a key and `num_steps` to weights.
+    draws_fn: Maps weights, a key and a shape (n, A) to whitened latents.
+    latents: Shape [N, D].
+    seed: Of the training.
+    num_steps: Updates.
+    what: The net's name, for an error.
+
+  Returns:
+    A function `(num, seed) -> float32 [num, D]`.
+
+  Raises:
+    ValueError: The training diverged.
+  """
+  u, unwhiten = whiten(latents)
+  params = train_fn(jnp.asarray(u), jax.random.key(seed), num_steps)
+  check_trained(params, num_steps, what)
+
+  def sample(num: int, seed: int) -> np.ndarray:
+    return unwhiten(draws_fn(params, draw_key(seed), (num, u.shape[1])))
+
+  return sample
+
+
 def train(
     loss_fn: LossFn,
     params: chex.ArrayTree,
