@@ -7,8 +7,8 @@ to 0.6. Particles are m + L noise, fresh at every step, with a diagonal L
 (and C), as of a gaussian encoder, or a full one, as an implicit encoder has to
 find. They start too narrow, or as wide as the widest, and follow the direction
 of SVGD over the pairs j != i, with the bandwidth of `stein_vae`, or, for scale,
-the gradient of the ELBO, which knows the entropy. What is left of the KL
-divergence, and the mean ratio of the deviations to the right ones, are told.
+the gradient of the ELBO, which knows the entropy. The table has what is left of
+the KL divergence, and the mean ratio of the deviations to the right ones.
 """
 
 import argparse

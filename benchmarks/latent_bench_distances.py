@@ -19,7 +19,7 @@ from benchmarks import latent_bench_sets
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.metrics import stein
 
-# Those of which a floor and a ratio to it are told.
+# Distances that are printed with their floor and the ratio to it.
 RATIOS = ('sliced', 'sliced_plane', 'mmd', 'ksd', 'classifier', 'frechet')
 # Beside those of fresh draws, without a ratio.
 OTHERS = ('nll', 'smallest', 'largest', 'far')
@@ -27,7 +27,7 @@ LIMIT = 1.3  # of the verdict
 _MASS_LIMITS = (0.5, 2.0)  # of every mode, in units of the right mass
 _PAIRS = 2000  # latents of an MMD or a KSD: all pairs of them
 _STEIN_SCALE = 1.0  # as in an evaluation
-_CLASSIFIED = 2  # draws that are told from the reference: seconds each
+_CLASSIFIED = 2  # draws that a classifier tells from the reference; slow
 _discrepancy = jax.jit(stein.kernel_stein_discrepancy)
 
 

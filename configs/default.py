@@ -105,7 +105,8 @@ OBJECTIVES = {
         # particles of each image in one latent update: 256 in all are enough
         latents_per_image=1,
         moments_decay=0.99,  # of the running latent mean and covariance
-        # sampler_*, temperature_*, gradient_penalty: their meaning is there
+        # sampler_*, temperature_*, gradient_penalty:
+        # see ldc_vae/sampler_options.py
         **dataclasses.asdict(sampler_options.SamplerOptions()),
     ),
 }

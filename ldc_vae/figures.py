@@ -135,7 +135,7 @@ _UNITS = (
     ('seconds', 's'),
     ('mse', 'squared pixels in [0, 1]'),
     ('reconstruction', 'nats'),
-    ('sampler_std', ''),  # of whitened latents
+    ('sampler_std', ''),  # of standardised latents
     ('kernel_mass', ''),
     ('repulsion_share', ''),
     ('_std', 'latent units'),

@@ -32,7 +32,7 @@ _MAX_IN_A_ROW = 100
 # images were never decoded in training.
 _POSTERIOR_STD = (0.02, 2.0)
 
-# The sampler's latents are whitened by those that they must match, whose
+# The sampler's latents are standardised by those that they must match, whose
 # standard deviation is thus 1: below half of it modes are missing, above twice
 # of it the sampler draws what the decoder has never seen.
 _SAMPLER_STD = (0.5, 2.0)

@@ -1,7 +1,7 @@
 """Flax Linen modules: encoders, decoders, sampler net, latent energy.
 
 An encoder gives `(mean, logvar)` or particles, a decoder gives logits whose
-sigmoid is the image's mean, the sampler net gives whitened latents, the
+sigmoid is the image's mean, the sampler net gives standardised latents, the
 latent energy a scalar. No module knows a loss, a config or a device. Weights
 are float32; `dtype` is that of the matmuls.
 """
@@ -220,9 +220,10 @@ class ResidualMlp(nn.Module):
 
 
 class SamplerNet(nn.Module):
-  """Noise xi [..., D] -> whitened latents u = xi + net(xi) [..., D].
+  """Noise xi [..., D] -> latents u = xi + net(xi) [..., D].
 
-  It starts as the identity: u ~ N(0, I), the latents' full Gaussian.
+  It starts as the identity: u ~ N(0, I). `ldc` standardises the latents that it
+  learns from; `drifting` whitens them.
   """
 
   width: int
