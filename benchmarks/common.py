@@ -18,10 +18,10 @@ from absl import logging
 import jax
 
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
-from ldc_vae import jobs
-from ldc_vae import spread
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.metrics import spread
+from ldc_vae.runtime import jobs
+from ldc_vae.runtime import writer
 
 # Flags and fields that say where files lie, which is nobody else's business.
 _PLACES = (

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import common  # pylint: disable=g-import-not-at-top
 from benchmarks import vae_epoch
-from ldc_vae import comparison
+from ldc_vae.reporting import comparison
 
 CHANNELS = (32, 64, 128)
 BATCH_SIZE = 128

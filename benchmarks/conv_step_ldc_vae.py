@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import vae_epoch_ldc_vae  # pylint: disable=g-import-not-at-top
-from ldc_vae import networks
-from ldc_vae import processes
+from ldc_vae.models import networks
+from ldc_vae.runtime import processes
 
 
 def count(

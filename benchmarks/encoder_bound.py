@@ -22,14 +22,14 @@ from ml_collections import config_dict
 import numpy as np
 
 from benchmarks import common
-from ldc_vae import comparison
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import networks
-from ldc_vae import spread
 from ldc_vae import step as step_lib
+from ldc_vae.data import datasets
+from ldc_vae.metrics import spread
+from ldc_vae.models import networks
+from ldc_vae.reporting import comparison
 
 Array = jax.Array
 

@@ -21,11 +21,11 @@ import numpy as np
 import optax
 
 from benchmarks import common
-from ldc_vae import comparison
-from ldc_vae import networks
 from ldc_vae import step as step_lib
-from ldc_vae.objectives import base
-from ldc_vae.objectives import ldc
+from ldc_vae.methods import base
+from ldc_vae.methods import ldc
+from ldc_vae.models import networks
+from ldc_vae.reporting import comparison
 
 Array = jax.Array
 

@@ -24,10 +24,10 @@ import numpy as np
 import optax
 
 from benchmarks import common
-from ldc_vae import comparison
-from ldc_vae import spread
 from ldc_vae import svgd
-from ldc_vae.objectives import moments
+from ldc_vae.methods import moments
+from ldc_vae.metrics import spread
+from ldc_vae.reporting import comparison
 
 Array = jax.Array
 

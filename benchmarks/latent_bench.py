@@ -2,9 +2,9 @@
 
 python -m benchmarks.latent_bench --samplers=gmm_50,two_stage
 
-A sampler of ldc_vae/latents.py is fitted to draws of a set and judged by fresh
-ones. Every distance stands beside that of *fresh draws* of the same set, the
-floor: what a perfect sampler gets. The sets are
+A sampler of ldc_vae/samplers/latents.py is fitted to draws of a set and judged
+by fresh ones. Every distance stands beside that of *fresh draws* of the same
+set, the floor: what a perfect sampler gets. The sets are
 
   --sets      laws of known density, score and modes (latent_bench_sets.py),
   --workdirs  the aggregate posteriors of trained runs, whose decoders turn
@@ -37,8 +37,8 @@ from benchmarks import common
 from benchmarks import latent_bench_distances as distances
 from benchmarks import latent_bench_frozen as frozen_lib
 from benchmarks import latent_bench_sets as sets_lib
-from ldc_vae import comparison
-from ldc_vae import latents as latents_lib
+from ldc_vae.reporting import comparison
+from ldc_vae.samplers import latents as latents_lib
 
 MODULE = 'benchmarks.latent_bench'
 _TRAIN, _REFERENCE, _FRESH = range(3)  # streams of a seed's random numbers

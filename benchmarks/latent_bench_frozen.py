@@ -12,14 +12,14 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks import latent_bench_sets
-from ldc_vae import checkpoint
-from ldc_vae import classifier as classifier_lib
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.metrics import frechet
 from ldc_vae.metrics import stein
+from ldc_vae.runtime import checkpoint
 
 _NUM_COMPONENTS = 64  # of the images
 _FITTED = 10_000  # images whose components they are

@@ -16,8 +16,8 @@ import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import networks
 from ldc_vae import step as step_lib
+from ldc_vae.models import networks
 
 IMAGE_SHAPES = {
     'digits': (8, 8, 1),

@@ -42,8 +42,8 @@ from benchmarks import common
 from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import processes
 from ldc_vae import step as step_lib
+from ldc_vae.runtime import processes
 
 _DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
 _BYTES = 4  # of a gradient, float32

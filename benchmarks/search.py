@@ -18,10 +18,10 @@ from absl import logging
 
 from benchmarks import common
 from configs import default
-from ldc_vae import comparison
 from ldc_vae import config as config_lib
-from ldc_vae import jobs as jobs_lib
-from ldc_vae import writer
+from ldc_vae.reporting import comparison
+from ldc_vae.runtime import jobs as jobs_lib
+from ldc_vae.runtime import writer
 
 MODULE = 'benchmarks.search'
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import common
 from ldc_vae import config as config_lib
-from ldc_vae import writer
+from ldc_vae.runtime import writer
 
 _SECONDS_AT_MOST = 600.0
 _POLL_SECONDS = 0.01

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks import svgd_directions_worker as worker_lib
 from benchmarks import vae_epoch
-from ldc_vae import comparison
+from ldc_vae.reporting import comparison
 
 OURS = 'ldc_vae'
 RULE = 'ldc_vae_rule'

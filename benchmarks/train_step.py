@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks import common
 from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae.data import datasets
 
 _REFERENCE = 'iwae'
 _IN_FLIGHT = 8  # as in ldc_vae.train

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import common  # pylint: disable=g-import-not-at-top
 import ldc_vae
-from ldc_vae import datasets
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.runtime import writer
 
 BATCH_SIZE = 128
 NUM_IMAGES = 60_000

@@ -20,12 +20,12 @@ import jax
 import numpy as np
 
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import health
-from ldc_vae import processes
 from ldc_vae import step as step_lib
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.runtime import health
+from ldc_vae.runtime import processes
+from ldc_vae.runtime import writer
 
 _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
 _SAMPLES = {'iwae': 'num_samples', 'ldc': 'num_particles'}  # K's field

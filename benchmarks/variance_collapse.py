@@ -23,8 +23,8 @@ import numpy as np
 from sklearn import datasets
 
 from benchmarks import common
-from ldc_vae import comparison
 from ldc_vae import svgd
+from ldc_vae.reporting import comparison
 
 Array = jax.Array
 

@@ -8,7 +8,7 @@ import dataclasses
 
 from ml_collections import config_dict
 
-from ldc_vae import sampler_options
+from ldc_vae.samplers import sampler_options
 
 # The fields of `config.objective`, one entry per method. A method has these
 # fields and no others, so that a misplaced override is an error.
@@ -106,7 +106,7 @@ OBJECTIVES = {
         latents_per_image=1,
         moments_decay=0.99,  # of the running latent mean and covariance
         # sampler_*, temperature_*, gradient_penalty:
-        # see ldc_vae/sampler_options.py
+        # see ldc_vae/samplers/sampler_options.py
         **dataclasses.asdict(sampler_options.SamplerOptions()),
     ),
 }

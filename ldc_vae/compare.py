@@ -17,18 +17,18 @@ from absl import logging
 from ml_collections import config_dict
 import numpy as np
 
-from ldc_vae import classifier as classifier_lib
-from ldc_vae import comparison
-from ldc_vae import comparison_figures
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import jobs as jobs_lib
-from ldc_vae import processes
-from ldc_vae import spread
 from ldc_vae import train
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import classifier as classifier_lib
+from ldc_vae.metrics import spread
+from ldc_vae.reporting import comparison
+from ldc_vae.reporting import comparison_figures
+from ldc_vae.runtime import jobs as jobs_lib
+from ldc_vae.runtime import processes
+from ldc_vae.runtime import writer
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 

@@ -20,23 +20,24 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
-from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import figures
-from ldc_vae import health
-from ldc_vae import inception
-from ldc_vae import jobs
-from ldc_vae import latents as latents_lib
-from ldc_vae import likelihood
-from ldc_vae import measures
-from ldc_vae import processes
-from ldc_vae import report
 from ldc_vae import step as step_lib
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import inception
+from ldc_vae.evaluation import likelihood
+from ldc_vae.evaluation import measures
+from ldc_vae.evaluation import requirements
+from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
-from ldc_vae.objectives import base
+from ldc_vae.reporting import figures
+from ldc_vae.reporting import report
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import health
+from ldc_vae.runtime import jobs
+from ldc_vae.runtime import processes
+from ldc_vae.runtime import writer
+from ldc_vae.samplers import latents as latents_lib
 
 Array = jax.Array
 
@@ -230,6 +231,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   """`evaluate`, while nobody else writes the files."""
   start = time.monotonic()
   experiment = experiment or experiment_lib.create(config)
+  requirements.check(config, experiment.dataset)
   state, step, last_step, apply = _restore(config, experiment, workdir)
   if not processes.is_first():  # it evaluates alone; the others wait for it
     return processes.barrier('evaluated')[0]
@@ -367,8 +369,6 @@ def sample(
   picture = output.with_suffix('.png')
   writer.check_writable(output)
   writer.check_writable(picture)
-  # what only an evaluation needs may be missing here
-  config = config_lib.override(config, {'evaluate.inception': False})
   experiment = experiment_lib.create(config)
   _, step, _, apply = _restore(config, experiment, workdir)
   if not processes.is_first():

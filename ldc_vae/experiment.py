@@ -13,13 +13,11 @@ import jax
 from ml_collections import config_dict
 import optax
 
-from ldc_vae import classifier
-from ldc_vae import datasets
-from ldc_vae import inception
-from ldc_vae import networks
-from ldc_vae import objectives
+from ldc_vae import methods
 from ldc_vae import step as step_lib
-from ldc_vae.objectives import base
+from ldc_vae.data import datasets
+from ldc_vae.methods import base
+from ldc_vae.models import networks
 
 # Checkpoints and validations of a run whose config leaves their number open.
 _DEFAULT_CHECKPOINTS = 20
@@ -75,11 +73,7 @@ def create(config: config_dict.ConfigDict) -> Experiment:
     ValueError: A field does not fit the data or the devices.
     OSError: The data cannot be had.
   """
-  if config.evaluate.inception:
-    inception.require()  # rather than after the training
   dataset = load_dataset(config)
-  if dataset.num_classes:  # what the judge cannot look at, neither
-    classifier.create_network(dataset.image_shape, dataset.num_classes)
   model = create_model(config, dataset.image_shape)
   method = create_method(config, model)
 
@@ -151,7 +145,7 @@ def create_method(
 ) -> base.Method:
   """The method of `config.objective`, with these networks."""
   fields = config.objective.to_dict()
-  return objectives.METHODS[fields.pop('name')](model, **fields)
+  return methods.METHODS[fields.pop('name')](model, **fields)
 
 
 def make_train_step(

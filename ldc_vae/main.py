@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> int:
     return _fail(error)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   with _loading():
-    from ldc_vae import processes
+    from ldc_vae.runtime import processes
 
   processes.keep_freed_memory()
   with processes.watch() as watch:
@@ -550,8 +550,8 @@ def _show_messages() -> None:
 def _set_up_jax(values: flags.FlagValues, watch) -> None:
   """Turns the compilation cache on and joins the other processes."""
   import jax
-  from ldc_vae import datasets
-  from ldc_vae import processes
+  from ldc_vae.data import datasets
+  from ldc_vae.runtime import processes
 
   cache = datasets.cache_dir() / 'xla'
   _check_cache(cache)

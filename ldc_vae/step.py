@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ldc_vae import health
-from ldc_vae import networks
-from ldc_vae.objectives import base
+from ldc_vae.methods import base
+from ldc_vae.models import networks
+from ldc_vae.runtime import health
 
 Array = jax.Array
 AXIS_NAME = 'devices'

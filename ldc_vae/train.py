@@ -20,16 +20,17 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
-from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import health
-from ldc_vae import processes
 from ldc_vae import step as step_lib
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import requirements
+from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
-from ldc_vae.objectives import base
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import health
+from ldc_vae.runtime import processes
+from ldc_vae.runtime import writer
 
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
@@ -63,6 +64,7 @@ def train_and_evaluate(
     if processes.is_first():
       check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made
+    requirements.check(config, experiment.dataset)
     experiment_lib.check_batch_size(
         config.train.batch_size, config.train.accumulate
     )

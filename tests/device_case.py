@@ -56,7 +56,7 @@ def optimised(module, name: str, **kwargs) -> Iterator[None]:
 
 def quick_classifier() -> contextlib.AbstractContextManager[None]:
   """Trains feature classifiers of real size with an optimised program."""
-  from ldc_vae import classifier
+  from ldc_vae.evaluation import classifier
 
   return optimised(
       classifier,
@@ -75,7 +75,7 @@ def train_judge(spec: str) -> None:
   Args:
     spec: Of the config.
   """
-  from ldc_vae import classifier
+  from ldc_vae.evaluation import classifier
   from ldc_vae import config as config_lib
   from ldc_vae import experiment
 

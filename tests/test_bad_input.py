@@ -20,12 +20,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
-from ldc_vae import writer
-from tests import rights_case
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import writer
+from tests.runtime import rights_case
 
 _LASTING, _RUNTIME = 2, 1
 _STEP = 24  # of the checkpoint in the trained workdir
@@ -1091,7 +1091,7 @@ class WorkdirsTest(_BadInputTest):
   def test_a_workdir_in_use_is_told(self, name, use, argv):
     _trained()(self.folder)
     program = (
-        'import sys; from ldc_vae import writer\n'
+        'import sys; from ldc_vae.runtime import writer\n'
         f'with writer.lock_workdir("trained", "{name}"):\n'
         '  print("locked", flush=True); sys.stdin.read()'
     )

@@ -18,12 +18,12 @@ import numpy as np
 
 from ldc_vae import compare
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import jobs
 from ldc_vae import main
-from ldc_vae import measures
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import measures
+from ldc_vae.runtime import jobs
+from ldc_vae.runtime import writer
 from tests import device_case
 
 _SPEC = 'configs/digits.py,debug'

@@ -13,14 +13,14 @@ from ml_collections import config_dict
 
 from configs import default
 from ldc_vae import config as config_lib
-from ldc_vae import convolution
-from ldc_vae import datasets
-from ldc_vae import health
-from ldc_vae import latent_svgd
-from ldc_vae import latents
-from ldc_vae import networks
-from ldc_vae import objectives
+from ldc_vae import methods
 from ldc_vae import svgd
+from ldc_vae.data import datasets
+from ldc_vae.models import convolution
+from ldc_vae.models import networks
+from ldc_vae.runtime import health
+from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import latents
 
 _RUN_FILE = """
 from configs import default
@@ -99,7 +99,7 @@ class LoadTest(_FileTestCase):
   def test_an_unknown_method_is_told(self):
     message = self.message_of(config_lib.load, self.run_file() + ':vea')
     self.assertIn("'vea'", message)
-    self.assertIn(', '.join(sorted(objectives.METHODS)), message)
+    self.assertIn(', '.join(sorted(methods.METHODS)), message)
 
   @parameterized.named_parameters(
       ('syntax', 'x = (', 'SyntaxError'),
@@ -576,12 +576,12 @@ class KnownNamesTest(parameterized.TestCase):
     )
 
   def test_agree_with_the_methods(self):
-    self.assertSameElements(default.OBJECTIVES, objectives.METHODS)
-    self.assertSameElements(config_lib.METHOD_ENCODERS, objectives.METHODS)
+    self.assertSameElements(default.OBJECTIVES, methods.METHODS)
+    self.assertSameElements(config_lib.METHOD_ENCODERS, methods.METHODS)
     sizes = networks.Sizes(latent_size=2)
     for method, suited in config_lib.METHOD_ENCODERS.items():
       create = functools.partial(
-          objectives.METHODS[method], **default.OBJECTIVES[method]
+          methods.METHODS[method], **default.OBJECTIVES[method]
       )
       model_fn = functools.partial(networks.create_model, (4, 4, 1), sizes)
       for encoder in suited:
@@ -594,7 +594,7 @@ class KnownNamesTest(parameterized.TestCase):
 
   def test_agree_with_the_sets_that_methods_see(self):
     sizes = networks.Sizes(latent_size=2)
-    for name, create in objectives.METHODS.items():
+    for name, create in methods.METHODS.items():
       encoder = default.create(name).model.encoder
       model = networks.create_model((4, 4, 1), sizes, encoder=encoder)
       first_phase = create(model, **default.OBJECTIVES[name]).phases[0]

@@ -16,24 +16,25 @@ import jax
 import numpy as np
 import pytest
 
-from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import elbo
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import figures
-from ldc_vae import inception
-from ldc_vae import latent_energy
-from ldc_vae import latents
-from ldc_vae import likelihood
-from ldc_vae import measures
-from ldc_vae import objectives
+from ldc_vae import methods
 from ldc_vae import step as step_lib
 from ldc_vae import train
-from ldc_vae import two_stage
-from ldc_vae import writer
-from ldc_vae.objectives import base
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import inception
+from ldc_vae.evaluation import likelihood
+from ldc_vae.evaluation import measures
+from ldc_vae.evaluation import requirements
+from ldc_vae.methods import base
+from ldc_vae.reporting import figures
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import writer
+from ldc_vae.samplers import latent_energy
+from ldc_vae.samplers import latents
+from ldc_vae.samplers import two_stage
 from tests import device_case
 
 _OVERRIDES = {
@@ -219,7 +220,7 @@ class EvaluateTest(parameterized.TestCase):
     config = config_lib.override(self.config, {'evaluate.inception': True})
     with mock.patch('importlib.util.find_spec', return_value=None):
       with self.assertRaisesRegex(ValueError, 'inception=True needs .* pip'):
-        experiment_lib.create(config)
+        requirements.check(config, self.experiment.dataset)
 
   def test_the_same_seed_gives_the_same_run_bit_for_bit(self):
     again = self.workdir.with_name('again')
@@ -755,7 +756,7 @@ class MethodsTest(parameterized.TestCase):
       )
 
   @parameterized.parameters(
-      *sorted(set(objectives.METHODS) - {'ldc', 'vae', 'vamp'})
+      *sorted(set(methods.METHODS) - {'ldc', 'vae', 'vamp'})
   )
   @pytest.mark.slow
   def test_any_method_ends(self, method):
@@ -763,7 +764,7 @@ class MethodsTest(parameterized.TestCase):
     has_density = self.experiment.model.encoder == 'gaussian'
     self.assertEqual(results['nll/elbo'] is not None, has_density)
 
-  @parameterized.parameters(*objectives.METHODS)
+  @parameterized.parameters(*methods.METHODS)
   @pytest.mark.slow
   def test_any_method_learns(self, method):
     workdir = pathlib.Path(self.create_tempdir().full_path)

@@ -12,11 +12,11 @@ import numpy as np
 
 from configs import default
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import networks
-from ldc_vae import objectives
+from ldc_vae import methods
 from ldc_vae import step as step_lib
+from ldc_vae.data import datasets
+from ldc_vae.models import networks
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _RUN_FILES = sorted(
@@ -88,7 +88,7 @@ class CreateTest(parameterized.TestCase):
       )
       self.assertGreater(max(jax.tree.leaves(moved)), 0.0, network)
 
-  @parameterized.parameters(*objectives.METHODS)
+  @parameterized.parameters(*methods.METHODS)
   def test_every_method_suits_convolutions(self, method):
     config, experiment = _create('cifar10', f'{method},debug')
     train_step = functools.partial(
@@ -158,7 +158,7 @@ class CreateTest(parameterized.TestCase):
 
   @parameterized.parameters(*_RUN_FILES)
   def test_every_run_file_suits_every_method(self, name):
-    for method in objectives.METHODS:
+    for method in methods.METHODS:
       overrides = {'dataset.path': 'here'} if name == 'images' else {}
       config = config_lib.load(f'configs/{name}.py:{method}', overrides)
       self.assertEqual(config.objective.name, method)

@@ -20,7 +20,7 @@ import jax
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import main
-from tests import rights_case
+from tests.runtime import rights_case
 
 _RUN_FILE = """
 from configs import default

@@ -14,12 +14,12 @@ import optax
 import pytest
 
 from configs import default
-from ldc_vae import checkpoint
-from ldc_vae import networks
-from ldc_vae import objectives
+from ldc_vae import methods
 from ldc_vae import step as step_lib
 from ldc_vae import svgd
-from ldc_vae.objectives import base
+from ldc_vae.methods import base
+from ldc_vae.models import networks
+from ldc_vae.runtime import checkpoint
 
 _SHAPE = (4, 4, 1)
 _BATCH = 8
@@ -73,7 +73,7 @@ def _method(name: str) -> base.Method:
   """A method of `_METHODS`."""
   key, overrides = _METHODS[name]
   fields = {**default.OBJECTIVES[key], **overrides}
-  return objectives.METHODS[key](_model(name), **fields)
+  return methods.METHODS[key](_model(name), **fields)
 
 
 @functools.cache
@@ -239,7 +239,7 @@ class ShardedStepTest(chex.TestCase):
 
   def test_every_method_has_its_line(self):
     self.assertEqual(
-        {key for key, _ in _METHODS.values()}, set(objectives.METHODS)
+        {key for key, _ in _METHODS.values()}, set(methods.METHODS)
     )
 
   def _one_step_is_that_of_one_device(self, name, kind):

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldc_vae import checkpoint
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import health
-from ldc_vae import processes
 from ldc_vae import step as step_lib
 from ldc_vae import train
-from ldc_vae import writer
+from ldc_vae.data import datasets
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import health
+from ldc_vae.runtime import processes
+from ldc_vae.runtime import writer
 
 _NUM_STEPS = 12
 

@@ -16,10 +16,10 @@ import optax
 
 from configs import default
 from ldc_vae import svgd
-from ldc_vae.objectives import base
-from ldc_vae.objectives import ldc
-from ldc_vae.objectives import moments
-from ldc_vae.objectives import stein_vae
+from ldc_vae.methods import base
+from ldc_vae.methods import ldc
+from ldc_vae.methods import moments
+from ldc_vae.methods import stein_vae
 from tests import device_case
 
 _BATCH = 64

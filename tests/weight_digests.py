@@ -21,9 +21,9 @@ import numpy as np
 
 from configs import default
 from ldc_vae import config as config_lib
-from ldc_vae import datasets
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae.data import datasets
 
 
 def digest(method: str) -> str:

@@ -1,0 +1,1 @@
+"""Data sets as arrays of uint8 images, and batches of them."""

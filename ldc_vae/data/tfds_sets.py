@@ -1,0 +1,322 @@
+"""TFDS sets read as ArrayRecord, prepared where they are missing.
+
+A prepared set is looked for, else downloaded and prepared, without TensorFlow:
+with Tensor features, and with the downloads and the checksums of TFDS. It is
+decoded once into the array cache.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import threading
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from ldc_vae.data import array_cache
+from ldc_vae.data import splits
+from ldc_vae.data import tfds_recipes
+
+_PROBE_SECONDS = 4.0  # so that a missing network is reported within 5 s
+
+
+def load(
+    name: str, *, data_dir: str, num_validation: int, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
+  """Loads a TFDS set; the first time, prepares and decodes what is missing.
+
+  Args:
+    name: A key of `tfds_recipes.RECIPES`.
+    data_dir: As in `datasets.load`.
+    num_validation: Images at the end of a permutation of the training split;
+      where the set has a validation split of its own, the most of it to take.
+    seed: Of the permutation.
+
+  Returns:
+    `images`, `labels` and `num_classes` of a `datasets.Dataset`.
+
+  Raises:
+    FileNotFoundError: Nothing is prepared and the network cannot be reached.
+    OSError: The set cannot be prepared, read or cached.
+    ValueError: `num_validation` leaves nothing to train on.
+  """
+  recipe = tfds_recipes.RECIPES[name]
+  roots = _roots(data_dir)
+  directory = _find_prepared(name, recipe, roots)
+  if directory is None:
+    directory = _prepare(name, recipe, roots)
+  arrays = array_cache.load_or_write(
+      name,
+      [str(directory), seed],
+      array_cache.fingerprint_of(directory.iterdir()),
+      lambda folder: _decode_records(directory, name, recipe, seed, folder),
+  )
+  names = ('train', 'validation', 'test')
+  images = {s: arrays[f'{s}_images'] for s in names if f'{s}_images' in arrays}
+  labels = {s: arrays[f'{s}_labels'] for s in names if f'{s}_labels' in arrays}
+  num_train = len(images['train'])
+  if 'validation' not in images and num_validation >= num_train:
+    raise ValueError(
+        f'dataset.num_validation={num_validation} leaves nothing to train on:'
+        f' {name} in {directory} has {num_train} training images'
+    )
+  for arrays in filter(None, (images, labels)):
+    if 'validation' in arrays:
+      arrays['validation'] = arrays['validation'][:num_validation]
+    else:
+      arrays['validation'] = arrays['train'][-num_validation:]
+      arrays['train'] = arrays['train'][:-num_validation]
+  return images, labels or None, recipe.num_classes
+
+
+# Finding what is prepared.
+
+
+def _find_prepared(
+    name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
+) -> pathlib.Path | None:
+  """The folder of a complete ArrayRecord set, or None."""
+  # Our own build before TFDS's of CelebA, which is yet to be cropped.
+  folders = (name, _builder_name(name), recipe.tfds_name)
+  for root in roots:
+    for folder in folders:
+      versions = [
+          ([int(part) for part in path.name.split('.')], path)
+          for path in (root / folder).glob('*.*.*')
+          if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
+      ]
+      for _, directory in sorted(versions, reverse=True):
+        if _is_prepared(directory):
+          return directory
+  return None
+
+
+def _roots(data_dir: str) -> list[pathlib.Path]:
+  """Where prepared sets are looked for; the last is where they are made."""
+  if data_dir:
+    roots = [data_dir]
+  else:
+    roots = [os.environ.get('TFDS_DATA_DIR'), array_cache.cache_dir() / 'tfds']
+  return [array_cache.expand(root) for root in roots if root]
+
+
+def _is_prepared(directory: pathlib.Path) -> bool:
+  """Whether all files are there that the set's own description names."""
+  try:
+    info = json.loads((directory / 'dataset_info.json').read_text())
+    json.loads((directory / 'features.json').read_text())
+    num_shards = sum(len(s['shardLengths']) for s in info['splits'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
+  num_files = len(list(directory.glob('*.array_record*')))
+  return 0 < num_shards <= num_files
+
+
+def _builder_name(name: str) -> str:
+  """Our own builds, named apart from TFDS's, whose features differ."""
+  return f'{name}_arrays'
+
+
+# Decoding it into the array cache.
+
+
+def _decode_records(directory, name, recipe, seed, folder) -> None:
+  """Writes <split>_images.npy and <split>_labels.npy into `folder`."""
+  import tensorflow_datasets as tfds  # half a second
+
+  logging.info('decoding %s from %s', name, directory)
+  with _readable(name, directory):
+    builder = tfds.builder_from_directory(directory)
+    sources = {s: builder.as_data_source(s) for s in builder.info.splits}
+    if not {'train', 'test'} <= set(sources):
+      raise ValueError(f'its splits are {sorted(sources)}')
+  for split, source in sources.items():
+    count = len(source)
+    # rows[i] is where image i goes: the validation images are cut from the
+    # end, and a file sorted by class must not bias them.
+    rows = np.arange(count)
+    if split == 'train' and 'validation' not in sources:
+      rows = np.argsort(splits.permutation(count, seed))
+    shape = (count, *recipe.image_shape)
+    images = array_cache.create_array(
+        folder, f'{split}_images', np.uint8, shape
+    )
+    if recipe.num_classes:
+      labels = array_cache.create_array(
+          folder, f'{split}_labels', np.int32, (count,)
+      )
+    for start in range(0, count, array_cache.CHUNK):
+      chunk = rows[start : start + array_cache.CHUNK]
+      with _readable(name, directory):
+        examples = source.__getitems__(list(range(start, start + len(chunk))))
+        images[chunk] = [_fit(e['image'], recipe) for e in examples]
+        if recipe.num_classes:
+          labels[chunk] = [e['label'] for e in examples]
+
+
+@contextlib.contextmanager
+def _readable(name: str, directory: pathlib.Path):
+  """Turns whatever a damaged prepared set raises into one sentence."""
+  try:
+    yield
+  except Exception as error:  # TFDS, ArrayRecord and Pillow raise many types
+    raise OSError(
+        f'{name} in {directory} cannot be read'
+        f' ({array_cache.first_line(error)}): delete that folder to have it'
+        ' prepared anew, or point dataset.data_dir at another'
+    ) from error
+
+
+def _fit(image: np.ndarray, recipe: tfds_recipes.Recipe) -> np.ndarray:
+  """The image in the shape of the recipe, cropped where it knows how."""
+  if image.shape != recipe.image_shape and recipe.crop_fn is not None:
+    image = recipe.crop_fn(image)
+  if image.shape != recipe.image_shape:
+    raise ValueError(f'an image is {image.shape}, not {recipe.image_shape}')
+  return image
+
+
+# Preparing without TensorFlow: Tensor features, TFDS's downloads and checksums.
+
+
+def _prepare(
+    name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
+) -> pathlib.Path:
+  """Downloads and prepares a set as ArrayRecord; returns its folder."""
+  import tensorflow_datasets as tfds  # half a second
+
+  downloads = roots[-1] / 'downloads'
+  manual = downloads / 'manual' / name  # two sets have files of the same names
+  by_hand = f'put {", ".join(recipe.files)} into {manual}'
+  url_infos = _url_infos(recipe)
+  absent = [
+      url
+      for url, url_info in url_infos.items()
+      if not (manual / url_info.filename).exists()
+      and not _is_downloaded(downloads, url, url_info)
+  ]
+  # Before TFDS tries, since it retries for minutes.
+  reason = _unreachable_reason(absent[0]) if absent else ''
+  if reason:
+    raise FileNotFoundError(
+        f'dataset.data_dir: {name} is not prepared (as ArrayRecord) in'
+        f' {" or ".join(map(str, roots))} and the network cannot be reached'
+        f' ({reason}); prepare it on a machine with a network and copy that'
+        ' folder, or set TFDS_DATA_DIR or --config.dataset.data_dir to a folder'
+        f' that has it, or {by_hand}'
+    )
+  builder_name = _builder_name(name)
+  with array_cache.locked(roots[-1] / f'{builder_name}.lock'):
+    found = _find_prepared(name, recipe, roots)  # by another process meanwhile
+    if found is not None:
+      return found
+    for leftover in (roots[-1] / builder_name).glob('incomplete.*'):
+      shutil.rmtree(leftover, ignore_errors=True)
+    try:
+      builder = _make_builder(builder_name, recipe, roots[-1], url_infos)
+      builder.download_and_prepare(
+          download_dir=downloads,
+          download_config=tfds.download.DownloadConfig(
+              manual_dir=manual,
+              # Replaces a folder without description, which TFDS would reuse.
+              download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
+              force_checksums_validation=True,
+              try_download_gcs=False,
+          ),
+      )
+    except Exception as error:  # downloads and parsers raise many types
+      raise OSError(
+          f'{name} could not be prepared in {roots[-1]}'
+          f' ({array_cache.first_line(error)}): delete a damaged download and'
+          f' run again, or {by_hand}'
+      ) from error
+  return pathlib.Path(builder.data_dir)
+
+
+def _url_infos(recipe: tfds_recipes.Recipe) -> dict[str, Any]:
+  """{url: size, checksum, file name} of the files, as TFDS registers them."""
+  import tensorflow_datasets as tfds  # half a second
+
+  tfds_path = tfds.core.tfds_path()
+  path = tfds_path / 'url_checksums' / f'{recipe.tfds_name}.txt'
+  if not path.exists():
+    path = tfds_path / 'datasets' / recipe.tfds_name / 'checksums.tsv'
+  registered = tfds.core.download.checksums.load_url_infos(path)
+  return {
+      url: url_info
+      for url, url_info in registered.items()
+      if url_info.filename in recipe.files
+  }
+
+
+def _is_downloaded(downloads: pathlib.Path, url: str, url_info: Any) -> bool:
+  """Whether TFDS's download manager has the file already."""
+  import tensorflow_datasets as tfds  # half a second
+
+  file_name = tfds.core.download.resource.get_dl_fname(url, url_info.checksum)
+  return any(downloads.glob(f'**/{file_name}'))
+
+
+def _unreachable_reason(url: str) -> str:
+  """Why `url` cannot be read, or '' if it can; within `_PROBE_SECONDS`."""
+  import requests  # where something is to be downloaded, and only there
+
+  reasons = []
+
+  def probe():
+    try:
+      # A GET without its body, since not every host answers a HEAD.
+      with requests.get(url, stream=True, timeout=_PROBE_SECONDS / 2) as answer:
+        ok = answer.status_code < 400
+        reasons.append('' if ok else f'HTTP {answer.status_code}')
+    except requests.RequestException as error:
+      reasons.append(type(error).__name__)
+
+  # A thread, because looking up a name has no timeout of its own.
+  thread = threading.Thread(target=probe, daemon=True)
+  thread.start()
+  thread.join(_PROBE_SECONDS)
+  return reasons[0] if reasons else f'no answer in {_PROBE_SECONDS:.0f} s'
+
+
+def _make_builder(builder_name, recipe, root, url_infos):
+  """A TFDS builder whose features need no TensorFlow to be written."""
+  import tensorflow_datasets as tfds  # half a second
+
+  registered_infos = url_infos
+  features = {'image': tfds.features.Tensor(
+      shape=recipe.image_shape, dtype=np.uint8
+  )}
+  if recipe.num_classes:
+    features['label'] = tfds.features.ClassLabel(num_classes=recipe.num_classes)
+
+  class Arrays(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = builder_name
+    VERSION = tfds.core.Version('1.0.0')
+    url_infos = registered_infos
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+          builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, dl_manager):
+      urls = {info.filename: url for url, info in registered_infos.items()}
+      paths = dl_manager.download(urls)
+      return {
+          split: self._generate_examples(examples)
+          for split, examples in recipe.read_fn(paths).items()
+      }
+
+    def _generate_examples(self, examples):
+      for index, (image, label) in enumerate(examples):
+        example = {'image': image}
+        if recipe.num_classes:
+          example['label'] = label
+        yield index, example
+
+  return Arrays(data_dir=os.fspath(root), file_format='array_record')

@@ -1,0 +1,411 @@
+"""A small convolutional classifier, whose features measure generated images.
+
+It is trained once per data set and seed, on the training split, and kept in
+the cache. Its penultimate layer is the feature of `frechet_classifier/*` and
+`kid_classifier/*`. Such a distance ranks methods on one data set; it is never
+a FID, which is defined by the Inception network.
+
+  classifier = load_or_train(dataset)
+  frechet.frechet_distance(
+      classifier.features(samples), classifier.features(dataset.images['test'])
+  )
+
+Letters: B images of a batch, N images in all, H W C an image, F features.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+
+from absl import logging
+import chex
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldc_vae.data import array_cache
+from ldc_vae.data import datasets
+from ldc_vae.runtime import writer
+
+# Part of the cache key: raise it with every change that changes the features.
+VERSION = 1
+
+Array = jax.Array
+
+_TRAIN_BATCH = 128
+_EVAL_BATCH = 500
+_NUM_EPOCHS = 5
+_MIN_STEPS = 1000  # small data sets see more epochs
+_LEARNING_RATE = 2e-3
+_WEIGHT_DECAY = 1e-4
+_FINGERPRINT_IMAGES = 1000
+
+
+class PatchConv(nn.Module):
+  """Convolution as patches and one matmul, SAME padding.
+
+  On CPU its step takes a fraction of the time of `nn.Conv`'s.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), F]."""
+    chex.assert_rank(x, 4)
+    return nn.Dense(self.features)(
+        _extract_patches(x, self.kernel_size, self.stride)
+    )
+
+
+class Network(nn.Module):
+  """Strided convolutions, a feature layer and a linear read-out."""
+
+  channels: tuple[int, ...]
+  kernel_sizes: tuple[int, ...]
+  strides: tuple[int, ...]
+  num_features: int
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images: Array) -> tuple[Array, Array]:
+    """Maps images in [0, 1], [B, H, W, C], to features [B, F] and logits."""
+    x = 2.0 * images - 1.0
+    for channels, kernel_size, stride in zip(
+        self.channels, self.kernel_sizes, self.strides, strict=True
+    ):
+      x = nn.gelu(PatchConv(channels, kernel_size, stride)(x))
+    x = x.reshape(x.shape[0], -1)
+    # GELU: with a ReLU up to half of the features are 0 for every image.
+    features = nn.gelu(nn.Dense(self.num_features, name='features')(x))
+    logits = nn.Dense(self.num_classes, name='logits')(features)
+    return features, logits
+
+
+class Classifier:
+  """A trained network: features and class probabilities of images."""
+
+  def __init__(
+      self,
+      image_shape: tuple[int, int, int],
+      num_classes: int,
+      params: chex.ArrayTree,
+      test_accuracy: float,
+  ):
+    self.image_shape = tuple(image_shape)
+    self.num_classes = num_classes
+    self.params = params
+    self.test_accuracy = test_accuracy
+    self._network = create_network(self.image_shape, num_classes)
+
+  @property
+  def num_features(self) -> int:
+    return self._network.num_features
+
+  def describe(self) -> str:
+    """What tells two trainings apart: a hash of the weights, the accuracy."""
+    digest = _digest(flax.traverse_util.flatten_dict(self.params, sep='/'))
+    return f'{digest[:16]}, test accuracy {self.test_accuracy:.4f}'
+
+  def features(self, images: np.ndarray) -> np.ndarray:
+    """Penultimate activations of images [N, H, W, C], float32 [N, F].
+
+    Args:
+      images: uint8, or floats in [0, 1].
+
+    Returns:
+      The features, one row per image.
+    """
+    return self._apply(images)[0]
+
+  def probabilities(self, images: np.ndarray) -> np.ndarray:
+    """Class probabilities of images [N, H, W, C], [N, num_classes]."""
+    return np.asarray(jax.nn.softmax(self._apply(images)[1], axis=-1))
+
+  def _apply(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features [N, F] and logits [N, num_classes], one batch shape."""
+    _check_images(images, self.image_shape)
+    features, logits = [], []
+    for start in range(0, len(images), _EVAL_BATCH):
+      batch = _to_unit(images[start : start + _EVAL_BATCH])
+      num = len(batch)
+      padding = np.zeros((_EVAL_BATCH - num,) + self.image_shape, np.float32)
+      outputs = _apply(
+          self._network, self.params, np.concatenate([batch, padding])
+      )
+      features.append(np.asarray(outputs[0])[:num])
+      logits.append(np.asarray(outputs[1])[:num])
+    if not features:
+      features.append(np.zeros((0, self.num_features), np.float32))
+      logits.append(np.zeros((0, self.num_classes), np.float32))
+    return np.concatenate(features), np.concatenate(logits)
+
+
+def create_network(
+    image_shape: tuple[int, int, int], num_classes: int
+) -> Network:
+  """The network for images [H, W, C]: strides of 2 until 4 pixels or fewer."""
+  side = max(image_shape[:2])
+  if min(image_shape[:2]) < 4:
+    raise ValueError(
+        f'images of {image_shape[0]}x{image_shape[1]} pixels are too small to'
+        ' classify; give some whose smaller side is 4 or more, or no labels'
+    )
+  if side < 16:
+    return Network((32, 64), (3, 3), (1, 2), 32, num_classes)
+  num_layers = max(3, int(np.ceil(np.log2(side / 4))))
+  channels = (32, 64) + (128,) * (num_layers - 2)
+  kernel_sizes = (5,) + (3,) * (num_layers - 1)
+  return Network(channels, kernel_sizes, (2,) * num_layers, 64, num_classes)
+
+
+def load_or_train(
+    dataset: datasets.Dataset,
+    *,
+    seed: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Classifier:
+  """The classifier of a data set, from the cache or else trained now.
+
+  Args:
+    dataset: A data set with labels and the splits 'train' and 'test'.
+    seed: Of the initial weights and the order of the images. Two seeds are two
+      independently trained classifiers.
+    cache_dir: The folder that holds `classifiers/`; None is the cache of the
+      data sets.
+
+  Returns:
+    The same classifier for the same training images, labels and seed.
+  """
+  if dataset.labels is None or dataset.num_classes == 0:
+    raise ValueError(
+        f'dataset.name={dataset.name!r} has no labels to train a classifier'
+        ' on; use frechet_pca (principal components of the pixels) instead'
+    )
+  if len(dataset.images['train']) == 0:
+    raise ValueError(
+        f'dataset.name={dataset.name!r} has an empty training split; lower'
+        ' dataset.num_validation or dataset.num_test'
+    )
+  path = _cache_path(dataset, seed, cache_dir)
+  classifier = _load(path, dataset)
+  if classifier is not None:
+    return classifier
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):  # `_save` tells of it
+      stack.enter_context(array_cache.locked(path.with_suffix('.lock')))
+    # another process may have trained it: all are to have the same judge
+    classifier = _load(path, dataset)
+    if classifier is None:
+      classifier = train(dataset, seed=seed)
+      _save(path, classifier)
+  return classifier
+
+
+def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
+  """Trains a classifier on the training split.
+
+  Args:
+    dataset: As in `load_or_train`.
+    seed: As in `load_or_train`. On one machine with one number of threads, the
+      same seed gives the same bits.
+
+  Returns:
+    The classifier; nothing is read from the cache or written to it.
+  """
+  images, labels = dataset.images['train'], dataset.labels['train']
+  image_shape = tuple(images.shape[1:])
+  _check_images(images, image_shape)
+  batch_size = min(_TRAIN_BATCH, len(images))
+  steps_per_epoch = len(images) // batch_size
+  num_steps = max(_MIN_STEPS, _NUM_EPOCHS * steps_per_epoch)
+  logging.info(
+      'Training the feature classifier of %s (seed %d, %d steps), once.',
+      dataset.name, seed, num_steps,
+  )
+  network = create_network(image_shape, dataset.num_classes)
+  params = _init(network, image_shape, jax.random.key(seed))
+  opt_state = _create_tx(num_steps).init(params)
+  for step in range(num_steps):
+    epoch, batch = divmod(step, steps_per_epoch)
+    if batch == 0:
+      order = np.random.default_rng((seed, epoch)).permutation(len(images))
+    rows = order[batch * batch_size : (batch + 1) * batch_size]
+    params, opt_state = _train_step(
+        network, num_steps, params, opt_state, _to_unit(images[rows]),
+        labels[rows],
+    )
+    if step % 16 == 15:  # few steps in flight, or emulated devices deadlock
+      jax.block_until_ready(params)
+
+  params = jax.tree.map(np.asarray, params)
+  classifier = Classifier(image_shape, dataset.num_classes, params, 0.0)
+  predictions = classifier.probabilities(dataset.images['test']).argmax(axis=1)
+  classifier.test_accuracy = float(
+      np.mean(predictions == dataset.labels['test'])
+  )
+  logging.info('Its test accuracy is %.4f.', classifier.test_accuracy)
+  return classifier
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(network: Network, params: chex.ArrayTree, images: Array):
+  """Features [B, F] and logits of images [B, H, W, C] in [0, 1]."""
+  return network.apply(params, images)
+
+
+def _create_tx(num_steps: int) -> optax.GradientTransformation:
+  """AdamW with a cosine decay to 0 over the steps."""
+  schedule = optax.cosine_decay_schedule(_LEARNING_RATE, num_steps)
+  return optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(
+    network: Network, image_shape: tuple[int, int, int], key: Array
+) -> chex.ArrayTree:
+  """Initial parameters for images of a shape [H, W, C]."""
+  return network.init(key, jnp.zeros((1,) + image_shape))
+
+
+# One jitted step per batch: in a scan, XLA's CPU code is several times slower.
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _train_step(
+    network: Network,
+    num_steps: int,
+    params: chex.ArrayTree,
+    opt_state: optax.OptState,
+    images: Array,
+    labels: Array,
+) -> tuple[chex.ArrayTree, optax.OptState]:
+  """One step on images in [0, 1], [B, H, W, C], and their labels [B]."""
+
+  def loss_fn(params):
+    _, logits = network.apply(params, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.mean(losses)
+
+  updates, opt_state = _create_tx(num_steps).update(
+      jax.grad(loss_fn)(params), opt_state, params
+  )
+  return optax.apply_updates(params, updates), opt_state
+
+
+def _extract_patches(x: Array, kernel_size: int, stride: int) -> Array:
+  """Patches [B, H', W', kernel_size^2 * C] of x [B, H, W, C], SAME padding."""
+  sizes = [-(-size // stride) for size in x.shape[1:3]]
+  pads = []
+  for size, out in zip(x.shape[1:3], sizes):
+    total = max((out - 1) * stride + kernel_size - size, 0)
+    pads.append((total // 2, total - total // 2))
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  patches = []
+  for i in range(kernel_size):
+    for j in range(kernel_size):
+      rows = slice(i, i + (sizes[0] - 1) * stride + 1, stride)
+      columns = slice(j, j + (sizes[1] - 1) * stride + 1, stride)
+      patches.append(x[:, rows, columns])
+  return jnp.concatenate(patches, axis=-1)
+
+
+def _to_unit(images: np.ndarray) -> np.ndarray:
+  """Float32 images in [0, 1] of uint8 or float images."""
+  images = np.asarray(images)
+  if images.dtype == np.uint8:
+    return images.astype(np.float32) / np.float32(255)
+  images = images.astype(np.float32)
+  # The negation also catches NaN; 1e-3 is the rounding of bfloat16 images.
+  if images.size and not (images.min() >= -1e-3 and images.max() <= 1.001):
+    raise ValueError(
+        f'images of dtype {images.dtype} span [{images.min():.4g},'
+        f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
+    )
+  return images
+
+
+def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]):
+  """Raises ValueError unless images are [N, *image_shape], uint8 or float."""
+  if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
+    raise ValueError(
+        f'images have shape {tuple(images.shape)}; the classifier was made for'
+        f' [N, {", ".join(map(str, image_shape))}]'
+    )
+  if images.dtype != np.uint8 and not jnp.issubdtype(
+      images.dtype, jnp.floating
+  ):
+    raise ValueError(
+        f'images have dtype {images.dtype}; give uint8, or floats in [0, 1]'
+    )
+
+
+def _cache_path(
+    dataset: datasets.Dataset,
+    seed: int,
+    cache_dir: str | os.PathLike[str] | None,
+) -> pathlib.Path:
+  """Where the classifier of this data, seed and architecture is kept."""
+  folder = pathlib.Path(cache_dir) if cache_dir else datasets.cache_dir()
+  name = f'{dataset.name}-{_fingerprint(dataset)}-v{VERSION}-seed{seed}.npz'
+  return folder / 'classifiers' / name
+
+
+def _fingerprint(dataset: datasets.Dataset) -> str:
+  """Hash of a sample of the images and of the labels of train and test."""
+  digest = hashlib.sha256(str(dataset.num_classes).encode())
+  for split in ('train', 'test'):
+    images, labels = dataset.images[split], dataset.labels[split]
+    digest.update(f'{split}{tuple(images.shape)}{images.dtype}'.encode())
+    stride = max(1, len(images) // _FINGERPRINT_IMAGES)
+    digest.update(np.ascontiguousarray(images[::stride]).tobytes())
+    digest.update(np.asarray(labels, np.int32).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+  """Hash of names, shapes, types and bytes of all arrays."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(arrays[name])
+    digest.update(f'{name}{array.shape}{array.dtype}'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def _save(path: pathlib.Path, classifier: Classifier) -> None:
+  """Writes the classifier and its digest atomically; warns if it cannot."""
+  arrays = flax.traverse_util.flatten_dict(classifier.params, sep='/')
+  arrays['test_accuracy'] = np.asarray(classifier.test_accuracy, np.float64)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writer.open_atomically(path) as file:
+      np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
+  except OSError as error:
+    logging.warning('Cannot keep the feature classifier: %s', error)
+
+
+def _load(
+    path: pathlib.Path, dataset: datasets.Dataset
+) -> Classifier | None:
+  """The classifier at path; None if there is none or it does not verify."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+    stored = str(arrays.pop('digest'))
+    if stored != _digest(arrays):
+      raise ValueError('its digest does not match')
+    test_accuracy = float(arrays.pop('test_accuracy'))
+  except writer.NPZ_ERRORS as error:
+    logging.warning('%s is damaged (%s); training it anew.', path, error)
+    return None
+  params = flax.traverse_util.unflatten_dict(arrays, sep='/')
+  image_shape = tuple(dataset.images['train'].shape[1:])
+  return Classifier(image_shape, dataset.num_classes, params, test_accuracy)

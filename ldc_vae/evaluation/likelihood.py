@@ -1,0 +1,277 @@
+"""The likelihood of test images under a trained decoder, by sampling.
+
+Importance sampling draws from a gaussian encoder; annealed importance sampling
+needs the prior alone, and so scores every decoder. lambda = 1, under the
+method's prior; nats per image.
+"""
+
+from collections.abc import Callable
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import elbo
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import step as step_lib
+from ldc_vae.data import datasets
+from ldc_vae.methods import base
+from ldc_vae.metrics import ais as ais_lib
+from ldc_vae.models import networks
+
+Array = jax.Array
+
+_DECODES_AT_ONCE = 4_000  # latents in one decoder call
+_NUM_LEAPFROG = 10  # of one move; Wu et al. (2017), section 5
+
+
+def importance(
+    config: config_dict.ConfigDict,
+    experiment: experiment_lib.Experiment,
+    state: step_lib.TrainState,
+    key: Array,
+) -> dict[str, float]:
+  """-ELBO and -log p of test images, both from the same posterior samples.
+
+  Args:
+    config: The run's config.
+    experiment: The run.
+    state: Of its checkpoint.
+    key: PRNG key.
+
+  Returns:
+    'nll/elbo' and 'nll/importance'; nothing where the posterior or the prior
+    has no density, or `evaluate.importance_samples` is 0.
+  """
+  num_samples = config.evaluate.importance_samples
+  images = _reference(config, experiment)[: config.evaluate.num_nll_images]
+  if not num_samples or not _has_densities(experiment) or not len(images):
+    return {}
+
+  @jax.jit
+  def bounds(params, stats, images, key, first):
+    images, keys = step_lib.eval_images(
+        images, key, config.dataset.binarize, first
+    )
+    log_weights = _log_weights(
+        experiment, params, stats, images, keys, num_samples
+    )
+    return (
+        jnp.mean(log_weights, axis=1),
+        jax.vmap(elbo.importance_weighted_bound)(log_weights),
+    )
+
+  bound, log_evidence = _means(
+      functools.partial(bounds, state.ema_params, state.stats),
+      images,
+      _DECODES_AT_ONCE // num_samples,
+      key,
+  )
+  return {'nll/elbo': -bound, 'nll/importance': -log_evidence}
+
+
+def annealed(
+    config: config_dict.ConfigDict,
+    experiment: experiment_lib.Experiment,
+    state: step_lib.TrainState,
+    key: Array,
+) -> dict[str, float]:
+  """-log p of test images by annealed importance sampling.
+
+  Wu et al. (2017), https://arxiv.org/abs/1611.04273, with Hamiltonian Monte
+  Carlo and, as there, a bidirectional check on images that the model itself
+  made: what the bounds from above and below leave open.
+
+  Args:
+    config: The run's config.
+    experiment: The run.
+    state: Of its checkpoint.
+    key: PRNG key.
+
+  Returns:
+    'nll/ais'; with a gaussian encoder 'nll/ais_importance', by importance
+    sampling of the same images; under the prior N(0, I), of which exact draws
+    are known, 'nll/ais_gap'. Nothing where the prior has no density or
+    `evaluate.ais_chains` is 0.
+  """
+  num_chains = config.evaluate.ais_chains
+  num_samples = config.evaluate.importance_samples
+  images = _reference(config, experiment)[: config.evaluate.ais_images]
+  log_prior = experiment.method.log_prior
+  if not num_chains or log_prior is None or not len(images):
+    return {}
+  batch_size = _DECODES_AT_ONCE // num_chains
+  enclose = functools.partial(
+      _enclose, experiment, num_chains, config.evaluate.ais_temperatures
+  )
+  weighted = num_samples and _has_densities(experiment)
+
+  @jax.jit
+  def test_bounds(params, stats, images, key, first):
+    images, keys = step_lib.eval_images(
+        images, key, config.dataset.binarize, first
+    )
+    lower, _ = jax.vmap(functools.partial(enclose, params, stats))(images, keys)
+    if not weighted:
+      return (lower,)
+
+    def importance_bound(inputs):
+      image, key = inputs
+      log_weights = _log_weights(
+          experiment, params, stats, image[None], key[None], num_samples
+      )
+      return elbo.importance_weighted_bound(log_weights[0])
+
+    return lower, jax.lax.map(importance_bound, (images, keys))
+
+  @jax.jit
+  def model_bounds(params, stats, images, key, first):
+    keys = step_lib.image_keys(key, images.shape[0], None, first)
+
+    def gap(key):
+      z_key, image_key, chain_key = jax.random.split(key, 3)
+      z = jax.random.normal(z_key, (experiment.model.latent_size,))
+      image = _simulate(experiment.model, params, z, image_key)
+      lower, upper = enclose(params, stats, image, chain_key, z)
+      return upper - lower
+
+    return (jax.vmap(gap)(keys),)
+
+  means = lambda bounds, key: _means(
+      functools.partial(bounds, state.ema_params, state.stats),
+      images,
+      batch_size,
+      key,
+  )
+  test_key, model_key = jax.random.split(key)
+  log_evidences = means(test_bounds, test_key)
+  names = ('nll/ais', 'nll/ais_importance')
+  results = {name: -value for name, value in zip(names, log_evidences)}
+  if log_prior is base.normal_log_prior:
+    results['nll/ais_gap'] = means(model_bounds, model_key)[0]
+  return results
+
+
+def _has_densities(experiment: experiment_lib.Experiment) -> bool:
+  """Whether posterior and prior have densities, as a weight needs."""
+  gaussian = experiment.model.encoder == 'gaussian'
+  return gaussian and experiment.method.log_prior is not None
+
+
+def _reference(config, experiment) -> np.ndarray:
+  """The images whose likelihood is asked for, uint8 [N, H, W, C]."""
+  return experiment.dataset.images[config.evaluate.split]
+
+
+def _log_weights(
+    experiment: experiment_lib.Experiment,
+    params: chex.ArrayTree,
+    stats: chex.ArrayTree,
+    images: Array,
+    keys: Array,
+    num_samples: int,
+) -> Array:
+  """log [p(x|z) p(z) / q(z|x)] of K draws of each posterior, [B, K]."""
+  model = experiment.model
+  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
+
+  def log_weight(log_likelihood, z, mean, logvar):
+    log_prior = experiment.method.log_prior(params, stats, z)
+    return log_likelihood + log_prior - elbo.gaussian_log_prob(z, mean, logvar)
+
+  over_particles = jax.vmap(log_weight, in_axes=(0, 0, None, None))
+  return jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
+
+
+def _enclose(
+    experiment: experiment_lib.Experiment,
+    num_chains: int,
+    num_temperatures: int,
+    params: chex.ArrayTree,
+    stats: chex.ArrayTree,
+    image: Array,
+    key: Array,
+    z: Array | None = None,
+) -> tuple[Array, Array | None]:
+  """Bounds of log p(x) from below and, given an exact z, from above."""
+  model = experiment.model
+  log_initial_fn = elbo.standard_normal_log_prob
+
+  def log_joint_fn(z):
+    log_likelihood = model.log_likelihood(params, image[None], z[None, None])
+    return experiment.method.log_prior(params, stats, z) + log_likelihood[0, 0]
+
+  path = ais_lib.sigmoid_schedule(num_temperatures)
+  # not the key of the encoder's noise
+  keys = jax.random.split(jax.random.fold_in(key, 1), 4)
+  start = jax.random.normal(keys[0], (num_chains, model.latent_size))
+  step_sizes = ais_lib.adapt_step_sizes(
+      keys[1], start, log_initial_fn, log_joint_fn, path, _NUM_LEAPFROG
+  )
+
+  def log_evidence(key, start, path, step_sizes):
+    chain = lambda key, z: ais_lib.ais(
+        key, z, log_initial_fn, log_joint_fn, path, step_sizes, _NUM_LEAPFROG
+    ).log_weight
+    log_weights = jax.vmap(chain)(jax.random.split(key, num_chains), start)
+    return elbo.importance_weighted_bound(log_weights)
+
+  # fresh starts: the step sizes depend on the others
+  start = jax.random.normal(keys[2], start.shape)
+  lower = log_evidence(jax.random.fold_in(keys[3], 0), start, path, step_sizes)
+  if z is None:
+    return lower, None
+  start = jnp.tile(z[None], (num_chains, 1))
+  back = ais_lib.reverse_path(path, step_sizes)
+  return lower, -log_evidence(jax.random.fold_in(keys[3], 1), start, *back)
+
+
+def _simulate(
+    model: networks.Model, params: chex.ArrayTree, z: Array, key: Array
+) -> Array:
+  """An image [H, W, C] drawn from p(x|z) of one latent [D]."""
+  mean = model.decode(params, z)
+  log_scale = jnp.log(model.scale)
+  if model.learn_scale:
+    log_scale = model.modules['scale'].apply(params['scale'])
+  return _SIMULATORS[model.likelihood](key, mean, log_scale)
+
+
+def _draw_grey_levels(key: Array, mean: Array, log_scale: Array) -> Array:
+  """Of a discretised logistic, whose outermost bins are open."""
+  values = mean + jnp.exp(log_scale) * jax.random.logistic(key, mean.shape)
+  return jnp.clip(jnp.round(255.0 * values), 0.0, 255.0) / 255.0
+
+
+_SIMULATORS = {
+    'bernoulli': lambda key, mean, log_scale: (
+        jax.random.bernoulli(key, mean).astype(mean.dtype)
+    ),
+    'gaussian': lambda key, mean, log_scale: (
+        mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
+    ),
+    'discretized_logistic': _draw_grey_levels,
+}
+
+
+def _means(
+    batch_fn: Callable[[Array, Array, int], tuple[Array, ...]],
+    images: np.ndarray,
+    batch_size: int,
+    key: Array,
+) -> tuple[float, ...]:
+  """Means over images of what `batch_fn(batch, key, first)` gives, each [B]."""
+  batch_size = max(1, min(batch_size, len(images)))
+  totals = []
+  for index, (batch, mask) in enumerate(
+      datasets.eval_batches(images, batch_size)
+  ):
+    values = batch_fn(batch, key, index * batch_size)
+    totals.append(
+        [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
+    )
+  return tuple(float(total) for total in np.sum(totals, axis=0) / len(images))

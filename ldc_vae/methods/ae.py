@@ -1,0 +1,129 @@
+"""The plain autoencoder, and the loss that all penalised autoencoders share.
+
+    L = E_x[-log p(x|z)] + penalty(z),    z the code of x.
+
+`rae_l2`, `rae_gp`, `wae_mmd` and `aae` differ in the penalty only; here it is
+0. The codes have no prior. Their law is estimated from the outside, after Ghosh
+et al. (2020), https://arxiv.org/abs/1903.12436, section 4: the generator is a
+Gaussian with the running mean and covariance of the codes, and evaluation fits
+mixtures to them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae.methods import base
+from ldc_vae.methods import moments
+from ldc_vae.models import networks
+
+Array = jax.Array
+PenaltyFn = Callable[..., tuple[Array, dict[str, Array]]]
+
+
+def no_penalty(
+    params, z: Array, keys: Array, context: base.Context
+) -> tuple[Array, dict[str, Array]]:
+  """The penalty of the plain autoencoder, 0."""
+  del params, z, keys, context
+  return jnp.zeros(()), {}
+
+
+def objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    penalty_fn: PenaltyFn,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """Mean -log p(x|z) and a penalty, one code per image; nats.
+
+  Args:
+    params: With 'encoder', 'decoder' and what the penalty needs.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: Handed to the penalty.
+    model: With any encoder; one draw of a random one is the code.
+    penalty_fn: `(params, z [B, D], keys, context) -> (penalty [], metrics)`, in
+      nats, the weight included.
+
+  Returns:
+    The loss and (metrics, updates); updates hold 'latents' [B, 1, D].
+  """
+  z, _, logvar = model.particles(params, images, keys, 1)
+  reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
+  # the codes' noise has used the keys
+  penalty, terms = penalty_fn(params, z[:, 0], base.fold_in(keys, 1), context)
+  loss = reconstruction + penalty
+  metrics = {
+      'loss': loss,
+      'reconstruction': reconstruction,
+      **terms,
+      **base.posterior_metrics(logvar, z),
+  }
+  # what learns from the codes must not move them
+  return loss, (metrics, {'latents': jax.lax.stop_gradient(z)})
+
+
+def generate(params, stats, keys: Array) -> Array:
+  """z ~ N(mean, covariance of the codes), shape [N, D]."""
+  del params
+  mean, covariance = moments.mean_and_covariance(stats['latents'])
+  # eigenvectors rather than Cholesky: an unused dimension may be constant
+  values, vectors = jnp.linalg.eigh(covariance)
+  root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+  noise = base.draw_normal(keys, mean.shape)
+  return mean + jnp.matmul(noise, root.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def create_penalised(
+    name: str,
+    model: networks.Model,
+    penalty_fn: PenaltyFn,
+    *,
+    moments_decay: float,
+) -> base.Method:
+  """An autoencoder with a penalty, deterministic and without a prior.
+
+  Args:
+    name: Of the method, for errors.
+    model: With a deterministic encoder.
+    penalty_fn: See `objective`; a mean over images.
+    moments_decay: Of the codes' running mean and covariance.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: The encoder is another.
+  """
+  base.require_encoder(
+      name, model, 'deterministic', reason='it has one code for each image'
+  )
+
+  def phase(params, images, keys, context):
+    loss, (metrics, updates) = objective(
+        params, images, keys, context, model=model, penalty_fn=penalty_fn
+    )
+    codes = updates['latents'][:, 0]
+    stats = {
+        'latents': moments.update(
+            context['stats']['latents'], codes, moments_decay
+        )
+    }
+    return loss, (metrics, {**updates, 'stats': stats})
+
+  return base.Method(
+      phases=(base.Phase(phase, model.autoencoder_names()),),
+      init_stats=lambda: {'latents': moments.init(model.latent_size)},
+      generate=generate,
+      log_prior=None,  # the codes have no density in the model
+  )
+
+
+def create(model: networks.Model, *, moments_decay: float) -> base.Method:
+  """The method `ae`, arguments as `create_penalised`."""
+  return create_penalised('ae', model, no_penalty, moments_decay=moments_decay)

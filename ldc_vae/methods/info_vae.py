@@ -1,0 +1,96 @@
+"""The InfoVAE with a maximum mean discrepancy (MMD-VAE at alpha = 1).
+
+Zhao et al. (2019), https://arxiv.org/abs/1706.02262, the family L_InfoVAE:
+
+    L = E[-log p(x|z)] + (1 - alpha) KL(q(z|x) || p(z))
+        + (alpha + lambda - 1) D(q(z) || p(z)).
+
+The paper leaves the kernel of D open; it is that of `wae_mmd` here, so that the
+two can be compared.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import elbo
+from ldc_vae.methods import base
+from ldc_vae.methods import wae_mmd
+from ldc_vae.models import networks
+
+Array = jax.Array
+
+
+def objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    alpha: float,
+    mmd_scaling: float,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """L of the module's docstring, one posterior draw per image; nats.
+
+  Args:
+    params: With 'encoder' and 'decoder'.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: With 'axis_name'.
+    model: With a gaussian encoder.
+    alpha: Of the information between x and z.
+    mmd_scaling: lambda.
+
+  Returns:
+    The loss and (metrics, updates), see `base`.
+  """
+  z, mean, logvar = model.particles(params, images, keys, 1)
+  reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
+  kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
+  # the posterior's noise has used the keys
+  mmd = wae_mmd.prior_mmd(
+      z[:, 0], base.fold_in(keys, 1), context['axis_name']
+  )
+  loss = (
+      reconstruction + (1.0 - alpha) * kl + (alpha + mmd_scaling - 1.0) * mmd
+  )
+  metrics = {
+      'loss': loss,
+      'reconstruction': reconstruction,
+      'kl': kl,
+      'mmd': mmd,
+      **base.posterior_metrics(logvar, z),
+  }
+  return loss, (metrics, {})
+
+
+def create(
+    model: networks.Model, *, alpha: float, mmd_scaling: float
+) -> base.Method:
+  """The method `info_vae`.
+
+  Args:
+    model: With a gaussian encoder.
+    alpha: At most 1; 0 keeps the whole KL divergence, 1 drops it.
+    mmd_scaling: lambda; the discrepancy's weight is alpha + lambda - 1 >= 0.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: The encoder has no density.
+  """
+  base.require_encoder(
+      'info_vae',
+      model,
+      'gaussian',
+      reason='its KL divergence needs the density of the posterior',
+  )
+  objective_fn = functools.partial(
+      objective, model=model, alpha=alpha, mmd_scaling=mmd_scaling
+  )
+  # the discrepancy is one of sets, not a mean over images
+  phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
+  return base.with_normal_prior(model, phase)

@@ -1,0 +1,226 @@
+"""The latent space energy-based prior, by short-run Langevin dynamics.
+
+Pang et al. (2020), https://arxiv.org/abs/2006.08205; code:
+https://github.com/bpucla/latent-space-EBM-prior. The prior is p(z) ~ exp(-f(z))
+N(z; 0, I), f a net. There is no encoder: chains of a few steps from N(0, I)
+draw from the posterior and from the prior, in training and afterwards.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import energy
+from ldc_vae.methods import base
+from ldc_vae.models import networks
+
+Array = jax.Array
+
+# Chains per image behind a posterior mean.
+_NUM_CHAINS = 4
+
+
+def prior_energy(params, z: Array, *, model: networks.Model) -> Array:
+  """-log p(z) up to a constant, f(z) + |z|^2 / 2, of one latent [D]; nats."""
+  f = model.modules['energy'].apply(params['energy'], z)
+  return f + 0.5 * jnp.sum(jnp.square(z))
+
+
+def posterior_energy(
+    params, z: Array, image: Array, *, model: networks.Model
+) -> Array:
+  """-log p(x, z) up to a constant, of z [D] and x [H, W, C]; nats."""
+  likelihood = model.log_likelihood(params, image[None], z[None, None])[0, 0]
+  return prior_energy(params, z, model=model) - likelihood
+
+
+def prior_draws(
+    params,
+    keys: Array,
+    *,
+    model: networks.Model,
+    step_size: float,
+    num_steps: int,
+) -> Array:
+  """z [N, D] by Langevin dynamics on the prior from N(0, I), for keys [N]."""
+  energy_fn = functools.partial(prior_energy, params, model=model)
+
+  def draw(key, start):
+    return energy.langevin(
+        key, start, energy_fn, step_size=step_size, num_steps=num_steps
+    )
+
+  starts = base.draw_normal(keys, (model.latent_size,))
+  return jax.vmap(draw)(base.fold_in(keys, 1), starts)
+
+
+def posterior_draws(
+    params,
+    images: Array,
+    keys: Array,
+    *,
+    model: networks.Model,
+    step_size: float,
+    num_steps: int,
+) -> Array:
+  """z [B, D] by Langevin dynamics on the posteriors of images, from N(0, I)."""
+
+  def draw(key, start, image):
+    energy_fn = functools.partial(
+        posterior_energy, params, image=image, model=model
+    )
+    return energy.langevin(
+        key, start, energy_fn, step_size=step_size, num_steps=num_steps
+    )
+
+  starts = base.draw_normal(keys, (model.latent_size,))
+  return jax.vmap(draw)(base.fold_in(keys, 1), starts, images)
+
+
+def decoder_objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    posterior_fn: Callable[..., Array],
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """-log p(x|z) at a posterior draw, the mean over images; nats.
+
+  Args:
+    params: With 'decoder' and 'energy'.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: Unused.
+    model: The networks.
+    posterior_fn: `posterior_draws` with its keywords.
+
+  Returns:
+    The loss and (metrics, updates); updates hold 'latents' [B, 1, D].
+  """
+  del context
+  # the gradient of log p(x) is that at the draws; none flows along the chains
+  frozen = jax.lax.stop_gradient(params)
+  z = jax.lax.stop_gradient(posterior_fn(frozen, images, keys))[:, None]
+  loss = -jnp.mean(model.log_likelihood(params, images, z))
+  metrics = {
+      'loss': loss,
+      'reconstruction': loss,
+      'latent_mean_square': jnp.mean(jnp.square(z)),
+  }
+  return loss, (metrics, {'latents': z})
+
+
+def energy_objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    prior_fn: Callable[..., Array],
+    r1_weight: float,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """E f(posterior draws) - E f(prior draws); nats.
+
+  Args:
+    params: With 'energy'.
+    images: Unused.
+    keys: Shape [B].
+    context: With 'latents' [B, 1, D].
+    model: The networks.
+    prior_fn: `prior_draws` with its keywords.
+    r1_weight: R1 of the contrastive loss.
+
+  Returns:
+    The loss and (metrics, updates), see `base`.
+  """
+  del images
+  # none flows along the chains
+  samples = prior_fn(jax.lax.stop_gradient(params), keys)
+  energy_fn = functools.partial(
+      model.modules['energy'].apply, params['energy']
+  )
+  loss, terms = energy.contrastive_loss(
+      energy_fn, context['latents'][:, 0], samples, r1_weight
+  )
+  terms['prior_mean_square'] = jnp.mean(jnp.square(samples))
+  return loss, (terms, {})
+
+
+def encode(
+    params,
+    stats,
+    images: Array,
+    keys: Array,
+    *,
+    posterior_fn: Callable[..., Array],
+) -> Array:
+  """Independent draws [B, K, D] of the posterior of each image."""
+  del stats
+  chains = [
+      posterior_fn(params, images, base.fold_in(keys, index))
+      for index in range(_NUM_CHAINS)
+  ]
+  return jnp.stack(chains, axis=1)
+
+
+def create(
+    model: networks.Model,
+    *,
+    posterior_steps: int,
+    posterior_step_size: float,
+    prior_steps: int,
+    prior_step_size: float,
+    r1_weight: float,
+) -> base.Method:
+  """The method `lebm`.
+
+  Args:
+    model: Without an encoder.
+    posterior_steps: Langevin steps of a posterior draw.
+    posterior_step_size: s of these, in latent units.
+    prior_steps: Langevin steps of a prior draw.
+    prior_step_size: s of these, in latent units.
+    r1_weight: R1 of the energy's loss; 0 in the paper.
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: There is an encoder, which nothing would train.
+  """
+  base.require_encoder(
+      'lebm', model, 'none', reason='it infers by Langevin dynamics'
+  )
+  posterior_fn = functools.partial(
+      posterior_draws,
+      model=model,
+      step_size=posterior_step_size,
+      num_steps=posterior_steps,
+  )
+  prior_fn = functools.partial(
+      prior_draws,
+      model=model,
+      step_size=prior_step_size,
+      num_steps=prior_steps,
+  )
+  decoder_fn = functools.partial(
+      decoder_objective, model=model, posterior_fn=posterior_fn
+  )
+  energy_fn = functools.partial(
+      energy_objective, model=model, prior_fn=prior_fn, r1_weight=r1_weight
+  )
+  return base.Method(
+      phases=(
+          base.Phase(decoder_fn, model.autoencoder_names()),
+          base.Phase(energy_fn, ('energy',), per_image=False),
+      ),
+      init_stats=tuple,
+      generate=lambda params, stats, keys: prior_fn(params, keys),
+      log_prior=None,  # its normaliser is not known
+      encode=functools.partial(encode, posterior_fn=posterior_fn),
+  )

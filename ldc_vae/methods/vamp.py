@@ -1,0 +1,123 @@
+"""The VAE with a VampPrior, a mixture of the posteriors of pseudo-inputs.
+
+Tomczak and Welling (2018), https://arxiv.org/abs/1705.07120; code:
+https://github.com/jmtomczak/vae_vampprior. Letters: C pseudo-inputs.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ldc_vae import elbo
+from ldc_vae.methods import base
+from ldc_vae.models import networks
+
+Array = jax.Array
+
+
+def prior_components(params, *, model: networks.Model) -> tuple[Array, Array]:
+  """Means and logvars [C, D] of the posteriors of the pseudo-inputs."""
+  inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
+  return model.modules['encoder'].apply(params['encoder'], inputs)
+
+
+def log_prior(params, stats, z: Array, *, model: networks.Model) -> Array:
+  """log p(z) under the VampPrior of one latent z [D]; nats."""
+  del stats
+  means, logvars = prior_components(params, model=model)
+  return elbo.mixture_log_prob(z, means, logvars)
+
+
+def objective(
+    params,
+    images: Array,
+    keys: Array,
+    context: base.Context,
+    *,
+    model: networks.Model,
+    num_samples: int,
+    kl_warmup: float,
+) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+  """-ELBO under the VampPrior, the mean over images; nats.
+
+  The prior is part of the bound: its gradient reaches the pseudo-inputs, and
+  the encoder a second time.
+
+  Args:
+    params: With 'encoder', 'decoder' and 'pseudo_inputs'.
+    images: Shape [B, H, W, C], in [0, 1].
+    keys: Shape [B].
+    context: With 'stats' and 'progress'.
+    model: With a gaussian encoder.
+    num_samples: K, posterior samples per image.
+    kl_warmup: Fraction of the training until the KL divergence weighs 1.
+
+  Returns:
+    The loss and (metrics, updates), see `base`.
+  """
+  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
+  log_prior_fn = functools.partial(
+      log_prior, params, context['stats'], model=model
+  )
+  log_weight_fn = functools.partial(elbo.log_weight, log_prior_fn=log_prior_fn)
+  over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
+  log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
+  reconstruction = -jnp.mean(log_likelihoods)
+  kl = -jnp.mean(log_weights) - reconstruction  # from the samples
+  weight = base.kl_weight(context['progress'], kl_warmup)
+  loss = reconstruction + weight * kl
+  metrics = {
+      'loss': loss,
+      'reconstruction': reconstruction,
+      'kl': kl,
+      **base.posterior_metrics(logvar, z),
+  }
+  return loss, (metrics, {})
+
+
+def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+  """z from the posterior of a random pseudo-input, shape [N, D]."""
+  del stats
+  means, logvars = prior_components(params, model=model)
+  chosen = jax.vmap(
+      lambda key: jax.random.randint(key, (), 0, means.shape[0])
+  )(base.fold_in(keys, 1))
+  noise = base.draw_normal(keys, means.shape[1:])
+  return means[chosen] + jnp.exp(0.5 * logvars[chosen]) * noise
+
+
+def create(
+    model: networks.Model, *, num_samples: int, kl_warmup: float = 0.0
+) -> base.Method:
+  """The method `vamp`.
+
+  Args:
+    model: With a gaussian encoder; its number of pseudo-inputs is C.
+    num_samples: Posterior samples per image and step.
+    kl_warmup: Fraction of the training until the KL divergence weighs 1, in
+      [0, 1].
+
+  Returns:
+    The method.
+
+  Raises:
+    ValueError: The encoder has no density.
+  """
+  base.require_encoder(
+      'vamp',
+      model,
+      'gaussian',
+      reason='its prior is a mixture of posterior densities',
+  )
+  objective_fn = functools.partial(
+      objective, model=model, num_samples=num_samples, kl_warmup=kl_warmup
+  )
+  trains = (*model.autoencoder_names(), 'pseudo_inputs')
+  return base.Method(
+      phases=(base.Phase(objective_fn, trains),),
+      init_stats=tuple,
+      generate=functools.partial(generate, model=model),
+      log_prior=functools.partial(log_prior, model=model),
+  )

@@ -1,0 +1,1 @@
+"""Files, processes, checkpoints and the health of a run."""

@@ -1,0 +1,1 @@
+"""Latent samplers: distributions fitted to latents after training."""

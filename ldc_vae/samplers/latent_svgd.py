@@ -1,0 +1,310 @@
+"""The sampler net by SVGD: one update, and a whole fit to given latents.
+
+The sampler net turns noise into standardised latents, u = xi + net(xi). A
+latent energy f learns to tell pairs of an aggregate latent and a sampler's
+latent apart (`energy.paired_loss`); the sampler's particles move by SVGD on f,
+
+    phi_i = sum_j [k(u_j, u_i) (-grad f(u_j)) + T grad_{u_j} k(u_j, u_i)]
+            / sum_j k(u_j, u_i),
+
+and the net follows them (Feng, Wang and Liu (2017),
+https://arxiv.org/abs/1707.06626; an energy learned against an SVGD sampler:
+Wang and Liu (2016), https://arxiv.org/abs/1611.01722). The kernel's bandwidth
+gives all other particles together `sampler_mass` times the weight of the
+particle itself, at every latent size. The pair rests only where f cannot tell
+the two sets apart.
+
+`objective` is the update inside `ldc`'s train step. `fit` is the latent sampler
+`svgd`: the same update on the latents of any autoencoder.
+
+Letters: N latents, D latent size, n particles of an update.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from absl import logging
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldc_vae import energy
+from ldc_vae import svgd
+from ldc_vae.metrics import latent as latent_metrics
+from ldc_vae.models import networks
+from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import sampler_options
+
+Array = jax.Array
+
+NUM_STEPS = 12_000  # updates of a fit
+
+_BATCH_SIZE = 256
+_LEARNING_RATE = 2e-3  # after the warm-up; then a cosine to 0
+_WARMUP_STEPS = 200
+_B1 = 0.5  # a moving target wants little momentum
+_EMA_DECAY = 0.999
+_SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
+_ENERGY_WIDTH, _ENERGY_BLOCKS = 128, 2
+_MIN_STD = 1e-6  # of a latent that varies, in units of the widest
+_CHECKED = 10_000  # latents and draws, compared after the training
+_MOMENT_DRAWS = 50_000  # of the trained net, whose moments are then set
+
+
+def repulsion_temperature(
+    progress: Array | float, *, start: float, end: float, fraction: float
+) -> Array:
+  """T from start to end, geometrically over a fraction of the training.
+
+  Args:
+    progress: Fraction of the training done, a scalar in [0, 1].
+    start: T at the beginning, > 0.
+    end: T from `fraction` on, > 0.
+    fraction: In (0, 1].
+
+  Returns:
+    T, a scalar.
+  """
+  position = jnp.minimum(progress / fraction, 1.0)
+  return start * (end / start) ** position
+
+
+def objective(
+    params: dict[str, chex.ArrayTree],
+    noise: Array,
+    aggregate: Array,
+    at_aggregate: Array,
+    progress: Array | float,
+    *,
+    sampler_fn: Callable[..., Array],
+    energy_fn: Callable[..., Array],
+    options: sampler_options.SamplerOptions,
+    axis_name: str | None = None,
+) -> tuple[Array, dict[str, Array]]:
+  """One update of the sampler net and of the latent energy.
+
+  Args:
+    params: With 'sampler' and 'energy'.
+    noise: xi ~ N(0, I), shape [n, D]; with `axis_name`, this device's part.
+    aggregate: Standardised draws of the aggregate posterior, shape [n, D].
+    at_aggregate: Where the gradient penalty looks, bool [n].
+    progress: Fraction of the training done, a scalar in [0, 1].
+    sampler_fn: Maps (weights, noise [n, D]) to u [n, D].
+    energy_fn: Maps (weights, one latent [D]) to a scalar in nats.
+    options: The options.
+    axis_name: The axis over which the two sets are spread, or None.
+
+  Returns:
+    A scalar whose gradient trains both nets and whose value means little, and
+    metrics: 'sampler_std' (1 is right), 'energy_gap', 'gradient_penalty' and,
+    with SVGD, 'temperature', 'kernel_mass' and 'repulsion_share'.
+  """
+  u = sampler_fn(params['sampler'], noise)
+  loss, metrics = energy.paired_loss(
+      energy_fn,
+      params['energy'],
+      aggregate,
+      u,
+      at_aggregate,
+      options.gradient_penalty,
+  )
+  # f is data for the sampler: its weights learn from the pairs alone
+  f = functools.partial(energy_fn, jax.lax.stop_gradient(params['energy']))
+  direction = -jax.vmap(jax.grad(f))(jax.lax.stop_gradient(u))
+  if options.sampler_svgd:
+    temperature = repulsion_temperature(
+        progress,
+        start=options.temperature_start,
+        end=options.temperature_end,
+        fraction=options.temperature_fraction,
+    )
+    # of the target, which the particles do not move
+    bandwidth = svgd.mass_bandwidth(
+        _gather(aggregate, axis_name), options.sampler_mass
+    )
+    update = svgd.normalised_update(
+        u,
+        direction,
+        svgd.KERNELS[options.sampler_kernel](),
+        temperature=temperature,
+        bandwidth=bandwidth,
+        axis_name=axis_name,
+    )
+    direction = update.direction
+    metrics = {
+        **metrics,
+        'temperature': temperature,
+        'kernel_mass': update.kernel_mass,
+        'repulsion_share': update.repulsion_share,
+    }
+  # of the whole set: that of a device's few particles would be too small
+  std = jnp.mean(jnp.std(_gather(u, axis_name), axis=0))
+  return loss + svgd.follow(u, direction), {'sampler_std': std, **metrics}
+
+
+def fit(
+    latents: np.ndarray,
+    *,
+    seed: int,
+    num_steps: int = NUM_STEPS,
+    batch_size: int = _BATCH_SIZE,
+    learning_rate: float = _LEARNING_RATE,
+    **options: Any,
+) -> Callable[[int, int], np.ndarray]:
+  """Trains a sampler net on latents that stay as they are.
+
+  Args:
+    latents: Draws of the aggregate posterior, shape [N, D].
+    seed: Of the weights, the batches and the noise.
+    num_steps: Updates of Adam, at least 1.
+    batch_size: n.
+    learning_rate: After the warm-up.
+    **options: Fields of `sampler_options.SamplerOptions`.
+
+  Returns:
+    A function `(num, seed) -> float32 [num, D]`: one pass of the net. It warns
+    of latents that the net misses; `metrics` of the function has those of
+    `objective`, each of shape [num_steps].
+
+  Raises:
+    ValueError: The training diverged, or has no steps.
+  """
+  latent_training.check_steps(num_steps, 'sampler net')
+  latents = np.asarray(latents, np.float64)
+  chex.assert_rank(latents, 2)
+  mean, std = latents.mean(axis=0), latents.std(axis=0)
+  # a latent that does not vary has no unit of its own
+  unit = np.where(std > _MIN_STD * std.max(), std, 1.0)
+  u = (latents - mean) / unit
+  params, metrics = _train(
+      jnp.asarray(u, jnp.float32),
+      jax.random.key(seed),
+      num_steps,
+      batch_size,
+      learning_rate,
+      sampler_options.SamplerOptions(**options),
+  )
+  latent_training.check_trained(params, num_steps, 'sampler net')
+  own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
+  own_mean, matrix = _affine_match(np.asarray(own, np.float64), u)
+
+  def sample(num: int, seed: int) -> np.ndarray:
+    key = latent_training.draw_key(seed)
+    raw = np.asarray(draws(params, key, (num, u.shape[1])), np.float64)
+    return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
+
+  rows = np.random.default_rng(seed).permutation(len(latents))[:_CHECKED]
+  share = latent_metrics.missed_share(latents[rows], sample(_CHECKED, seed))
+  if share > latent_metrics.LARGEST_MISSED_SHARE:
+    logging.warning(
+        'the sampler net misses a share of %.2g of the latents after'
+        ' num_steps=%d; use more, or a smaller learning_rate=%g',
+        share, num_steps, learning_rate,
+    )
+  sample.metrics = {name: np.asarray(x) for name, x in metrics.items()}
+  return sample
+
+
+@functools.partial(jax.jit, static_argnames='shape')
+def draws(
+    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
+) -> Array:
+  """Standardised latents of a shape [n, D]."""
+  return _sampler().apply(params, jax.random.normal(key, shape))
+
+
+def _sampler() -> networks.SamplerNet:
+  """The sampler net of a fit."""
+  return networks.SamplerNet(_SAMPLER_WIDTH, _SAMPLER_BLOCKS)
+
+
+def _affine_match(
+    own: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The mean [D] of points, and the matrix that gives them a covariance.
+
+  SVGD's averages cost a few percent of the width; mean and covariance are
+  known, so that they are set, not learned.
+
+  Args:
+    own: Draws of the net, shape [m, D].
+    wanted: Centred latents, shape [N, D].
+
+  Returns:
+    m and A [D, D]: (own - m) A has the covariance of the latents.
+  """
+  mean = own.mean(axis=0)
+  return mean, _root(own - mean, -0.5) @ _root(wanted, 0.5)
+
+
+def _root(centred: np.ndarray, power: float) -> np.ndarray:
+  """The covariance of points [n, D] to a power, 0 in directions without any."""
+  values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+  used = values > _MIN_STD**2 * values[-1]
+  values = np.where(used, np.where(used, values, 1.0) ** power, 0.0)
+  return (vectors * values) @ vectors.T
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=('num_steps', 'batch_size', 'learning_rate', 'options'),
+)
+def _train(
+    u: Array,
+    key: Array,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    options: sampler_options.SamplerOptions,
+) -> tuple[chex.ArrayTree, dict[str, Array]]:
+  """The sampler's averaged weights on u [N, D], and metrics [num_steps]."""
+  sampler_key, energy_key, steps_key = jax.random.split(key, 3)
+  energy_net = networks.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
+  dim = u.shape[1]
+  params = {
+      'sampler': _sampler().init(sampler_key, u[0]),
+      'energy': energy_net.init(energy_key, u[0]),
+  }
+  rate = optax.warmup_cosine_decay_schedule(
+      0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
+  )
+  tx = optax.adam(rate, b1=_B1)
+  objective_fn = functools.partial(
+      objective,
+      sampler_fn=_sampler().apply,
+      energy_fn=energy_net.apply,
+      options=options,
+  )
+
+  def step(carry, index):
+    params, opt_state, average = carry
+    rows_key, noise_key, penalty_key = jax.random.split(
+        jax.random.fold_in(steps_key, index), 3
+    )
+    rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
+    noise = jax.random.normal(noise_key, (batch_size, dim))
+    at_aggregate = jax.random.bernoulli(penalty_key, shape=(batch_size,))
+    grads, metrics = jax.grad(objective_fn, has_aux=True)(
+        params, noise, u[rows], at_aggregate, index / num_steps
+    )
+    updates, opt_state = tx.update(grads, opt_state)
+    params = optax.apply_updates(params, updates)
+    decay = jnp.minimum(_EMA_DECAY, (1.0 + index) / (10.0 + index))
+    average = optax.incremental_update(
+        params['sampler'], average, 1.0 - decay
+    )
+    return (params, opt_state, average), metrics
+
+  carry = (params, tx.init(params), params['sampler'])
+  (_, _, average), metrics = jax.lax.scan(step, carry, jnp.arange(num_steps))
+  return average, metrics
+
+
+def _gather(points: Array, axis_name: str | None) -> Array:
+  """The points [n, D] of all devices, one set."""
+  if axis_name is None:
+    return points
+  return jax.lax.all_gather(points, axis_name, tiled=True)

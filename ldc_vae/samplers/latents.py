@@ -1,0 +1,116 @@
+"""Laws of the latent that are fitted after training: what decodes to images.
+
+Each is a function `(latents, *, seed) -> sample_fn` in `SAMPLERS`; a name that
+ends in a number, as `gmm_10`, gives it that number, and it may have options of
+its own. A `sample_fn(num, seed)` returns float32 [num, D], the same for the
+same seed.
+
+Letters: N latents, D latent size.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Any
+
+import numpy as np
+
+from ldc_vae.samplers import coupling_flow
+from ldc_vae.samplers import drifting
+from ldc_vae.samplers import flow_matching
+from ldc_vae.samplers import gaussian_mixture
+from ldc_vae.samplers import latent_energy
+from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import nearest
+from ldc_vae.samplers import two_stage
+
+SampleFn = Callable[[int, int], np.ndarray]
+
+
+def fit(
+    name: str, latents: np.ndarray, *, seed: int = 0, **options: Any
+) -> SampleFn:
+  """Fits the law of a name to latents.
+
+  Args:
+    name: 'prior', 'gaussian', 'gmm_K' with a number K, as 'gmm_10',
+      or another key of `SAMPLERS`.
+    latents: Draws of the aggregate posterior, shape [N, D].
+    seed: Of the fit, where it is random.
+    **options: Of this law, as `num_steps` of those that train a net.
+
+  Returns:
+    A function `(num, seed) -> float32 [num, D]`.
+  """
+  family, number = _parse_name(name)
+  latents = np.asarray(latents, np.float64)
+  if latents.ndim != 2 or 0 in latents.shape:
+    raise ValueError(
+        f'latents have shape {latents.shape}; {name!r} is fitted to [N, D]'
+    )
+  num_bad = int(np.sum(~np.isfinite(latents).all(axis=1)))
+  if num_bad:
+    raise ValueError(
+        f'{num_bad} of {len(latents)} latents are not finite, so {name!r}'
+        ' cannot be fitted; check that the training did not diverge'
+    )
+  if number is None:
+    return SAMPLERS[family](latents, seed=seed, **options)
+  return SAMPLERS[family](latents, number, seed=seed, **options)
+
+
+def fit_prior(latents: np.ndarray, *, seed: int) -> SampleFn:
+  """N(0, I), whatever the latents [N, D] are."""
+  del seed
+  dim = latents.shape[1]
+
+  def sample(num: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(num, dim))
+    return noise.astype(np.float32)
+
+  return sample
+
+
+def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
+  """The full-covariance Gaussian of the latents [N, D]."""
+  del seed
+  if len(latents) < 2:
+    raise ValueError("1 latent has no covariance; 'gaussian' needs at least 2")
+  mean = np.mean(latents, axis=0)
+  centered = latents - mean
+  # Eigenvectors rather than Cholesky: an unused latent may be constant.
+  values, vectors = np.linalg.eigh(centered.T @ centered / (len(latents) - 1))
+  root = vectors * np.sqrt(np.maximum(values, 0.0))
+
+  def sample(num: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(num, len(mean)))
+    return (mean + noise @ root.T).astype(np.float32)
+
+  return sample
+
+
+# A trailing K stands for a number.
+SAMPLERS = {
+    'prior': fit_prior,
+    'gaussian': fit_gaussian,
+    'gmm_K': gaussian_mixture.fit,
+    'two_stage': two_stage.fit,
+    'langevin': latent_energy.fit,
+    'flow_matching': flow_matching.fit,
+    'flow': coupling_flow.fit,
+    'drifting': drifting.fit,
+    'svgd': latent_svgd.fit,
+    'nearest': nearest.fit,
+}
+
+
+def _parse_name(name: str) -> tuple[str, int | None]:
+  """The key of SAMPLERS and the number of a name, as ('gmm_K', 10)."""
+  match = re.fullmatch(r'(.+_)(\d+)', name)
+  if name in SAMPLERS and not name.endswith('_K'):
+    return name, None
+  if match and match[1] + 'K' in SAMPLERS:
+    return match[1] + 'K', int(match[2])
+  known = ', '.join(sorted(SAMPLERS))
+  raise ValueError(
+      f'unknown latent sampler {name!r}; known: {known} (K a number, as gmm_10)'
+  )

@@ -1,0 +1,206 @@
+"""Tests of ldc_vae.measures, on random images without labels."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import measures
+from ldc_vae.methods import base
+
+
+def _images(seed, num, highest=256):
+  """Random images, uint8 [num, 4, 3, 1]."""
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, highest, (num, 4, 3, 1), np.uint8)
+
+
+def _dataset():
+  images = {name: _images(i, 60) for i, name in enumerate(('train', 'test'))}
+  return datasets.Dataset(
+      name='images', images=images, labels=None, num_classes=0
+  )
+
+
+def _config(inception=False, num_draws=1):
+  config = config_dict.ConfigDict()
+  config.evaluate = {
+      'classifier_seeds': (0,), 'inception': inception, 'split': 'test',
+      'num_samples': 60, 'num_draws': num_draws,
+  }
+  return config
+
+
+class ImageMeasuresTest(parameterized.TestCase):
+
+  def test_the_test_split_itself_is_perfect(self):
+    dataset = _dataset()
+    images = {
+        'generator': dataset.images['test'],
+        'prior': _images(2, 60, highest=100),  # darker
+    }
+    results = measures.image_measures(_config(), dataset, images)
+    self.assertAlmostEqual(results['frechet_pca/generator'], 0.0, places=6)
+    self.assertGreater(results['frechet_pca/prior'], 0.1)
+    for name in ('precision', 'recall', 'coverage'):
+      self.assertEqual(results[f'prdc/{name}'], 1.0, name)
+    self.assertEqual(
+        results['nearest/train_generator'], results['nearest/train_test']
+    )
+
+  def test_of_every_source_as_many_images_are_compared(self):
+    dataset = _dataset()
+    many = _images(3, 240)
+    results = [
+        measures.image_measures(
+            _config(),
+            dataset,
+            {'generator': dataset.images['test'], 'reconstruction': images},
+        )['frechet_pca/reconstruction']
+        for images in (many, many[np.linspace(0, 239, 60).astype(int)])
+    ]
+    self.assertEqual(results[0], results[1])
+
+  def test_copies_of_training_images_are_found(self):
+    dataset = _dataset()
+    images = {'generator': dataset.images['train'][::-1]}
+    results = measures.image_measures(_config(), dataset, images)
+    self.assertEqual(results['nearest/train_generator'], 0.0)
+    distances = [
+        min(np.sqrt(np.sum((x / 255 - y / 255) ** 2)) for y in
+            dataset.images['train'].astype(np.float64))
+        for x in dataset.images['test'].astype(np.float64)
+    ]
+    self.assertAlmostEqual(
+        results['nearest/train_test'], np.median(distances), places=6
+    )
+
+  def test_other_features_are_a_family_of_their_own(self):
+    dataset = _dataset()
+    mean_and_first = lambda images: np.stack(
+        [images.mean(axis=(1, 2, 3)), images[:, 0, 0, 0]], axis=1
+    )
+    images = {'generator': _images(2, 60), 'aggregate': dataset.images['test']}
+    results = measures.image_measures(
+        _config(), dataset, images, mean_and_first
+    )
+    self.assertGreater(results['frechet_inception/generator'], 1.0)
+    self.assertAlmostEqual(
+        results['frechet_inception/aggregate'], 0.0, places=6
+    )
+
+  def test_distances_are_means_over_the_draws(self):
+    dataset = _dataset()
+    draws = [
+        {
+            'generator': _images(10 + index, 60, highest=150 + 20 * index),
+            'reconstruction': _images(20, 60),
+        }
+        for index in range(3)
+    ]
+    del draws[1]['reconstruction'], draws[2]['reconstruction']  # not drawn
+    one_by_one = [
+        measures.image_measures(
+            _config(), dataset, {**draws[0], **draw}
+        )['frechet_pca/generator']
+        for draw in draws
+    ]
+    together = measures.image_measures(
+        _config(num_draws=3), dataset, draws[0], redraw_fn=draws.__getitem__
+    )
+    self.assertGreater(np.ptp(one_by_one), 0.01)
+    self.assertAlmostEqual(
+        together['frechet_pca/generator'], np.mean(one_by_one), places=6
+    )
+    self.assertAlmostEqual(
+        together['frechet_pca_deviation/generator'],
+        np.std(one_by_one, ddof=1),
+        places=6,
+    )
+    first = measures.image_measures(_config(), dataset, draws[0])
+    for name in ('frechet_pca/reconstruction', 'prdc/recall'):
+      self.assertEqual(together[name], first[name])
+    self.assertNotIn('frechet_pca_deviation/reconstruction', together)
+    self.assertNotIn('frechet_pca_deviation/generator', first)
+
+  def test_too_few_images_have_no_neighbours(self):
+    dataset = _dataset()
+    few = dataset._replace(
+        images={**dataset.images, 'test': dataset.images['test'][:5]}
+    )
+    results = measures.image_measures(
+        _config(), few, {'generator': _images(2, 5)}
+    )
+    self.assertNotIn('prdc/precision', results)
+    self.assertIn('frechet_pca/generator', results)
+
+
+class LatentMeasuresTest(parameterized.TestCase):
+
+  def _measure(self, logvars):
+    rng = np.random.default_rng(0)
+    # aggregate posterior: N(0, 0.75 + 0.25) of 500 images, 3 latents, 1 unused
+    means = np.sqrt(0.75) * rng.normal(size=(500, 4)).astype(np.float32)
+    means[:, 3] = 0.0
+    draws = lambda: means + 0.5 * rng.normal(size=means.shape)
+    latents = {
+        'aggregate': draws().astype(np.float32),
+        'generator': draws().astype(np.float32),
+        'prior': 2.0 * rng.normal(size=means.shape).astype(np.float32),
+    }
+    posterior = base.Posterior(draws(), means, logvars, None)
+    other = draws().astype(np.float32)
+    return measures.latent_measures(
+        latents, other, posterior, jax.random.key(0)
+    )
+
+  def test_the_law_itself_is_nearer_than_another(self):
+    results = self._measure(np.full((500, 4), np.log(0.25), np.float32))
+    self.assertEqual(results['latent/active_units'], 3)
+    scale = results['latent/sliced_wasserstein_aggregate']
+    self.assertBetween(
+        scale, 0.5 * results['latent/sliced_wasserstein_generator'],
+        2.0 * results['latent/sliced_wasserstein_generator'],
+    )
+    for measure in ('mmd', 'sliced_wasserstein', 'ksd'):
+      self.assertLess(
+          abs(results[f'latent/{measure}_generator']),
+          0.3 * results[f'latent/{measure}_prior'],
+          measure,
+      )
+    self.assertLess(
+        abs(results['latent/ksd_aggregate']), 0.1 * results['latent/ksd_prior']
+    )
+
+  def test_without_densities_there_is_no_stein_discrepancy(self):
+    results = self._measure(None)
+    self.assertFalse([name for name in results if 'ksd' in name])
+    for name in ('aggregate', 'generator'):
+      self.assertEqual(results[f'latent/missed_share_{name}'], 0.0)
+    self.assertIn('latent/mmd_generator', results)
+
+
+class ProtocolTest(parameterized.TestCase):
+
+  @parameterized.parameters(False, True)
+  def test_says_what_is_compared(self, inception):
+    data = _dataset()
+    results = measures.protocol(_config(inception), 100, 200, data)
+    self.assertEqual(results['protocol/data'], datasets.describe(data))
+    self.assertStartsWith(results['protocol/distances'], '100 uint8 images')
+    self.assertIn('test split of 200', results['protocol/distances'])
+    self.assertEqual('protocol/inception' in results, inception)
+
+  def test_says_where_training_images_are_few(self):
+    data = _dataset()
+    few = {**data.images, 'train': data.images['train'][:9]}
+    results = measures.protocol(
+        _config(False), 100, 200, data._replace(images=few)
+    )
+    self.assertIn('aggregate 9, all', results['protocol/distances'])
+
+
+if __name__ == '__main__':
+  absltest.main()

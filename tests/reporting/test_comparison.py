@@ -1,0 +1,224 @@
+"""Tests for the tables of methods side by side."""
+
+import csv
+import io
+import math
+
+from absl.testing import absltest
+
+from ldc_vae.reporting import comparison
+
+_FRECHET, _KID = 'frechet_classifier', 'kid_classifier'
+
+
+def _run(method, seed, **results):
+  """A run; `frechet_generator=1` is frechet_classifier/generator."""
+  names = {
+      'precision': 'prdc/precision',
+      'nll': 'nll/importance',
+      'seconds': 'time/sample_10k_seconds',
+  }
+  for name, value in dict(results).items():
+    family, _, source = name.partition('_')
+    if family in ('frechet', 'kid'):
+      results[f'{family}_classifier/{source}'] = value
+    else:
+      results[names[name]] = value
+    del results[name]
+  return {'method': method, 'seed': seed, 'results': results or None}
+
+
+def _runs():
+  """Two methods, three seeds; LDC's own generator is the best of them all."""
+  return [
+      _run('vae', 0, frechet_generator=30.0, frechet_gmm_10=12.0,
+           frechet_gmm_50=4.0, frechet_two_stage=None, precision=0.5, nll=90.0),
+      _run('vae', 1, frechet_generator=32.0, frechet_gmm_10=14.0,
+           frechet_gmm_50=5.0, frechet_two_stage=None, precision=0.7, nll=91.0),
+      _run('vae', 2, frechet_generator=34.0, frechet_gmm_10=16.0,
+           frechet_gmm_50=6.0, frechet_two_stage=None, precision=0.6, nll=92.0),
+      _run('ldc', 0, frechet_generator=3.0, frechet_gmm_10=13.0,
+           precision=0.8),
+      _run('ldc', 1, frechet_generator=4.0, frechet_gmm_10=14.0,
+           precision=0.9),
+      _run('ldc', 2, frechet_generator=5.0, frechet_gmm_10=15.0,
+           precision=1.0),
+  ]
+
+
+def _by_label(rows):
+  return {row['label']: row for row in rows}
+
+
+class MetricsTest(absltest.TestCase):
+
+  def test_are_those_with_a_number(self):
+    names = [metric.name for metric in comparison.metrics(_runs())]
+    self.assertEqual(names, [_FRECHET, 'prdc/precision', 'nll/importance'])
+
+  def test_a_second_classifier_is_a_column(self):
+    run = _run('vae', 0, frechet_generator=1.0)
+    run['results']['frechet_classifier_seed_10/generator'] = 2.0
+    run['results']['frechet_classifier_seed_9/generator'] = 2.0
+    labels = [metric.label for metric in comparison.metrics([run])]
+    self.assertEqual(labels, [
+        'Fréchet, classifier', 'Fréchet, classifier of seed 9',
+        'Fréchet, classifier of seed 10',
+    ])
+
+  def test_runs_without_results_have_none(self):
+    self.assertEmpty(comparison.metrics([_run('vae', 0)]))
+
+
+class RowsTest(absltest.TestCase):
+
+  def test_fitted_laws_follow_their_method_by_size(self):
+    self.assertEqual(
+        [row['label'] for row in comparison.create_rows(_runs())],
+        ['VAE', 'VAE + GMM-10', 'VAE + GMM-50', 'LDC-VAE', 'LDC-VAE + GMM-10'],
+    )
+
+  def test_mean_and_standard_error_are_over_seeds(self):
+    cell = comparison.create_rows(_runs())[0]['metrics'][_FRECHET]
+    self.assertEqual(cell['values'], {0: 30.0, 1: 32.0, 2: 34.0})
+    self.assertEqual(cell['mean'], 32.0)
+    # deviations -2, 0, 2: standard deviation 2
+    self.assertAlmostEqual(cell['standard_error'], 2.0 / math.sqrt(3.0))
+    self.assertEqual(cell['num_seeds'], 3)
+
+  def test_best_and_differences_are_within_their_scope(self):
+    rows = _by_label(comparison.create_rows(_runs()))
+    own = rows['VAE']['metrics'][_FRECHET]['own']
+    self.assertEqual(own['reference'], 'LDC-VAE')
+    # 27, 28 and 29, with t = 4.302653 of 2 degrees of freedom (tables)
+    self.assertEqual(own['difference']['mean'], 28.0)
+    self.assertAlmostEqual(
+        own['difference']['high'], 28.0 + 4.302653 / math.sqrt(3.0), places=6
+    )
+    fitted = rows['VAE + GMM-50']['metrics'][_FRECHET]
+    self.assertNotIn('own', fitted)
+    self.assertEqual(fitted['all']['difference']['mean'], 1.0)
+    best = rows['LDC-VAE']['metrics'][_FRECHET]
+    self.assertTrue(best['own']['best'])
+    self.assertTrue(best['all']['best'])
+    self.assertIsNone(best['all']['difference'])
+
+  def test_the_best_of_all_may_be_a_fitted_law(self):
+    runs = _runs()
+    for run in runs[:3]:
+      run['results']['frechet_classifier/gmm_50'] = 2.0
+    rows = _by_label(comparison.create_rows(runs))
+    cell = rows['LDC-VAE']['metrics'][_FRECHET]
+    self.assertTrue(cell['own']['best'])
+    self.assertFalse(cell['all']['best'])
+    self.assertEqual(cell['all']['reference'], 'VAE + GMM-50')
+
+  def test_any_sampler_of_the_config_has_a_row(self):
+    runs = _runs()
+    runs[0]['results']['frechet_classifier/flow_3'] = 2.0
+    labels = lambda: {row['source'] for row in comparison.create_rows(runs)}
+    self.assertNotIn('flow_3', labels())
+    known = (*comparison.config_lib.LATENT_SAMPLERS, 'flow_K')
+    with absltest.mock.patch.object(
+        comparison.config_lib, 'LATENT_SAMPLERS', known
+    ):
+      self.assertIn('flow_3', labels())
+    self.assertNotIn('prior', labels())
+
+  def test_more_precision_is_better(self):
+    rows = _by_label(comparison.create_rows(_runs()))
+    cell = rows['VAE']['metrics']['prdc/precision']
+    self.assertEqual(cell['own']['reference'], 'LDC-VAE')
+    self.assertAlmostEqual(cell['own']['difference']['mean'], -0.3)
+
+  def test_what_a_method_lacks_is_no_cell(self):
+    rows = _by_label(comparison.create_rows(_runs()))
+    self.assertNotIn('nll/importance', rows['LDC-VAE']['metrics'])
+    self.assertNotIn('prdc/precision', rows['VAE + GMM-10']['metrics'])
+
+  def test_a_lucky_method_with_fewer_seeds_is_not_the_best(self):
+    runs = _runs() + [
+        _run('iwae', 0, frechet_generator=1.0), _run('iwae', 1),
+    ]
+    rows = _by_label(comparison.create_rows(runs))
+    cell = rows['IWAE']['metrics'][_FRECHET]
+    self.assertEqual(cell['own']['reference'], 'LDC-VAE')
+    self.assertEqual(
+        cell['own']['difference'],
+        {'mean': -2.0, 'low': None, 'high': None, 'num_pairs': 1},
+    )
+
+  def test_a_method_without_results_is_an_empty_row(self):
+    rows = comparison.create_rows([_run('vae', 0)])
+    self.assertEqual(rows[0]['metrics'], {})
+
+
+class MarkdownTest(absltest.TestCase):
+
+  def table(self, runs, num_seeds):
+    return comparison.to_markdown(
+        comparison.create_rows(runs), comparison.metrics(runs), num_seeds
+    )
+
+  def test_the_best_is_bold(self):
+    text = self.table(_runs(), 3)
+    self.assertIn('| LDC-VAE | **4.00 ± 0.58** |', text)
+    self.assertIn('| VAE | 32.0 ± 1.2 |', text)
+    self.assertIn('| VAE + GMM-50 | 5.00 ± 0.58 |', text)
+
+  def test_differences_have_their_interval(self):
+    text = self.table(_runs(), 3)
+    # 4.302653 / sqrt(3) = 2.484
+    self.assertIn('| VAE | +28.0 [25.5, 30.5] |', text)
+    self.assertIn('| LDC-VAE | best |', text)
+
+  def test_nats_have_two_decimals(self):
+    text = self.table(_runs(), 3)
+    self.assertIn('**91.00 ± 0.58**', text)
+
+  def test_one_seed_has_no_interval(self):
+    text = self.table([_runs()[0], _runs()[3]], 1)
+    self.assertIn('| VAE | 30.0 |', text)
+    self.assertIn('| VAE | +27.0 |', text)
+    self.assertNotIn('±', text)
+    self.assertNotIn('[', text)
+
+  def test_missing_seeds_are_told(self):
+    text = self.table(_runs()[:5], 3)
+    self.assertIn('3.50 ± 0.50 (2 of 3 seeds)', text)
+
+  def test_a_small_number_keeps_its_digits(self):
+    runs = [_run('vae', 0, kid_generator=-1.5e-7, frechet_generator=0.0)]
+    self.assertIn('**0** | **-1.50e-07**', self.table(runs, 1))
+
+  def test_has_a_line_per_row(self):
+    self.assertEqual(
+        comparison.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
+        '| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n',
+    )
+
+  def test_refuses_a_short_row(self):
+    with self.assertRaisesRegex(ValueError, 'has 1 cells, not 2'):
+      comparison.markdown_table(('a', 'b'), [('x',)])
+
+
+class CsvTest(absltest.TestCase):
+
+  def test_has_a_line_per_row_and_the_numbers_in_full(self):
+    runs = _runs()
+    rows = comparison.create_rows(runs)
+    text = comparison.to_csv(rows, comparison.metrics(runs))
+    lines = list(csv.DictReader(io.StringIO(text)))
+    self.assertLen(lines, 5)
+    line = lines[2]
+    self.assertEqual(line['label'], 'VAE + GMM-50')
+    self.assertEqual(float(line[f'{_FRECHET} mean']), 5.0)
+    self.assertEqual(float(line[f'{_FRECHET} difference']), 1.0)
+    self.assertEqual(line[f'{_FRECHET} best'], '0')
+    self.assertEqual(line['prdc/precision mean'], '')
+    self.assertEqual(lines[3][f'{_FRECHET} best'], '1')
+    self.assertEqual(lines[3][f'{_FRECHET} difference'], '')
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,282 @@
+"""Tests of ldc_vae.reporting.report."""
+
+import contextlib
+import html.parser
+import json
+import pathlib
+import re
+import shlex
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from configs import default
+from ldc_vae import config as config_lib
+from ldc_vae.reporting import figures
+from ldc_vae.reporting import report
+
+_RESULTS = {
+    'frechet_classifier/real': 1.03,
+    'frechet_classifier/aggregate': 3.5,
+    'frechet_classifier/generator': 4.2,
+    'frechet_classifier/gmm_10': 11.9,
+    'frechet_classifier/prior': 85.2,
+    'frechet_classifier/two_stage': None,
+    'nll/importance': 98.312,
+    'nll/ais': None,
+    'latent/active_units': 16,
+    'eval/reconstruction_mse': 0.00912,
+    'mine/score': 0.5,
+    'seed': 3,
+    'step': 19500,
+    'num_samples': 10000,
+    'wall_seconds': 3725.4,
+}
+_RUN_FILE = """
+from configs import default
+
+def get_config(arg=''):
+  config = default.create(arg)
+  config.model.latent_size = 4
+  return config
+"""
+_VOID = ('br', 'img', 'link', 'meta')
+
+
+class _Page(html.parser.HTMLParser):
+  """Checks that elements nest, and gathers links, pictures and text."""
+
+  def __init__(self, text: str):
+    super().__init__(convert_charrefs=True)
+    self.links, self.pictures, self.words = [], [], []
+    self.tags, self._open = set(), []
+    self.feed(text)
+    self.close()
+    if self._open:
+      raise AssertionError(f'not closed: {self._open}')
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.add(tag)
+    attributes = dict(attrs)
+    self.links += [
+        attributes[name]
+        for name in ('src', 'href', 'srcset', 'action')
+        if name in attributes
+    ]
+    if tag == 'img':
+      self.pictures.append(attributes)
+    if tag not in _VOID:
+      self._open.append(tag)
+
+  def handle_endtag(self, tag):
+    if not self._open or self._open.pop() != tag:
+      raise AssertionError(f'</{tag}> closes nothing')
+
+  def handle_data(self, data):
+    if not self._open or self._open[-1] != 'style':
+      self.words.append(data)
+
+  @property
+  def text(self) -> str:
+    return ' '.join(' '.join(self.words).split())
+
+
+class WriteReportTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.workdir = pathlib.Path(folder.name) / 'run'
+    self.workdir.mkdir()
+
+  def _write(self, name: str, value) -> None:
+    path = self.workdir / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+  def _fill(self, **overrides) -> None:
+    """A workdir with everything."""
+    config = default.create('ldc')
+    config.update_from_flattened_dict(overrides)
+    self._write('config.json', {
+        'config': config.to_dict(),
+        'versions': {'jax': '0.10.2', 'flax': None},
+        'git_commit': '0123abc+dirty',
+    })
+    self._write('results.json', _RESULTS)
+    rows = [
+        {'step': s, 'train/loss': 90.0 - s, 'train/images_per_sec': 1000.0 + s}
+        for s in (1, 2, 3)
+    ]
+    self._write('metrics.jsonl', '\n'.join(map(json.dumps, rows)))
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    folder = self.workdir / 'figures'
+    figures.training_curves(rows, folder / 'training_curves.png')
+    figures.sample_grid(images, folder / 'sample_grid.png', title='Samples')
+    figures.sample_grid(images, folder / 'my_own.png', title='Mine')
+
+  def _report(self) -> _Page:
+    path = report.write_report(self.workdir)
+    self.assertEqual(path, self.workdir / 'report.html')
+    return _Page(path.read_text(encoding='utf-8'))
+
+  def test_everything_of_a_run_is_on_the_page(self):
+    self._fill()
+    page = self._report()
+    for words in (
+        'LDC-VAE on digits',
+        'seed 3',
+        'evaluated at step 19,500',
+        '1 h 2 min of evaluation',
+        'Generator ÷ aggregate posterior 1.20×',
+        '98.31',
+        '0.00912',
+        'mine/score 0.500',
+        'not FID',
+        'The median speed was 1,002 images/s.',
+        'jax 0.10.2',
+        'flax not installed',
+        'git checkout 0123abc python',
+        'The working tree had changes',
+        'objective.temperature_start 1.0',
+        'Does not apply to this run: frechet_classifier/two_stage , nll/ais',
+        'figures/ had no source_grid',
+    ):
+      self.assertIn(words, page.text)
+    captions = [picture['alt'] for picture in page.pictures]
+    self.assertLen(captions, 3)
+    self.assertEqual(captions[1], 'my own')
+
+  def test_page_stands_alone(self):
+    self._fill()
+    page = self._report()
+    for link in page.links:
+      self.assertStartsWith(link, 'data:image/png;base64,')
+    self.assertNoCommonElements(page.tags, ('script', 'link', 'iframe'))
+    text = (self.workdir / 'report.html').read_text()
+    self.assertNotRegex(text, r'https?://|url\(|@import')
+    self.assertIn('prefers-color-scheme: dark', text)
+
+  def test_pictures_are_shown_at_half_their_pixels(self):
+    self._fill()
+    picture = self._report().pictures[0]
+    with figures.Image.open(self.workdir / 'figures/sample_grid.png') as image:
+      self.assertEqual(
+          (int(picture['width']), int(picture['height'])),
+          (image.width // 2, image.height // 2),
+      )
+
+  @parameterized.parameters(
+      ('results.json',), ('config.json',), ('metrics.jsonl',)
+  )
+  def test_missing_file_is_told(self, name):
+    self._fill()
+    (self.workdir / name).unlink()
+    self.assertIn(f'{name} was missing.', self._report().text)
+
+  def test_empty_workdir_gives_a_page_that_says_so(self):
+    text = self._report().text
+    for name in ('results.json', 'config.json', 'metrics.jsonl', 'figures/'):
+      self.assertIn(name, text)
+
+  @parameterized.parameters(
+      ('results.json', '{"a": ', 'results.json could not be read'),
+      ('results.json', '[1]', 'results.json did not hold a JSON object'),
+      ('config.json', '\x00', 'config.json could not be read'),
+      ('config.json', '{"config": 3}', 'LDC-VAE|run'),
+      ('config.json', '{"config": {"objective": 1}}', 'run'),
+      ('config.json', '{"git_commit": 5, "versions": []}', 'run'),
+      ('metrics.jsonl', '{"step": 1}\n{"st', '1 broken lines'),
+      ('metrics.jsonl', '{"step": "x", "train/images_per_sec": []}', 'run'),
+      ('figures/sample_grid.png', 'no picture', 'was not a whole PNG'),
+  )
+  def test_broken_file_never_stops_the_page(self, name, content, sentence):
+    self._fill()
+    self._write(name, content)
+    self.assertRegex(self._report().text, sentence)
+
+  def test_cut_picture_is_left_out(self):
+    self._fill()
+    path = self.workdir / 'figures/sample_grid.png'
+    path.write_bytes(path.read_bytes()[:-20])
+    page = self._report()
+    self.assertLen(page.pictures, 2)
+    self.assertIn('sample_grid.png was not a whole PNG file', page.text)
+
+  @parameterized.parameters(
+      ({'frechet_classifier/generator': float('nan')},),
+      ({'frechet_classifier/generator': 4.0, 'frechet_classifier/real': 'x'},),
+      ({'frechet_pca/generator': 4.0, 'frechet_pca/aggregate': 0},),
+      ({'frechet_classifier/gmm_10': [1, {'a': None}]},),
+      ({'nll/elbo': float('inf'), 'nll/importance': 10 ** 400},),
+      ({'': 1.0, '/': 2.0, 'nll/': 3.0, 'plain': 4},),
+  )
+  def test_odd_results_never_stop_the_page(self, results):
+    self._write('results.json', results)
+    self.assertIn('Results', self._report().text)
+
+  def test_text_is_escaped(self):
+    evil = '<script>alert(1)</script>&"\''
+    self._fill(**{'dataset.name': evil, 'dataset.path': evil})
+    self._write('results.json', {evil: evil, f'nll/{evil}': 1.0, 'x': evil})
+    self._write('figures/<b>&.png', '')
+    picture = (self.workdir / 'figures/sample_grid.png').read_bytes()
+    (self.workdir / 'figures/<b>&.png').write_bytes(picture)
+    page = self._report()
+    self.assertNoCommonElements(page.tags, ('script', 'b'))
+    self.assertIn(f'{evil} {evil}', page.text)
+
+  def test_command_gives_the_same_config_again(self):
+    overrides = {
+        'dataset.data_dir': "a folder's name",
+        'model.hidden_sizes': (64,),
+        'objective.num_particles': 5,
+        'objective.off_diagonal': False,
+        'evaluate.samplers': ('prior', 'gmm_50'),
+        'seed': 7,
+    }
+    self._fill(**overrides)
+    self._write('configs/digits.py', _RUN_FILE)
+    self.enter_context(contextlib.chdir(self.workdir))  # found here first
+    standard = config_lib.load('configs/digits.py:ldc')
+    config = config_lib.override(standard, overrides)
+    self._write('config.json', config_lib.to_json(config))
+    self._report()
+    text = html.unescape((self.workdir / 'report.html').read_text())
+    command = re.search(r'python -m ldc_vae.main.*?</pre>', text, re.DOTALL)
+    words = shlex.split(command[0].removesuffix('</pre>'))
+    arguments = [w for w in words if w.startswith('--config.')]
+    self.assertLen(arguments, len(overrides))
+    again = config_lib.load('configs/digits.py:ldc', arguments)
+    self.assertEqual(again.to_dict(), config.to_dict())
+
+  def test_says_how_the_results_were_made_where_the_config_says_otherwise(self):
+    self._fill()
+    made = "samplers=('prior',), split=validation"
+    self._write(
+        'results.json', {**_RESULTS, 'protocol/evaluate': made}
+    )
+    self.assertIn(f'made with these of config.evaluate: {made}',
+                  self._report().text)
+
+  def test_run_file_that_is_gone_is_told(self):
+    self._fill(**{'dataset.name': 'no_such_data'})
+    text = self._report().text
+    self.assertIn('--config=configs/no_such_data.py:ldc', text)
+    self.assertIn('could not be loaded', text)
+
+  def test_no_workdir_is_an_error_of_one_sentence(self):
+    with self.assertRaisesRegex(OSError, 'nowhere: no such folder'):
+      report.write_report(self.workdir / 'nowhere')
+
+  def test_same_workdir_gives_the_same_page(self):
+    self._fill()
+    first = report.write_report(self.workdir).read_bytes()
+    self.assertEqual(report.write_report(self.workdir).read_bytes(), first)
+
+
+if __name__ == '__main__':
+  absltest.main()

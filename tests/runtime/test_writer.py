@@ -1,0 +1,522 @@
+"""Tests of ldc_vae.runtime.writer."""
+
+import errno
+import io
+import json
+import math
+import os
+import pathlib
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae.runtime import writer
+
+
+class _TestCase(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    temporary = self.enter_context(tempfile.TemporaryDirectory())
+    self.directory = pathlib.Path(temporary)
+
+  def names(self):
+    return {path.name for path in self.directory.iterdir()}
+
+  def limit_file_size(self, num_bytes):
+    """Makes writing beyond `num_bytes` fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    self.addCleanup(signal.signal, signal.SIGXFSZ, handler)
+    self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+
+
+class MetricWriterTest(_TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.path = self.directory / 'metrics.jsonl'
+
+  def write(self, *steps):
+    with writer.MetricWriter(self.path) as metric_writer:
+      for step in steps:
+        metric_writer.write(step, {'train/loss': step / 2})
+
+  def steps(self):
+    return [row['step'] for row in writer.read_metrics(self.path)]
+
+  def test_a_line_is_there_as_soon_as_written(self):
+    with writer.MetricWriter(self.path) as metric_writer:
+      metric_writer.write(1, {'train/loss': 0.5})
+      self.assertEqual(
+          self.path.read_text(), '{"step": 1, "train/loss": 0.5}\n'
+      )
+
+  @parameterized.named_parameters(
+      ('int', 2, 2.0),
+      ('float32', np.float32(0.1), float(np.float32(0.1))),
+      ('jax', jnp.float32(0.5), 0.5),
+      ('bfloat16', jnp.bfloat16(0.5), 0.5),
+      ('one_element', np.ones((1, 1)), 1.0),
+      ('float64', 0.1 + 0.2, 0.1 + 0.2),
+  )
+  def test_value_is_exact(self, value, expected):
+    with writer.MetricWriter(self.path) as metric_writer:
+      metric_writer.write(np.int64(3), {'x': value})
+    self.assertEqual(
+        writer.read_metrics(self.path), [{'step': 3, 'x': expected}]
+    )
+
+  @parameterized.parameters(math.nan, math.inf, -math.inf, None)
+  def test_what_is_not_finite_is_null(self, value):
+    with writer.MetricWriter(self.path) as metric_writer:
+      metric_writer.write(1, {'x': value})
+    self.assertEqual(json.loads(self.path.read_text())['x'], None)
+    (row,) = writer.read_metrics(self.path)
+    self.assertTrue(math.isnan(row['x']))
+
+  @parameterized.named_parameters(
+      ('step', {'step': 1.0}, "metric name 'step'"),
+      ('array', {'x': np.ones(3)}, r'metric x has shape \(3,\)'),
+  )
+  def test_refuses(self, metrics, regex):
+    with writer.MetricWriter(self.path) as metric_writer:
+      with self.assertRaisesRegex(ValueError, regex):
+        metric_writer.write(1, metrics)
+    self.assertEqual(self.path.read_bytes(), b'')
+
+  def test_reopening_appends(self):
+    self.write(1, 2)
+    self.write(3)
+    self.assertEqual(self.steps(), [1, 2, 3])
+
+  @parameterized.parameters((-1, []), (0, []), (2, [1, 2]), (9, [1, 2, 3]))
+  def test_truncate_after_keeps_up_to_and_with_the_step(self, step, expected):
+    self.write(1, 2, 3)
+    with writer.MetricWriter(self.path) as metric_writer:
+      metric_writer.truncate_after(step)
+      self.assertEqual(self.steps(), expected)
+      metric_writer.write(10, {})
+    self.assertEqual(self.steps(), [*expected, 10])
+    self.assertEqual(self.names(), {'metrics.jsonl'})
+
+  def test_every_torn_end_is_dropped_and_nothing_else(self):
+    self.write(1, 2)
+    whole = self.path.read_bytes()
+    end_of_first = whole.index(b'\n') + 1
+    for length in range(end_of_first, len(whole) - 1):
+      self.path.write_bytes(whole[:length])
+      self.assertEqual(self.steps(), [1])
+      self.write(2)
+      self.assertEqual(self.path.read_bytes(), whole)
+
+  def test_last_line_that_lacks_only_its_newline_is_kept(self):
+    self.write(1, 2)
+    whole = self.path.read_bytes()
+    self.path.write_bytes(whole[:-1])
+    self.write(3)
+    self.assertEqual(self.steps(), [1, 2, 3])
+
+  def test_zeros_after_a_power_cut_are_dropped(self):
+    self.write(1)
+    with self.path.open('ab') as file:
+      file.write(bytes(100))
+    self.write(2)
+    self.assertEqual(self.steps(), [1, 2])
+
+  def test_full_disk_leaves_whole_lines(self):
+    self.write(1)
+    with writer.MetricWriter(self.path) as metric_writer:
+      self.limit_file_size(self.path.stat().st_size + 10)
+      before = self.path.read_bytes()
+      with self.assertRaisesRegex(OSError, r'metrics\.jsonl cannot be written'):
+        metric_writer.write(2, {'train/loss': 1.0})
+    self.assertEqual(self.path.read_bytes(), before)
+
+  def test_missing_directory(self):
+    path = self.directory / 'missing' / 'metrics.jsonl'
+    with self.assertRaisesRegex(OSError, 'cannot be written.*create .*missing'):
+      writer.MetricWriter(path)
+    with self.assertRaisesRegex(OSError, 'cannot be read.*workdir of a run'):
+      writer.read_metrics(path)
+
+  def test_only_process_0_writes(self):
+    with absltest.mock.patch('jax.process_index', return_value=1):
+      self.write(1)
+    self.assertEmpty(self.names())
+
+
+class AtomicFileTest(_TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.path = self.directory / 'file'
+
+  def test_json_round_trips(self):
+    obj = {
+        'a': [1, 2.5, None, True, 'é'],
+        'nan': {'x': math.nan, 'y': np.array([1.0, np.inf])},
+        'numpy': np.float32(0.5),
+        'jax': jnp.arange(2),
+        'tuple': (1, 2),
+        'path': pathlib.Path('runs'),
+        3: np.int64(4),
+    }
+    writer.write_json(self.path, obj)
+    self.assertEqual(
+        json.loads(self.path.read_text()),
+        {
+            'a': [1, 2.5, None, True, 'é'],
+            'nan': {'x': None, 'y': [1.0, None]},
+            'numpy': 0.5,
+            'jax': [0, 1],
+            'tuple': [1, 2],
+            'path': 'runs',
+            '3': 4,
+        },
+    )
+
+  def test_json_refuses_what_it_cannot_hold(self):
+    writer.write_json(self.path, {'old': 1})
+    with self.assertRaisesRegex(ValueError, 'file cannot be written as JSON'):
+      writer.write_json(self.path, {'x': object()})
+    self.assertEqual(json.loads(self.path.read_text()), {'old': 1})
+
+  def test_npz_round_trips(self):
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4, 1)
+    writer.write_npz(self.path, images=images, latents=jnp.ones((2, 3)))
+    self.assertEqual(self.names(), {'file'})  # no '.npz' put behind it
+    with np.load(self.path) as arrays:
+      np.testing.assert_array_equal(arrays['images'], images)
+      self.assertEqual(arrays['images'].dtype, np.uint8)
+      np.testing.assert_array_equal(arrays['latents'], np.ones((2, 3)))
+
+  def test_npz_refuses_objects(self):
+    with self.assertRaisesRegex(ValueError, 'array x of .* Python objects'):
+      writer.write_npz(self.path, x=np.array([None]))
+
+  def test_failure_leaves_the_old_file_and_nothing_beside_it(self):
+    self.path.write_text('old')
+    with self.assertRaises(KeyError):
+      with writer.open_atomically(self.path) as file:
+        file.write(b'new')
+        raise KeyError('x')
+    self.assertEqual(self.path.read_text(), 'old')
+    self.assertEqual(self.names(), {'file'})
+
+  def test_full_disk_names_the_file_and_keeps_the_old_one(self):
+    self.path.write_text('old')
+    self.limit_file_size(1000)
+    noise = np.random.default_rng(0).bytes(10_000)
+    with self.assertRaisesRegex(
+        OSError, f'^{re.escape(str(self.path))} cannot be written'
+    ) as caught:
+      writer.write_npz(self.path, x=np.frombuffer(noise, np.uint8))
+    self.assertEqual(caught.exception.errno, errno.EFBIG)
+    self.assertEqual(self.path.read_text(), 'old')
+    self.assertEqual(self.names(), {'file'})
+
+  def test_an_error_about_another_file_is_passed_on(self):
+    with self.assertRaises(FileNotFoundError):
+      with writer.open_atomically(self.path):
+        open(self.directory / 'other', 'rb')
+    self.assertEmpty(self.names())
+
+  @parameterized.named_parameters(
+      ('missing_parent', 'a/b', 'create .*a first'),
+      ('directory', '.', 'cannot be written.*move it away'),
+  )
+  def test_place_that_cannot_be_written(self, name, regex):
+    with self.assertRaisesRegex(OSError, regex):
+      writer.write_json(self.directory / name, {})
+    self.assertEmpty(self.names())
+
+  def test_read_only_place(self):
+    error = OSError(errno.EROFS, 'Read-only file system')
+    with absltest.mock.patch('builtins.open', side_effect=error):
+      with self.assertRaisesRegex(writer.FileError, 'that can be written to'):
+        writer.write_json(self.path, {})
+
+  def test_permissions_are_those_of_any_new_file(self):
+    writer.write_json(self.path, {})
+    plain = self.directory / 'plain'
+    plain.touch()
+    self.assertEqual(
+        stat.S_IMODE(self.path.stat().st_mode),
+        stat.S_IMODE(plain.stat().st_mode),
+    )
+
+
+class _Terminal(io.StringIO):
+
+  def isatty(self):
+    return True
+
+
+class ProgressBarTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.now = 100.0
+    self.enter_context(
+        absltest.mock.patch('time.monotonic', side_effect=lambda: self.now)
+    )
+
+  def run_steps(self, file, num_steps=100, seconds=1.0, **kwargs):
+    """Runs `num_steps` steps of so many seconds; the first takes 50."""
+    with writer.ProgressBar(
+        num_steps, batch_size=256, file=file, **kwargs
+    ) as progress:
+      self.now += 50.0
+      for step in range(kwargs.get('initial', 0) + 1, num_steps + 1):
+        progress.set_loss(1000.0 / step)
+        progress.update(step)
+        self.now += seconds
+
+  def test_away_from_a_terminal_a_line_every_ten_seconds(self):
+    file = io.StringIO()
+    self.run_steps(file)
+    lines = file.getvalue().splitlines()
+    self.assertLen(lines, 10)  # steps 11, 21, ..., 91 and the last
+    self.assertEqual(
+        lines[0], 'step 11/100  256 images/s  01:29 left  loss 90.91'
+    )
+    self.assertEqual(
+        lines[-1], 'step 100/100  256 images/s  00:00 left  loss 10'
+    )
+
+  def test_first_step_does_not_count(self):
+    file = io.StringIO()
+    self.run_steps(file, interval=0.0, num_steps=3, initial=1)
+    self.assertEqual(
+        file.getvalue(), 'step 3/3  256 images/s  00:00 left  loss 333.3\n'
+    )
+
+  def test_a_run_of_one_step_says_so(self):
+    file = io.StringIO()
+    self.run_steps(file, num_steps=1)
+    self.assertEqual(file.getvalue(), 'step 1/1  loss 1000\n')
+
+  def test_nothing_to_do_says_nothing(self):
+    file = io.StringIO()
+    self.run_steps(file, num_steps=5, initial=5)
+    self.assertEmpty(file.getvalue())
+
+  def test_terminal_shows_a_bar(self):
+    file = _Terminal()
+    self.run_steps(file)
+    last = file.getvalue().split('\r')[-1]
+    self.assertIn('100%', last)
+    self.assertIn('100/100', last)
+    self.assertIn('256 images/s', last)
+    self.assertIn('loss 10', last)
+    self.assertEndsWith(file.getvalue(), '\n')
+
+  def test_terminal_is_redrawn_at_most_ten_times_a_second(self):
+    file = _Terminal()
+    self.run_steps(file, num_steps=1000, seconds=0.001)
+    self.assertLess(file.getvalue().count('\r'), 20)
+
+  def test_only_process_0_shows(self):
+    file = _Terminal()
+    with absltest.mock.patch('jax.process_index', return_value=1):
+      self.run_steps(file)
+    self.assertEmpty(file.getvalue())
+
+
+class LockTest(_TestCase):
+
+  def test_workdir_is_made_and_left_clean(self):
+    workdir = self.directory / 'runs' / 'digits'
+    with writer.lock_workdir(workdir):
+      self.assertTrue(workdir.is_dir())
+      (workdir / 'config.json').write_text('{}')
+    self.assertEqual([x.name for x in workdir.iterdir()], ['config.json'])
+
+  def test_a_new_workdir_that_stayed_empty_is_taken_away(self):
+    workdir = self.directory / 'runs' / 'digits'
+    with writer.lock_workdir(workdir):
+      pass
+    self.assertFalse(workdir.exists())
+    workdir.mkdir()
+    with writer.lock_workdir(workdir):
+      pass
+    self.assertTrue(workdir.exists())  # the user's own
+
+  def test_what_cannot_be_written_is_known_before(self):
+    path = self.directory / 'x.json'
+    path.write_text('{}')
+    writer.check_writable(path)
+    writer.check_writable(self.directory / 'y.json')
+    self.assertEqual([x.name for x in self.directory.iterdir()], ['x.json'])
+    self.assertEqual(path.read_text(), '{}')
+    for path, reason in (
+        (self.directory / 'no' / 'x.json', 'create .*no first'),
+        (self.directory, 'a directory has this name'),
+    ):
+      with self.assertRaisesRegex(writer.FileError, reason):
+        writer.check_writable(path)
+
+  def test_other_processes_of_the_run_need_not_see_the_folder(self):
+    with absltest.mock.patch('jax.process_index', return_value=1):
+      writer.check_writable(self.directory / 'no' / 'x.json')
+
+  def test_json_that_cannot_be_read_is_no_missing_file(self):
+    with self.assertRaisesRegex(writer.FileError, r'\(Is a directory\)'):
+      writer.read_json(self.directory)
+
+  def test_second_is_refused_by_name(self):
+    with writer.lock_workdir(self.directory):
+      with self.assertRaisesRegex(
+          OSError, f'in use by process {os.getpid()} on .*another --workdir'
+      ):
+        with writer.lock_workdir(self.directory):
+          self.fail('entered')
+
+  def test_a_run_and_an_evaluation_do_not_keep_each_other_out(self):
+    path = self.directory / writer.EVALUATION_LOCK_NAME
+    with writer.lock_workdir(self.directory, path.name):
+      with writer.lock_workdir(self.directory):
+        pass
+      self.assertTrue(path.exists())  # it is held
+      with self.assertRaisesRegex(writer.LockedError, 'is being evaluated by'):
+        with writer.lock_workdir(self.directory, path.name):
+          self.fail('entered')
+    self.assertEmpty(self.names())
+    path.touch()  # of a process that was killed
+    with writer.lock_workdir(self.directory):
+      pass
+    self.assertEmpty(self.names())
+
+  def test_released_after_an_error(self):
+    with self.assertRaises(KeyError):
+      with writer.lock_workdir(self.directory):
+        raise KeyError('x')
+    with writer.lock_workdir(self.directory):
+      pass
+
+  def test_other_process_is_refused_until_it_is_killed(self):
+    child = textwrap.dedent(f"""
+        import time
+        from ldc_vae.runtime import writer
+        with writer.lock_workdir({str(self.directory)!r}):
+          print('locked', flush=True)
+          time.sleep(60)
+    """)
+    with subprocess.Popen(
+        [sys.executable, '-c', child], stdout=subprocess.PIPE, text=True
+    ) as process:
+      self.assertEqual(process.stdout.readline(), 'locked\n')
+      with self.assertRaisesRegex(writer.LockedError, str(process.pid)):
+        with writer.lock_workdir(self.directory):
+          self.fail('entered')
+      process.kill()
+    self.assertEqual(self.names(), {writer.LOCK_NAME})  # stale
+    with writer.lock_workdir(self.directory):
+      pass
+
+  def test_another_host_is_refused_as_long_as_it_is_alive(self):
+    # on a file system that keeps locks to each host
+    self.enter_context(absltest.mock.patch.object(writer, 'BEAT', 0.2))
+    child = textwrap.dedent(f"""
+        import fcntl, socket, time
+        from ldc_vae.runtime import writer
+        fcntl.flock = lambda *unused_args: None
+        socket.gethostname = lambda: 'elsewhere'
+        writer.BEAT = 0.2
+        with writer.lock_workdir({str(self.directory)!r}):
+          print('locked', flush=True)
+          time.sleep(60)
+    """)
+    with subprocess.Popen(
+        [sys.executable, '-c', child], stdout=subprocess.PIPE, text=True
+    ) as process:
+      self.assertEqual(process.stdout.readline(), 'locked\n')
+      with self.assertRaisesRegex(
+          writer.LockedError, f'in use by process {process.pid} on elsewhere;'
+      ):
+        with writer.lock_workdir(self.directory):
+          self.fail('entered')
+      process.kill()
+    with writer.lock_workdir(self.directory):
+      pass
+    self.assertEmpty(self.names())
+
+  def test_the_lock_tells_who_holds_it_and_that_it_lives(self):
+    path = self.directory / writer.LOCK_NAME
+    with absltest.mock.patch.object(writer, 'BEAT', 0.01):
+      with writer.lock_workdir(self.directory):
+        first = json.loads(path.read_bytes())
+        self.assertEqual(first['pid'], os.getpid())
+        deadline = time.monotonic() + 10
+        while json.loads(path.read_bytes()) == first:
+          self.assertLess(time.monotonic(), deadline)
+
+  def test_what_a_killed_process_was_writing_is_removed(self):
+    (self.directory / '.results.json.0123456789ab.tmp').touch()
+    # not ours
+    (self.directory / 'notes.tmp').touch()
+    (self.directory / '.bash_history-01234.tmp').touch()
+    (self.directory / '.x.0123456789ab.tmp').mkdir()
+    with writer.lock_workdir(self.directory):
+      pass
+    self.assertEqual(
+        self.names(),
+        {'notes.tmp', '.bash_history-01234.tmp', '.x.0123456789ab.tmp'},
+    )
+
+  def test_what_is_being_written_is_left_alone(self):
+    path = self.directory / 'generated.npz'
+    with writer.open_atomically(path) as file:
+      file.write(b'samples')
+      with writer.lock_workdir(self.directory):
+        pass
+    self.assertEqual(path.read_bytes(), b'samples')
+    self.assertEqual(self.names(), {'generated.npz'})
+
+  @parameterized.parameters(True, False)
+  def test_where_files_cannot_be_locked_it_warns(self, has_fcntl):
+    if has_fcntl:
+      error = OSError(errno.ENOLCK, 'No locks available')
+      patch = absltest.mock.patch('fcntl.flock', side_effect=error)
+    else:
+      patch = absltest.mock.patch.object(writer, 'fcntl', None)
+    with patch, self.assertLogs('absl', 'WARNING') as logs:
+      with writer.lock_workdir(self.directory):
+        pass
+    self.assertIn('is not protected', logs.output[0])
+    self.assertEmpty(self.names())
+
+  def test_file_in_place_of_the_workdir(self):
+    path = self.directory / 'file'
+    path.touch()
+    with self.assertRaisesRegex(OSError, 'cannot be written.*move it away'):
+      with writer.lock_workdir(path):
+        self.fail('entered')
+
+  def test_error_inside_is_passed_on(self):
+    with self.assertRaisesRegex(OSError, '^inside$'):
+      with writer.lock_workdir(self.directory):
+        raise OSError('inside')
+
+  def test_other_processes_of_the_run_do_not_lock(self):
+    with writer.lock_workdir(self.directory):
+      with absltest.mock.patch('jax.process_index', return_value=1):
+        with writer.lock_workdir(self.directory):
+          pass
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,114 @@
+"""Tests of ldc_vae.samplers.gaussian_mixture."""
+
+import warnings
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+from scipy import stats
+from sklearn import mixture
+
+from ldc_vae.samplers import gaussian_mixture
+from tests.samplers import latent_case
+
+
+class FitTest(parameterized.TestCase):
+
+  def test_two_clusters_are_matched(self):
+    z = latent_case.two_clusters(5000)
+    draws = gaussian_mixture.fit(z, 2, seed=0)(20_000, 0)
+    latent_case.check_clusters(
+        self, draws, share=0.02, mean=0.08, covariance=0.08
+    )
+
+  def test_draws_depend_on_the_seeds_alone(self):
+    latent_case.check_seeds(
+        self, lambda z, seed: gaussian_mixture.fit(z, 7, seed=seed)
+    )
+
+  def test_latents_may_be_constant_or_few(self):
+    latent_case.check_odd_latents(
+        self, lambda z, seed: gaussian_mixture.fit(z, 1, seed=seed)
+    )
+
+  def test_components_may_outnumber_different_latents(self):
+    z = np.repeat(latent_case.two_clusters(3), 4, axis=0)
+    draws = gaussian_mixture.fit(z, 10, seed=0)(100, 0)
+    distances = np.linalg.norm(draws[:, None] - z[None], axis=2).min(axis=1)
+    self.assertLess(np.max(distances), 0.1)
+
+  def test_an_end_before_it_converged_is_told(self):
+    z = latent_case.two_clusters(500)
+    with absltest.mock.patch.object(gaussian_mixture, '_MAX_ITERATIONS', 2):
+      with self.assertLogs(level='WARNING') as logs:
+        gaussian_mixture.fit(z, 9, seed=0)
+    self.assertIn('gmm_9: EM was stopped after 2 iter', logs.output[0])
+    with self.assertNoLogs(level='WARNING'):
+      gaussian_mixture.fit(z, 9, seed=0)
+
+
+class MaximiseTest(parameterized.TestCase):
+
+  @parameterized.parameters(1, 2, 5)
+  def test_ends_where_scikit_learn_does(self, num_components):
+    u = latent_case.two_clusters(700)
+    u = (u - u.mean(axis=0)) / u.std(axis=0)
+    labels = np.argsort(np.argsort(u[:, 0])) * num_components // len(u)
+    start = np.eye(num_components)[labels]
+    theirs = mixture.GaussianMixture(
+        num_components, reg_covar=1e-6, tol=1e-3, max_iter=1000
+    )
+    with (
+        warnings.catch_warnings(),
+        absltest.mock.patch.object(
+            mixture.GaussianMixture,
+            '_initialize_parameters',
+            lambda self, x, random_state, xp=None: self._initialize(x, start),
+        ),
+    ):
+      warnings.simplefilter('ignore')
+      theirs.fit(u)
+    ours, gain = gaussian_mixture.maximise(u, labels, num_components)
+    self.assertLess(gain, 1e-3)
+    np.testing.assert_allclose(ours.shares, theirs.weights_, rtol=1e-6)
+    np.testing.assert_allclose(ours.means, theirs.means_, atol=1e-6)
+    np.testing.assert_allclose(
+        ours.covariances, theirs.covariances_, atol=1e-6
+    )
+
+  def test_is_the_same_in_blocks(self):
+    u = latent_case.two_clusters(70) - [9.0, -5.0, 1.0]
+    labels = (u[:, 0] > 0).astype(int)
+    whole, _ = gaussian_mixture.maximise(u, labels, 2)
+    with absltest.mock.patch.object(gaussian_mixture, '_BLOCK_ROWS', 16):
+      parts, _ = gaussian_mixture.maximise(u, labels, 2)
+    for actual, expected in zip(parts, whole, strict=True):
+      np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+class JointLogProbsTest(parameterized.TestCase):
+
+  def test_are_those_of_scipy(self):
+    law = gaussian_mixture.Mixture(
+        np.array(latent_case.SHARES),
+        latent_case.MEANS,
+        np.einsum('kde,kdf->kef', latent_case.AXES, latent_case.AXES),
+    )
+    u = latent_case.two_clusters(6)
+    expected = np.stack(
+        [
+            np.log(law.shares[k])
+            + stats.multivariate_normal.logpdf(
+                u, law.means[k], law.covariances[k]
+            )
+            for k in range(2)
+        ],
+        axis=1,
+    )
+    np.testing.assert_allclose(
+        gaussian_mixture.joint_log_probs(law, u), expected, rtol=1e-9
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()

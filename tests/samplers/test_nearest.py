@@ -1,0 +1,77 @@
+"""Tests of ldc_vae.samplers.nearest."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from ldc_vae.samplers import latents
+from ldc_vae.samplers import nearest
+from tests.samplers import latent_case
+
+
+def _fit(z, seed):
+  return nearest.fit(z, seed=seed, noise=0.5)
+
+
+class FitTest(parameterized.TestCase):
+
+  def test_two_clusters_are_matched(self):
+    draws = _fit(latent_case.two_clusters(5000), 0)(20_000, 0)
+    latent_case.check_clusters(
+        self, draws, share=0.03, mean=0.1, covariance=0.1
+    )
+
+  def test_draws_depend_on_the_seeds_alone(self):
+    z = latent_case.two_clusters(2000)  # more than are probed
+    draws = _fit(z, 1)(20, 3)
+    self.assertEqual(draws.dtype, np.float32)
+    self.assertEqual(draws.shape, (20, 3))
+    np.testing.assert_array_equal(draws, _fit(z, 1)(20, 3))
+    self.assertFalse(np.array_equal(draws, _fit(z, 1)(20, 4)))
+    self.assertFalse(np.array_equal(draws, _fit(z, 2)(20, 3)))
+    self.assertEqual(_fit(z, 1)(0, 3).shape, (0, 3))
+
+  def test_latents_may_be_constant_or_few(self):
+    latent_case.check_odd_latents(self, _fit)
+
+  @parameterized.parameters(0.0, 0.3, 2.0)
+  def test_draws_are_so_far_from_a_latent(self, noise):
+    # a grid whose whitened neighbours are all equally far apart
+    line = np.arange(30.0)
+    z = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    sample_fn = nearest.fit(z, seed=0, noise=noise)
+    rows = np.random.default_rng(5).integers(len(z), size=4000)
+    moves = sample_fn(4000, 5) - z[rows]
+    root_mean_square = np.sqrt(np.mean(np.sum(moves**2, axis=1)))
+    # 8,000 squared normal numbers: an error of 0.8 %; four of it
+    np.testing.assert_allclose(root_mean_square, noise, rtol=0.03, atol=1e-5)
+
+  @parameterized.parameters(-0.1, float('nan'))
+  def test_no_share_is_refused(self, noise):
+    with self.assertRaisesRegex(ValueError, f'noise={noise} is no share'):
+      nearest.fit(latent_case.two_clusters(10), seed=0, noise=noise)
+
+  def test_latents_that_are_not_finite_are_refused(self):
+    z = latent_case.two_clusters(10)
+    z[3, 1] = np.nan
+    with self.assertRaisesRegex(ValueError, "not finite, so 'nearest'"):
+      latents.fit('nearest', z)
+
+
+class MedianDistanceTest(parameterized.TestCase):
+
+  def test_matches_a_loop(self):
+    points = np.random.default_rng(0).normal(size=(9, 3))
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    expected = np.median(distances.min(axis=1)[:5])
+    actual = nearest.median_distance(points[:5], points)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+  def test_copies_have_no_distance(self):
+    self.assertEqual(nearest.median_distance(np.ones((4, 2)), np.ones((4, 2))),
+                     0.0)
+
+
+if __name__ == '__main__':
+  absltest.main()
