@@ -13,6 +13,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # of a folder of `ldc_vae/`, or of a file that lies beside them.
 _FLOORS = {
     'elbo': 0,
+    'errors': 0,
     'energy': 0,
     'metrics': 0,
     'svgd': 0,
