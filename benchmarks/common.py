@@ -17,10 +17,10 @@ from typing import Any
 from absl import logging
 import jax
 
-from ldc_vae import config as config_lib
 from ldc_vae.data import datasets
 from ldc_vae.metrics import spread
 from ldc_vae.runtime import jobs
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 
 # Flags and fields that say where files lie, which is nobody else's business.
@@ -270,7 +270,7 @@ def create_record(
       'command': command(module, argv),
       'seeds': list(seeds),
       'device': describe_device(),
-      **config_lib.describe(),
+      **provenance.describe(),
   }
 
 

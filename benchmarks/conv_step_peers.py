@@ -19,7 +19,6 @@ from pythae.models.nn import BaseEncoder
 import torch
 from torch import nn
 from torch.nn import functional
-
 import vae_epoch_pythae
 
 _LATENT_SIZE = 16

@@ -26,6 +26,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.metrics import spread
 from ldc_vae.models import networks
@@ -80,24 +81,24 @@ def create_experiment(
   """
   if method == ELBO:
     name = 'vae'
-    own = {'objective.beta': 1.0, 'objective.num_samples': num_particles}
+    own = {'method.beta': 1.0, 'method.num_samples': num_particles}
   else:
     name = 'ldc'
     own = {
-        'objective.inverse_temperature': 1.0,
-        'objective.num_particles': num_particles,
-        'objective.off_diagonal': method != ALL_PAIRS,
-        'objective.whiten': method == WHITENED,
-        'objective.latent_energy_weight': 0.0,
+        'method.inverse_temperature': 1.0,
+        'method.num_particles': num_particles,
+        'method.off_diagonal': method != ALL_PAIRS,
+        'method.whiten': method == WHITENED,
+        'method.latent_energy_weight': 0.0,
     }
   config = config_lib.load(
       f'configs/{dataset}.py:{name}',
       {**COMMON, **own, 'seed': seed, **overrides},
   )
   experiment = experiment_lib.create(config)
-  first = experiment.method._replace(phases=experiment.method.phases[:1])
+  first = experiment.algorithm._replace(phases=experiment.algorithm.phases[:1])
   txs = {name: experiment.txs[name] for name in first.trained}
-  return config, experiment._replace(method=first, txs=txs)
+  return config, experiment._replace(algorithm=first, txs=txs)
 
 
 def train(
@@ -106,7 +107,7 @@ def train(
   """Trains by the product's step; returns the state and seconds per step."""
   train_step = step_lib.pmap_train_step(
       experiment_lib.make_train_step(
-          config, experiment.method, experiment.txs, experiment.num_steps
+          config, experiment.algorithm, experiment.txs, experiment.num_steps
       )
   )
   devices = jax.local_device_count()
@@ -148,7 +149,7 @@ def make_bounds_fn(model: networks.Model, num_samples: int):
 
   @jax.jit
   def bounds(params, images, key):
-    keys = step_lib.image_keys(key, images.shape[0], None)
+    keys = streams.image_keys(key, images.shape[0], None)
     images = step_lib.prepare_images(images, keys, False)
     z, mean, logvar = model.particles(params, images, keys, num_samples)
     log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]

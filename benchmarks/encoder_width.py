@@ -21,9 +21,9 @@ import numpy as np
 import optax
 
 from benchmarks import common
-from ldc_vae import step as step_lib
+from ldc_vae import optimizers
 from ldc_vae.methods import base
-from ldc_vae.methods import ldc
+from ldc_vae.methods import gibbs
 from ldc_vae.models import networks
 from ldc_vae.reporting import comparison
 
@@ -87,11 +87,11 @@ def train(
     seed: Of weights, images and noise.
   """
   objective_fn = functools.partial(
-      ldc.autoencoder_objective,
+      gibbs.autoencoder_objective,
       model=model,
       inverse_temperature=1.0,
       num_particles=num_particles,
-      kernel=ldc.encoder_kernel('rbf', 'expected'),
+      kernel=gibbs.encoder_kernel('rbf', 'expected'),
       bandwidth='expected',
       bandwidth_factor=factor,
       off_diagonal=True,
@@ -105,14 +105,14 @@ def train(
     images = jax.random.normal(image_key, (batch_size, *_SHAPE))
     keys = jax.random.split(noise_key, batch_size)
     if factor is not None:
-      context = {'progress': 1.0, 'stats': ()}
-      return objective_fn(params, images, keys, context)[0]
+      context = base.Context(progress=1.0)
+      return objective_fn(params, images, keys, context).loss
     z, _, logvar = model.particles(params, images, keys, num_particles)
     log_joint = model.log_likelihood(params, images, z)
     log_joint -= 0.5 * jnp.sum(jnp.square(z), axis=-1)
     return -jnp.mean(log_joint) - 0.5 * jnp.mean(jnp.sum(logvar, axis=-1))
 
-  rate = step_lib.learning_rate_schedule(
+  rate = optimizers.learning_rate_schedule(
       'cosine', _LEARNING_RATE, warmup_steps=100, num_steps=num_steps
   )
   tx = optax.adam(rate)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import optimizers
 from ldc_vae import step as step_lib
 from ldc_vae.models import networks
 
@@ -43,7 +44,7 @@ class Program(NamedTuple):
   """What a train step is made of."""
 
   config: Any
-  method: Any
+  algorithm: Any
   txs: Any
   model: Any
 
@@ -53,7 +54,7 @@ def create_program(
     fields: Sequence[str] | Mapping[str, Any] = (),
     overrides: Sequence[str] = (),
 ) -> Program:
-  """Config, method, optimisers and networks of a config.
+  """Config, algorithm, optimisers and networks of a config.
 
   Args:
     spec: Of the config.
@@ -72,11 +73,11 @@ def create_program(
         f' use one of {", ".join(IMAGE_SHAPES)}'
     )
   model = experiment_lib.create_model(config, shape)
-  method = experiment_lib.create_method(config, model)
-  txs = step_lib.create_optimizers(
-      method, num_steps=NUM_STEPS, **config.optimizer.to_dict()
+  algorithm = config_lib.create_method(config).build(model)
+  txs = optimizers.create_optimizers(
+      algorithm, num_steps=NUM_STEPS, **config.optimizer.to_dict()
   )
-  return Program(config, method, txs, model)
+  return Program(config, algorithm, txs, model)
 
 
 def of_step(program: Program, batch_size: int) -> float:
@@ -93,11 +94,11 @@ def of_step(program: Program, batch_size: int) -> float:
   # a loop over updates would be counted once, whatever its length
   phases = tuple(
       phase._replace(num_updates=1)
-      for phase in program.method.phases
+      for phase in program.algorithm.phases
       for _ in range(phase.num_updates)
   )
-  method = program.method._replace(phases=phases)
-  return count(program._replace(method=method), batch_size)
+  algorithm = program.algorithm._replace(phases=phases)
+  return count(program._replace(algorithm=algorithm), batch_size)
 
 
 def count(program: Program, batch_size: int) -> float:
@@ -106,11 +107,11 @@ def count(program: Program, batch_size: int) -> float:
   Raises:
     ValueError: jax is not to use the CPU.
   """
-  config, method, txs, model = program
-  step_fn = experiment_lib.make_train_step(config, method, txs, NUM_STEPS)
+  config, algorithm, txs, model = program
+  step_fn = experiment_lib.make_train_step(config, algorithm, txs, NUM_STEPS)
   key = jax.random.key(0)
   state = jax.eval_shape(
-      lambda key: step_lib.create_train_state(key, model, method, txs), key
+      lambda key: step_lib.create_train_state(key, model, algorithm, txs), key
   )
   images = jax.ShapeDtypeStruct((batch_size, *model.image_shape), np.uint8)
   # a GPU's compiler does not count what it has not compiled
@@ -131,15 +132,15 @@ def count(program: Program, batch_size: int) -> float:
 
 def num_weights(program: Program) -> dict[tuple[str, ...], int]:
   """The weights that each phase trains, by the names of its networks."""
-  method = program.method
+  algorithm = program.algorithm
   params = jax.eval_shape(
-      lambda: program.model.init(jax.random.key(0), method.trained)
+      lambda: program.model.init(jax.random.key(0), algorithm.trained)
   )
   return {
       phase.trains: sum(
           networks.num_parameters(params[name]) for name in phase.trains
       )
-      for phase in method.phases
+      for phase in algorithm.phases
   }
 
 

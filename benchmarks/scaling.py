@@ -42,8 +42,10 @@ from benchmarks import common
 from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run_files
 from ldc_vae import step as step_lib
 from ldc_vae.runtime import processes
+from ldc_vae.runtime import provenance
 
 _DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
 _BYTES = 4  # of a gradient, float32
@@ -110,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
         f'--batch_size={args.batch_size} must be divisible by the numbers of'
         ' --devices and --processes'
     )
-  if config_lib.split_spec(args.predict)[1]:
+  if run_files.split(args.predict)[1]:
     raise ValueError(f'--predict={args.predict} names a method; leave it out')
   config_lib.load(args.predict)  # a mistake is told before the work
   record = common.create_record('benchmarks.scaling', argv, seeds=[0])
@@ -203,7 +205,7 @@ def run_layout(
     started.append(subprocess.Popen(
         (sys.executable, '-m', 'benchmarks.scaling',
          f'--worker={json.dumps(own)}', *overrides),
-        cwd=config_lib.ROOT,
+        cwd=provenance.ROOT,
         env={
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
@@ -279,14 +281,14 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
       spec, ['config.model.convolution=native']
   )
   config = program.config
-  updates = program.method.phases[1].num_updates
+  updates = program.algorithm.phases[1].num_updates
   operations = operations_lib.of_step(program, batch_per_device)
   weights = operations_lib.num_weights(program)
   first, second = weights.values()
   rows = []
   for name, machine in MACHINES.items():
     particles = (
-        machine.devices * batch_per_device * config.objective.latents_per_image
+        machine.devices * batch_per_device * config.method.latents_per_image
     )
     # z and scores; a ring gathers in half the way of a sum
     gathered = particles * config.model.latent_size

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from benchmarks import common
-from configs import default
 from ldc_vae import config as config_lib
+from ldc_vae import methods
+from ldc_vae import run_files
 from ldc_vae.reporting import comparison
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import writer
@@ -30,7 +31,7 @@ _RATES = tuple({'optimizer.learning_rate': rate} for rate in (1e-3, 2e-3, 5e-4))
 
 def _values(field: str, *values: float) -> tuple[dict[str, float], ...]:
   """One trial for each value of an option of the objective."""
-  return tuple({f'objective.{field}': value} for value in values)
+  return tuple({f'method.{field}': value} for value in values)
 
 
 # Method -> the options of its trials, that of `configs/default.py` first. What
@@ -47,14 +48,14 @@ TRIALS = {
     'rae_gp': _values('gradient_weight', 0.05, 0.5, 0.005),
     'vamp': _RATES,
     'stein_vae': (
-        {'objective.num_particles': 4, 'optimizer.learning_rate': 1e-3},
-        {'objective.num_particles': 4, 'optimizer.learning_rate': 2e-3},
-        {'objective.num_particles': 8, 'optimizer.learning_rate': 1e-3},
+        {'method.num_particles': 4, 'optimizer.learning_rate': 1e-3},
+        {'method.num_particles': 4, 'optimizer.learning_rate': 2e-3},
+        {'method.num_particles': 8, 'optimizer.learning_rate': 1e-3},
     ),
     'lebm': (
-        {'objective.r1_weight': 0.1, 'optimizer.latent_learning_rate': 2e-4},
-        {'objective.r1_weight': 0.02, 'optimizer.latent_learning_rate': 2e-4},
-        {'objective.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4},
+        {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 2e-4},
+        {'method.r1_weight': 0.02, 'optimizer.latent_learning_rate': 2e-4},
+        {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4},
     ),
     'ldc': _values('inverse_temperature', 1.0, 1.5, 2.0),
 }
@@ -106,7 +107,7 @@ def create_trials(
   Raises:
     ValueError: The config names a method, or a field or value is wrong.
   """
-  path, arg = config_lib.split_spec(config)
+  path, arg = run_files.split(config)
   if arg not in ('', 'debug'):
     raise ValueError(f'--config={config} names a method; --methods does that')
   trials = []
@@ -208,7 +209,7 @@ def main(argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   add = parser.add_argument
   add('--config', default='configs/mnist.py')
-  add('--methods', type=common.names, default=tuple(default.OBJECTIVES))
+  add('--methods', type=common.names, default=tuple(methods.METHODS))
   add('--seed', type=int, default=100)
   args, overrides = common.parse_runs(
       parser, argv, workdir='runs/search',

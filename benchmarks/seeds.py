@@ -21,6 +21,7 @@ from absl import logging
 
 from benchmarks import common
 from ldc_vae import config as config_lib
+from ldc_vae import run_files
 from ldc_vae.metrics import spread
 from ldc_vae.reporting import comparison
 from ldc_vae.runtime import jobs as jobs_lib
@@ -74,7 +75,7 @@ def create_runs(
   """The runs, all seeds of a config together; workdirs are ROOT/NAME_SEED."""
   names = {}
   for spec in specs:
-    path, arg = config_lib.split_spec(spec)
+    path, arg = run_files.split(spec)
     name = re.sub(r'[^\w]+', '_', f'{pathlib.Path(path).stem} {arg}'.strip())
     if name in names:
       raise ValueError(f'--configs names {name} twice: {names[name]}, {spec}')

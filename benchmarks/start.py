@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from benchmarks import common
-from ldc_vae import config as config_lib
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 
 _SECONDS_AT_MOST = 600.0
@@ -83,7 +83,7 @@ def first_step(
   start = time.monotonic()
   with log.open('w') as output, subprocess.Popen(
       words,
-      cwd=config_lib.ROOT,
+      cwd=provenance.ROOT,
       env={**os.environ, 'LDC_VAE_CACHE': str(folder / 'cache')},
       stdout=output,
       stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ from benchmarks import common
 from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run_files
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 
@@ -43,7 +44,7 @@ class Case(NamedTuple):
 
   Attributes:
     method: Of the config.
-    fields: Of `config.objective`; K stands for the number of particles.
+    fields: Of `config.method`; K stands for the number of particles.
     phases: The first so many phases of the method; 0 for all.
   """
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     common.choose(flag, chosen, known, required=True)
   if min(args.batch_sizes) < 1:
     raise ValueError('--batch_sizes needs positive numbers, as 128,2048')
-  if config_lib.split_spec(args.config)[1]:
+  if run_files.split(args.config)[1]:
     raise ValueError(
         f'--config={args.config} names a method; --cases does that'
     )
@@ -153,27 +154,28 @@ def create_program(
     overrides: As on the command line, for every case.
   """
   fields = {
-      f'objective.{name}': num_particles if value == 'K' else value
+      f'method.{name}': num_particles if value == 'K' else value
       for name, value in case.fields.items()
   }
   program = operations_lib.create_program(
       f'{spec}:{case.method}', {**nets, **fields}, overrides
   )
-  method = program.method
+  algorithm = program.algorithm
   if case.phases:
-    method = method._replace(phases=method.phases[: case.phases])
-  return program._replace(method=method)
+    phases = algorithm.phases[: case.phases]
+    algorithm = algorithm._replace(phases=phases)
+  return program._replace(algorithm=algorithm)
 
 
 def create_step(program: operations_lib.Program):
   """The step function, `(state, images, key) -> (state, metrics)`, and a state.
   """
-  config, method, txs, model = program
+  config, algorithm, txs, model = program
   num_steps = operations_lib.NUM_STEPS
   step_fn = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(config, method, txs, num_steps), 1
+      experiment_lib.make_train_step(config, algorithm, txs, num_steps), 1
   )
-  state = step_lib.create_train_state(jax.random.key(0), model, method, txs)
+  state = step_lib.create_train_state(jax.random.key(0), model, algorithm, txs)
   return step_fn, state
 
 

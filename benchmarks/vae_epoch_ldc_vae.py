@@ -21,10 +21,12 @@ import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import optimizers
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import health
 from ldc_vae.runtime import processes
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 
 _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
@@ -57,7 +59,7 @@ def make_epoch_fn(
   """
   fields = {}
   if method_name in _SAMPLES:
-    fields[f'objective.{_SAMPLES[method_name]}'] = num_samples
+    fields[f'method.{_SAMPLES[method_name]}'] = num_samples
   config = config_lib.load(
       f'configs/mnist.py:{method_name}',
       {
@@ -77,7 +79,7 @@ def make_epoch_fn(
   method = experiment_lib.create_method(config, model)
   steps_per_epoch = len(images) // batch_size
   num_steps = config.train.num_epochs * steps_per_epoch
-  txs = step_lib.create_optimizers(
+  txs = optimizers.create_optimizers(
       method, num_steps=num_steps, **config.optimizer.to_dict()
   )
   train_step = step_lib.pmap_train_step(
@@ -205,7 +207,7 @@ def describe() -> dict[str, Any]:
   return {
       'device': str(jax.devices()[0]),
       'num_devices': jax.device_count(),
-      'versions': config_lib.describe()['versions'],
+      'versions': provenance.describe()['versions'],
   }
 
 

@@ -13,7 +13,7 @@ that of Larochelle and Murray (2011), differs by about 2 nats; never compare one
 with the other.
 """
 
-from configs import default
+from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
@@ -26,18 +26,18 @@ def get_config(arg: str = ''):
   config.model.latent_size = 40
   config.model.likelihood = 'bernoulli'
   config.model.learn_scale = False  # it has none
-  if config.objective.name in ('iwae', 'stein_vae', 'vae', 'vamp'):
+  if config.method.name in ('iwae', 'stein_vae', 'vae', 'vamp'):
     config.optimizer.learning_rate = 2e-3
   config.train.batch_size = 100
   config.train.num_epochs = 400
   config.evaluate.importance_samples = 5000
   config.evaluate.samplers = ('prior', 'gmm_10')
-  if 'kl_warmup' in config.objective:
-    config.objective.kl_warmup = 0.1
-  if config.objective.name == 'stein_vae':
+  if 'kl_warmup' in config.method:
+    config.method.kl_warmup = 0.1
+  if config.method.name == 'stein_vae':
     # 2.6 nats by the encoder, 1.0 by the particles: benchmarks/README.md
     config.model.encoder = 'warped'
-    config.objective.num_particles = 8
-  if config.objective.name == 'iwae':
-    config.objective.num_samples = 50
+    config.method.num_particles = 8
+  if config.method.name == 'iwae':
+    config.method.num_samples = 50
   return default.finish(config)

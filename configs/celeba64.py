@@ -3,7 +3,7 @@
 python -m ldc_vae.main --config=configs/celeba64.py --workdir=runs/celeba64
 """
 
-from configs import default
+from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):

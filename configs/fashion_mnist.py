@@ -3,7 +3,7 @@
 python -m ldc_vae.main --config=configs/fashion_mnist.py --workdir=runs/fashion
 """
 
-from configs import default
+from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):

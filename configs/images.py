@@ -4,7 +4,7 @@ python -m ldc_vae.main --config=configs/images.py --workdir=runs/images \\
     --config.dataset.path=PATH --config.dataset.image_size=32
 """
 
-from configs import default
+from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):

@@ -3,7 +3,7 @@
 python -m ldc_vae.main --config=configs/mnist.py --workdir=runs/mnist
 """
 
-from configs import default
+from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):

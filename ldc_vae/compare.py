@@ -18,8 +18,11 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import plans
+from ldc_vae import run_files
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
@@ -28,6 +31,7 @@ from ldc_vae.reporting import comparison
 from ldc_vae.reporting import comparison_figures
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import processes
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
@@ -63,7 +67,7 @@ class Run(NamedTuple):
 
 
 def compare(
-    plans: Mapping[str, config_lib.Plan],
+    plans: Mapping[str, plans.Plan],
     seeds: Sequence[int],
     workdir: str | os.PathLike[str],
     *,
@@ -105,7 +109,7 @@ def compare(
         '%d of %d runs are finished; %d to do, %d at once',
         len(runs) - len(waiting), len(runs), len(waiting), num_jobs,
     )
-    root = str(config_lib.ROOT)
+    root = str(provenance.ROOT)
     path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
     jobs_lib.run_all(
         [_job(run) for run in waiting],
@@ -128,7 +132,7 @@ def compare(
 
 
 def create_runs(
-    plans: Mapping[str, config_lib.Plan],
+    plans: Mapping[str, plans.Plan],
     seeds: Sequence[int],
     workdir: str | os.PathLike[str],
 ) -> list[Run]:
@@ -193,7 +197,7 @@ class _Book:
     }
     self._data = datasets.describe(dataset)
     self._errors = {}
-    self._versions = config_lib.describe()
+    self._versions = provenance.describe()
 
   def waiting(self) -> list[Run]:
     """The runs that have no results of their config."""
@@ -270,7 +274,7 @@ class _Book:
     }
 
 
-def _load_data(plans: Mapping[str, config_lib.Plan]) -> datasets.Dataset:
+def _load_data(plans: Mapping[str, plans.Plan]) -> datasets.Dataset:
   """Loads the data once for all runs; refuses what would fail every run."""
   configs = [plan.config for plan in plans.values()]
   first = configs[0]
@@ -279,9 +283,9 @@ def _load_data(plans: Mapping[str, config_lib.Plan]) -> datasets.Dataset:
     for name, value in config_lib.flatten(first).items():
       is_shared = name.startswith(_SAME_FOR_ALL) and name not in _MAY_DIFFER
       if is_shared and other[name] != value:
-        raise config_lib.ConfigError(
-            f'config.{name} is {value!r} for {first.objective.name} and'
-            f' {other[name]!r} for {config.objective.name}; compare methods on'
+        raise errors.UserError(
+            f'config.{name} is {value!r} for {first.method.name} and'
+            f' {other[name]!r} for {config.method.name}; compare methods on'
             ' the same data and by the same protocol'
         )
   dataset = experiment_lib.load_dataset(first)
@@ -307,12 +311,12 @@ def _job(run: Run) -> jobs_lib.Job:
 
 
 def _command(
-    plans: Mapping[str, config_lib.Plan], seeds: Sequence[int]
+    plans: Mapping[str, plans.Plan], seeds: Sequence[int]
 ) -> str:
   """The command that makes the same comparison, without places."""
   words = ['python -m ldc_vae.main']
   first = next(iter(plans.values()))
-  path, arg = config_lib.split_spec(first.spec)
+  path, arg = run_files.split(first.spec)
   debug = ',debug' if 'debug' in arg.split(',') else ''
   words += [
       f'--config={path}{debug}',

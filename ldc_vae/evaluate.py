@@ -21,8 +21,10 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import inception
 from ldc_vae.evaluation import likelihood
@@ -136,12 +138,12 @@ class Apply:
     self._experiment, self._batch_size = experiment, batch_size
     self._params, self._stats = state.ema_params, state.stats
     # The parameters are arguments: as constants they would be compiled in.
-    model, method = experiment.model, experiment.method
+    model, algorithm = experiment.model, experiment.algorithm
 
     @jax.jit
     def encode(params, stats, images, key, first):
       images, keys = step_lib.eval_images(images, key, binarize, first)
-      return base.encode(method, model, params, stats, images, keys)
+      return base.encode(algorithm, model, params, stats, images, keys)
 
     @jax.jit
     def decode(params, z):
@@ -150,8 +152,8 @@ class Apply:
 
     @jax.jit
     def generate(params, stats, key, first):
-      keys = step_lib.image_keys(key, batch_size, None, first)
-      return method.generate(params, stats, keys)
+      keys = streams.image_keys(key, batch_size, None, first)
+      return algorithm.generate(params, stats, keys)
 
     self._encode, self._decode, self._generate = encode, decode, generate
 
@@ -217,7 +219,7 @@ def evaluate(
     FloatingPointError: A latent of the method's own is not finite.
     OSError: No checkpoint, a file cannot be read or written, or another process
       is evaluating the same workdir (unless `patient`).
-    ValueError: Inception features are asked for and cannot be had.
+    UserError: Inception features are asked for and cannot be had.
   """
   workdir = pathlib.Path(workdir)
   writer.check_writable(workdir / 'results.json')
@@ -236,7 +238,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   if not processes.is_first():  # it evaluates alone; the others wait for it
     return processes.barrier('evaluated')[0]
   inception_fn = inception.load() if config.evaluate.inception else None
-  key = jax.random.fold_in(experiment.key, 2**31 + 2)  # no step has it
+  key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
   sources_key, projections_key, importance_key, annealed_key, time_key = (
       jax.random.split(key, 5)
   )
@@ -271,7 +273,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
             projections_key,
         )
     )
-  if 'sampler' in experiment.method.trained:
+  if 'sampler' in experiment.algorithm.trained:
     _check_sampler(results)
   results.update(
       likelihood.importance(config, experiment, state, importance_key)
@@ -323,7 +325,7 @@ def _check_sampler(results) -> None:
     logging.warning(
         'latent/missed_share_generator=%.2g: the sampler net misses this share'
         ' of the latent distribution; train longer (config.train.num_epochs),'
-        ' or with more config.objective.num_latent_updates',
+        ' or with more config.method.num_latent_updates',
         share,
     )
 
@@ -337,7 +339,7 @@ def _check_room(num_samples, model, output) -> None:
   free = shutil.disk_usage(output.absolute().parent).free
   # in memory they are there twice while batches are joined
   if 2 * wanted > memory or wanted > free:
-    raise ValueError(
+    raise errors.UserError(
         f'--num_samples={num_samples} makes {wanted:,} bytes, of which this'
         f' machine has {memory // 2:,} in half of its memory and {free:,} on'
         f' the disk of {output}: draw fewer at a time'
@@ -363,7 +365,7 @@ def sample(
   Raises:
     FloatingPointError: A latent is not finite.
     OSError: No checkpoint, or a file cannot be read or written.
-    ValueError: So many samples have no room.
+    UserError: So many samples have no room.
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   picture = output.with_suffix('.png')
@@ -375,7 +377,7 @@ def sample(
     processes.barrier('sampled')
     return
   _check_room(num_samples, experiment.model, output)
-  key = jax.random.fold_in(experiment.key, 2**31 + 3)
+  key = jax.random.fold_in(experiment.key, streams.Stream.SAMPLE.value)
   z = apply.generate(num_samples, key)
   _require_finite({'generator': z})
   images = apply.decode(z)

@@ -13,8 +13,11 @@ import jax
 from ml_collections import config_dict
 import optax
 
-from ldc_vae import methods
+from ldc_vae import config as config_lib
+from ldc_vae import errors
+from ldc_vae import optimizers
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
 from ldc_vae.models import networks
@@ -29,7 +32,7 @@ class Experiment(NamedTuple):
   Attributes:
     dataset: All splits.
     model: The networks.
-    method: The objective phases and the generator.
+    algorithm: The method with these networks.
     txs: One optimiser per trained network.
     num_steps: Train steps in all.
     steps_per_epoch: Whole batches in the training split.
@@ -40,7 +43,7 @@ class Experiment(NamedTuple):
 
   dataset: datasets.Dataset
   model: networks.Model
-  method: base.Method
+  algorithm: base.Algorithm
   txs: dict[str, optax.GradientTransformation]
   num_steps: int
   steps_per_epoch: int
@@ -50,9 +53,9 @@ class Experiment(NamedTuple):
 
   def init_state(self) -> step_lib.TrainState:
     """The state before the first step, the same for every device count."""
-    init_key = jax.random.fold_in(self.key, 2**31)  # no step has this number
+    init_key = jax.random.fold_in(self.key, streams.Stream.INIT.value)
     return step_lib.create_train_state(
-        init_key, self.model, self.method, self.txs
+        init_key, self.model, self.algorithm, self.txs
     )
 
   def abstract_state(self) -> step_lib.TrainState:
@@ -70,25 +73,25 @@ def create(config: config_dict.ConfigDict) -> Experiment:
     The experiment.
 
   Raises:
-    ValueError: A field does not fit the data or the devices.
+    UserError: A field does not fit the data or the devices.
     OSError: The data cannot be had.
   """
   dataset = load_dataset(config)
   model = create_model(config, dataset.image_shape)
-  method = create_method(config, model)
+  algorithm = config_lib.create_method(config).build(model)
 
   batch_size = config.train.batch_size
   num_train = len(dataset.images['train'])
   num_steps = count_steps(config, num_train)
   steps_per_epoch = num_train // batch_size
   often = max(1, math.ceil(num_steps / _DEFAULT_CHECKPOINTS))
-  txs = step_lib.create_optimizers(
-      method, num_steps=num_steps, **config.optimizer.to_dict()
+  txs = optimizers.create_optimizers(
+      algorithm, num_steps=num_steps, **config.optimizer.to_dict()
   )
   return Experiment(
       dataset=dataset,
       model=model,
-      method=method,
+      algorithm=algorithm,
       txs=txs,
       num_steps=num_steps,
       steps_per_epoch=steps_per_epoch,
@@ -114,7 +117,7 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
   """
   batch_size = config.train.batch_size
   if batch_size > num_train:
-    raise ValueError(
+    raise errors.UserError(
         f'config.train.batch_size={batch_size} is more than the {num_train}'
         f' training images of {config.dataset.name}; lower it'
     )
@@ -122,7 +125,7 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
   epochs = config.train.num_epochs
   num_steps = config.train.num_steps or epochs * steps_per_epoch
   if num_steps >= 2**31:  # they are counted in int32
-    raise ValueError(
+    raise errors.UserError(
         f'config.train.num_epochs={epochs} is {num_steps} steps, too many to'
         ' count; lower it'
     )
@@ -140,24 +143,16 @@ def create_model(
   return networks.create_model(image_shape, sizes, **fields)
 
 
-def create_method(
-    config: config_dict.ConfigDict, model: networks.Model
-) -> base.Method:
-  """The method of `config.objective`, with these networks."""
-  fields = config.objective.to_dict()
-  return methods.METHODS[fields.pop('name')](model, **fields)
-
-
 def make_train_step(
     config: config_dict.ConfigDict,
-    method: base.Method,
+    algorithm: base.Algorithm,
     txs: Mapping[str, optax.GradientTransformation],
     num_steps: int,
 ) -> Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]]:
   """`step.train_step` with its keywords bound but `axis_name`."""
   return functools.partial(
       step_lib.train_step,
-      method=method,
+      algorithm=algorithm,
       txs=txs,
       num_steps=num_steps,
       log_every=config.train.log_every,
@@ -186,16 +181,16 @@ def check_batch_size(batch_size: int, accumulate: int) -> None:
     accumulate: Micro-batches of a device.
 
   Raises:
-    ValueError: They do not fit the devices.
+    UserError: They do not fit the devices.
   """
   devices = jax.device_count()
   if batch_size % devices:
-    raise ValueError(
+    raise errors.UserError(
         f'config.train.batch_size={batch_size} is not divisible by {devices}'
         f' devices; use a multiple of {devices}'
     )
   if batch_size // devices % accumulate:
-    raise ValueError(
+    raise errors.UserError(
         f'config.train.accumulate={accumulate} does not divide the'
         f' {batch_size // devices} images of each of {devices} devices'
         f' (config.train.batch_size={batch_size}); use one that does'

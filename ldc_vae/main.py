@@ -7,22 +7,22 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import gc
-import linecache
 import logging
 import os
 import pathlib
 import re
 import signal
-import stat
 import sys
 from typing import NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 
-from ldc_vae import config as config_lib
+from ldc_vae import cli
+from ldc_vae import errors
+from ldc_vae.runtime import provenance
 
-_PACKAGE = str(config_lib.ROOT / 'ldc_vae') + os.sep
+_PACKAGE = str(provenance.ROOT / 'ldc_vae') + os.sep
 
 # 0 is success; 1 what another start may mend: files, devices, other processes;
 # 2 what the same command would meet again: a mistake in its arguments, config
@@ -30,9 +30,9 @@ _PACKAGE = str(config_lib.ROOT / 'ldc_vae') + os.sep
 # run that ended with 2 no more. A signal gives 128 and its number.
 _RUNTIME_ERROR, _LASTING_ERROR = 1, 2
 
-# What a user causes and can mend; anything else is our bug, with a traceback.
-_LASTING = (ValueError, FloatingPointError, MemoryError)
-_TOLD_IN_A_SENTENCE = (*_LASTING, OSError)
+# A user's mistake is told in a sentence; a bug keeps its traceback.
+_LASTING = (FloatingPointError, MemoryError, flags.Error)
+_TOLD_IN_A_SENTENCE = (errors.UserError, OSError, *_LASTING)
 
 _OUT_OF_MEMORY = (
     'the device has too little memory; raise config.train.accumulate, or lower'
@@ -51,42 +51,6 @@ _XLA_STATUS = re.compile(
     '(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNKNOWN'
     '|UNAVAILABLE): '
 )
-
-_HELP = """\
-LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
-
-  python -m ldc_vae.main --config=FILE[:METHOD][,debug] [flags]
-
-  --config=FILE[:METHOD][,debug]
-                       run file, as configs/digits.py; METHOD is ldc (default),
-                       ae, aae, beta_vae, info_vae, iwae, lebm, rae_gp, rae_l2,
-                       stein_vae, vae, vamp or wae_mmd; debug shrinks the run
-                       to seconds
-  --config.GROUP.FIELD=VALUE
-                       overrides a field; configs/default.py explains them all
-                       (compare: --config.METHOD.GROUP.FIELD for one method)
-  --workdir=DIR        where the run lives and resumes by itself
-                       (default: runs/<config>_<method>, or _compare)
-  --mode=MODE          train (default): train, evaluate, draw pictures
-                       evaluate: evaluate a trained workdir again
-                       sample: draw images from a trained workdir
-                       compare: train and evaluate several methods, tabulate
-  --num_samples=N      sample: how many images (default: 64)
-  --output=FILE.npz    sample: where to write (default: WORKDIR/generated.npz)
-  --methods=A,B        compare: which methods (default: all)
-  --seeds=0,1,2        compare: of each method (default: 0,1,2)
-  --jobs=N             compare: runs at once, each on its own cores (default: 1)
-  --coordinator_address=HOST:PORT --num_processes=N --process_id=I
-                       one run over several processes; give all three, or set
-                       LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
-                       (TPU pod slices, SLURM, MPI; Kubernetes with jax[k8s])
-  --help               this text
-
-evaluate and sample read the config of the workdir where --config is missing.
-Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
-shows where an error was raised. SIGINT, SIGTERM and SIGHUP save and stop a run.
-Exit code 2: giving the same command again would not help; 1: it may.
-"""
 
 
 def run() -> NoReturn:
@@ -128,13 +92,15 @@ def main(argv: Sequence[str]) -> int:
     The exit code: 0, or 1 for an error that another start may mend, 2 for one
     that it would meet again, 130 after SIGINT, 143 after SIGTERM.
   """
-  if any(argument in ('--help', '-h', '-help') for argument in argv):
-    print(_HELP, end='')
-    return 0
   try:
-    values, overrides = _parse(argv)
-    config, workdir = _resolve(values, overrides)
-  except (config_lib.ConfigError, flags.Error, OSError) as error:
+    rest = [x for x in argv if x not in ('--help', '-h', '-help')]
+    if len(rest) < len(argv):
+      specs = [x.partition('=')[2] for x in rest if x.startswith('--config=')]
+      print(cli.help_text(specs[-1] if specs else None), end='')
+      return 0
+    values, overrides = cli.parse(argv)
+    config, workdir = cli.resolve(values, overrides)
+  except (errors.UserError, flags.Error, OSError) as error:
     return _fail(error)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
   with _loading():
@@ -226,7 +192,7 @@ def _compare(plans, workdir, values):
   """Trains and evaluates several methods, and tabulates them."""
   from ldc_vae import compare
   compare.compare(
-      plans, _seeds(values.seeds), workdir, num_jobs=values.jobs or 1
+      plans, cli.parse_seeds(values.seeds), workdir, num_jobs=values.jobs or 1
   )
 
 
@@ -236,298 +202,6 @@ _JOBS = {
     'sample': _sample,
     'compare': _compare,
 }
-
-# Flags that one mode alone reads.
-_FLAGS_OF_A_MODE = {
-    'num_samples': 'sample',
-    'output': 'sample',
-    'methods': 'compare',
-    'seeds': 'compare',
-    'jobs': 'compare',
-}
-
-
-# From arguments to a config and a workdir.
-
-
-def _define_flags() -> flags.FlagValues:
-  """Returns the flags, apart from absl's own of the process."""
-  values = flags.FlagValues()
-  for name in (
-      'config', 'workdir', 'output', 'methods', 'seeds', 'coordinator_address'
-  ):
-    flags.DEFINE_string(name, None, '', flag_values=values)
-  flags.DEFINE_string('mode', 'train', '', flag_values=values)
-  flags.DEFINE_integer('jobs', None, '', lower_bound=1, flag_values=values)
-  flags.DEFINE_integer(
-      'num_samples', None, '', lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_integer(
-      'num_processes', None, '', lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_integer(
-      'process_id', None, '', lower_bound=0, flag_values=values
-  )
-  return values
-
-
-def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-  """Returns the checked flags and the '--config.a.b=value' overrides."""
-  plain, overrides = [], []
-  arguments = list(argv)
-  while arguments:
-    argument = arguments.pop(0)
-    if argument.startswith(('--config.', '-config.')):
-      follows = arguments and not arguments[0].startswith('--')
-      if '=' not in argument and follows:  # --config.a.b value
-        argument = f'{argument}={arguments.pop(0)}'
-      overrides.append(argument)
-    else:
-      plain.append(argument)
-  values = _define_flags()
-  rest = values(['ldc_vae', *plain])[1:]
-  if rest:
-    raise config_lib.ConfigError(
-        f'{rest[0]!r} is not a flag; see --help for the flags'
-    )
-  _check_flags(values)
-  for name in ('workdir', 'output'):
-    if values[name].value is not None:
-      values[name].value = os.path.expanduser(values[name].value)
-  return values, overrides
-
-
-def _check_flags(values: flags.FlagValues) -> None:
-  """Raises a `ConfigError` for flags that do not hold, alone or together."""
-  if values.mode not in _JOBS:
-    raise config_lib.ConfigError(
-        f'--mode={values.mode}: unknown mode; known: {", ".join(_JOBS)}'
-    )
-  for name, mode in _FLAGS_OF_A_MODE.items():
-    if values[name].value is not None and values.mode != mode:
-      raise config_lib.ConfigError(
-          f'--{name}: read by --mode={mode} only; leave it out of'
-          f' --mode={values.mode}'
-      )
-  for name in ('workdir', 'output'):
-    if values[name].value is None:
-      continue
-    if not values[name].value:
-      raise config_lib.ConfigError(
-          f'--{name}=: it is empty; give a path, or leave the flag out'
-      )
-    if '://' in values[name].value:
-      raise config_lib.ConfigError(
-          f'--{name}={values[name].value}: not a local path; use one, or the'
-          ' path where the storage is mounted'
-      )
-  together = ('coordinator_address', 'num_processes', 'process_id')
-  missing = [name for name in together if values[name].value is None]
-  if values.mode == 'compare':
-    _check_alone(set(together) - set(missing))
-    _seeds(values.seeds)
-  if len(missing) == len(together):
-    return
-  if missing:
-    raise config_lib.ConfigError(
-        f'--{missing[0]} is missing; give --coordinator_address,'
-        ' --num_processes and --process_id together'
-    )
-  host, _, port = values.coordinator_address.rpartition(':')
-  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-    raise config_lib.ConfigError(
-        f'--coordinator_address={values.coordinator_address}: not HOST:PORT;'
-        ' use the address of process 0, as 10.0.0.1:8476'
-    )
-  if values.process_id >= values.num_processes:
-    raise config_lib.ConfigError(
-        f'--process_id={values.process_id}: out of range; use 0 to'
-        f' {values.num_processes - 1} with --num_processes='
-        f'{values.num_processes}'
-    )
-
-
-def _check_alone(given: set[str]) -> None:
-  """Raises where a comparison is to be one of several processes."""
-  variable = 'LDC_VAE_DISTRIBUTED'
-  if os.environ.get(variable, '0') not in ('', '0'):
-    name = f'{variable}={os.environ[variable]}'
-  elif given:
-    name = f'--{min(given)}'
-  else:
-    return
-  raise config_lib.ConfigError(
-      f'{name}: --mode=compare starts its runs by itself, on this host; leave'
-      ' it out'
-  )
-
-
-def _seeds(text: str | None) -> list[int]:
-  """Returns the seeds of a comparison."""
-  seeds = []
-  for word in ('0,1,2' if text is None else text).split(','):
-    word = word.strip()
-    if not (word.isascii() and word.isdigit() and int(word) < 2**32):
-      raise config_lib.ConfigError(
-          f'--seeds={text}: {word!r} is no seed; use whole numbers from 0 on,'
-          ' as --seeds=0,1,2'
-      )
-    if int(word) in seeds:
-      raise config_lib.ConfigError(
-          f'--seeds={text}: {word} is there twice; name each seed once'
-      )
-    seeds.append(int(word))
-  return seeds
-
-
-def _resolve(values: flags.FlagValues, overrides: Sequence[str]):
-  """Returns the config of the run, or the plans of several, and the workdir."""
-  if values.mode in ('train', 'compare') and not values.config:
-    raise config_lib.ConfigError(
-        '--config is missing; give a run file, as --config=configs/digits.py'
-    )
-  if not values.config and not values.workdir:
-    raise config_lib.ConfigError(
-        f'--workdir is missing; --mode={values.mode} needs a trained workdir'
-    )
-  if values.mode == 'compare':
-    methods = ','.join(config_lib.METHOD_ENCODERS)
-    methods = methods if values.methods is None else values.methods
-    plans = config_lib.load_each(
-        values.config, [word.strip() for word in methods.split(',')], overrides
-    )
-    stem = pathlib.Path(config_lib.split_spec(values.config)[0]).stem
-    workdir = values.workdir or os.path.join('runs', f'{stem}_compare')
-    _check_workdir(workdir)
-    return plans, workdir
-  config = values.config and config_lib.load(values.config, overrides)
-  workdir = values.workdir or _default_workdir(values.config, config)
-  _check_workdir(workdir)
-  if values.mode == 'train':
-    return config, workdir
-  stored = _read_trained(workdir, values.process_id)
-  if values.output is not None:
-    _check_output(values.output, stored)
-  config = config or config_lib.override(stored, overrides)
-  changed = config_lib.differences(stored, config)
-  if changed:
-    raise config_lib.ConfigError(
-        f'config.{changed[0]} differs from {workdir}/config.json; leave'
-        f' --config out of --mode={values.mode}, or name the workdir that was'
-        ' trained with it'
-    )
-  return config, workdir
-
-
-def _default_workdir(spec: str, config) -> str:
-  stem = pathlib.Path(config_lib.split_spec(spec)[0]).stem
-  return os.path.join('runs', f'{stem}_{config.objective.name}')
-
-
-def _check_workdir(workdir: str) -> None:
-  """Raises for a workdir that cannot be one, whatever is done."""
-  path = os.path.abspath(workdir)
-  try:
-    path.encode()
-  except UnicodeEncodeError:
-    reason = 'its name is not UTF-8'
-  else:
-    # tensorstore takes it for a pattern, and saves into nothing
-    special = re.search(r'\[.*\]|\\', path)
-    reason = special and f'checkpoints cannot lie below {special[0]!r}'
-  if reason:
-    raise config_lib.ConfigError(
-        f'--workdir={os.fsencode(workdir).decode(errors="replace")}: {reason};'
-        ' give another folder'
-    )
-  try:
-    is_folder = stat.S_ISDIR(os.stat(path).st_mode)
-  except FileNotFoundError:
-    return
-  except OSError as error:
-    if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
-      return  # told where it matters
-    raise config_lib.ConfigError(
-        f'--workdir={workdir}: it cannot be a folder ({error.strerror}); give'
-        ' another'
-    ) from error
-  if not is_folder:
-    raise config_lib.ConfigError(
-        f'--workdir={workdir}: it is a file; give a folder'
-    )
-
-
-def _check_output(output: str, config) -> None:
-  """Raises unless samples may be written there.
-
-  Args:
-    output: The .npz file.
-    config: Of the run.
-  """
-  path = pathlib.Path(output)
-  if path.suffix != '.npz':
-    raise config_lib.ConfigError(
-        f'--output={output}: not the name of an .npz file; give one that ends'
-        ' in .npz (a grid is put beside it, as a .png)'
-    )
-  data = config.dataset.path
-  is_of_a_run = path.name == 'samples.npz' and any(
-      os.path.exists(path.parent / name)
-      for name in ('config.json', 'results.json')
-  )
-  kept = None
-  if is_of_a_run:
-    kept = 'the samples that a run was evaluated with'
-  elif data and os.path.realpath(output) == os.path.realpath(
-      os.path.expanduser(data)
-  ):
-    kept = 'the images that the run was trained on'
-  if kept:
-    raise config_lib.ConfigError(
-        f'--output={output}: {kept} are there; give another name'
-    )
-  picture = path.with_suffix('.png')
-  if os.path.exists(picture) and not os.path.exists(path):
-    raise config_lib.ConfigError(
-        f'--output={output}: the grid beside it would replace {picture}; give'
-        ' another name, or move that file away'
-    )
-
-
-def _read_trained(workdir: str, process_id: int | None):
-  """Returns the config of a workdir that holds a checkpoint."""
-  path = pathlib.Path(workdir)
-  with _reading(workdir):
-    is_there = path.is_dir()
-  if not is_there:
-    remedy = 'train it first'
-    if process_id:
-      remedy = f'process {process_id} must see the folder of process 0'
-    raise config_lib.ConfigError(
-        f'--workdir={workdir}: no such folder; {remedy}'
-    )
-  config = config_lib.read(path)
-  checkpoints = path / 'checkpoints'
-  with _reading(checkpoints):
-    is_trained = checkpoints.is_dir() and any(checkpoints.iterdir())
-  if not is_trained:
-    raise config_lib.ConfigError(
-        f'--workdir={workdir}: it holds no checkpoint; train it first'
-    )
-  return config
-
-
-@contextlib.contextmanager
-def _reading(folder: str | os.PathLike[str]) -> Iterator[None]:
-  """Tells in one sentence why a folder of --workdir cannot be read."""
-  try:
-    yield
-  except OSError as error:
-    raise OSError(
-        f'{folder} cannot be read ({error.strerror}); give a --workdir that you'
-        ' may read'
-    ) from error
-
 
 # The process.
 
@@ -550,6 +224,7 @@ def _show_messages() -> None:
 def _set_up_jax(values: flags.FlagValues, watch) -> None:
   """Turns the compilation cache on and joins the other processes."""
   import jax
+
   from ldc_vae.data import datasets
   from ldc_vae.runtime import processes
 
@@ -606,32 +281,20 @@ def _is_of_the_runtime(error: Exception) -> bool:
   return bool(_XLA_STATUS.match(str(error)))
 
 
-def _is_raised_by_us(error: Exception) -> bool:
-  """True where this package worded the error itself."""
-  trace = error.__traceback__
-  while trace is not None and trace.tb_next is not None:
-    trace = trace.tb_next
-  if trace is None or isinstance(error, flags.Error):
-    return True
-  path = trace.tb_frame.f_code.co_filename
-  # functions in C have no frame of their own
-  line = linecache.getline(path, trace.tb_lineno).strip()
-  return path.startswith(_PACKAGE) and (not line or line.startswith('raise'))
-
-
 def _fail(error: Exception) -> int:
   """Prints an error as one sentence and returns the exit code."""
   if os.environ.get('LDC_VAE_TRACEBACK', '0') not in ('', '0'):
     sys.excepthook(type(error), error, error.__traceback__)
   print(f'error: {_sentence(error)}', file=sys.stderr)
-  is_lasting = isinstance(error, (*_LASTING, flags.Error))
-  return _LASTING_ERROR if is_lasting else _RUNTIME_ERROR
+  if isinstance(error, errors.UserError):
+    return error.exit_code
+  return _LASTING_ERROR if isinstance(error, _LASTING) else _RUNTIME_ERROR
 
 
 def _sentence(error: BaseException) -> str:
   """What an error says, in one line."""
   message = ' '.join(str(error).split())
-  if message and _is_raised_by_us(error):
+  if message and isinstance(error, _TOLD_IN_A_SENTENCE):
     return message
   return f'{type(error).__name__}: {message} (LDC_VAE_TRACEBACK=1 shows where)'
 

@@ -6,6 +6,7 @@ function under `jax.vmap(axis_name=...)` is the one-device reference.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldc_vae import streams
 from ldc_vae.methods import base
 from ldc_vae.models import networks
 from ldc_vae.runtime import health
 
 Array = jax.Array
 AXIS_NAME = 'devices'
-_PIXELS = 2**31  # of the key of a binary image; no phase has it
 
 
 @struct.dataclass
@@ -49,7 +50,7 @@ class TrainState:
 def create_train_state(
     key: Array,
     model: networks.Model,
-    method: base.Method,
+    algorithm: base.Algorithm,
     txs: Mapping[str, optax.GradientTransformation],
 ) -> TrainState:
   """A fresh state.
@@ -57,7 +58,7 @@ def create_train_state(
   Args:
     key: PRNG key of the weights.
     model: The networks.
-    method: Which of them are trained.
+    algorithm: Which of them are trained.
     txs: One optimiser per trained network.
 
   Returns:
@@ -65,140 +66,19 @@ def create_train_state(
   """
 
   def create(key):
-    params = model.init(key, method.trained)
+    params = model.init(key, algorithm.trained)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         # copies: donating a buffer that occurs twice fails
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state={name: txs[name].init(params[name]) for name in params},
-        stats=method.init_stats(),
+        stats=algorithm.init_stats(),
         skipped=jnp.zeros((), jnp.int32),
     )
 
   # one program rather than one per array: a second of a warm start
   return jax.jit(create)(key)
-
-
-def learning_rate_schedule(
-    name: str,
-    peak: float,
-    *,
-    warmup_steps: int,
-    num_steps: int,
-    final_fraction: float = 0.0,
-) -> optax.Schedule:
-  """Linear warm-up, then a cosine or a constant.
-
-  Args:
-    name: 'cosine' or 'constant'.
-    peak: The rate after warm-up.
-    warmup_steps: Updates of the warm-up, from 0; at most half of all.
-    num_steps: Updates in all.
-    final_fraction: Of the peak, where the cosine ends.
-
-  Returns:
-    A function of the number of updates done.
-
-  Raises:
-    ValueError: Unknown name.
-  """
-  warmup_steps = min(warmup_steps, num_steps // 2)
-  if name == 'cosine':
-    rest = optax.cosine_decay_schedule(
-        peak, max(num_steps - warmup_steps, 1), final_fraction
-    )
-  elif name == 'constant':
-    rest = optax.constant_schedule(peak)
-  else:
-    raise ValueError(
-        f'optimizer.schedule={name!r}; known: cosine, constant'
-    )
-  warmup = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
-  return optax.join_schedules([warmup, rest], [warmup_steps])
-
-
-def create_optimizers(
-    method: base.Method,
-    *,
-    num_steps: int,
-    learning_rate: float,
-    latent_learning_rate: float,
-    latent_final_fraction: float,
-    schedule: str,
-    warmup_steps: int,
-    b1: float,
-    latent_b1: float,
-    b2: float,
-    weight_decay: float,
-    clip_norm: float,
-) -> dict[str, optax.GradientTransformation]:
-  """One optax transform per network: clip, then Adam (W) with its schedule.
-
-  Args:
-    method: Its phases say how many updates a network has per step.
-    num_steps: Train steps in all.
-    learning_rate: Peak rate of the first phase's networks (encoder, decoder).
-    latent_learning_rate: Peak rate of the others (sampler, latent energy,
-      discriminator).
-    latent_final_fraction: Of that rate, where its cosine ends. The sampler and
-      the energy circle their equilibrium; their averaged weights reach it while
-      they still move, and stop short of it where the rate falls to 0 (seen
-      with `ldc`'s learned target; its ratio target did better at 0).
-    schedule: 'cosine' or 'constant'.
-    warmup_steps: In train steps.
-    b1: Adam's first decay, of the encoder and decoder.
-    latent_b1: Of the others.
-    b2: Adam's second decay.
-    weight_decay: Decoupled; 0 for none.
-    clip_norm: Bound on the norm of each network's gradient; 0 for none.
-
-  Returns:
-    A dict by network name.
-  """
-  txs = {}
-  for index, phase in enumerate(method.phases):
-    is_autoencoder = index == 0
-    peak = learning_rate if is_autoencoder else latent_learning_rate
-    rate = learning_rate_schedule(
-        schedule,
-        peak,
-        warmup_steps=warmup_steps * phase.num_updates,
-        num_steps=num_steps * phase.num_updates,
-        final_fraction=0.0 if is_autoencoder else latent_final_fraction,
-    )
-    decay1 = b1 if is_autoencoder else latent_b1
-    if weight_decay:
-      adam = optax.adamw(rate, decay1, b2, weight_decay=weight_decay)
-    else:
-      adam = optax.adam(rate, decay1, b2)
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    txs.update({name: optax.chain(*clip, adam) for name in phase.trains})
-  return txs
-
-
-def image_keys(
-    key: Array,
-    batch_size: int,
-    axis_name: str | None,
-    first: Array | int = 0,
-) -> Array:
-  """One key per image of this device's batch.
-
-  Args:
-    key: Of the step.
-    batch_size: B, images on this device.
-    axis_name: The device axis, or None without one.
-    first: The position of the first image of all devices.
-
-  Returns:
-    Keys [B]; image i of device d has that of position first + d B + i, so that
-    noise does not depend on how many devices, or batches, share the images.
-  """
-  if axis_name is not None:
-    first += jax.lax.axis_index(axis_name) * batch_size
-  positions = first + jnp.arange(batch_size)
-  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
 
 
 def is_logged(step: Array | int, log_every: int, num_steps: int):
@@ -238,8 +118,8 @@ def eval_images(
     The images in [0, 1] and one key each, [B]; the pixels are drawn with
     others, or the noise of the encoder would depend on them.
   """
-  keys = image_keys(key, images.shape[0], None, first)
-  pixel_keys = base.fold_in(keys, _PIXELS)
+  keys = streams.image_keys(key, images.shape[0], None, first)
+  pixel_keys = base.fold_in(keys, streams.Stream.PIXELS.value)
   return prepare_images(images, pixel_keys, binarize), keys
 
 
@@ -248,7 +128,7 @@ def train_step(
     images: Array,
     key: Array,
     *,
-    method: base.Method,
+    algorithm: base.Algorithm,
     txs: Mapping[str, optax.GradientTransformation],
     num_steps: int,
     log_every: int,
@@ -258,13 +138,13 @@ def train_step(
     non_finite: str,
     axis_name: str | None,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """One train step on one device: all phases of the method, then the EMA.
+  """One train step on one device: all phases of the algorithm, then the EMA.
 
   Args:
     state: The state.
     images: This device's part of the batch, uint8 [B, H, W, C].
     key: The run's base key, the same in every step and on every device.
-    method: What to do.
+    algorithm: The phases.
     txs: Optimisers by network name.
     num_steps: Train steps in all, for `progress`.
     log_every: The norms of the gradients, a tenth of a small step's time, are
@@ -279,22 +159,22 @@ def train_step(
   Returns:
     The next state and the metrics, averaged over devices.
   """
-  keys = image_keys(
+  keys = streams.image_keys(
       jax.random.fold_in(key, state.step), images.shape[0], axis_name
   )
   images = prepare_images(images, base.fold_in(keys, 0), binarize)
-  context = {
-      'progress': state.step / num_steps,
-      'stats': state.stats,
-      'ema_params': state.ema_params,
-      'latents': None,
-  }
+  context = base.Context(
+      progress=state.step / num_steps,
+      stats=state.stats,
+      ema_params=state.ema_params,
+      axis_name=axis_name,
+  )
   with_norms = is_logged(state.step + 1, log_every, num_steps)
   if non_finite == 'skip':
     with_norms = True
   params, opt_state = dict(state.params), dict(state.opt_state)
   metrics = {}
-  for index, phase in enumerate(method.phases):
+  for index, phase in enumerate(algorithm.phases):
     update_fn = functools.partial(
         _phase_update,
         phase=phase,
@@ -303,13 +183,13 @@ def train_step(
         keys=base.fold_in(keys, index + 1),
         accumulate=accumulate if phase.per_image else 1,
         with_norms=with_norms,
-        axis_name=axis_name,
     )
     if phase.num_updates == 1:
-      params, opt_state, phase_metrics, updates = update_fn(
+      params, opt_state, output = update_fn(
           params, opt_state, context, jnp.zeros((), jnp.int32)
       )
-      context.update(updates)
+      context = _following(context, output)
+      phase_metrics = output.metrics
     else:
       params, opt_state, phase_metrics = _scan_updates(
           update_fn, params, opt_state, context, phase.num_updates
@@ -324,7 +204,7 @@ def train_step(
       params=params,
       ema_params=ema_params,
       opt_state=opt_state,
-      stats=context['stats'],
+      stats=context.stats,
       skipped=state.skipped,
   )
   return keep_finite(state, new_state, metrics, non_finite=non_finite)
@@ -419,6 +299,14 @@ def pmap_train_step(
   return step_fn
 
 
+def _following(context: base.Context, output: base.Output) -> base.Context:
+  """The context of the next phase."""
+  changes = {'latents': output.latents, 'stats': output.stats}
+  return dataclasses.replace(
+      context, **{k: v for k, v in changes.items() if v is not None}
+  )
+
+
 def _phase_update(
     params,
     opt_state,
@@ -431,42 +319,39 @@ def _phase_update(
     keys,
     accumulate,
     with_norms,
-    axis_name,
 ):
   """One optimiser update of the networks that a phase trains."""
   if phase.num_updates > 1:
     keys = base.fold_in(keys, update)
+  context = dataclasses.replace(context, update=update)
   trained = {name: params[name] for name in phase.trains}
 
   def loss_fn(trained, images, keys):
-    full = {**params, **trained}
-    full_context = {**context, 'update': update, 'axis_name': axis_name}
-    return phase.objective_fn(full, images, keys, full_context)
+    output = phase.objective_fn({**params, **trained}, images, keys, context)
+    return output.loss, output
 
-  grads, (metrics, updates) = _accumulated_grad(
-      loss_fn, trained, images, keys, accumulate
-  )
-  latents = updates.pop('latents', None)
-  if axis_name is not None:
-    grads, metrics, updates = jax.lax.pmean(
-        (grads, metrics, updates), axis_name
+  grads, output = _accumulated_grad(loss_fn, trained, images, keys, accumulate)
+  if context.axis_name is not None:
+    grads, metrics, stats = jax.lax.pmean(
+        (grads, output.metrics, output.stats), context.axis_name
     )
-  if latents is not None:
-    updates['latents'] = latents  # each device keeps its own images' particles
+    # each device keeps the latents of its own images
+    output = output.replace(metrics=metrics, stats=stats)
   norms = jax.lax.cond(
       with_norms,
       lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
       # no norm, and no NaN, which JAX_DEBUG_NANS would take for a failure
       lambda: {name: jnp.full((), -1.0, jnp.float32) for name in phase.trains},
   )
-  metrics.update({f'{health.GRAD_NORM}{name}': x for name, x in norms.items()})
+  norms = {f'{health.GRAD_NORM}{name}': x for name, x in norms.items()}
+  output = output.replace(metrics={**output.metrics, **norms})
   params, opt_state = dict(params), dict(opt_state)
   for name in phase.trains:
     changes, opt_state[name] = txs[name].update(
         grads[name], opt_state[name], params[name]
     )
     params[name] = optax.apply_updates(params[name], changes)
-  return params, opt_state, metrics, updates
+  return params, opt_state, output
 
 
 def _accumulated_grad(loss_fn, trained, images, keys, accumulate):
@@ -475,27 +360,25 @@ def _accumulated_grad(loss_fn, trained, images, keys, accumulate):
   if accumulate == 1:
     return grad_fn(trained, images, keys)
   size = images.shape[0] // accumulate
-  parts = []
+  parts, latents = [], []
   # unrolled: convolutions inside lax.scan are several times slower on CPU
   for start in range(0, images.shape[0], size):
     rows = slice(start, start + size)
-    parts.append(grad_fn(trained, images[rows], keys[rows]))
-  latents = [updates.pop('latents', None) for _, (_, updates) in parts]
-  mean = jax.tree.map(lambda *leaves: sum(leaves) / accumulate, *parts)
+    grads, output = grad_fn(trained, images[rows], keys[rows])
+    latents.append(output.latents)
+    parts.append((grads, output.replace(latents=None)))
+  grads, output = jax.tree.map(lambda *x: sum(x) / accumulate, *parts)
   if latents[0] is not None:
-    mean[1][1]['latents'] = jnp.concatenate(latents)
-  return mean
+    output = output.replace(latents=jnp.concatenate(latents))
+  return grads, output
 
 
 def _scan_updates(update_fn, params, opt_state, context, num_updates):
   """Several updates of one phase; metrics are means over them."""
 
   def body(carry, update):
-    params, opt_state = carry
-    params, opt_state, metrics, _ = update_fn(
-        params, opt_state, context, update
-    )
-    return (params, opt_state), metrics
+    params, opt_state, output = update_fn(*carry, context, update)
+    return (params, opt_state), output.metrics
 
   (params, opt_state), metrics = jax.lax.scan(
       body, (params, opt_state), jnp.arange(num_updates)

@@ -21,8 +21,10 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
@@ -55,7 +57,7 @@ def train_and_evaluate(
     workdir: Made if it is missing; holds the files of the run.
 
   Raises:
-    ValueError: The config is not the one that `workdir` was begun with.
+    UserError: The config is not the one that `workdir` was begun with.
     FloatingPointError: An update is not finite; the state before it is kept.
     OSError: A file cannot be read or written.
   """
@@ -105,38 +107,36 @@ def make_validation_fn(
     binarize: Draw binary images, as in training.
     batch_size: Images at a time.
   """
-  method = experiment.method
-  phase = method.phases[0]
+  algorithm = experiment.algorithm
+  phase = algorithm.phases[0]
   images = experiment.dataset.images['validation']
-  key = jax.random.fold_in(experiment.key, 2**31 + 1)
+  key = jax.random.fold_in(experiment.key, streams.Stream.VALIDATION.value)
 
   @jax.jit
   def batch_metrics(state, images, mask, first):
     images, keys = step_lib.eval_images(images, key, binarize, first)
-    context = {
-        'progress': jnp.ones(()),
-        'update': 0,
-        'stats': state.stats,
-        'ema_params': state.ema_params,
-        'axis_name': None,
-        'latents': None,
-    }
+    context = base.Context(
+        progress=jnp.ones(()), stats=state.stats, ema_params=state.ema_params
+    )
 
     def metrics_fn(images, keys):
-      _, (metrics, _) = phase.objective_fn(
-          state.ema_params, images, keys, context
-      )
-      return metrics
+      output = phase.objective_fn(state.ema_params, images, keys, context)
+      return output.metrics
 
     if phase.per_image:
       metrics = jax.vmap(metrics_fn)(images[:, None], keys[:, None])
     else:
       metrics = metrics_fn(images, keys)
     sums = jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
-    if method.encode is not None:  # chains: too long to run once more
+    if algorithm.encode is not None:  # chains: too long to run once more
       return sums, None
     posterior = base.encode(
-        method, experiment.model, state.ema_params, state.stats, images, keys
+        algorithm,
+        experiment.model,
+        state.ema_params,
+        state.stats,
+        images,
+        keys,
     )
     return sums, (posterior.mean, posterior.mean_variance)
 
@@ -238,7 +238,7 @@ def _check_agreement(watch, config, experiment) -> None:
   for index, other in enumerate(watch.barrier('ready', own)):
     for name in own:
       if other.get(name) != own[name]:
-        raise ValueError(
+        raise errors.UserError(
             f'{name} is {other.get(name)!r} on process {index} and'
             f' {own[name]!r} on process {jax.process_index()}; give every'
             ' process the same config and data'
@@ -338,7 +338,7 @@ class _Loop:
     self._progress = progress
     self._train_step = step_lib.pmap_train_step(
         experiment_lib.make_train_step(
-            config, experiment.method, experiment.txs, experiment.num_steps
+            config, experiment.algorithm, experiment.txs, experiment.num_steps
         )
     )
     self._validation_fn = make_validation_fn(

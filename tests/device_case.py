@@ -75,9 +75,9 @@ def train_judge(spec: str) -> None:
   Args:
     spec: Of the config.
   """
-  from ldc_vae.evaluation import classifier
   from ldc_vae import config as config_lib
   from ldc_vae import experiment
+  from ldc_vae.evaluation import classifier
 
   with quick_classifier():
     classifier.load_or_train(experiment.load_dataset(config_lib.load(spec)))

@@ -24,6 +24,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 from tests.runtime import rights_case
 
@@ -193,7 +194,7 @@ _RUN_FILES = {
         ('--config=my.py',), r'my.py, line 4, raised \w+.*widht',
         setup=_file(
             'my.py',
-            'from configs import default\ndef get_config(arg):\n'
+            'from ldc_vae.configs import default\ndef get_config(arg):\n'
             '  config = default.create(arg)\n  config.model.widht = 3\n'
             '  return config\n',
         ),
@@ -202,7 +203,7 @@ _RUN_FILES = {
         ('--config=my.py',), r'my.py, line 4, raised TypeError.*batch_size',
         setup=_file(
             'my.py',
-            'from configs import default\ndef get_config(arg):\n'
+            'from ldc_vae.configs import default\ndef get_config(arg):\n'
             '  config = default.create(arg)\n'
             "  config.train.batch_size = 'big'\n  return config\n",
         ),
@@ -217,10 +218,10 @@ _FIELDS = {
     ),
     'unknown_group': _Case(_set('zzz.qqq', 1), r'--config.zzz.qqq: no such'),
     'of_another_method': _Case(
-        _set_vae('objective.num_particles', 4), r'no such field'
+        _set_vae('method.num_particles', 4), r'no such field'
     ),
     'a_group': _Case(_set('train', 3), r'--config.train: a group of fields'),
-    'method': _Case(_set('objective.name', 'vae'), r'after the colon'),
+    'method': _Case(_set('method.name', 'vae'), r'after the colon'),
     'no_value': _Case(
         _train('--config.seed'), r'--config.seed: needs a value'
     ),
@@ -295,39 +296,39 @@ _FIELDS = {
         r'batch_size=32 with config.train.accumulate=3 does not divide; use a',
     ),
     'more_latents_than_particles': _Case(
-        _set('objective.latents_per_image', 5),
-        r'latents_per_image=5 with config.objective.num_particles=2 .*use num',
+        _set('method.latents_per_image', 5),
+        r'latents_per_image=5 with config.method.num_particles=2 .*use num',
     ),
     'lone_particle_of_the_sampler': _Case(
         _train(
             '--config.train.batch_size=1',
-            '--config.objective.latents_per_image=1',
+            '--config.method.latents_per_image=1',
         ),
         r'batch_size=1 with .*sampler_mass=2.0 gives a particle too few others'
         r' to feel; use a batch_size above sampler_mass \+ 1',
     ),
     'mass_of_more_than_a_batch': _Case(
-        _set('objective.sampler_mass', 1000),
+        _set('method.sampler_mass', 1000),
         r'batch_size=32 with .*sampler_mass=1000.0 .*use a batch_size above',
     ),
     'lone_particle': _Case(
         _train(
-            '--config.objective.num_particles=1',
-            '--config.objective.latents_per_image=1',
+            '--config.method.num_particles=1',
+            '--config.method.latents_per_image=1',
         ),
         r'num_particles=1 with .*off_diagonal=True .*use 2 particles or more',
     ),
     'field_of_an_earlier_version': _Case(
-        _set('objective.latent_target', 'learned'),
-        r'objective.latent_target: no such field',
+        _set('method.latent_target', 'learned'),
+        r'method.latent_target: no such field',
     ),
     'implicit_vae': _Case(
         _set_vae('model.encoder', 'implicit'),
-        r'encoder=implicit with config.objective.name=vae does not go',
+        r'encoder=implicit with config.method.name=vae does not go',
     ),
     'whitened_implicit': _Case(
         _train(
-            '--config.objective.whiten=true', '--config.model.encoder=implicit'
+            '--config.method.whiten=true', '--config.model.encoder=implicit'
         ),
         r'whiten=True .*encoder=?.?implicit|encoder=implicit.*whiten',
     ),
@@ -391,13 +392,13 @@ _COMPARISONS = {
         _compare('--config.vae.seed=3'), r'--config.vae.seed: .* from --seeds'
     ),
     'field_of_some_methods': _Case(
-        _compare('--config.objective.beta=2', '--methods=ldc,vae'),
-        r'--config.objective.beta: of the compared methods only vae has this'
+        _compare('--config.method.beta=2', '--methods=ldc,vae'),
+        r'--config.method.beta: of the compared methods only vae has this'
         r' field; set it .* as --config.vae.objective.beta=VALUE',
     ),
     'field_of_none': _Case(
-        _compare('--config.objective.bta=2'),
-        r'--config.objective.bta: no such field; did you mean objective.beta',
+        _compare('--config.method.bta=2'),
+        r'--config.method.bta: no such field; did you mean objective.beta',
     ),
     'field_of_a_method_left_out': _Case(
         _compare('--config.vae.objective.beta=2', '--methods=ldc'),
@@ -462,19 +463,19 @@ for _field, _value, _remedy in (
     ('optimizer.warmup_steps', -1, 'use 0 or more'),
     ('optimizer.weight_decay', -0.1, 'use 0 or more'),
     ('optimizer.clip_norm', -1, 'use 0 or more'),
-    ('objective.inverse_temperature', 0, 'use more than 0'),
-    ('objective.num_latent_updates', 0, 'use 1 or more'),
-    ('objective.gradient_penalty', -1, 'use 0 or more'),
-    ('objective.temperature_start', 0, 'use more than 0'),
-    ('objective.temperature_end', 0, 'use more than 0'),
-    ('objective.temperature_fraction', 1.5, 'use a fraction'),
-    ('objective.moments_decay', -0.1, 'use 0 <= value < 1'),
-    ('objective.bandwidth_factor', 0, 'use more than 0'),
-    ('objective.sampler_mass', 0, 'use more than 0'),
-    ('objective.sampler_mass', -2, 'use more than 0'),
-    ('objective.bandwidth', 'wide', 'use expected, or a positive'),
-    ('objective.bandwidth', 'mean', 'too wide; use expected, or a positive'),
-    ('objective.bandwidth', 1e-40, 'use expected, or a positive'),
+    ('method.inverse_temperature', 0, 'use more than 0'),
+    ('method.num_latent_updates', 0, 'use 1 or more'),
+    ('method.gradient_penalty', -1, 'use 0 or more'),
+    ('method.temperature_start', 0, 'use more than 0'),
+    ('method.temperature_end', 0, 'use more than 0'),
+    ('method.temperature_fraction', 1.5, 'use a fraction'),
+    ('method.moments_decay', -0.1, 'use 0 <= value < 1'),
+    ('method.bandwidth_factor', 0, 'use more than 0'),
+    ('method.sampler_mass', 0, 'use more than 0'),
+    ('method.sampler_mass', -2, 'use more than 0'),
+    ('method.bandwidth', 'wide', 'use expected, or a positive'),
+    ('method.bandwidth', 'mean', 'too wide; use expected, or a positive'),
+    ('method.bandwidth', 1e-40, 'use expected, or a positive'),
     ('model.latent_size', 0, 'use 1 or more'),
     ('model.sampler_blocks', 0, 'use 1 or more'),
     ('model.scale', 0, 'use more than 0'),
@@ -484,10 +485,10 @@ for _field, _value, _remedy in (
     ('evaluate.num_samples', 1, 'use 2 or more'),
     ('evaluate.importance_samples', -1, 'use 0 or more'),
     # unknown names, and the known one that is meant
-    ('objective.kernel', 'rfb', r'did you mean rbf\?\); known: rbf, imq'),
-    ('objective.sampler_kernel', 'gauss', 'known: rbf, imq'),
+    ('method.kernel', 'rfb', r'did you mean rbf\?\); known: rbf, imq'),
+    ('method.sampler_kernel', 'gauss', 'known: rbf, imq'),
     # it has negative values
-    ('objective.sampler_kernel', 'linear', 'known: rbf, imq, multi_scale'),
+    ('method.sampler_kernel', 'linear', 'known: rbf, imq, multi_scale'),
     ('model.likelihood', 'gausian', r'did you mean gaussian\?'),
     ('model.architecture', 'resnet', 'known: mlp, gated_mlp, conv, conv64'),
     ('model.convolution', 'patch', r'did you mean patches\?'),
@@ -503,14 +504,14 @@ for _field, _value, _remedy in (
   _FIELDS[f'{_field}_{_value}'] = _Case(
       _set(_field, _value), rf'config.{_field}=.*{_remedy}'
   )
-_FIELDS['objective.beta_-1'] = _Case(
-    _set_vae('objective.beta', -1), r'config.objective.beta=-1.0 .*use 0 or'
+_FIELDS['method.beta_-1'] = _Case(
+    _set_vae('method.beta', -1), r'config.method.beta=-1.0 .*use 0 or'
 )
-_FIELDS['objective.kl_warmup_2'] = _Case(
-    _set_vae('objective.kl_warmup', 2), r'kl_warmup=2.0 .*use a fraction of'
+_FIELDS['method.kl_warmup_2'] = _Case(
+    _set_vae('method.kl_warmup', 2), r'kl_warmup=2.0 .*use a fraction of'
 )
-_FIELDS['objective.num_samples_0'] = _Case(
-    _set_vae('objective.num_samples', 0), r'num_samples=0 .*use 1 or more'
+_FIELDS['method.num_samples_0'] = _Case(
+    _set_vae('method.num_samples', 0), r'num_samples=0 .*use 1 or more'
 )
 
 
@@ -831,7 +832,7 @@ _WORKDIRS = {
     ),
     'other_method': _Case(
         (f'--config={_CONFIG}', '--workdir=trained'),
-        r'trained holds a run with config.objective.name=vae, not ldc; use its',
+        r'trained holds a run with config.method.name=vae, not ldc; use its',
         _LASTING, _trained(),
     ),
     'other_seed_to_evaluate': _Case(
@@ -1097,7 +1098,7 @@ class WorkdirsTest(_BadInputTest):
     )
     with subprocess.Popen(
         (sys.executable, '-c', program), text=True,
-        env=dict(os.environ, PYTHONPATH=str(config_lib.ROOT)),
+        env=dict(os.environ, PYTHONPATH=str(provenance.ROOT)),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as holder:
       self.assertEqual(holder.stdout.readline(), 'locked\n')
@@ -1147,7 +1148,7 @@ class CommandTest(_BadInputTest):
     before = _tree(self.folder)
     result = subprocess.run(
         (sys.executable, '-m', 'ldc_vae.main', *case.argv),
-        env=dict(os.environ, PYTHONPATH=str(config_lib.ROOT), **env),
+        env=dict(os.environ, PYTHONPATH=str(provenance.ROOT), **env),
         capture_output=True, text=True, check=False,
     )
     self.assert_answer(case, result.returncode, result.stdout, result.stderr)

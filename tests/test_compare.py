@@ -18,8 +18,10 @@ import numpy as np
 
 from ldc_vae import compare
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
+from ldc_vae import plans
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
 from ldc_vae.runtime import jobs
@@ -100,7 +102,7 @@ class _CompareTest(parameterized.TestCase):
 
   def plans(self, *overrides, methods=('vae', 'ldc')):
     overrides = ('--config.evaluate.samplers=prior,gmm_10', *overrides)
-    return config_lib.load_each(_SPEC, methods, overrides)
+    return plans.load(_SPEC, methods, overrides)
 
   def runs(self, plans, seeds=(0, 1)):
     return {
@@ -268,8 +270,8 @@ class CompareTest(_CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.called()
     with self.assertRaisesRegex(
-        config_lib.ConfigError,
-        r'vae_seed0 holds a run with config.objective.beta=1.0, not 2.0; use',
+        errors.UserError,
+        r'vae_seed0 holds a run with config.method.beta=1.0, not 2.0; use',
     ):
       compare.compare(
           self.plans('--config.vae.objective.beta=2'), (0, 1), self.workdir
@@ -327,21 +329,21 @@ class CompareTest(_CompareTest):
   def test_another_protocol_for_one_method_is_refused(self):
     plans = self.plans('--config.ldc.evaluate.num_samples=50')
     with self.assertRaisesRegex(
-        config_lib.ConfigError, 'num_samples is 256 for vae and 50 for ldc'
+        errors.UserError, 'num_samples is 256 for vae and 50 for ldc'
     ):
       compare.compare(plans, (0,), self.workdir)
 
   def test_likelihoods_of_another_kind_are_refused(self):
     plans = self.plans('--config.vae.model.likelihood=bernoulli')
     with self.assertRaisesRegex(
-        config_lib.ConfigError, "likelihood is 'bernoulli' for vae and 'gauss"
+        errors.UserError, "likelihood is 'bernoulli' for vae and 'gauss"
     ):
       compare.compare(plans, (0,), self.workdir)
 
   def test_other_data_for_one_method_is_refused(self):
     plans = self.plans('--config.vae.dataset.num_validation=32')
     with self.assertRaisesRegex(
-        config_lib.ConfigError, 'dataset.num_validation is 32 for vae and 64'
+        errors.UserError, 'dataset.num_validation is 32 for vae and 64'
     ):
       compare.compare(plans, (0,), self.workdir)
     self.assertFalse(self.workdir.exists())

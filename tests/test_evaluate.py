@@ -21,7 +21,7 @@ from ldc_vae import elbo
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
-from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import inception
@@ -31,6 +31,7 @@ from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 from ldc_vae.reporting import figures
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 from ldc_vae.samplers import latent_energy
 from ldc_vae.samplers import latents
@@ -143,7 +144,7 @@ class EvaluateTest(parameterized.TestCase):
       self.assertTrue((self.workdir / name).exists(), name)
 
   def test_names_of_the_results_are_those_stored(self):
-    stored = config_lib.ROOT / 'tests' / 'frozen' / 'result_names.json'
+    stored = provenance.ROOT / 'tests' / 'frozen' / 'result_names.json'
     names = json.loads(stored.read_text(encoding='utf-8'))
     self.assertEqual(sorted(self.results), names)
 
@@ -231,7 +232,7 @@ class EvaluateTest(parameterized.TestCase):
     )
     subprocess.run(  # a process of its own: another order of Python's sets
         (sys.executable, '-c', program, self.workdir, again),
-        env=dict(os.environ, PYTHONHASHSEED='7'), cwd=config_lib.ROOT,
+        env=dict(os.environ, PYTHONHASHSEED='7'), cwd=provenance.ROOT,
         check=True, capture_output=True,
     )
     self.assertEqual(self.left, _without_times(again))
@@ -572,7 +573,7 @@ class SamplerCheckTest(parameterized.TestCase):
     with self.assertLogs('absl', 'WARNING') as logs:
       evaluate._check_sampler({'latent/missed_share_generator': 0.25})
     self.assertLen(logs.output, 1)
-    for words in ('=0.25', 'train.num_epochs', 'objective.num_latent_updates'):
+    for words in ('=0.25', 'train.num_epochs', 'method.num_latent_updates'):
       self.assertIn(words, logs.output[0])
 
   @parameterized.parameters(0.0, 0.05, None)
@@ -738,11 +739,11 @@ class MethodsTest(parameterized.TestCase):
     apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
     images = experiment.dataset.images['test'][:70]
     posterior = apply.encode(images, jax.random.key(0))
-    keys = step_lib.image_keys(jax.random.key(0), 50, None, 50)
+    keys = streams.image_keys(jax.random.key(0), 50, None, 50)
     padded = np.zeros((50, 8, 8, 1), np.float32)
     padded[:20] = images[50:] / np.float32(255)
     chains = np.asarray(
-        jax.jit(experiment.method.encode)(
+        jax.jit(experiment.algorithm.encode)(
             state.ema_params, state.stats, padded, keys
         )
     )
@@ -812,7 +813,7 @@ class OtherRunsTest(absltest.TestCase):
             'train.num_steps': 4,
             'model.architecture': 'mlp',
             'model.encoder': 'implicit',
-            'objective.whiten': False,
+            'method.whiten': False,
         },
     )
     train.train_and_evaluate(config, folder / 'run')

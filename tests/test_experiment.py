@@ -10,7 +10,6 @@ import chex
 import jax
 import numpy as np
 
-from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
@@ -69,7 +68,10 @@ class CreateTest(parameterized.TestCase):
     train_step = jax.jit(
         functools.partial(
             experiment_lib.make_train_step(
-                config, experiment.method, experiment.txs, experiment.num_steps
+                config,
+                experiment.algorithm,
+                experiment.txs,
+                experiment.num_steps,
             ),
             axis_name=None,
         )
@@ -93,7 +95,7 @@ class CreateTest(parameterized.TestCase):
     config, experiment = _create('cifar10', f'{method},debug')
     train_step = functools.partial(
         experiment_lib.make_train_step(
-            config, experiment.method, experiment.txs, experiment.num_steps
+            config, experiment.algorithm, experiment.txs, experiment.num_steps
         ),
         axis_name=None,
     )
@@ -101,11 +103,11 @@ class CreateTest(parameterized.TestCase):
 
     def run(key):
       state = step_lib.create_train_state(
-          key, experiment.model, experiment.method, experiment.txs
+          key, experiment.model, experiment.algorithm, experiment.txs
       )
       after, metrics = train_step(state, images, key)
       keys = jax.random.split(key, 5)
-      z = experiment.method.generate(after.params, after.stats, keys)
+      z = experiment.algorithm.generate(after.params, after.stats, keys)
       return state, after, metrics, experiment.model.decode(after.params, z)
 
     state, after, metrics, decoded = jax.eval_shape(run, experiment.key)
@@ -161,9 +163,9 @@ class CreateTest(parameterized.TestCase):
     for method in methods.METHODS:
       overrides = {'dataset.path': 'here'} if name == 'images' else {}
       config = config_lib.load(f'configs/{name}.py:{method}', overrides)
-      self.assertEqual(config.objective.name, method)
+      self.assertEqual(config.method.name, method)
       self.assertEqual(
-          set(config.objective), {'name', *default.OBJECTIVES[method]}
+          set(config.method), {'name', *methods.METHODS[method]}
       )
 
 

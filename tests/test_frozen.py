@@ -13,14 +13,15 @@ import sys
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from configs import default
 from ldc_vae import config as config_lib
+from ldc_vae import methods
+from ldc_vae.runtime import provenance
 
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'frozen'
 _CONFIGS = _FOLDER / 'configs.json'
 _RUN_FILES = sorted(
     path.stem
-    for path in (config_lib.ROOT / 'configs').glob('*.py')
+    for path in (provenance.ROOT / 'configs').glob('*.py')
     if path.stem not in ('default', '__init__')
 )
 
@@ -38,7 +39,7 @@ def resolved_configs():
   it, so that a change of a default shows in one place.
   """
   stored = {}
-  for method in sorted(default.OBJECTIVES):
+  for method in sorted(methods.METHODS):
     base = _fields('digits', method)
     stored[f'digits:{method}'] = base
     args = [(name, method) for name in _RUN_FILES if name != 'digits']
@@ -64,7 +65,7 @@ class ConfigsTest(parameterized.TestCase):
   def test_run_files_and_methods_are_those_stored(self):
     self.assertCountEqual(self._found, self._stored)
 
-  @parameterized.parameters(sorted(default.OBJECTIVES))
+  @parameterized.parameters(sorted(methods.METHODS))
   def test_fields_are_those_stored(self, method):
     for name, stored in self._stored.items():
       if name.partition(':')[2].partition(',')[0] == method:

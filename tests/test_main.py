@@ -17,13 +17,15 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 
-from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import main
+from ldc_vae import methods
+from ldc_vae.configs import default
+from ldc_vae.runtime import provenance
 from tests.runtime import rights_case
 
 _RUN_FILE = """
-from configs import default
+from ldc_vae.configs import default
 
 def get_config(arg=''):
   return default.create(arg)
@@ -108,13 +110,13 @@ class TrainTest(_MainTestCase):
 
   def test_config_and_workdir_reach_training(self):
     code, calls, _, err = self.run_main(
-        '--config=toy.py:vae', '--workdir=w', '--config.objective.beta=2',
+        '--config=toy.py:vae', '--workdir=w', '--config.method.beta=2',
         '--config.seed', '3',
     )
     self.assertEqual((code, err), (0, ''))
     (name, config, workdir, _), = calls
     self.assertEqual((name, workdir), ('train_and_evaluate', 'w'))
-    self.assertEqual(config.objective.beta, 2.0)
+    self.assertEqual(config.method.beta, 2.0)
     self.assertEqual(config.seed, 3)
 
   @parameterized.parameters(
@@ -146,7 +148,7 @@ class WorkdirModesTest(_MainTestCase):
         '--config.evaluate.num_samples=50',
     )
     self.assertEqual((code, name, where), (0, 'evaluate', workdir))
-    self.assertEqual(config.objective.name, 'vae')
+    self.assertEqual(config.method.name, 'vae')
     self.assertEqual(config.evaluate.num_samples, 50)
 
   def test_sample_gets_number_and_output(self):
@@ -255,7 +257,7 @@ class StopTest(_MainTestCase):
     )
     done = subprocess.run(
         (sys.executable, '-c', program), capture_output=True, text=True,
-        check=False, cwd=config_lib.ROOT,
+        check=False, cwd=provenance.ROOT,
     )
     self.assertEqual((done.returncode, done.stderr), (130, 'interrupted\n'))
 
@@ -273,14 +275,14 @@ class CompareTest(_MainTestCase):
     self.assertEqual(kwargs, {'num_jobs': 2})
     self.assertEqual(list(plans), ['vae', 'ldc'])
     self.assertEqual(plans['vae'].spec, 'toy.py:vae')
-    self.assertEqual(plans['vae'].config.objective.beta, 2.0)
+    self.assertEqual(plans['vae'].config.method.beta, 2.0)
     self.assertEqual(plans['ldc'].config.train.num_epochs, 3)
 
   def test_all_methods_and_three_seeds_by_default(self):
     _, ((_, plans, seeds, workdir, kwargs),), _, _ = self.run_main(
         '--config=toy.py,debug', '--mode=compare'
     )
-    self.assertSameElements(plans, default.OBJECTIVES)
+    self.assertSameElements(plans, methods.METHODS)
     self.assertEqual(seeds, [0, 1, 2])
     self.assertEqual(workdir, 'runs/toy_compare')
     self.assertEqual(kwargs, {'num_jobs': 1})
@@ -494,7 +496,7 @@ class LoadingTest(absltest.TestCase):
     )
     output = subprocess.run(
         (sys.executable, '-c', program),
-        cwd=config_lib.ROOT, capture_output=True, text=True, check=True,
+        cwd=provenance.ROOT, capture_output=True, text=True, check=True,
     ).stdout
     self.assertEqual(output.strip(), '[]')
 
@@ -508,7 +510,7 @@ class CommandTest(parameterized.TestCase):
     code += 'assert "jax" not in sys.modules\nsys.exit(code)'
     return subprocess.run(
         (sys.executable, '-c', code, *argv),
-        capture_output=True, text=True, cwd=config_lib.ROOT, timeout=60,
+        capture_output=True, text=True, cwd=provenance.ROOT, timeout=60,
     )
 
   def test_help_is_short_and_loads_no_jax(self):
@@ -538,14 +540,14 @@ logging.warning('their warning')
 """
     result = subprocess.run(
         (sys.executable, '-c', code), capture_output=True, text=True,
-        cwd=config_lib.ROOT, timeout=60, check=True,
+        cwd=provenance.ROOT, timeout=60, check=True,
     )
     self.assertEqual(result.stderr, 'ours\ntheir warning\n')
 
   def test_the_module_runs(self):
     result = subprocess.run(
         (sys.executable, '-m', 'ldc_vae.main', '--mode=x'),
-        capture_output=True, text=True, cwd=config_lib.ROOT, timeout=60,
+        capture_output=True, text=True, cwd=provenance.ROOT, timeout=60,
     )
     self.assertEqual(result.returncode, 2)
     self.assertEqual(

@@ -13,10 +13,12 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
 from ldc_vae import methods
+from ldc_vae import optimizers
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae import svgd
+from ldc_vae.configs import default
 from ldc_vae.methods import base
 from ldc_vae.models import networks
 from ldc_vae.runtime import checkpoint
@@ -69,24 +71,23 @@ def _model(name: str = 'vae') -> networks.Model:
 
 
 @functools.cache
-def _method(name: str) -> base.Method:
-  """A method of `_METHODS`."""
+def _algorithm(name: str) -> base.Algorithm:
+  """The algorithm of an entry of `_METHODS`."""
   key, overrides = _METHODS[name]
-  fields = {**default.OBJECTIVES[key], **overrides}
-  return methods.METHODS[key](_model(name), **fields)
+  return methods.METHODS[key](**overrides).build(_model(name))
 
 
 @functools.cache
 def _setup(name: str, optimizer: str):
   """The method, its optimisers, and `train_step` but for the axis."""
-  method = _method(name)
+  algorithm = _algorithm(name)
   if optimizer == 'sgd':
-    txs = {name: optax.sgd(0.02) for name in method.trained}
+    txs = {name: optax.sgd(0.02) for name in algorithm.trained}
   else:
-    txs = {name: optax.adam(1e-3) for name in method.trained}
+    txs = {name: optax.adam(1e-3) for name in algorithm.trained}
   train_step = functools.partial(
       step_lib.train_step,
-      method=method,
+      algorithm=algorithm,
       txs=txs,
       num_steps=_NUM_STEPS,
       log_every=4,
@@ -95,7 +96,7 @@ def _setup(name: str, optimizer: str):
       binarize=False,
       accumulate=1,
   )
-  return method, txs, train_step
+  return algorithm, txs, train_step
 
 
 def _create_state(name: str, optimizer: str) -> step_lib.TrainState:
@@ -402,19 +403,19 @@ class AverageTest(chex.TestCase):
       state = following
 
 
-def _probe(num_updates: int = 1, num_phases: int = 1) -> base.Method:
-  """A method of one weight that reports what it is given."""
+def _probe(num_updates: int = 1, num_phases: int = 1) -> base.Algorithm:
+  """An algorithm of one weight that reports what it is given."""
 
   def objective_fn(params, images, keys, context, *, name):
     noise = base.draw_normal(keys, ())
     metrics = {
         f'noise_{name}': jnp.mean(noise),
         f'square_{name}': jnp.mean(noise**2),
-        f'progress_{name}': context['progress'],
-        f'update_{name}': context['update'],
+        f'progress_{name}': context.progress,
+        f'update_{name}': context.update,
         'images': images,
     }
-    return jnp.sum(params['weight']), (metrics, {})
+    return base.Output(jnp.sum(params['weight']), metrics)
 
   phases = tuple(
       base.Phase(
@@ -422,7 +423,7 @@ def _probe(num_updates: int = 1, num_phases: int = 1) -> base.Method:
       )
       for index in range(num_phases)
   )
-  return base.Method(phases, tuple, None)
+  return base.Algorithm(phases, tuple, None)
 
 
 def _run_probe(
@@ -441,7 +442,7 @@ def _run_probe(
   )
   train_step = functools.partial(
       step_lib.train_step,
-      method=_probe(num_updates, num_phases),
+      algorithm=_probe(num_updates, num_phases),
       txs={'weight': tx},
       num_steps=_NUM_STEPS,
       log_every=1,
@@ -479,10 +480,10 @@ def _fragile(term):
     if term == 'loss':
       loss = jnp.where(white, jnp.nan, loss)
     first = jnp.where(white & (term == 'stats'), jnp.inf, jnp.mean(images))
-    return loss, ({'loss': loss}, {'stats': {'first': first}})
+    return base.Output(loss, {'loss': loss}, stats={'first': first})
 
   phase = base.Phase(objective_fn, ('weight',))
-  return base.Method((phase,), lambda: {'first': jnp.zeros(())}, None)
+  return base.Algorithm((phase,), lambda: {'first': jnp.zeros(())}, None)
 
 
 def _fragile_run(term, kind, non_finite):
@@ -499,7 +500,7 @@ def _fragile_run(term, kind, non_finite):
   )
   train_step = functools.partial(
       step_lib.train_step,
-      method=_fragile(term),
+      algorithm=_fragile(term),
       txs={'weight': tx},
       num_steps=_NUM_STEPS,
       log_every=100,
@@ -593,16 +594,16 @@ class KeysTest(chex.TestCase):
 
   def test_every_image_of_the_global_batch_has_its_own(self):
     key = jax.random.key(3)
-    whole = step_lib.image_keys(key, _BATCH, None)
+    whole = streams.image_keys(key, _BATCH, None)
     data = jax.random.key_data(whole)
     self.assertLen(np.unique(data, axis=0), _BATCH)
     parts = jax.vmap(
-        lambda _: step_lib.image_keys(key, 2, 'devices'), axis_name='devices'
+        lambda _: streams.image_keys(key, 2, 'devices'), axis_name='devices'
     )(jnp.arange(4))
     np.testing.assert_array_equal(
         jax.random.key_data(parts).reshape(data.shape), data
     )
-    later = step_lib.image_keys(key, _BATCH - 3, None, 3)
+    later = streams.image_keys(key, _BATCH - 3, None, 3)
     np.testing.assert_array_equal(jax.random.key_data(later), data[3:])
 
   def test_noise_is_that_of_any_device_count_and_of_one_step_only(self):
@@ -673,7 +674,7 @@ class LearningRateTest(chex.TestCase):
 
   @parameterized.parameters(('cosine',), ('constant',))
   def test_warms_up_from_zero(self, name):
-    rate = step_lib.learning_rate_schedule(
+    rate = optimizers.learning_rate_schedule(
         name, 2.0, warmup_steps=10, num_steps=100
     )
     # float32
@@ -683,7 +684,7 @@ class LearningRateTest(chex.TestCase):
 
   @parameterized.parameters((0.0,), (0.1,))
   def test_cosine_ends_at_its_fraction(self, final_fraction):
-    rate = step_lib.learning_rate_schedule(
+    rate = optimizers.learning_rate_schedule(
         'cosine',
         2.0,
         warmup_steps=10,
@@ -697,20 +698,20 @@ class LearningRateTest(chex.TestCase):
     )
 
   def test_constant_stays(self):
-    rate = step_lib.learning_rate_schedule(
+    rate = optimizers.learning_rate_schedule(
         'constant', 2.0, warmup_steps=0, num_steps=100
     )
     self.assertEqual([float(rate(count)) for count in (0, 50, 99)], [2.0] * 3)
 
   def test_warm_up_is_half_of_a_short_run_at_most(self):
-    rate = step_lib.learning_rate_schedule(
+    rate = optimizers.learning_rate_schedule(
         'cosine', 2.0, warmup_steps=100, num_steps=10
     )
     self.assertEqual(float(rate(5)), 2.0)
 
   def test_unknown_name_is_an_error(self):
     with self.assertRaisesRegex(ValueError, "'cosin'; known: cosine, constant"):
-      step_lib.learning_rate_schedule(
+      optimizers.learning_rate_schedule(
           'cosin', 1.0, warmup_steps=0, num_steps=1
       )
 
@@ -731,8 +732,8 @@ class OptimizersTest(chex.TestCase):
         weight_decay=0.0,
         clip_norm=0.0,
     )
-    return step_lib.create_optimizers(
-        _method('ldc'), **{**fields, **overrides}
+    return optimizers.create_optimizers(
+        _algorithm('ldc'), **{**fields, **overrides}
     )
 
   def _updates(self, tx, grads, params=None):

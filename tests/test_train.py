@@ -17,8 +17,10 @@ from ldc_vae import config as config_lib
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae import train
 from ldc_vae.data import datasets
+from ldc_vae.methods import base
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import health
 from ldc_vae.runtime import processes
@@ -80,8 +82,8 @@ class _Programs:
     config_key = lambda config, *unused: (
         config.to_json(), step_lib.keep_finite  # which a test replaces
     )
-    method_key = lambda experiment: experiment.method
-    validation_key = lambda experiment, *rest: (experiment.method, *rest)
+    method_key = lambda experiment: experiment.algorithm
+    validation_key = lambda experiment, *rest: (experiment.algorithm, *rest)
     return (
         self._keep(experiment_lib, 'create_method', config_key),
         self._keep(experiment_lib, 'make_train_step', config_key),
@@ -437,14 +439,14 @@ class TrainAndEvaluateTest(parameterized.TestCase):
         whole['validation/reconstruction'],
         rtol=1e-5,  # float32 sums of 64 terms
     )
-    objective_fn = experiment.method.phases[0].objective_fn
+    objective_fn = experiment.algorithm.phases[0].objective_fn
     key = jax.random.fold_in(experiment.key, 2**31 + 1)
-    _, (metrics, _) = objective_fn(
+    metrics = objective_fn(
         state.ema_params,
         images.astype(np.float32) / 255,
-        step_lib.image_keys(key, 64, None),
-        {'axis_name': None},
-    )
+        streams.image_keys(key, 64, None),
+        base.Context(progress=1.0),
+    ).metrics
     # float32: a difference of means of 64 x 64 pairs
     np.testing.assert_allclose(
         whole['validation/mmd'], metrics['mmd'], rtol=1e-4, atol=1e-6

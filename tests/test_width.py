@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import default
 from ldc_vae import svgd
 from ldc_vae.methods import base
+from ldc_vae.methods import gibbs
 from ldc_vae.methods import ldc
 from ldc_vae.methods import moments
 from ldc_vae.methods import stein_vae
@@ -73,7 +73,7 @@ def _widths(objective_fn, targets, encoder, stats=(), **options) -> np.ndarray:
   """Deviations at rest over the right ones, [T, D], of T targets [T, D].
 
   Args:
-    objective_fn: `(model, params, keys, context) -> (loss, (_, updates))`.
+    objective_fn: `(model, params, keys, context) -> Output`.
     targets: The right deviations.
     encoder: 'gaussian' or 'implicit', see `_Model`.
     stats: Of the method, before the first step.
@@ -88,14 +88,17 @@ def _widths(objective_fn, targets, encoder, stats=(), **options) -> np.ndarray:
 
     def step(carry, key):
       params, state, stats = carry
-      context = {'progress': 1.0, 'stats': stats}
-      grad_fn = jax.grad(functools.partial(objective_fn, model), has_aux=True)
-      grads, (_, updates) = grad_fn(
-          params, jax.random.split(key, _BATCH), context
-      )
+      context = base.Context(progress=1.0, stats=stats)
+      keys = jax.random.split(key, _BATCH)
+
+      def loss_fn(params):
+        output = objective_fn(model, params, keys, context)
+        return output.loss, output.stats
+
+      grads, stats = jax.grad(loss_fn, has_aux=True)(params)
       changes, state = tx.update(grads, state)
       params = optax.apply_updates(params, changes)
-      return (params, state, updates['stats']), None
+      return (params, state, stats), None
 
     params = model.init()
     start = params, tx.init(params), stats
@@ -114,17 +117,17 @@ def _widths(objective_fn, targets, encoder, stats=(), **options) -> np.ndarray:
 def _whitened(model, params, keys, context, **fields):
   """The first phase of `ldc` with its defaults, at inverse temperature 1."""
   names = 'kernel', 'bandwidth', 'bandwidth_factor', 'off_diagonal', 'whiten'
-  options = {name: default.OBJECTIVES['ldc'][name] for name in names}
+  options = {name: getattr(ldc.Ldc(), name) for name in names}
   options.update(fields)
   kernel = options.pop('kernel')
-  return ldc.autoencoder_objective(
+  return gibbs.autoencoder_objective(
       params,
       None,
       keys,
       context,
       model=model,
       inverse_temperature=1.0,
-      kernel=ldc.encoder_kernel(kernel, options['bandwidth']),
+      kernel=gibbs.encoder_kernel(kernel, options['bandwidth']),
       latent_energy_weight=0.0,
       kl_warmup=0.0,
       **options,
@@ -133,8 +136,7 @@ def _whitened(model, params, keys, context, **fields):
 
 def _not_whitened(model, params, keys, context, **fields):
   """The phase of `stein_vae` with its defaults."""
-  fields = {**default.OBJECTIVES['stein_vae'], **fields}
-  (phase,) = stein_vae.create(model, **fields).phases
+  (phase,) = stein_vae.SteinVae(**fields).build(model).phases
   return phase.objective_fn(params, None, keys, context)
 
 

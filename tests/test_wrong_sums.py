@@ -8,7 +8,7 @@ import sys
 from absl.testing import absltest
 
 import ldc_vae
-from ldc_vae import config as config_lib
+from ldc_vae.runtime import provenance
 
 # https://github.com/jax-ml/jax/issues/39103: sums of some rows were wrong.
 _SUM = """
@@ -56,7 +56,7 @@ def _run(program, flags=''):
   env = dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
   return subprocess.run(
       (sys.executable, '-c', program), capture_output=True, text=True,
-      check=False, cwd=config_lib.ROOT, env=env,
+      check=False, cwd=provenance.ROOT, env=env,
   )
 
 

@@ -19,9 +19,9 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')
 import jax
 import numpy as np
 
-from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import methods
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 
@@ -39,7 +39,7 @@ def digest(method: str) -> str:
   experiment = experiment_lib.create(config)
   step_fn = step_lib.pmap_train_step(
       experiment_lib.make_train_step(
-          config, experiment.method, experiment.txs, experiment.num_steps
+          config, experiment.algorithm, experiment.txs, experiment.num_steps
       ),
       num_devices=1,
   )
@@ -61,9 +61,9 @@ def digest(method: str) -> str:
   return found.hexdigest()[:32]
 
 
-def main(methods: list[str]) -> None:
+def main(names: list[str]) -> None:
   """Prints a line for each method."""
-  for method in methods or sorted(default.OBJECTIVES):
+  for method in names or sorted(methods.METHODS):
     print(f'{method:10s} {digest(method)}', flush=True)
 
 

@@ -7,8 +7,7 @@ arrays too large for memory stay memory-mapped. The splits never depend on the
 seed of a run. Binarisation belongs to the train step.
 """
 
-from collections.abc import Iterator, Mapping
-import difflib
+from collections.abc import Callable, Iterator, Mapping
 import importlib.util
 import json
 import pathlib
@@ -17,14 +16,16 @@ import zlib
 
 import numpy as np
 
+from ldc_vae import errors
+from ldc_vae import fields
 from ldc_vae.data import array_cache
+from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
 
 cache_dir = array_cache.cache_dir
+Parts = tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]
 _FINGERPRINT_IMAGES = 1000  # of each split
 
-# Those between the first and the last are TFDS sets.
-_NAMES = ('digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64', 'images')
 _DIGITS_TEST = 360  # of 1,797 images, a fifth
 _DIGITS_VALIDATION = 180
 
@@ -86,7 +87,7 @@ def describe(dataset: Dataset) -> str:
 def check_same(
     stored: Mapping[str, list[int]] | None, dataset: Dataset, where: str
 ) -> None:
-  """Raises a ValueError where a run was trained on other images.
+  """Raises a `UserError` where a run was trained on other images.
 
   Args:
     stored: The `fingerprint` of what it was trained on; None is not checked.
@@ -100,92 +101,51 @@ def check_same(
       what = f'{num} {split} images, not {total}' if num != total else (
           f'other {split} images'
       )
-      raise ValueError(
+      raise errors.UserError(
           f'{where} holds a run on {what}: the splits would mix; give it the'
           ' data that it had (config.dataset), or use another --workdir'
       )
 
 
-def load(
-    name: str,
-    *,
-    data_dir: str = '',
-    path: str = '',
-    image_size: int = 0,
-    num_channels: int = 0,
-    num_validation: int = 10_000,
-    num_test: int = 0,
-    seed: int = 0,
-) -> Dataset:
+def load(name: str, **options) -> Dataset:
   """Loads a data set; the first time, downloads and decodes what is missing.
 
   Args:
-    name: 'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba64' or 'images'.
-    data_dir: Folder of prepared TFDS data, absolute or relative to the current
-      directory. '': $TFDS_DATA_DIR, then `cache_dir()`/tfds. What is not
-      prepared there is downloaded into `data_dir` or, if that is '', the cache.
-    path: For 'images': a folder (searched recursively for PNG and JPEG, in the
-      order of their names), an .npz (array 'images' or the only array, and
-      optionally 'labels') or an .npy file; arrays are [N, H, W] or
-      [N, H, W, C], uint8 or float in [0, 1].
-    image_size: For 'images': the shorter side is resized to it (bicubic with
-      antialiasing), then the centre is cropped to a square. 0: as it is.
-    num_channels: For 'images': 1 is grey, 3 is colour. 0: as it is.
-    num_validation: Images held out of the training split; at most 180 for
-      'digits', a tenth for 'images', the official ones for 'celeba64'.
-    num_test: For 'images': held out for test. 0: a tenth. The other data sets
-      have their official test split ('digits': 360 images).
-    seed: Of the split, not of a run: runs that are compared share the split.
+    name: A key of `DATASETS`.
+    **options: The fields of `request.Request`.
 
   Returns:
     The data set.
+
+  Raises:
+    UserError: The name is unknown, or an option does not fit the data.
+    OSError: The data cannot be read.
   """
-  if name not in _NAMES:
-    near = difflib.get_close_matches(name, _NAMES, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-        f'dataset.name={name!r} is unknown{hint} (known: {", ".join(_NAMES)})'
+  if name not in DATASETS:
+    raise errors.UserError(
+        f'dataset.name={name!r} is unknown{fields.suggest(name, DATASETS)};'
+        f' known: {", ".join(DATASETS)}'
     )
-  if num_validation < 1:
-    raise ValueError(
-        f'dataset.num_validation={num_validation} must be at least 1: the best'
-        ' checkpoint is chosen on the validation images'
-    )
-  for field, value in (
-      ('image_size', image_size),
-      ('num_channels', num_channels),
-      ('num_test', num_test),
-  ):
-    if value < 0:
-      raise ValueError(f'dataset.{field}={value} must not be negative')
-  own = dict(
-      path=path,
-      image_size=image_size,
-      num_channels=num_channels,
-      num_test=num_test,
+  return Dataset(name, *DATASETS[name](request_lib.Request(name, **options)))
+
+
+def _load_images(request: request_lib.Request) -> Parts:
+  """The user's own folder or array file."""
+  from ldc_vae.data import own_images  # with Pillow, which few sets need
+
+  return own_images.load(request)
+
+
+def _load_tfds(request: request_lib.Request) -> Parts:
+  """A set of TFDS."""
+  from ldc_vae.data import tfds_sets
+
+  return tfds_sets.load(
+      request.name,
+      data_dir=request.data_dir,
+      num_validation=request.num_validation,
+      seed=request.seed,
   )
-  for field, value in own.items():
-    if value and name != 'images':
-      raise ValueError(
-          f'dataset.{field}={value!r} applies to dataset.name=images only, not'
-          f' to {name}: leave it at its default'
-      )
-  if name == 'digits':
-    parts = _load_digits(num_validation, seed)
-  elif name == 'images':
-    from ldc_vae.data import own_images  # with Pillow, which few sets need
-
-    request = own_images.Request(
-        num_validation=num_validation, seed=seed, **own
-    )
-    parts = own_images.load(request)
-  else:
-    from ldc_vae.data import tfds_sets  # where one is wanted
-
-    parts = tfds_sets.load(
-        name, data_dir=data_dir, num_validation=num_validation, seed=seed
-    )
-  return Dataset(name, *parts)
 
 
 def train_batches(
@@ -215,21 +175,21 @@ def train_batches(
   """
   num_images = len(images)
   if not 1 <= batch_size <= num_images:
-    raise ValueError(
+    raise errors.UserError(
         f'train.batch_size={batch_size} must be between 1 and the number of'
         f' training images, {num_images}'
     )
   if batch_size % process_count:
-    raise ValueError(
+    raise errors.UserError(
         f'train.batch_size={batch_size} is not divisible by {process_count}'
         ' processes'
     )
   if not 0 <= process_index < process_count:
-    raise ValueError(
+    raise errors.UserError(
         f'process_index={process_index} must be in [0, {process_count})'
     )
   if start_step < 0 or seed < 0:
-    raise ValueError(
+    raise errors.UserError(
         f'start_step={start_step} and seed={seed} must not be negative'
     )
   return _train_batches(
@@ -251,7 +211,9 @@ def eval_batches(
     bool [batch_size], False on the padding).
   """
   if batch_size < 1:
-    raise ValueError(f'evaluate.batch_size={batch_size} must be at least 1')
+    raise errors.UserError(
+        f'evaluate.batch_size={batch_size} must be at least 1'
+    )
   return _eval_batches(images, batch_size)
 
 
@@ -295,3 +257,18 @@ def _load_digits(num_validation: int, seed: int):
   num_validation = min(num_validation, _DIGITS_VALIDATION)
   cut = lambda array: splits.cut(array, num_validation, _DIGITS_TEST)
   return cut(images[..., np.newaxis]), cut(labels), 10
+
+
+# A new data set is a function of its `request.Request` and a line here. It
+# returns the images and the labels (or None) of 'train', 'validation' and
+# 'test', and the number of classes (0 without labels).
+DATASETS: dict[str, Callable[[request_lib.Request], Parts]] = {
+    'digits': lambda request: _load_digits(
+        request.num_validation, request.seed
+    ),
+    'mnist': _load_tfds,
+    'fashion_mnist': _load_tfds,
+    'cifar10': _load_tfds,
+    'celeba64': _load_tfds,
+    'images': _load_images,
+}

@@ -8,33 +8,24 @@ import concurrent.futures
 import os
 import pathlib
 import shutil
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
+from ldc_vae import errors
 from ldc_vae.data import array_cache
+from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 _MAX_CLASSES = 2**16  # beyond it, labels are something else
 
 
-class Request(NamedTuple):
-  """Which images are wanted, and how; the fields are as in `datasets.load`."""
-
-  path: str
-  image_size: int
-  num_channels: int
-  num_validation: int
-  num_test: int
-  seed: int
-
-
 def load(
-    request: Request,
+    request: request_lib.Request,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
   """Loads a folder, an .npz or an .npy file, cut along a fixed permutation.
 
@@ -45,17 +36,17 @@ def load(
     `images`, `labels` and `num_classes` of a `datasets.Dataset`.
 
   Raises:
-    ValueError: The path, a file, an array or a number does not do; the message
+    UserError: The path, a file, an array or a number does not do; the message
       names it.
     OSError: The cache cannot be written.
   """
   if not request.path:
-    raise ValueError(
+    raise errors.UserError(
         "dataset.path='' must name a folder of PNG or JPEG files, an .npz or an"
         ' .npy file when dataset.name=images'
     )
   if request.num_channels not in (0, 1, 3):
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.num_channels={request.num_channels} must be 1 (grey), 3'
         ' (colour) or 0 (as the files are)'
     )
@@ -63,7 +54,7 @@ def load(
   try:
     path.stat()
   except OSError as error:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path={request.path!r} cannot be read ({error.strerror};'
         f' looked for {path}): name a folder, an .npz or an .npy file'
     ) from error
@@ -74,14 +65,14 @@ def load(
     files = [path]
     write_fn = lambda folder: _convert_array_file(path, request, folder)
   else:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path={request.path!r} must be a folder, an .npz or an .npy'
         ' file'
     )
   try:
     fingerprint = array_cache.fingerprint_of(files)
   except OSError as error:  # a link to nothing
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: {error.filename} cannot be read ({error.strerror}):'
         ' remove or replace it'
     ) from error
@@ -98,10 +89,12 @@ def load(
   return images, cut(labels), int(labels.max()) + 1
 
 
-def _split_sizes(num_images: int, request: Request) -> tuple[int, int]:
+def _split_sizes(
+    num_images: int, request: request_lib.Request
+) -> tuple[int, int]:
   """Number of test and validation images; refuses what leaves none to train."""
   if num_images < 3:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path={request.path!r} holds {num_images} image'
         f'{"s" * (num_images != 1)}: train, validation and test need at least 3'
     )
@@ -109,7 +102,7 @@ def _split_sizes(num_images: int, request: Request) -> tuple[int, int]:
   num_test = request.num_test or tenth
   num_validation = min(request.num_validation, tenth)
   if num_test + num_validation >= num_images:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.num_test={num_test} and {num_validation} validation images'
         f' leave none of the {num_images} images of {request.path!r} to train'
         ' on'
@@ -117,12 +110,12 @@ def _split_sizes(num_images: int, request: Request) -> tuple[int, int]:
   return num_test, num_validation
 
 
-def _check_room(num_images: int, request: Request, folder) -> None:
+def _check_room(num_images: int, request: request_lib.Request, folder) -> None:
   """Refuses images of a size that the disk cannot hold, before one is made."""
   wanted = num_images * request.image_size**2 * (request.num_channels or 1)
   free = shutil.disk_usage(folder).free
   if wanted > free:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.image_size={request.image_size} makes {wanted:,} bytes of'
         f' {num_images} images, and {folder.parent} has {free:,} free: use a'
         ' smaller size, or set LDC_VAE_CACHE to a folder with more room'
@@ -133,7 +126,7 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   """All PNG and JPEG files below `folder`, in the order of their names."""
 
   def refuse(error: OSError) -> NoReturn:  # os.walk would leave it out
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: the folder {error.filename} cannot be read'
         f' ({error.strerror}): make it readable, or move it away'
     ) from error
@@ -156,14 +149,14 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         if name.lower().endswith(_SUFFIXES) and not name.startswith('.')
     ]
   if not files:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file: name'
         ' the folder that has them'
     )
   return sorted(files)
 
 
-def _decode_files(files, request: Request, folder) -> None:
+def _decode_files(files, request: request_lib.Request, folder) -> None:
   """Writes images.npy, permuted, decoding in parallel into the file itself."""
   _split_sizes(len(files), request)  # refuse before the work, not after
   _check_room(len(files), request, folder)
@@ -181,7 +174,7 @@ def _decode_files(files, request: Request, folder) -> None:
     for i in range(start, min(start + array_cache.CHUNK, len(files))):
       image = decode(files[i])
       if image.shape != shape:
-        raise ValueError(_differs(files[0], shape, files[i], image.shape))
+        raise errors.UserError(_differs(files[0], shape, files[i], image.shape))
       images[rows[i]] = image
 
   num_workers = min(8, os.cpu_count() or 1)
@@ -221,7 +214,7 @@ def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
       grey = image.mode in ('1', 'L', 'LA')
       image = image.convert('L' if grey else 'RGB')
   except Exception as error:  # Pillow's decoders raise many types
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: {file} cannot be decoded'
         f' ({array_cache.first_line(error)}): remove or replace it'
     ) from error
@@ -259,20 +252,20 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
         images = archive['images' if 'images' in names else names[0]]
         labels = archive['labels'] if 'labels' in archive.files else None
   except Exception as error:  # NumPy and zipfile raise many types
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: {path} cannot be read as an array file'
         f' ({array_cache.first_line(error)}): write it anew with'
         ' np.savez(path, images=images) or np.save(path, images)'
     ) from error
   if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: {path} holds {images.dtype} images: convert them to'
         ' uint8, or to float in [0, 1]'
     )
   if images.ndim == 3:
     images = images[..., np.newaxis]
   if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: {path} holds an array of shape {images.shape}: expected'
         ' [N, H, W], [N, H, W, 1] or [N, H, W, 3]'
     )
@@ -282,7 +275,7 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
         and labels.min() >= 0
         and labels.max() < _MAX_CLASSES
     ):
-      raise ValueError(
+      raise errors.UserError(
           f'dataset.path: the labels of {path} are {labels.dtype} of shape'
           f' {labels.shape}: expected integers in [0,'
           f' {_MAX_CLASSES}) of shape ({len(images)},)'
@@ -291,7 +284,7 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
   return images, labels
 
 
-def _convert_array_file(path, request: Request, folder) -> None:
+def _convert_array_file(path, request: request_lib.Request, folder) -> None:
   """Writes images.npy, permuted uint8, and labels.npy where there are any."""
   images, labels = _read_array_file(path)
   _split_sizes(len(images), request)  # refuse before the work, not after
@@ -334,7 +327,7 @@ def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
   if not good.all():
     i = int(np.argmin(good))
     what = 'NaN' if np.isnan(lowest[i]) else f'[{lowest[i]:g}, {highest[i]:g}]'
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.path: image {start + i} of {path} holds {what}: float images'
         ' must be in [0, 1], others uint8'
     )

@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.data import array_cache
 from ldc_vae.data import splits
 from ldc_vae.data import tfds_recipes
@@ -42,7 +43,7 @@ def load(
   Raises:
     FileNotFoundError: Nothing is prepared and the network cannot be reached.
     OSError: The set cannot be prepared, read or cached.
-    ValueError: `num_validation` leaves nothing to train on.
+    UserError: `num_validation` leaves nothing to train on.
   """
   recipe = tfds_recipes.RECIPES[name]
   roots = _roots(data_dir)
@@ -60,7 +61,7 @@ def load(
   labels = {s: arrays[f'{s}_labels'] for s in names if f'{s}_labels' in arrays}
   num_train = len(images['train'])
   if 'validation' not in images and num_validation >= num_train:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.num_validation={num_validation} leaves nothing to train on:'
         f' {name} in {directory} has {num_train} training images'
     )

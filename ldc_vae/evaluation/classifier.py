@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldc_vae import errors
 from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
 from ldc_vae.runtime import writer
@@ -154,7 +155,7 @@ def create_network(
   """The network for images [H, W, C]: strides of 2 until 4 pixels or fewer."""
   side = max(image_shape[:2])
   if min(image_shape[:2]) < 4:
-    raise ValueError(
+    raise errors.UserError(
         f'images of {image_shape[0]}x{image_shape[1]} pixels are too small to'
         ' classify; give some whose smaller side is 4 or more, or no labels'
     )
@@ -185,12 +186,12 @@ def load_or_train(
     The same classifier for the same training images, labels and seed.
   """
   if dataset.labels is None or dataset.num_classes == 0:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.name={dataset.name!r} has no labels to train a classifier'
         ' on; use frechet_pca (principal components of the pixels) instead'
     )
   if len(dataset.images['train']) == 0:
-    raise ValueError(
+    raise errors.UserError(
         f'dataset.name={dataset.name!r} has an empty training split; lower'
         ' dataset.num_validation or dataset.num_test'
     )
@@ -323,7 +324,7 @@ def _to_unit(images: np.ndarray) -> np.ndarray:
   images = images.astype(np.float32)
   # The negation also catches NaN; 1e-3 is the rounding of bfloat16 images.
   if images.size and not (images.min() >= -1e-3 and images.max() <= 1.001):
-    raise ValueError(
+    raise errors.UserError(
         f'images of dtype {images.dtype} span [{images.min():.4g},'
         f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
     )
@@ -333,14 +334,14 @@ def _to_unit(images: np.ndarray) -> np.ndarray:
 def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]):
   """Raises ValueError unless images are [N, *image_shape], uint8 or float."""
   if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
-    raise ValueError(
+    raise errors.UserError(
         f'images have shape {tuple(images.shape)}; the classifier was made for'
         f' [N, {", ".join(map(str, image_shape))}]'
     )
   if images.dtype != np.uint8 and not jnp.issubdtype(
       images.dtype, jnp.floating
   ):
-    raise ValueError(
+    raise errors.UserError(
         f'images have dtype {images.dtype}; give uint8, or floats in [0, 1]'
     )
 

@@ -12,6 +12,8 @@ import pathlib
 
 import numpy as np
 
+from ldc_vae import errors
+
 # A file with the weights; without it the library downloads them once.
 WEIGHTS_VARIABLE = 'LDC_VAE_INCEPTION_WEIGHTS'
 
@@ -25,7 +27,7 @@ PROTOCOL = (
 _BATCH_SIZE = 50
 
 
-class InceptionError(ValueError):
+class InceptionError(errors.UserError):
   """The network cannot be had; one sentence says what to do."""
 
 

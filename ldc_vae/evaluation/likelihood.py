@@ -17,6 +17,7 @@ import numpy as np
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
+from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
 from ldc_vae.metrics import ais as ais_lib
@@ -100,7 +101,7 @@ def annealed(
   num_chains = config.evaluate.ais_chains
   num_samples = config.evaluate.importance_samples
   images = _reference(config, experiment)[: config.evaluate.ais_images]
-  log_prior = experiment.method.log_prior
+  log_prior = experiment.algorithm.log_prior
   if not num_chains or log_prior is None or not len(images):
     return {}
   batch_size = _DECODES_AT_ONCE // num_chains
@@ -129,7 +130,7 @@ def annealed(
 
   @jax.jit
   def model_bounds(params, stats, images, key, first):
-    keys = step_lib.image_keys(key, images.shape[0], None, first)
+    keys = streams.image_keys(key, images.shape[0], None, first)
 
     def gap(key):
       z_key, image_key, chain_key = jax.random.split(key, 3)
@@ -158,7 +159,7 @@ def annealed(
 def _has_densities(experiment: experiment_lib.Experiment) -> bool:
   """Whether posterior and prior have densities, as a weight needs."""
   gaussian = experiment.model.encoder == 'gaussian'
-  return gaussian and experiment.method.log_prior is not None
+  return gaussian and experiment.algorithm.log_prior is not None
 
 
 def _reference(config, experiment) -> np.ndarray:
@@ -180,7 +181,7 @@ def _log_weights(
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
 
   def log_weight(log_likelihood, z, mean, logvar):
-    log_prior = experiment.method.log_prior(params, stats, z)
+    log_prior = experiment.algorithm.log_prior(params, stats, z)
     return log_likelihood + log_prior - elbo.gaussian_log_prob(z, mean, logvar)
 
   over_particles = jax.vmap(log_weight, in_axes=(0, 0, None, None))
@@ -203,7 +204,8 @@ def _enclose(
 
   def log_joint_fn(z):
     log_likelihood = model.log_likelihood(params, image[None], z[None, None])
-    return experiment.method.log_prior(params, stats, z) + log_likelihood[0, 0]
+    log_prior = experiment.algorithm.log_prior(params, stats, z)
+    return log_prior + log_likelihood[0, 0]
 
   path = ais_lib.sigmoid_schedule(num_temperatures)
   # not the key of the encoder's noise

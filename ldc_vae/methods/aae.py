@@ -6,11 +6,15 @@ confuse it. Reconstruction and confusion are one loss here, with a weight, as in
 algorithm 1 of Tolstikhin et al. (2018), https://arxiv.org/abs/1711.01558.
 """
 
+from collections.abc import Mapping
+import dataclasses
 import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import fields
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.models import networks
@@ -47,21 +51,21 @@ def discriminator_objective(
     context: base.Context,
     *,
     model: networks.Model,
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """One update of the discriminator, on the codes of the first phase.
 
   Args:
     params: With 'discriminator'.
     images: Unused.
     keys: Shape [B].
-    context: With 'latents' [B, 1, D].
+    context: With latents [B, 1, D].
     model: The networks.
 
   Returns:
-    The loss and (metrics, updates), see `base`.
+    The loss and the metrics.
   """
   del images
-  z = context['latents'][:, 0]
+  z = context.latents[:, 0]
   draws = base.draw_normal(keys, z.shape[1:])
   logits_fn = functools.partial(
       model.modules['discriminator'].apply, params['discriminator']
@@ -70,56 +74,53 @@ def discriminator_objective(
   loss = discriminator_loss(prior_logits, code_logits)
   accuracy = 0.5 * jnp.mean(prior_logits > 0) + 0.5 * jnp.mean(code_logits < 0)
   metrics = {'discriminator_loss': loss, 'discriminator_accuracy': accuracy}
-  return loss, (metrics, {})
+  return base.Output(loss, metrics)
 
 
-def create(
-    model: networks.Model,
-    *,
-    adversarial_weight: float,
-    num_discriminator_updates: int,
-) -> base.Method:
-  """The method `aae`.
+@dataclasses.dataclass(frozen=True)
+class Aae(base.Method):
+  """The adversarial autoencoder. Makhzani et al. (2016)."""
 
-  Args:
-    model: With an encoder of any kind.
-    adversarial_weight: Of -E log D(code), in nats.
-    num_discriminator_updates: Per train step.
+  name: ClassVar[str] = 'aae'
+  label: ClassVar[str] = 'AAE'
+  encoders: ClassVar[tuple[str, ...]] = (
+      'deterministic', 'gaussian', 'implicit', 'warped'
+  )
+  encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
+  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
 
-  Returns:
-    The method.
-
-  Raises:
-    ValueError: There is no encoder.
-  """
-  base.require_encoder(
-      'aae',
-      model,
-      'deterministic',
-      'gaussian',
-      'implicit',
-      'warped',
-      reason='its codes are matched with the prior',
+  # On digits, 100 leaves codes further from the prior than 10, and
+  # reconstructions worse.
+  adversarial_weight: float = fields.at_least(
+      0, default=10.0, help='weight of -log D(z), in nats'
+  )
+  num_discriminator_updates: int = fields.at_least(
+      1, default=1, help='updates of the discriminator per step'
   )
 
-  def penalty_fn(params, z, keys, context):
-    del keys, context
-    # the encoder confuses the discriminator as it is
-    frozen = jax.lax.stop_gradient(params['discriminator'])
-    confusion = confusion_loss(model.modules['discriminator'].apply(frozen, z))
-    return adversarial_weight * confusion, {'confusion': confusion}
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
 
-  autoencoder_fn = functools.partial(
-      ae.objective, model=model, penalty_fn=penalty_fn
-  )
-  discriminator_fn = functools.partial(discriminator_objective, model=model)
-  return base.with_normal_prior(
-      model,
-      base.Phase(autoencoder_fn, model.autoencoder_names()),
-      base.Phase(
-          discriminator_fn,
-          ('discriminator',),
-          num_discriminator_updates,
-          per_image=False,
-      ),
-  )
+    def penalty_fn(params, z, keys, context):
+      del keys, context
+      # the encoder confuses the discriminator and must not train it
+      frozen = jax.lax.stop_gradient(params['discriminator'])
+      logits = model.modules['discriminator'].apply(frozen, z)
+      confusion = confusion_loss(logits)
+      return self.adversarial_weight * confusion, {'confusion': confusion}
+
+    autoencoder_fn = functools.partial(
+        ae.objective, model=model, penalty_fn=penalty_fn
+    )
+    discriminator_fn = functools.partial(discriminator_objective, model=model)
+    return base.with_normal_prior(
+        model,
+        base.Phase(autoencoder_fn, model.autoencoder_names()),
+        base.Phase(
+            discriminator_fn,
+            ('discriminator',),
+            self.num_discriminator_updates,
+            per_image=False,
+            role=base.LATENT,
+        ),
+    )

@@ -9,7 +9,9 @@ Gaussian with the running mean and covariance of the codes, and evaluation fits
 mixtures to them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,7 @@ def objective(
     *,
     model: networks.Model,
     penalty_fn: PenaltyFn,
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """Mean -log p(x|z) and a penalty, one code per image; nats.
 
   Args:
@@ -51,7 +53,7 @@ def objective(
       nats, the weight included.
 
   Returns:
-    The loss and (metrics, updates); updates hold 'latents' [B, 1, D].
+    The loss, the metrics and latents [B, 1, D].
   """
   z, _, logvar = model.particles(params, images, keys, 1)
   reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
@@ -65,7 +67,7 @@ def objective(
       **base.posterior_metrics(logvar, z),
   }
   # what learns from the codes must not move them
-  return loss, (metrics, {'latents': jax.lax.stop_gradient(z)})
+  return base.Output(loss, metrics, latents=jax.lax.stop_gradient(z))
 
 
 def generate(params, stats, keys: Array) -> Array:
@@ -79,51 +81,39 @@ def generate(params, stats, keys: Array) -> Array:
   return mean + jnp.matmul(noise, root.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def create_penalised(
-    name: str,
-    model: networks.Model,
-    penalty_fn: PenaltyFn,
-    *,
-    moments_decay: float,
-) -> base.Method:
-  """An autoencoder with a penalty, deterministic and without a prior.
+@dataclasses.dataclass(frozen=True)
+class Ae(base.Method):
+  """The plain autoencoder, and the base of those with a penalty."""
 
-  Args:
-    name: Of the method, for errors.
-    model: With a deterministic encoder.
-    penalty_fn: See `objective`; a mean over images.
-    moments_decay: Of the codes' running mean and covariance.
+  name: ClassVar[str] = 'ae'
+  label: ClassVar[str] = 'AE'
+  encoders: ClassVar[tuple[str, ...]] = ('deterministic',)
+  encoder_reason: ClassVar[str] = 'it has one code for each image'
+  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
 
-  Returns:
-    The method.
+  moments_decay: float = moments.decay_field('codes')
 
-  Raises:
-    ValueError: The encoder is another.
-  """
-  base.require_encoder(
-      name, model, 'deterministic', reason='it has one code for each image'
-  )
+  def penalty_fn(self, model: networks.Model) -> PenaltyFn:
+    """Returns the penalty of `objective`, a mean over images."""
+    del model
+    return no_penalty
 
-  def phase(params, images, keys, context):
-    loss, (metrics, updates) = objective(
-        params, images, keys, context, model=model, penalty_fn=penalty_fn
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
+    penalty_fn = self.penalty_fn(model)
+
+    def phase(params, images, keys, context):
+      output = objective(
+          params, images, keys, context, model=model, penalty_fn=penalty_fn
+      )
+      codes = moments.update(
+          context.stats['latents'], output.latents[:, 0], self.moments_decay
+      )
+      return output.replace(stats={'latents': codes})
+
+    return base.Algorithm(
+        phases=(base.Phase(phase, model.autoencoder_names()),),
+        init_stats=lambda: {'latents': moments.init(model.latent_size)},
+        generate=generate,
+        log_prior=None,  # the codes have no density in the model
     )
-    codes = updates['latents'][:, 0]
-    stats = {
-        'latents': moments.update(
-            context['stats']['latents'], codes, moments_decay
-        )
-    }
-    return loss, (metrics, {**updates, 'stats': stats})
-
-  return base.Method(
-      phases=(base.Phase(phase, model.autoencoder_names()),),
-      init_stats=lambda: {'latents': moments.init(model.latent_size)},
-      generate=generate,
-      log_prior=None,  # the codes have no density in the model
-  )
-
-
-def create(model: networks.Model, *, moments_decay: float) -> base.Method:
-  """The method `ae`, arguments as `create_penalised`."""
-  return create_penalised('ae', model, no_penalty, moments_decay=moments_decay)

@@ -1,41 +1,83 @@
-"""What a method is: phases of updates, and a way to make latents.
+"""What a method is: options, phases of updates, and a way to make latents.
 
-A method is a file beside this one with `create(model, **fields) -> Method`, its
-fields being those of `config.objective`. A train step runs the method's phases
-in order; a phase is an objective and the networks that its gradient trains.
+A method is one file beside this one: a frozen dataclass `Method` whose fields
+are `config.method`, and pure functions. `build` gives its `Algorithm` for a
+model's networks. A train step runs the algorithm's phases in order; a phase is
+an objective and the networks that its gradient trains.
 
-    objective_fn(params, images, keys, context) -> (loss [], (metrics, updates))
+    objective_fn(params, images, keys, context) -> Output
 
 `images` [B, H, W, C] are in [0, 1]. `keys` [B] holds one PRNG key per image, a
 function of (seed, step, phase, update, position in the global batch): noise
 drawn by `vmap` over them does not depend on the number of devices or
-micro-batches. `updates` is merged into the context, a dict with
-
-    'progress'   [] fraction of the training done, in [0, 1)
-    'update'     [] index of this update within its phase
-    'stats'      what the method keeps between steps without a gradient
-    'ema_params' averaged weights before this step, without gradient
-    'axis_name'  the device axis, for particles that must see each other
-    'latents'    [B, K, D] particles of the first phase, without gradient
+micro-batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
 from ldc_vae import elbo
+from ldc_vae import fields
 from ldc_vae.models import networks
 
 Array = jax.Array
-Context = dict[str, Any]
-ObjectiveFn = Callable[..., tuple[Array, tuple[dict[str, Array], Context]]]
 
-# Behind the mean of a posterior that has no closed form.
+# Draws behind the mean of a posterior that has no closed form.
 _NUM_PARTICLES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What an objective knows besides weights, images and keys.
+
+  Attributes:
+    progress: Fraction of the training done, a scalar in [0, 1).
+    stats: What the method keeps between steps without a gradient.
+    ema_params: Averaged weights before this step, without a gradient.
+    latents: Particles of the first phase, [B, K, D], without a gradient; None
+      in the first phase.
+    update: Index of this update within its phase, a scalar.
+    axis_name: The device axis, for particles that must see each other; None on
+      one device.
+  """
+
+  progress: Array | float
+  stats: Any = ()
+  ema_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  latents: Array | None = None
+  update: Array | int = 0
+  axis_name: str | None = None
+
+
+@struct.dataclass
+class Output:
+  """What an objective returns.
+
+  Attributes:
+    loss: A scalar whose gradient trains the phase's networks.
+    metrics: Scalars to log, by name; a first phase has 'loss'.
+    latents: Particles for the later phases, [B, K, D], without a gradient;
+      each device keeps its own. Or None.
+    stats: The new statistics, which are averaged over devices; None keeps the
+      old ones.
+  """
+
+  loss: Array
+  metrics: dict[str, Array]
+  latents: Array | None = None
+  stats: Any = None
+
+
+ObjectiveFn = Callable[..., Output]
+
+AUTOENCODER, LATENT = 'autoencoder', 'latent'
 
 
 class Phase(NamedTuple):
@@ -46,14 +88,16 @@ class Phase(NamedTuple):
     trains: Keys of `params` whose gradient is taken.
     num_updates: Optimiser updates per train step.
     per_image: The objective is a mean over images, so that micro-batches of it
-      add up; the others see the whole batch at once, and one that looks at a
-      set of latents gathers it from all devices, see `gather`.
+      add up. The others see the whole batch at once; an objective that looks
+      at a set of latents gathers it from all devices, see `gather`.
+    role: AUTOENCODER or LATENT, which chooses the optimiser's options.
   """
 
   objective_fn: ObjectiveFn
   trains: tuple[str, ...]
   num_updates: int = 1
   per_image: bool = True
+  role: str = AUTOENCODER
 
 
 def normal_log_prior(params, stats, z: Array) -> Array:
@@ -62,12 +106,12 @@ def normal_log_prior(params, stats, z: Array) -> Array:
   return elbo.standard_normal_log_prob(z)
 
 
-class Method(NamedTuple):
-  """A way to train, and to make images.
+class Algorithm(NamedTuple):
+  """A method with its networks: how to train, and how to make images.
 
   Attributes:
     phases: Run in this order in each step; the first trains the autoencoder,
-      at the rate of the autoencoder, and its metrics are those of validation.
+      and its metrics are those of validation.
     init_stats: `() -> stats`, a pytree of arrays, or ().
     generate: `(params, stats, keys [N]) -> z [N, D]`: latents whose decoding is
       the method's own sample.
@@ -91,6 +135,62 @@ class Method(NamedTuple):
     return tuple(dict.fromkeys(names))
 
 
+@dataclasses.dataclass(frozen=True)
+class Method(fields.Options):
+  """The base of all methods; the fields of a subclass are `config.method`.
+
+  Attributes:
+    name: The method's name in configs and on the command line.
+    label: Its name in tables and pictures.
+    encoders: The values of `model.encoder` that it can train, the best first.
+    encoder_reason: Why it needs one of them, for the error message.
+    defaults: Fields of other groups whose default it changes, by dotted name.
+    compares_sets: Its loss compares sets of latents, which need two images.
+  """
+
+  group: ClassVar[str] = 'method'
+  name: ClassVar[str]
+  label: ClassVar[str]
+  encoders: ClassVar[tuple[str, ...]]
+  encoder_reason: ClassVar[str]
+  defaults: ClassVar[Mapping[str, Any]] = {}
+  compares_sets: ClassVar[bool] = False
+
+  def build(self, model: networks.Model) -> Algorithm:
+    """Returns the algorithm with a model's networks.
+
+    Args:
+      model: The networks; with one of `encoders`.
+
+    Raises:
+      UserError: The model's encoder is another.
+    """
+    raise NotImplementedError
+
+  def check_with(self, options: Mapping[str, Any]) -> None:
+    """Raises a `UserError` where other groups of the config do not fit.
+
+    Args:
+      options: The options of each group, by its name.
+    """
+    model, train = options['model'], options['train']
+    self.require_encoder(model.encoder)
+    if self.compares_sets and train.batch_size < 2:
+      raise fields.conflict(
+          {'train.batch_size': train.batch_size, 'method.name': self.name},
+          'compares no sets; use a batch_size of 2 or more',
+      )
+
+  def require_encoder(self, encoder: str) -> None:
+    """Raises a `UserError` unless the method can train an encoder."""
+    if encoder not in self.encoders:
+      raise fields.conflict(
+          {'model.encoder': encoder, 'method.name': self.name},
+          f'does not go together: {self.encoder_reason}; use encoder'
+          f' {" or ".join(self.encoders)}',
+      )
+
+
 class Posterior(NamedTuple):
   """The posteriors of B images.
 
@@ -109,7 +209,7 @@ class Posterior(NamedTuple):
 
 
 def encode(
-    method: Method,
+    algorithm: Algorithm,
     model: networks.Model,
     params,
     stats,
@@ -119,22 +219,22 @@ def encode(
   """Posteriors of images, by whatever the method infers with.
 
   Args:
-    method: The method.
-    model: Its networks.
+    algorithm: The method with its networks.
+    model: The networks.
     params: Their weights.
-    stats: The method's.
+    stats: The method's statistics.
     images: Shape [B, H, W, C], in [0, 1].
     keys: Shape [B].
 
   Returns:
     The posteriors.
   """
-  if method.encode is None:
+  if algorithm.encode is None:
     z, mean, logvar = model.particles(params, images, keys, _NUM_PARTICLES)
     if mean is not None:
       return Posterior(z[:, 0], mean, logvar, None)
   else:
-    z = method.encode(params, stats, images, keys)
+    z = algorithm.encode(params, stats, images, keys)
   variance = jnp.var(z, axis=1, ddof=1) / z.shape[1]
   return Posterior(z[:, 0], jnp.mean(z, axis=1), None, variance)
 
@@ -161,38 +261,35 @@ def kl_weight(progress: Array | float, warmup: float) -> Array | float:
   return jnp.minimum(progress / warmup, 1.0) if warmup else 1.0
 
 
+def kl_warmup_field() -> float:
+  """Returns the field `kl_warmup`, see `kl_weight`."""
+  return fields.fraction(
+      default=0.0,
+      help='fraction of training until the KL term weighs fully; 0: none',
+  )
+
+
 def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   """z ~ N(0, I), shape [N, D]: the generator of a plain VAE."""
   del params, stats
   return draw_normal(keys, (latent_size,))
 
 
-def with_normal_prior(model: networks.Model, *phases: Phase) -> Method:
-  """A method whose images are made from z ~ N(0, I); it keeps no statistics.
+def with_normal_prior(model: networks.Model, *phases: Phase) -> Algorithm:
+  """An algorithm whose images are made from z ~ N(0, I), without statistics.
 
   Args:
-    model: Its networks.
+    model: The networks.
     *phases: Run in this order in each step.
 
   Returns:
-    The method.
+    The algorithm.
   """
-  return Method(
+  return Algorithm(
       phases=phases,
       init_stats=tuple,
       generate=functools.partial(prior_latents, latent_size=model.latent_size),
   )
-
-
-def require_encoder(
-    method: str, model: networks.Model, *encoders: str, reason: str
-) -> None:
-  """Raises a ValueError unless the model's encoder is one of `encoders`."""
-  if model.encoder not in encoders:
-    raise ValueError(
-        f'objective {method} needs model.encoder={" or ".join(encoders)}, got'
-        f' {model.encoder!r}: {reason}'
-    )
 
 
 def gather(points: Array, axis_name: str | None) -> Array:

@@ -4,12 +4,15 @@ Burda et al. (2016), https://arxiv.org/abs/1509.00519. With one sample it is the
 VAE, its KL divergence estimated from that sample.
 """
 
+import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ldc_vae import elbo
+from ldc_vae import fields
 from ldc_vae.methods import base
 from ldc_vae.models import networks
 
@@ -25,7 +28,7 @@ def objective(
     model: networks.Model,
     num_samples: int,
     kl_warmup: float,
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """-log (1/K) sum_k w_k, eq. 8, the mean over images; nats.
 
   While the KL divergence warms up, w = p(x|z) [p(z) / q(z|x)]^weight.
@@ -40,11 +43,11 @@ def objective(
     kl_warmup: Fraction of the training until the weight is 1.
 
   Returns:
-    The loss and (metrics, updates), see `base`.
+    The loss and the metrics.
   """
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-  weight = base.kl_weight(context['progress'], kl_warmup)
+  weight = base.kl_weight(context.progress, kl_warmup)
   log_weight_fn = functools.partial(elbo.log_weight, beta=weight)
   over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
   log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
@@ -56,34 +59,29 @@ def objective(
       'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
       **base.posterior_metrics(logvar, z),
   }
-  return loss, (metrics, {})
+  return base.Output(loss, metrics)
 
 
-def create(
-    model: networks.Model, *, num_samples: int, kl_warmup: float = 0.0
-) -> base.Method:
-  """The method `iwae`.
+@dataclasses.dataclass(frozen=True)
+class Iwae(base.Method):
+  """The importance weighted autoencoder. Burda et al. (2016)."""
 
-  Args:
-    model: With a gaussian encoder.
-    num_samples: K, posterior samples per image and step.
-    kl_warmup: Fraction of the training until prior and posterior weigh fully
-      in the importance weights, in [0, 1].
-
-  Returns:
-    The method.
-
-  Raises:
-    ValueError: The encoder has no density.
-  """
-  base.require_encoder(
-      'iwae',
-      model,
-      'gaussian',
-      reason='its weights need the density of the posterior',
+  name: ClassVar[str] = 'iwae'
+  label: ClassVar[str] = 'IWAE'
+  encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
+  encoder_reason: ClassVar[str] = (
+      'its weights need the density of the posterior'
   )
-  objective_fn = functools.partial(
-      objective, model=model, num_samples=num_samples, kl_warmup=kl_warmup
+
+  num_samples: int = fields.at_least(
+      1, default=5, help="K, posterior samples per image; the paper's: 1, 5, 50"
   )
-  phase = base.Phase(objective_fn, model.autoencoder_names())
-  return base.with_normal_prior(model, phase)
+  kl_warmup: float = base.kl_warmup_field()
+
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
+    objective_fn = functools.partial(
+        objective, model=model, **dataclasses.asdict(self)
+    )
+    phase = base.Phase(objective_fn, model.autoencoder_names())
+    return base.with_normal_prior(model, phase)

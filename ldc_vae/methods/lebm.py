@@ -6,13 +6,16 @@ N(z; 0, I), f a net. There is no encoder: chains of a few steps from N(0, I)
 draw from the posterior and from the prior, in training and afterwards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ldc_vae import energy
+from ldc_vae import fields
 from ldc_vae.methods import base
 from ldc_vae.models import networks
 
@@ -87,7 +90,7 @@ def decoder_objective(
     *,
     model: networks.Model,
     posterior_fn: Callable[..., Array],
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """-log p(x|z) at a posterior draw, the mean over images; nats.
 
   Args:
@@ -99,7 +102,7 @@ def decoder_objective(
     posterior_fn: `posterior_draws` with its keywords.
 
   Returns:
-    The loss and (metrics, updates); updates hold 'latents' [B, 1, D].
+    The loss, the metrics and latents [B, 1, D].
   """
   del context
   # the gradient of log p(x) is that at the draws; none flows along the chains
@@ -111,7 +114,7 @@ def decoder_objective(
       'reconstruction': loss,
       'latent_mean_square': jnp.mean(jnp.square(z)),
   }
-  return loss, (metrics, {'latents': z})
+  return base.Output(loss, metrics, latents=z)
 
 
 def energy_objective(
@@ -123,7 +126,7 @@ def energy_objective(
     model: networks.Model,
     prior_fn: Callable[..., Array],
     r1_weight: float,
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """E f(posterior draws) - E f(prior draws); nats.
 
   Args:
@@ -136,7 +139,7 @@ def energy_objective(
     r1_weight: R1 of the contrastive loss.
 
   Returns:
-    The loss and (metrics, updates), see `base`.
+    The loss and the metrics.
   """
   del images
   # none flows along the chains
@@ -145,10 +148,10 @@ def energy_objective(
       model.modules['energy'].apply, params['energy']
   )
   loss, terms = energy.contrastive_loss(
-      energy_fn, context['latents'][:, 0], samples, r1_weight
+      energy_fn, context.latents[:, 0], samples, r1_weight
   )
   terms['prior_mean_square'] = jnp.mean(jnp.square(samples))
-  return loss, (terms, {})
+  return base.Output(loss, terms)
 
 
 def encode(
@@ -168,59 +171,73 @@ def encode(
   return jnp.stack(chains, axis=1)
 
 
-def create(
-    model: networks.Model,
-    *,
-    posterior_steps: int,
-    posterior_step_size: float,
-    prior_steps: int,
-    prior_step_size: float,
-    r1_weight: float,
-) -> base.Method:
-  """The method `lebm`.
+@dataclasses.dataclass(frozen=True)
+class Lebm(base.Method):
+  """The latent space energy-based prior. Pang et al. (2020).
 
-  Args:
-    model: Without an encoder.
-    posterior_steps: Langevin steps of a posterior draw.
-    posterior_step_size: s of these, in latent units.
-    prior_steps: Langevin steps of a prior draw.
-    prior_step_size: s of these, in latent units.
-    r1_weight: R1 of the energy's loss; 0 in the paper.
-
-  Returns:
-    The method.
-
-  Raises:
-    ValueError: There is an encoder, which nothing would train.
+  Steps and step sizes are those of their code.
   """
-  base.require_encoder(
-      'lebm', model, 'none', reason='it infers by Langevin dynamics'
+
+  name: ClassVar[str] = 'lebm'
+  label: ClassVar[str] = 'LEBM'
+  encoders: ClassVar[tuple[str, ...]] = ('none',)
+  encoder_reason: ClassVar[str] = 'it infers by Langevin dynamics'
+  defaults: ClassVar[Mapping[str, Any]] = {
+      'model.encoder': 'none',
+      # a fifth of the decoder's, as in their code
+      'optimizer.latent_learning_rate': 2e-4,
+  }
+
+  posterior_steps: int = fields.at_least(
+      1, default=20, help='Langevin steps of a posterior draw, from N(0, I)'
   )
-  posterior_fn = functools.partial(
-      posterior_draws,
-      model=model,
-      step_size=posterior_step_size,
-      num_steps=posterior_steps,
+  posterior_step_size: float = fields.positive(
+      default=0.1, help='step size of these, in latent units'
   )
-  prior_fn = functools.partial(
-      prior_draws,
-      model=model,
-      step_size=prior_step_size,
-      num_steps=prior_steps,
+  prior_steps: int = fields.at_least(
+      1, default=60, help='Langevin steps of a prior draw'
   )
-  decoder_fn = functools.partial(
-      decoder_objective, model=model, posterior_fn=posterior_fn
+  prior_step_size: float = fields.positive(
+      default=0.4, help='step size of these, in latent units'
   )
-  energy_fn = functools.partial(
-      energy_objective, model=model, prior_fn=prior_fn, r1_weight=r1_weight
+  # The paper has none, and a rate of 2e-5; here f became so steep without it
+  # that its chains diverged.
+  r1_weight: float = fields.at_least(
+      0, default=0.1, help='weight of E|grad f|^2 / 2 on posterior draws'
   )
-  return base.Method(
-      phases=(
-          base.Phase(decoder_fn, model.autoencoder_names()),
-          base.Phase(energy_fn, ('energy',), per_image=False),
-      ),
-      init_stats=tuple,
-      generate=lambda params, stats, keys: prior_fn(params, keys),
-      log_prior=None,  # its normaliser is not known
-      encode=functools.partial(encode, posterior_fn=posterior_fn),
-  )
+
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
+    posterior_fn = functools.partial(
+        posterior_draws,
+        model=model,
+        step_size=self.posterior_step_size,
+        num_steps=self.posterior_steps,
+    )
+    prior_fn = functools.partial(
+        prior_draws,
+        model=model,
+        step_size=self.prior_step_size,
+        num_steps=self.prior_steps,
+    )
+    decoder_fn = functools.partial(
+        decoder_objective, model=model, posterior_fn=posterior_fn
+    )
+    energy_fn = functools.partial(
+        energy_objective,
+        model=model,
+        prior_fn=prior_fn,
+        r1_weight=self.r1_weight,
+    )
+    return base.Algorithm(
+        phases=(
+            base.Phase(decoder_fn, model.autoencoder_names()),
+            base.Phase(
+                energy_fn, ('energy',), per_image=False, role=base.LATENT
+            ),
+        ),
+        init_stats=tuple,
+        generate=lambda params, stats, keys: prior_fn(params, keys),
+        log_prior=None,  # its normaliser is not known
+        encode=functools.partial(encode, posterior_fn=posterior_fn),
+    )

@@ -8,6 +8,7 @@ squared distances within the posteriors has 'distance' [] and 'weight' [].
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import fields
 from ldc_vae import svgd
 
 Array = jax.Array
@@ -21,6 +22,15 @@ _ROUNDING_OF_SUMS = 1e-6
 # Of the distances, by step. A long memory would keep the kernel too wide while
 # posteriors shrink, and they become too narrow.
 _DISTANCE_DECAY = 0.9
+
+
+def decay_field(of: str) -> float:
+  """Returns the field `moments_decay`, see `update`."""
+  return fields.fraction(
+      high=False,
+      default=0.99,
+      help=f'decay of the running mean and covariance of {of}',
+  )
 
 
 def init(latent_size: int) -> dict[str, Array]:

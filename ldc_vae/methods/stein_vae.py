@@ -5,78 +5,56 @@ Pu et al. (2017), https://arxiv.org/abs/1704.05155. It is the first phase of
 sampler net: images are made from the prior.
 """
 
+from collections.abc import Mapping
+import dataclasses
 import functools
+from typing import Any, ClassVar
 
-from ldc_vae import svgd
 from ldc_vae.methods import base
-from ldc_vae.methods import ldc
+from ldc_vae.methods import gibbs
 from ldc_vae.methods import moments
 from ldc_vae.models import networks
 
 
-def create(
-    model: networks.Model,
-    *,
-    num_particles: int,
-    kernel: str,
-    bandwidth: float | str,
-    bandwidth_factor: float,
-    off_diagonal: bool,
-    kl_warmup: float = 0.0,
-) -> base.Method:
-  """The method `stein_vae`.
+@dataclasses.dataclass(frozen=True)
+class SteinVae(base.Method):
+  """The Stein VAE. Pu et al. (2017)."""
 
-  Args:
-    model: With an implicit, warped or gaussian encoder.
-    num_particles: K, particles per image.
-    kernel: A key of `svgd.KERNELS`.
-    bandwidth: 'expected' or a number in squared latent units, see
-      `ldc.autoencoder_objective`.
-    bandwidth_factor: Multiplies the bandwidth 'expected'.
-    off_diagonal: Leave j = i out of the direction; needs two particles.
-    kl_warmup: Fraction of the training until prior and repulsion weigh 1, in
-      [0, 1].
+  name: ClassVar[str] = 'stein_vae'
+  label: ClassVar[str] = 'Stein VAE'
+  encoders: ClassVar[tuple[str, ...]] = ('implicit', 'warped', 'gaussian')
+  encoder_reason: ClassVar[str] = 'SVGD moves particles that differ'
+  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'implicit'}
 
-  Returns:
-    The method.
+  num_particles: int = gibbs.num_particles_field(4)
+  kernel: str = gibbs.kernel_field()
+  bandwidth: str | float = gibbs.bandwidth_field()
+  bandwidth_factor: float = gibbs.bandwidth_factor_field()
+  off_diagonal: bool = gibbs.off_diagonal_field()
+  kl_warmup: float = base.kl_warmup_field()
 
-  Raises:
-    ValueError: The encoder has no particles, or a field is out of range.
-  """
-  base.require_encoder(
-      'stein_vae',
-      model,
-      'implicit',
-      'warped',
-      'gaussian',
-      reason='SVGD moves particles that differ',
-  )
-  if off_diagonal and num_particles < 2:
-    raise ValueError(
-        f'objective.num_particles={num_particles}: SVGD over the pairs j != i'
-        ' needs at least 2 (or objective.off_diagonal=False)'
+  def check(self) -> None:
+    gibbs.check_particles(self)
+
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
+    objective_fn = functools.partial(
+        gibbs.autoencoder_objective,
+        model=model,
+        inverse_temperature=1.0,
+        num_particles=self.num_particles,
+        kernel=gibbs.encoder_kernel(self.kernel, self.bandwidth),
+        bandwidth=self.bandwidth,
+        bandwidth_factor=self.bandwidth_factor,
+        off_diagonal=self.off_diagonal,
+        whiten=False,
+        latent_energy_weight=0.0,
+        kl_warmup=self.kl_warmup,
     )
-  if kernel not in svgd.KERNELS:
-    raise ValueError(
-        f'objective.kernel={kernel!r}; known: {", ".join(svgd.KERNELS)}'
-    )
-  objective_fn = functools.partial(
-      ldc.autoencoder_objective,
-      model=model,
-      inverse_temperature=1.0,
-      num_particles=num_particles,
-      kernel=ldc.encoder_kernel(kernel, bandwidth),
-      bandwidth=bandwidth,
-      bandwidth_factor=bandwidth_factor,
-      off_diagonal=off_diagonal,
-      whiten=False,
-      latent_energy_weight=0.0,
-      kl_warmup=kl_warmup,
-  )
-  phase = base.Phase(objective_fn, model.autoencoder_names())
-  method = base.with_normal_prior(model, phase)
-  if ldc.keeps_distance(bandwidth, num_particles, whiten=False):
-    method = method._replace(
-        init_stats=lambda: {'distance': moments.init_distance()}
-    )
-  return method
+    phase = base.Phase(objective_fn, model.autoencoder_names())
+    algorithm = base.with_normal_prior(model, phase)
+    if gibbs.keeps_distance(self.bandwidth, self.num_particles, whiten=False):
+      algorithm = algorithm._replace(
+          init_stats=lambda: {'distance': moments.init_distance()}
+      )
+    return algorithm

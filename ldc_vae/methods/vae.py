@@ -4,12 +4,15 @@ Kingma and Welling (2014), https://arxiv.org/abs/1312.6114; beta: Higgins et al.
 (2017), https://openreview.net/forum?id=Sy2fzU9gl.
 """
 
+import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ldc_vae import elbo
+from ldc_vae import fields
 from ldc_vae.methods import base
 from ldc_vae.models import networks
 
@@ -26,7 +29,7 @@ def objective(
     beta: float,
     num_samples: int,
     kl_warmup: float,
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """-ELBO, the mean over images; nats.
 
   Args:
@@ -40,11 +43,11 @@ def objective(
     kl_warmup: Fraction of the training until beta is reached.
 
   Returns:
-    The loss and (metrics, updates), see `base`.
+    The loss and the metrics.
   """
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-  beta = beta * base.kl_weight(context['progress'], kl_warmup)
+  beta = beta * base.kl_weight(context.progress, kl_warmup)
   bounds = jax.vmap(elbo.elbo, in_axes=(0, 0, 0, None))(
       log_likelihoods, mean, logvar, beta
   )
@@ -55,42 +58,48 @@ def objective(
       'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
       **base.posterior_metrics(logvar, z),
   }
-  return loss, (metrics, {})
+  return base.Output(loss, metrics)
 
 
-def create(
-    model: networks.Model,
-    *,
-    beta: float,
-    num_samples: int,
-    kl_warmup: float = 0.0,
-) -> base.Method:
-  """The method `vae`.
+@dataclasses.dataclass(frozen=True)
+class Vae(base.Method):
+  """The variational autoencoder. Kingma and Welling (2014)."""
 
-  Args:
-    model: With a gaussian encoder.
-    beta: Weight of the KL divergence, at least 0.
-    num_samples: Posterior samples per image and step.
-    kl_warmup: Fraction of the training until beta is reached, in [0, 1].
+  name: ClassVar[str] = 'vae'
+  label: ClassVar[str] = 'VAE'
+  encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
+  encoder_reason: ClassVar[str] = (
+      'its KL divergence needs the density of the posterior'
+  )
 
-  Returns:
-    The method.
+  beta: float = fields.at_least(
+      0, default=1.0, help='weight of the KL divergence; 1 is the ELBO'
+  )
+  num_samples: int = fields.at_least(
+      1, default=1, help='posterior samples per image and step'
+  )
+  kl_warmup: float = base.kl_warmup_field()
 
-  Raises:
-    ValueError: The encoder has no density.
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
+    objective_fn = functools.partial(
+        objective, model=model, **dataclasses.asdict(self)
+    )
+    phase = base.Phase(objective_fn, model.autoencoder_names())
+    return base.with_normal_prior(model, phase)
+
+
+@dataclasses.dataclass(frozen=True)
+class BetaVae(Vae):
+  """The VAE with another weight of its KL divergence.
+
+  Higgins et al. (2017), eq. 4, https://openreview.net/forum?id=Sy2fzU9gl. Its
+  posterior is the Gibbs posterior of inverse temperature 1 / beta.
   """
-  base.require_encoder(
-      'vae',
-      model,
-      'gaussian',
-      reason='its KL divergence needs the density of the posterior',
+
+  name: ClassVar[str] = 'beta_vae'
+  label: ClassVar[str] = 'beta-VAE'
+
+  beta: float = fields.at_least(
+      0, default=4.0, help='weight of the KL divergence'
   )
-  objective_fn = functools.partial(
-      objective,
-      model=model,
-      beta=beta,
-      num_samples=num_samples,
-      kl_warmup=kl_warmup,
-  )
-  phase = base.Phase(objective_fn, model.autoencoder_names())
-  return base.with_normal_prior(model, phase)

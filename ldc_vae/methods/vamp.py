@@ -4,12 +4,15 @@ Tomczak and Welling (2018), https://arxiv.org/abs/1705.07120; code:
 https://github.com/jmtomczak/vae_vampprior. Letters: C pseudo-inputs.
 """
 
+import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ldc_vae import elbo
+from ldc_vae import fields
 from ldc_vae.methods import base
 from ldc_vae.models import networks
 
@@ -38,7 +41,7 @@ def objective(
     model: networks.Model,
     num_samples: int,
     kl_warmup: float,
-) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
+) -> base.Output:
   """-ELBO under the VampPrior, the mean over images; nats.
 
   The prior is part of the bound: its gradient reaches the pseudo-inputs, and
@@ -54,19 +57,19 @@ def objective(
     kl_warmup: Fraction of the training until the KL divergence weighs 1.
 
   Returns:
-    The loss and (metrics, updates), see `base`.
+    The loss and the metrics.
   """
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   log_prior_fn = functools.partial(
-      log_prior, params, context['stats'], model=model
+      log_prior, params, context.stats, model=model
   )
   log_weight_fn = functools.partial(elbo.log_weight, log_prior_fn=log_prior_fn)
   over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
   log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
   reconstruction = -jnp.mean(log_likelihoods)
   kl = -jnp.mean(log_weights) - reconstruction  # from the samples
-  weight = base.kl_weight(context['progress'], kl_warmup)
+  weight = base.kl_weight(context.progress, kl_warmup)
   loss = reconstruction + weight * kl
   metrics = {
       'loss': loss,
@@ -74,7 +77,7 @@ def objective(
       'kl': kl,
       **base.posterior_metrics(logvar, z),
   }
-  return loss, (metrics, {})
+  return base.Output(loss, metrics)
 
 
 def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
@@ -88,36 +91,31 @@ def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
   return means[chosen] + jnp.exp(0.5 * logvars[chosen]) * noise
 
 
-def create(
-    model: networks.Model, *, num_samples: int, kl_warmup: float = 0.0
-) -> base.Method:
-  """The method `vamp`.
+@dataclasses.dataclass(frozen=True)
+class Vamp(base.Method):
+  """The VAE with a VampPrior. Tomczak and Welling (2018)."""
 
-  Args:
-    model: With a gaussian encoder; its number of pseudo-inputs is C.
-    num_samples: Posterior samples per image and step.
-    kl_warmup: Fraction of the training until the KL divergence weighs 1, in
-      [0, 1].
+  name: ClassVar[str] = 'vamp'
+  label: ClassVar[str] = 'VampPrior'
+  encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
+  encoder_reason: ClassVar[str] = (
+      'its prior is a mixture of posterior densities'
+  )
 
-  Returns:
-    The method.
+  num_samples: int = fields.at_least(
+      1, default=1, help='posterior samples per image and step'
+  )
+  kl_warmup: float = base.kl_warmup_field()
 
-  Raises:
-    ValueError: The encoder has no density.
-  """
-  base.require_encoder(
-      'vamp',
-      model,
-      'gaussian',
-      reason='its prior is a mixture of posterior densities',
-  )
-  objective_fn = functools.partial(
-      objective, model=model, num_samples=num_samples, kl_warmup=kl_warmup
-  )
-  trains = (*model.autoencoder_names(), 'pseudo_inputs')
-  return base.Method(
-      phases=(base.Phase(objective_fn, trains),),
-      init_stats=tuple,
-      generate=functools.partial(generate, model=model),
-      log_prior=functools.partial(log_prior, model=model),
-  )
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
+    objective_fn = functools.partial(
+        objective, model=model, **dataclasses.asdict(self)
+    )
+    trains = (*model.autoencoder_names(), 'pseudo_inputs')
+    return base.Algorithm(
+        phases=(base.Phase(objective_fn, trains),),
+        init_stats=tuple,
+        generate=functools.partial(generate, model=model),
+        log_prior=functools.partial(log_prior, model=model),
+    )

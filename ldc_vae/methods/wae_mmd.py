@@ -5,11 +5,15 @@ the kernels of their code, https://github.com/tolstikhin/wae: inverse
 multiquadrics of seven scales.
 """
 
+from collections.abc import Mapping
+import dataclasses
 import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import fields
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
@@ -37,37 +41,37 @@ def prior_mmd(z: Array, keys: Array, axis_name: str | None) -> Array:
   return latent_metrics.mmd(z, draws)
 
 
-def create(model: networks.Model, *, mmd_weight: float) -> base.Method:
-  """The method `wae_mmd`.
+@dataclasses.dataclass(frozen=True)
+class WaeMmd(base.Method):
+  """The Wasserstein autoencoder with an MMD. Tolstikhin et al. (2018)."""
 
-  Args:
-    model: With an encoder of any kind.
-    mmd_weight: Of the squared MMD, in nats.
+  name: ClassVar[str] = 'wae_mmd'
+  label: ClassVar[str] = 'WAE-MMD'
+  encoders: ClassVar[tuple[str, ...]] = (
+      'deterministic', 'gaussian', 'implicit', 'warped'
+  )
+  encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
+  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
+  compares_sets: ClassVar[bool] = True
 
-  Returns:
-    The method.
-
-  Raises:
-    ValueError: There is no encoder.
-  """
-  base.require_encoder(
-      'wae_mmd',
-      model,
-      'deterministic',
-      'gaussian',
-      'implicit',
-      'warped',
-      reason='its codes are matched with the prior',
+  # The code weighs 10 times the sum over 7 scales against 0.05 |x - y|^2. Here
+  # -log p is |x - y|^2 / (2 scale^2), or 5 |x - y|^2 at scale^2 = 0.1, and the
+  # MMD is a mean: 10 * 7 * 5 / 0.05 = 7000.
+  mmd_weight: float = fields.at_least(
+      0, default=7000.0, help='weight of the squared MMD, in nats'
   )
 
-  def penalty_fn(params, z, keys, context):
-    del params
-    mmd = prior_mmd(z, keys, context['axis_name'])
-    return mmd_weight * mmd, {'mmd': mmd}
+  def build(self, model: networks.Model) -> base.Algorithm:
+    self.require_encoder(model.encoder)
 
-  objective_fn = functools.partial(
-      ae.objective, model=model, penalty_fn=penalty_fn
-  )
-  # the discrepancy is one of sets, not a mean over images
-  phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
-  return base.with_normal_prior(model, phase)
+    def penalty_fn(params, z, keys, context):
+      del params
+      mmd = prior_mmd(z, keys, context.axis_name)
+      return self.mmd_weight * mmd, {'mmd': mmd}
+
+    objective_fn = functools.partial(
+        ae.objective, model=model, penalty_fn=penalty_fn
+    )
+    # the discrepancy is one of sets, not a mean over images
+    phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
+    return base.with_normal_prior(model, phase)

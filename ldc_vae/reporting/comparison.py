@@ -13,10 +13,10 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from ldc_vae import config as config_lib
 from ldc_vae.metrics import spread
 from ldc_vae.reporting import figures
 from ldc_vae.reporting import report
+from ldc_vae.samplers import latents
 
 CONFIDENCE = 0.95  # of the intervals
 LOWER, HIGHER = 'lower', 'higher'
@@ -113,7 +113,7 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name, value in run['results'].items()
         for family, _, source in [name.partition('/')]
         if family.startswith('frechet_')
-        and config_lib.is_sampler(source)
+        and latents.is_known(source)
         and source not in _NOT_FITTED
         and _is_number(value)
     }

@@ -5,10 +5,10 @@ import math
 import pathlib
 
 import matplotlib
-from matplotlib.backends import backend_agg
 from matplotlib import figure as mpl_figure
 from matplotlib import lines as mpl_lines
 from matplotlib import ticker
+from matplotlib.backends import backend_agg
 import numpy as np
 from scipy import optimize
 

@@ -496,7 +496,7 @@ def _section(heading: str, body: str) -> str:
 
 def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
   """Returns 'METHOD on DATASET', or the workdir's name."""
-  method, dataset = _field(config, 'objective'), _field(config, 'dataset')
+  method, dataset = _field(config, 'method'), _field(config, 'dataset')
   if not method or not dataset:
     return workdir.resolve().name or 'run'
   return f'{method_label(method)} on {dataset}'
@@ -753,7 +753,7 @@ def _command(
     config: Mapping[str, Any], workdir: pathlib.Path
 ) -> tuple[str, str]:
   """Returns the command line of a config, and a remark on it."""
-  method, dataset = _field(config, 'objective'), _field(config, 'dataset')
+  method, dataset = _field(config, 'method'), _field(config, 'dataset')
   if not method or not re.fullmatch(r'\w+', dataset):
     return '', ''
   debug = ',debug' if config.get('debug') is True else ''

@@ -290,7 +290,7 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
   silent = (
       "the sampler's kernel does not act (below {}): its particles follow the"
       ' plain gradient of the energy, and may miss modes; raise'
-      ' config.objective.sampler_mass'
+      ' config.method.sampler_mass'
   ).format(_KERNEL_ACTS)
   yield _Alarm('train/kernel_mass', -math.inf, _KERNEL_ACTS, silent)
   yield _Alarm(

@@ -19,6 +19,7 @@ from scipy import special
 from sklearn import cluster
 from sklearn import exceptions
 
+from ldc_vae import errors
 from ldc_vae.samplers import latent_training
 
 _TOLERANCE = 1e-3  # nats a latent; EM ends where an iteration gains less
@@ -49,10 +50,10 @@ def fit(
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: K is outside its range.
+    UserError: K is outside its range.
   """
   if not 1 <= num_components <= len(latents):
-    raise ValueError(
+    raise errors.UserError(
         f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
         f' number of components must be between 1 and {len(latents)}'
     )

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from ldc_vae import energy
+from ldc_vae import errors
 from ldc_vae.models import networks
 
 Array = jax.Array
@@ -54,12 +55,12 @@ def fit(
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: The training diverged, or has no steps.
+    UserError: The training diverged, or has no steps.
   """
   latents = np.asarray(latents, np.float64)
   chex.assert_rank(latents, 2)
   if num_steps < 1:
-    raise ValueError(
+    raise errors.UserError(
         f'num_steps={num_steps} trains no latent energy; use 1 or more'
     )
   mean = latents.mean(axis=0)
@@ -70,7 +71,7 @@ def fit(
   u = jnp.asarray(centered @ vectors / std, jnp.float32)
   params = _train(u, jax.random.key(seed), num_steps)
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-    raise ValueError(
+    raise errors.UserError(
         f'the latent energy diverged within num_steps={num_steps}; use fewer'
     )
 

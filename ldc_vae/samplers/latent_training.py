@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldc_vae import errors
+
 Array = jax.Array
 LossFn = Callable[[chex.ArrayTree, Array, Array], Array]
 
@@ -53,13 +55,15 @@ def whiten(
 def check_steps(num_steps: int, what: str) -> None:
   """Raises a ValueError where `num_steps` train nothing."""
   if num_steps < 1:
-    raise ValueError(f'num_steps={num_steps} trains no {what}; use 1 or more')
+    raise errors.UserError(
+        f'num_steps={num_steps} trains no {what}; use 1 or more'
+    )
 
 
 def check_trained(params: chex.ArrayTree, num_steps: int, what: str) -> None:
   """Raises a ValueError where a weight is not finite."""
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-    raise ValueError(
+    raise errors.UserError(
         f'the {what} diverged within num_steps={num_steps}; use fewer'
     )
 
@@ -92,7 +96,7 @@ def fit(
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: The training diverged.
+    UserError: The training diverged.
   """
   u, unwhiten = whiten(latents)
   params = train_fn(jnp.asarray(u), jax.random.key(seed), num_steps)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.samplers import coupling_flow
 from ldc_vae.samplers import drifting
 from ldc_vae.samplers import flow_matching
@@ -44,12 +45,12 @@ def fit(
   family, number = _parse_name(name)
   latents = np.asarray(latents, np.float64)
   if latents.ndim != 2 or 0 in latents.shape:
-    raise ValueError(
+    raise errors.UserError(
         f'latents have shape {latents.shape}; {name!r} is fitted to [N, D]'
     )
   num_bad = int(np.sum(~np.isfinite(latents).all(axis=1)))
   if num_bad:
-    raise ValueError(
+    raise errors.UserError(
         f'{num_bad} of {len(latents)} latents are not finite, so {name!r}'
         ' cannot be fitted; check that the training did not diverge'
     )
@@ -74,7 +75,9 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
   """The full-covariance Gaussian of the latents [N, D]."""
   del seed
   if len(latents) < 2:
-    raise ValueError("1 latent has no covariance; 'gaussian' needs at least 2")
+    raise errors.UserError(
+        "1 latent has no covariance; 'gaussian' needs at least 2"
+    )
   mean = np.mean(latents, axis=0)
   centered = latents - mean
   # Eigenvectors rather than Cholesky: an unused latent may be constant.
@@ -103,6 +106,15 @@ SAMPLERS = {
 }
 
 
+def is_known(name: str) -> bool:
+  """Whether a name is one of `SAMPLERS`, a trailing K being any number."""
+  try:
+    _, number = _parse_name(name)
+  except ValueError:
+    return False
+  return number is None or number > 0
+
+
 def _parse_name(name: str) -> tuple[str, int | None]:
   """The key of SAMPLERS and the number of a name, as ('gmm_K', 10)."""
   match = re.fullmatch(r'(.+_)(\d+)', name)
@@ -111,6 +123,6 @@ def _parse_name(name: str) -> tuple[str, int | None]:
   if match and match[1] + 'K' in SAMPLERS:
     return match[1] + 'K', int(match[2])
   known = ', '.join(sorted(SAMPLERS))
-  raise ValueError(
+  raise errors.UserError(
       f'unknown latent sampler {name!r}; known: {known} (K a number, as gmm_10)'
   )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn import neighbors
 
+from ldc_vae import errors
 from ldc_vae.samplers import latent_training
 
 NOISE = 0.5  # of the distance to the nearest other latent
@@ -37,10 +38,12 @@ def fit(
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: A negative noise.
+    UserError: A negative noise.
   """
   if not noise >= 0.0:
-    raise ValueError(f'noise={noise} is no share of a distance; use 0 or more')
+    raise errors.UserError(
+        f'noise={noise} is no share of a distance; use 0 or more'
+    )
   u, unwhiten = latent_training.whiten(latents)
   rng = np.random.default_rng(seed)
   probes = u[rng.permutation(len(u))[:_NUM_PROBES]]

@@ -1,37 +1,53 @@
 """The options of the sampler net's SVGD, with the values that serve every set.
 
-They are fields of `config.objective` for `ldc`, and the sampler `svgd` of
-`latents.SAMPLERS` is fitted with them. This file loads no jax: configs are
-checked before it.
+They are fields of `config.method` for `ldc`, and the latent sampler `svgd` is
+fitted with them.
 """
 
 import dataclasses
+from typing import ClassVar
+
+from ldc_vae import fields
+from ldc_vae import svgd
+
+# The sampler's direction is divided by the kernel's sum: no negative values.
+POSITIVE_KERNELS = tuple(
+    name for name, kernel in svgd.KERNELS.items() if kernel().positive
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplerOptions:
+class SamplerOptions(fields.Options):
   """How the sampler net and the latent energy are trained.
 
-  Measured on eight sets of latents: benchmarks/README.md.
-
-  Attributes:
-    sampler_svgd: False follows the plain gradient of the energy (an ablation).
-    sampler_kernel: A key of `svgd.KERNELS` without negative values.
-    sampler_mass: What a particle feels of all others, in units of its own
-      kernel value; the bandwidth follows from it and from the aggregate
-      latents, see `svgd.mass_bandwidth`.
-    temperature_start: Repulsion temperature T at the start, > 0.
-    temperature_end: T from `temperature_fraction` on, > 0. The penalty blurs
-      the sampler's distribution by a variance of about 4 T
-      `gradient_penalty`, in standardised units: it must end small.
-    temperature_fraction: Of the training, in (0, 1].
-    gradient_penalty: c of `energy.paired_loss`.
+  Measured on eight sets of latents: docs/results.md.
   """
 
-  sampler_svgd: bool = True
-  sampler_kernel: str = 'rbf'
-  sampler_mass: float = 2.0
-  temperature_start: float = 1.0
-  temperature_end: float = 3e-4
-  temperature_fraction: float = 0.7
-  gradient_penalty: float = 0.2
+  group: ClassVar[str] = 'svgd'
+
+  sampler_svgd: bool = fields.field(
+      True, 'False follows the plain gradient of the energy (an ablation)'
+  )
+  sampler_kernel: str = fields.one_of(
+      POSITIVE_KERNELS, default='rbf', help="kernel of the sampler's SVGD"
+  )
+  sampler_mass: float = fields.positive(
+      default=2.0,
+      help='weight of all other particles together, in units of the weight of'
+      ' the particle itself; the bandwidth follows from it and from the'
+      ' aggregate latents, see svgd.mass_bandwidth',
+  )
+  temperature_start: float = fields.positive(
+      default=1.0, help='repulsion temperature T at the start'
+  )
+  # The penalty blurs the sampler's distribution by a variance of about
+  # 4 T gradient_penalty, in standardised units: T must end small.
+  temperature_end: float = fields.positive(
+      default=3e-4, help='T from temperature_fraction on'
+  )
+  temperature_fraction: float = fields.fraction(
+      low=False, default=0.7, help='fraction of training in which T falls'
+  )
+  gradient_penalty: float = fields.at_least(
+      0, default=0.2, help='weight c of the penalty in energy.paired_loss'
+  )

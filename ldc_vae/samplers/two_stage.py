@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from ldc_vae import elbo
+from ldc_vae import errors
 from ldc_vae.models import networks
 
 Array = jax.Array
@@ -66,7 +67,7 @@ def fit(
   latents = np.asarray(latents, np.float32)
   chex.assert_rank(latents, 2)
   if num_steps < 1:
-    raise ValueError(
+    raise errors.UserError(
         f'num_steps={num_steps} trains no second VAE; use 1 or more'
     )
   mean, std = latents.mean(axis=0), latents.std(axis=0) + _MIN_STD

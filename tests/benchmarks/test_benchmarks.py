@@ -29,12 +29,13 @@ from benchmarks import seeds
 from benchmarks import svgd_directions
 from benchmarks import svgd_directions_worker
 from benchmarks import variance_collapse
-from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import svgd
+from ldc_vae.configs import default
 from ldc_vae.data import datasets
 from ldc_vae.models import networks
 from ldc_vae.runtime import jobs as jobs_lib
+from ldc_vae.runtime import provenance
 from ldc_vae.runtime import writer
 
 _SMALL = networks.Sizes(latent_size=2, hidden_sizes=(8,))
@@ -195,7 +196,7 @@ class SearchTest(parameterized.TestCase):
   @parameterized.parameters(*sorted(set(default.OBJECTIVES) - {'ldc'}))
   def test_the_best_of_the_filed_trials_was_chosen(self, method):
     rows = []
-    results = config_lib.ROOT / 'benchmarks' / 'results'
+    results = provenance.ROOT / 'benchmarks' / 'results'
     for path in results.glob('search*.json'):
       rows += json.loads(path.read_text())['rows']
     rows = [row for row in rows if row['method'] == method]
@@ -571,10 +572,10 @@ class EncoderBoundTest(absltest.TestCase):
           'digits', method, num_particles=4, seed=0,
           overrides={'train.num_steps': 2},
       )
-      self.assertEqual(config.objective.inverse_temperature, 1.0)
-      self.assertEqual(config.objective.off_diagonal, off_diagonal)
-      self.assertEqual(config.objective.whiten, whiten)
-      self.assertLen(experiment.method.phases, 1)
+      self.assertEqual(config.method.inverse_temperature, 1.0)
+      self.assertEqual(config.method.off_diagonal, off_diagonal)
+      self.assertEqual(config.method.whiten, whiten)
+      self.assertLen(experiment.algorithm.phases, 1)
       self.assertSameElements(experiment.txs, ('encoder', 'decoder'))
 
   def test_bounds_are_ordered(self):

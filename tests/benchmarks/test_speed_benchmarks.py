@@ -141,7 +141,7 @@ class TrainStepTest(parameterized.TestCase):
   def test_cases_have_fields_of_their_methods(self, name):
     case = train_step.CASES[name]
     config = config_lib.load(f'configs/mnist.py:{case.method}', {})
-    self.assertContainsSubset(case.fields, config.objective)
+    self.assertContainsSubset(case.fields, config.method)
 
 
 class OperationsTest(absltest.TestCase):
@@ -180,7 +180,7 @@ class OperationsTest(absltest.TestCase):
 
   def test_every_update_of_the_sampler_counts(self):
     program_of = lambda count: operations.create_program(
-        'configs/digits.py:ldc', {'objective.num_latent_updates': count}
+        'configs/digits.py:ldc', {'method.num_latent_updates': count}
     )
     one, two, three = (
         operations.of_step(program_of(count), 32) for count in (1, 2, 3)

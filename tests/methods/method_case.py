@@ -30,6 +30,13 @@ def keys(batch_size: int, seed: int = 1) -> jax.Array:
   return jax.random.split(jax.random.key(seed), batch_size)
 
 
+def unpack(output):
+  """(loss, (metrics, updates)): updates are the latents and stats it has."""
+  updates = {'latents': output.latents, 'stats': output.stats}
+  updates = {k: v for k, v in updates.items() if v is not None}
+  return output.loss, (output.metrics, updates)
+
+
 def run(objective_fn, weights, *args):
   """(loss, (metrics, updates)) and the gradient by `weights`, in NumPy.
 
@@ -41,7 +48,7 @@ def run(objective_fn, weights, *args):
 
   @jax.jit
   def value_and_grad(weights):
-    loss_fn = lambda weights: objective_fn(weights, *args)
+    loss_fn = lambda weights: unpack(objective_fn(weights, *args))
     return jax.value_and_grad(loss_fn, has_aux=True)(weights)
 
   return jax.device_get(value_and_grad(weights))

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.methods import aae
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.methods import info_vae
 from ldc_vae.methods import moments
-from ldc_vae.methods import rae_gp
-from ldc_vae.methods import rae_l2
+from ldc_vae.methods import rae
 from ldc_vae.methods import wae_mmd
 from ldc_vae.models import networks
 from tests.methods import method_case
@@ -44,12 +44,8 @@ def _model(encoder: str) -> networks.Model:
 
 def _context(**kwargs) -> base.Context:
   """A context on one device."""
-  context = {
-      'stats': {'latents': moments.init(_DIM)},
-      'axis_name': None,
-      'latents': None,
-  }
-  return {**context, **kwargs}
+  stats = {'latents': moments.init(_DIM)}
+  return base.Context(**{'progress': 0.0, 'stats': stats, **kwargs})
 
 
 def _run(method, params, phase=0, **context):
@@ -76,7 +72,7 @@ class AeTest(chex.TestCase):
   def test_loss_is_the_reconstruction_of_one_code(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
-    method = ae.create(model, moments_decay=0.9)
+    method = ae.Ae(moments_decay=0.9).build(model)
     (loss, (metrics, updates)), grads = _run(method, params)
     z = jax.jit(model.modules['encoder'].apply)(params['encoder'], _images())
     # float32 sums of 16 pixels
@@ -90,7 +86,7 @@ class AeTest(chex.TestCase):
 
   def test_generates_a_gaussian_of_the_codes_moments(self):
     model = _model('deterministic')
-    method = ae.create(model, moments_decay=0.9)
+    method = ae.Ae(moments_decay=0.9).build(model)
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(500, _DIM)) @ rng.normal(size=(_DIM, _DIM)) + 1.0
     codes[:, 2] = 3.0  # an unused dimension
@@ -115,7 +111,7 @@ class AeTest(chex.TestCase):
   def test_running_moments_are_those_of_the_codes(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
-    method = ae.create(model, moments_decay=0.0)
+    method = ae.Ae(moments_decay=0.0).build(model)
     (_, (_, updates)), _ = _run(method, params)
     codes = updates['latents'][:, 0]
     mean, covariance = moments.mean_and_covariance(updates['stats']['latents'])
@@ -131,9 +127,11 @@ class RaeTest(chex.TestCase):
   def test_l2_adds_codes_and_kernels(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
-    method = rae_l2.create(
-        model, embedding_weight=0.7, decoder_weight=0.3, moments_decay=0.9
-    )
+    method = rae.RaeL2(
+        embedding_weight=0.7,
+        decoder_weight=0.3,
+        moments_decay=0.9,
+    ).build(model)
     (loss, (_, updates)), _ = _run(method, params)
     z = np.asarray(updates['latents'][:, 0])
     kernels = [
@@ -152,7 +150,7 @@ class RaeTest(chex.TestCase):
     decode_fn = lambda z: z @ matrix + 1.0
     directions = jax.random.normal(jax.random.key(0), (20_000, _DIM))
     directions = np.asarray(directions)
-    penalty_fn = functools.partial(rae_gp.gradient_penalty, decode_fn)
+    penalty_fn = functools.partial(rae.gradient_penalty, decode_fn)
     values = jax.jit(jax.vmap(penalty_fn, (None, 0)))(
         jnp.ones(_DIM), directions
     )
@@ -170,9 +168,11 @@ class RaeTest(chex.TestCase):
   def test_gp_adds_codes_and_the_decoders_slope(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
-    method = rae_gp.create(
-        model, embedding_weight=0.7, gradient_weight=0.3, moments_decay=0.9
-    )
+    method = rae.RaeGp(
+        embedding_weight=0.7,
+        gradient_weight=0.3,
+        moments_decay=0.9,
+    ).build(model)
     (loss, (metrics, updates)), grads = _run(method, params)
     z = np.asarray(updates['latents'][:, 0])
     expected = (
@@ -198,13 +198,13 @@ class RaeTest(chex.TestCase):
     self.assertGreater(_norm(grads['encoder']), 1e-3)
 
   @parameterized.parameters(
-      (ae.create, {}),
-      (rae_l2.create, dict(embedding_weight=1.0, decoder_weight=1.0)),
-      (rae_gp.create, dict(embedding_weight=1.0, gradient_weight=1.0)),
+      ae.Ae, rae.RaeL2, rae.RaeGp
   )
-  def test_an_encoder_with_noise_is_an_error(self, create, fields):
-    with self.assertRaisesRegex(ValueError, "=deterministic, got 'gaussian'"):
-      create(_model('gaussian'), moments_decay=0.9, **fields)
+  def test_an_encoder_with_noise_is_an_error(self, method_class):
+    with self.assertRaisesRegex(
+        errors.UserError, '=gaussian .* encoder deterministic'
+    ):
+      method_class().build(_model('gaussian'))
 
 
 def _mmd_loop(x: np.ndarray, y: np.ndarray) -> float:
@@ -231,7 +231,7 @@ class MmdTest(chex.TestCase):
   def test_wae_adds_the_mmd_of_the_codes(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
-    method = wae_mmd.create(model, mmd_weight=20.0)
+    method = wae_mmd.WaeMmd(mmd_weight=20.0).build(model)
     (loss, (metrics, updates)), grads = _run(method, params)
     z = np.asarray(updates['latents'][:, 0])
     mmd = _mmd_loop(z, self._draws())
@@ -245,7 +245,7 @@ class MmdTest(chex.TestCase):
     alpha, scaling = 0.4, 3.0
     model = _model('gaussian')
     params = _params(model, 'encoder', 'decoder')
-    method = info_vae.create(model, alpha=alpha, mmd_scaling=scaling)
+    method = info_vae.InfoVae(alpha=alpha, mmd_scaling=scaling).build(model)
     (loss, (metrics, _)), _ = _run(method, params)
     encode_fn = jax.jit(model.modules['encoder'].apply)
     mean, logvar = jax.device_get(encode_fn(params['encoder'], _images()))
@@ -275,20 +275,19 @@ class MmdTest(chex.TestCase):
 
   def test_sets_are_seen_whole(self):
     for method in (
-        wae_mmd.create(_model('deterministic'), mmd_weight=1.0),
-        info_vae.create(_model('gaussian'), alpha=0.0, mmd_scaling=1.0),
+        wae_mmd.WaeMmd(mmd_weight=1.0).build(_model('deterministic')),
+        info_vae.InfoVae(alpha=0.0, mmd_scaling=1.0).build(_model('gaussian')),
     ):
       self.assertFalse(method.phases[0].per_image)
 
   def test_other_encoders_are_errors(self):
-    with self.assertRaisesRegex(ValueError, "=gaussian, got 'deterministic'"):
-      info_vae.create(_model('deterministic'), alpha=0.0, mmd_scaling=1.0)
-    for create, fields in (
-        (wae_mmd.create, dict(mmd_weight=1.0)),
-        (aae.create, dict(adversarial_weight=1, num_discriminator_updates=1)),
+    with self.assertRaisesRegex(
+        errors.UserError, '=deterministic .* encoder gaussian'
     ):
-      with self.assertRaisesRegex(ValueError, "or warped, got 'none'"):
-        create(_model('none'), **fields)
+      info_vae.InfoVae().build(_model('deterministic'))
+    for method in (wae_mmd.WaeMmd(), aae.Aae()):
+      with self.assertRaisesRegex(errors.UserError, '=none .* or warped'):
+        method.build(_model('none'))
 
 
 class AaeTest(chex.TestCase):
@@ -297,9 +296,10 @@ class AaeTest(chex.TestCase):
     super().setUp()
     self.model = _model('deterministic')
     self.params = _params(self.model, 'encoder', 'decoder', 'discriminator')
-    self.method = aae.create(
-        self.model, adversarial_weight=0.7, num_discriminator_updates=1
-    )
+    self.method = aae.Aae(
+        adversarial_weight=0.7,
+        num_discriminator_updates=1,
+    ).build(self.model)
 
   def _logits(self, z):
     net = self.model.modules['discriminator']
@@ -343,9 +343,10 @@ class AaeTest(chex.TestCase):
     expected += -0.7 * np.mean(np.log(probabilities))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32
     self.assertEqual(_norm(grads['discriminator']), 0.0)
-    without = aae.create(
-        self.model, adversarial_weight=0.0, num_discriminator_updates=1
-    )
+    without = aae.Aae(
+        adversarial_weight=0.0,
+        num_discriminator_updates=1,
+    ).build(self.model)
     _, plain = _run(without, self.params)
     difference = jax.tree.map(
         lambda a, b: a - b, grads['encoder'], plain['encoder']

@@ -14,10 +14,11 @@ import scipy.special
 import scipy.stats
 
 from configs import binarized_mnist
-from configs import default
+from ldc_vae import errors
+from ldc_vae import methods
 from ldc_vae import svgd
 from ldc_vae.methods import base
-from ldc_vae.methods import beta_vae
+from ldc_vae.methods import gibbs
 from ldc_vae.methods import iwae
 from ldc_vae.methods import ldc
 from ldc_vae.methods import lebm
@@ -67,13 +68,7 @@ def _model(encoder: str = 'gaussian', num_pseudo_inputs=2) -> networks.Model:
 
 def _context(**kwargs) -> base.Context:
   """A context on one device."""
-  return {
-      'stats': (),
-      'axis_name': None,
-      'latents': None,
-      'progress': 0.5,
-      **kwargs,
-  }
+  return base.Context(**{'progress': 0.5, **kwargs})
 
 
 def _run(method, params, phase=0, **context):
@@ -111,8 +106,8 @@ def _log_normal(z, mean, std):
 class BetaVaeTest(chex.TestCase):
 
   def test_is_the_vae_of_that_weight(self):
-    self.assertIs(beta_vae.create, vae.create)
-    self.assertGreater(default.OBJECTIVES['beta_vae']['beta'], 1.0)
+    self.assertIs(vae.BetaVae.build, vae.Vae.build)
+    self.assertGreater(vae.BetaVae().beta, 1.0)
 
 
 class KlWarmupTest(parameterized.TestCase):
@@ -130,18 +125,20 @@ class KlWarmupTest(parameterized.TestCase):
     fields = {'vae': dict(beta=2.0), 'iwae': {}, 'vamp': {}}[name]
     model = _model()
     params = _params(model, 'encoder', 'decoder', 'pseudo_inputs')
-    create = {'vae': vae, 'iwae': iwae, 'vamp': vamp}[name].create
-    create = functools.partial(create, model, num_samples=1, **fields)
+    method_class = methods.METHODS[name]
+    create = lambda **own: method_class(num_samples=1, **fields, **own).build(
+        model
+    )
 
     @jax.jit
     def losses(progress):
-      (full, (metrics, _)), (loss, _) = (
+      full, warming = (
           method.phases[0].objective_fn(
               params, _images(), _keys(), _context(progress=progress)
           )
           for method in (create(), create(kl_warmup=0.2))
       )
-      return full, loss, metrics['reconstruction']
+      return full.loss, warming.loss, full.metrics['reconstruction']
 
     for progress in (0.0, 0.1, 0.7):
       full, loss, reconstruction = jax.device_get(losses(progress))
@@ -162,7 +159,7 @@ class KlWarmupTest(parameterized.TestCase):
     model = _model(encoder)
     params = _params(model, 'encoder', 'decoder', 'energy')
     objective_fn = functools.partial(
-        ldc.autoencoder_objective,
+        gibbs.autoencoder_objective,
         model=model,
         num_particles=3,
         kernel=svgd.rbf(),
@@ -201,18 +198,18 @@ class KlWarmupTest(parameterized.TestCase):
   def test_stein_vae_warms_up(self):
     model = _model('implicit')
     params = _params(model, 'encoder', 'decoder')
-    method = stein_vae.create(model, kl_warmup=0.8, **_STEIN_FIELDS)
+    method = stein_vae.SteinVae(kl_warmup=0.8, **_STEIN_FIELDS).build(model)
 
     @jax.jit
     @jax.grad
     def grad_fn(params, progress):
       objective_fn = method.phases[0].objective_fn
       context = _context(progress=progress, stats=method.init_stats())
-      return objective_fn(params, _images(), _keys(), context)[0]
+      return objective_fn(params, _images(), _keys(), context).loss
 
     grads = jax.device_get([grad_fn(params, p) for p in (0.2, 0.8, 1.0)])
     full = _run(
-        stein_vae.create(model, **_STEIN_FIELDS),
+        stein_vae.SteinVae(**_STEIN_FIELDS).build(model),
         params,
         stats=method.init_stats(),
     )[1]
@@ -235,7 +232,7 @@ class IwaeTest(chex.TestCase):
     num_samples = 3
     model = _model()
     params = _params(model, 'encoder', 'decoder')
-    (loss, _), grads = _run(iwae.create(model, num_samples=num_samples), params)
+    (loss, _), grads = _run(iwae.Iwae(num_samples=num_samples).build(model), params)
     mean, std, z = _posterior(model, params, num_samples)
     log_weights = (
         _log_likelihoods(model, params, z)
@@ -250,13 +247,15 @@ class IwaeTest(chex.TestCase):
     # whose KL divergence is then that of the sample: equal on average
     model = _model()
     params = _params(model, 'encoder', 'decoder')
-    method = iwae.create(model, num_samples=1)
+    method = iwae.Iwae(num_samples=1).build(model)
     keys = jax.random.split(jax.random.key(0), 500)
 
     @jax.jit
     def losses(keys):
-      one = lambda key: method.phases[0].objective_fn(
-          params, _images()[:1], key[None], _context()
+      one = lambda key: method_case.unpack(
+          method.phases[0].objective_fn(
+              params, _images()[:1], key[None], _context()
+          )
       )
       loss, (metrics, _) = jax.vmap(one)(keys)
       return loss, metrics['reconstruction'] + metrics['kl']
@@ -277,7 +276,7 @@ class VampTest(chex.TestCase):
     model = _model(num_pseudo_inputs=num_pseudo_inputs)
     params = _params(model, 'encoder', 'decoder', 'pseudo_inputs')
     (loss, (metrics, _)), grads = _run(
-        vamp.create(model, num_samples=2), params
+        vamp.Vamp(num_samples=2).build(model), params
     )
     logits = params['pseudo_inputs']['params']['logits']
     chex.assert_shape(logits, (num_pseudo_inputs, *_SHAPE))
@@ -317,7 +316,7 @@ class VampTest(chex.TestCase):
     )
     noise = np.random.default_rng(0).normal(size=(4000, _DIM))
     z = (mean + np.exp(0.5 * logvar) * noise).astype(np.float32)
-    method = vamp.create(model, num_samples=1)
+    method = vamp.Vamp(num_samples=1).build(model)
     log_prior_fn = functools.partial(method.log_prior, params, ())
     log_prior = np.asarray(jax.jit(jax.vmap(log_prior_fn))(z), np.float64)
     draws = _log_normal(z, mean, np.exp(0.5 * logvar)) - log_prior
@@ -329,7 +328,7 @@ class VampTest(chex.TestCase):
   def test_generates_from_its_components(self):
     model = _model(num_pseudo_inputs=2)
     params = _params(model, 'encoder', 'pseudo_inputs')
-    method = vamp.create(model, num_samples=1)
+    method = vamp.Vamp(num_samples=1).build(model)
     keys = jax.random.split(jax.random.key(0), 4000)
     z = np.asarray(jax.jit(method.generate)(params, (), keys))
     components_fn = functools.partial(vamp.prior_components, model=model)
@@ -361,12 +360,12 @@ class VampTest(chex.TestCase):
 
 class DensityTest(chex.TestCase):
 
-  @parameterized.parameters(
-      (iwae.create, dict(num_samples=2)), (vamp.create, dict(num_samples=2))
-  )
-  def test_an_encoder_without_one_is_an_error(self, create, fields):
-    with self.assertRaisesRegex(ValueError, "=gaussian, got 'implicit'"):
-      create(_model('implicit'), **fields)
+  @parameterized.parameters(iwae.Iwae, vamp.Vamp)
+  def test_an_encoder_without_one_is_an_error(self, method_class):
+    with self.assertRaisesRegex(
+        errors.UserError, '=implicit .* encoder gaussian'
+    ):
+      method_class().build(_model('implicit'))
 
 
 class SteinVaeTest(chex.TestCase):
@@ -374,16 +373,10 @@ class SteinVaeTest(chex.TestCase):
   def test_is_the_first_phase_of_ldc_at_the_bayes_posterior(self):
     model = _model('implicit')
     params = _params(model, 'encoder', 'decoder')
-    method = stein_vae.create(model, **_STEIN_FIELDS)
-    fields = {**default.OBJECTIVES['ldc'], **_STEIN_FIELDS}
-    twin = ldc.create(
-        model,
-        **{
-            **fields,
-            'inverse_temperature': 1.0,
-            'whiten': False,
-        },
-    )
+    method = stein_vae.SteinVae(**_STEIN_FIELDS).build(model)
+    twin = ldc.Ldc(
+        **_STEIN_FIELDS, inverse_temperature=1.0, whiten=False
+    ).build(model)
     stats = {'distance': moments.init_distance()}
     (loss, _), grads = _run(method, params, stats=stats)
     stats['latents'] = moments.init(_DIM)
@@ -397,18 +390,16 @@ class SteinVaeTest(chex.TestCase):
 
   @parameterized.named_parameters(
       # 2 D of N(0, I), and 11 / 0.5
-      ('ldc', ldc, {}, 6.0),
-      ('ldc_not_whitened', ldc, {'whiten': False}, 22.0),
-      ('stein_vae', stein_vae, {}, 22.0),
-      ('of_a_lone_particle', stein_vae, _LONE, 6.0),
+      ('ldc', ldc.Ldc, {}, 6.0),
+      ('ldc_not_whitened', ldc.Ldc, {'whiten': False}, 22.0),
+      ('stein_vae', stein_vae.SteinVae, {}, 22.0),
+      ('of_a_lone_particle', stein_vae.SteinVae, _LONE, 6.0),
   )
   def test_the_bandwidth_is_of_an_expected_distance(
-      self, module, fields, distance
+      self, method_class, fields, distance
   ):
-    name = module.__name__.rpartition('.')[2]
-    fields = {**default.OBJECTIVES[name], 'bandwidth_factor': 0.3, **fields}
     model = _model('gaussian')
-    method = module.create(model, **fields)
+    method = method_class(bandwidth_factor=0.3, **fields).build(model)
     params = _params(model, *method.trained)
     # the sampler's moments are another matter
     stats = dict(method.init_stats(), latents=moments.init(_DIM))
@@ -420,8 +411,8 @@ class SteinVaeTest(chex.TestCase):
     def run(stats):
       context = _context(stats=stats, ema_params=params)
       objective_fn = method.phases[0].objective_fn
-      _, (_, updates) = objective_fn(params, _images(), _keys(), context)
-      return made.call_args.kwargs['bandwidth'], updates['stats']
+      output = objective_fn(params, _images(), _keys(), context)
+      return made.call_args.kwargs['bandwidth'], output.stats
 
     with mock.patch.object(svgd, 'stein_particles', made):
       h, stats = run(stats)
@@ -431,24 +422,28 @@ class SteinVaeTest(chex.TestCase):
 
   def test_a_number_is_the_bandwidth(self):
     fields = {**_STEIN_FIELDS, 'bandwidth': '2.5'}  # as of a flag
-    method = stein_vae.create(_model(), **fields)
+    method = stein_vae.SteinVae(**fields).build(_model())
     self.assertEqual(method.init_stats(), ())
     objective_fn = method.phases[0].objective_fn
     kernel = objective_fn.keywords['kernel']
     self.assertEqual(float(kernel.bandwidth_fn(jnp.zeros((2, 3)))), 2.5)
 
   @parameterized.parameters(
-      ({'num_particles': 1}, 'num_particles=1: .*at least 2'),
-      ({'kernel': 'rfb'}, "objective.kernel='rfb'; known: .*rbf"),
-      ({'bandwidth': 'median'}, "bandwidth='median' is neither 'expected'"),
+      ({'num_particles': 1}, 'num_particles=1 with .*use 2 particles'),
+      ({'kernel': 'rfb'}, 'method.kernel=rfb is unknown .*known: .*rbf'),
+      ({'bandwidth': 'median'}, 'method.bandwidth=median follows the few'),
   )
   def test_wrong_field_is_an_error(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
-      stein_vae.create(_model('implicit'), **{**_STEIN_FIELDS, **fields})
+      stein_vae.SteinVae(
+          **{**_STEIN_FIELDS, **fields},
+      ).build(_model('implicit'))
 
   def test_one_code_for_an_image_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, "or gaussian, got 'deterministic'"):
-      stein_vae.create(_model('deterministic'), **_STEIN_FIELDS)
+    with self.assertRaisesRegex(
+        errors.UserError, '=deterministic .* or gaussian'
+    ):
+      stein_vae.SteinVae(**_STEIN_FIELDS).build(_model('deterministic'))
 
 
 class LebmTest(chex.TestCase):
@@ -488,7 +483,7 @@ class LebmTest(chex.TestCase):
     return self._chains(score_fn, keys, 3, 0.1)
 
   def test_decoder_learns_at_posterior_draws(self):
-    method = lebm.create(self.model, **_LEBM_FIELDS)
+    method = lebm.Lebm(**_LEBM_FIELDS).build(self.model)
     (loss, (_, updates)), grads = _run(method, self.params)
     z = np.asarray(jax.jit(self._posterior_draws)(_keys()))
     # float32, three steps
@@ -514,7 +509,7 @@ class LebmTest(chex.TestCase):
     self.assertEqual(_norm(grads['energy']), 0.0)
 
   def test_energy_learns_the_contrast_of_posterior_and_prior(self):
-    method = lebm.create(self.model, **_LEBM_FIELDS)
+    method = lebm.Lebm(**_LEBM_FIELDS).build(self.model)
     latents = jax.random.normal(jax.random.key(4), (_BATCH, 1, _DIM))
     latents = np.asarray(latents) + np.float32(1.0)
     (loss, _), grads = _run(method, self.params, phase=1, latents=latents)
@@ -542,9 +537,7 @@ class LebmTest(chex.TestCase):
   def test_draws_follow_a_prior_that_is_known(self):
     # f = 0: the prior is N(0, I), and Langevin's is wider by its step
     params = jax.tree.map(np.zeros_like, self.params)
-    method = lebm.create(
-        self.model, **{**_LEBM_FIELDS, 'prior_steps': 30}
-    )
+    method = lebm.Lebm(**{**_LEBM_FIELDS, 'prior_steps': 30}).build(self.model)
     keys = jax.random.split(jax.random.key(0), 2000)
     z = jax.jit(method.generate)(params, (), keys)
     # 6000 draws: four standard errors of a variance
@@ -555,7 +548,7 @@ class LebmTest(chex.TestCase):
     )
 
   def test_encodes_by_its_chains(self):
-    method = lebm.create(self.model, **_LEBM_FIELDS)
+    method = lebm.Lebm(**_LEBM_FIELDS).build(self.model)
     z = jax.jit(method.encode)(self.params, (), _images(), _keys())
     draw_fn = jax.jit(self._posterior_draws)
     chains = [draw_fn(base.fold_in(_keys(), index)) for index in range(4)]
@@ -565,11 +558,11 @@ class LebmTest(chex.TestCase):
     )
 
   def test_has_neither_an_encoder_nor_a_normalised_prior(self):
-    method = lebm.create(self.model, **_LEBM_FIELDS)
+    method = lebm.Lebm(**_LEBM_FIELDS).build(self.model)
     self.assertEqual(method.trained, ('decoder', 'energy'))
     self.assertIsNone(method.log_prior)
-    with self.assertRaisesRegex(ValueError, "=none, got 'gaussian'"):
-      lebm.create(_model('gaussian'), **_LEBM_FIELDS)
+    with self.assertRaisesRegex(ValueError, '=gaussian .* use encoder none'):
+      lebm.Lebm(**_LEBM_FIELDS).build(_model('gaussian'))
 
 
 class EncodeTest(chex.TestCase):
@@ -584,7 +577,7 @@ class EncodeTest(chex.TestCase):
     return model, params, jax.device_get(posterior)
 
   def test_a_gaussian_has_its_moments(self):
-    method_fn = functools.partial(iwae.create, num_samples=1)
+    method_fn = iwae.Iwae(num_samples=1).build
     model, params, posterior = self._encode('gaussian', method_fn)
     z, mean, logvar, mean_variance = posterior
     encode_fn = jax.jit(model.modules['encoder'].apply)
@@ -594,7 +587,7 @@ class EncodeTest(chex.TestCase):
     self.assertIsNone(mean_variance)
 
   def test_the_mean_of_an_implicit_one_is_of_its_particles(self):
-    method_fn = lambda model: stein_vae.create(model, **_STEIN_FIELDS)
+    method_fn = stein_vae.SteinVae(**_STEIN_FIELDS).build
     model, params, posterior = self._encode('implicit', method_fn)
     z, mean, logvar, mean_variance = posterior
     particles_fn = functools.partial(model.particles, num_particles=16)
@@ -612,7 +605,7 @@ class EncodeTest(chex.TestCase):
   def test_the_chains_of_a_method_without_a_net_are_its_draws(self):
     model = _model('none')
     params = _params(model, 'decoder', 'energy')
-    method = lebm.create(model, **_LEBM_FIELDS)
+    method = lebm.Lebm(**_LEBM_FIELDS).build(model)
     run = jax.jit(functools.partial(base.encode, method, model, stats=()))
     posterior = run(params, images=_images(), keys=_keys())
     chains = np.asarray(

@@ -1,5 +1,6 @@
 """Tests of ldc_vae.methods."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from configs import default
 from ldc_vae import energy
 from ldc_vae import svgd
 from ldc_vae.methods import base
@@ -35,7 +35,6 @@ _SIZES = networks.Sizes(
 )
 _BATCH, _PARTICLES = 4, 5
 _LDC_FIELDS = dict(
-    default.OBJECTIVES['ldc'],
     inverse_temperature=3.0,
     num_particles=_PARTICLES,
     kernel='rbf',
@@ -68,15 +67,8 @@ def _model(**kwargs) -> networks.Model:
 
 def _context(**kwargs) -> base.Context:
   """A context on one device, before the first step."""
-  context = {
-      'progress': jnp.float32(0.0),
-      'update': jnp.int32(0),
-      'stats': _stats(moments.init(3)),
-      'ema_params': {},
-      'axis_name': None,
-      'latents': None,
-  }
-  return {**context, **kwargs}
+  stats = _stats(moments.init(3))
+  return base.Context(**{'progress': 0.0, 'stats': stats, **kwargs})
 
 
 def _stats(latents: dict[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
@@ -101,10 +93,10 @@ class VaeTest(chex.TestCase):
     self.params = _params(self.model, 'encoder', 'decoder')
 
   def _objective(self, params, beta=1.0, num_samples=2):
-    method = vae.create(self.model, beta=beta, num_samples=num_samples)
+    method = vae.Vae(beta=beta, num_samples=num_samples).build(self.model)
     (phase,) = method.phases
-    objective_fn = lambda params: phase.objective_fn(
-        params, _images(), _keys(), _context()
+    objective_fn = lambda params: method_case.unpack(
+        phase.objective_fn(params, _images(), _keys(), _context())
     )
     return jax.jit(objective_fn)(params)
 
@@ -140,11 +132,11 @@ class VaeTest(chex.TestCase):
     self.assertEqual(updates, {})
 
   def test_an_implicit_encoder_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, "encoder=gaussian, got 'implicit'"):
-      vae.create(_model(encoder='implicit'), beta=1.0, num_samples=1)
+    with self.assertRaisesRegex(ValueError, 'use encoder gaussian'):
+      vae.Vae(beta=1.0, num_samples=1).build(_model(encoder='implicit'))
 
   def test_generates_from_the_prior(self):
-    method = vae.create(self.model, beta=1.0, num_samples=1)
+    method = vae.Vae(beta=1.0, num_samples=1).build(self.model)
     keys = jax.random.split(jax.random.key(0), 2000)
     z = jax.jit(method.generate)(self.params, method.init_stats(), keys)
     chex.assert_shape(z, (2000, 3))
@@ -153,9 +145,9 @@ class VaeTest(chex.TestCase):
       self.assertGreater(scipy.stats.kstest(column, 'norm').pvalue, 0.01)
 
   def test_trains_the_autoencoder_and_a_learned_scale(self):
-    method = vae.create(self.model, beta=1.0, num_samples=1)
+    method = vae.Vae(beta=1.0, num_samples=1).build(self.model)
     self.assertEqual(method.trained, ('encoder', 'decoder'))
-    method = vae.create(_model(learn_scale=True), beta=1.0, num_samples=1)
+    method = vae.Vae(beta=1.0, num_samples=1).build(_model(learn_scale=True))
     self.assertEqual(method.trained, ('encoder', 'decoder', 'scale'))
 
 
@@ -163,18 +155,20 @@ class LdcAutoencoderTest(chex.TestCase):
 
   def _grad(self, model, params, context=None, **fields):
     """Gradient by all of `params`, and (metrics, updates)."""
-    method = ldc.create(model, **{**_LDC_FIELDS, **fields})
+    method = ldc.Ldc(**{**_LDC_FIELDS, **fields}).build(model)
     objective_fn = method.phases[0].objective_fn
 
     @jax.jit
-    def run(params, context):
-      context = {**context, 'axis_name': None}
-      return jax.grad(objective_fn, has_aux=True)(
-          params, _images(), _keys(), context
+    def run(params, arrays):
+      own = dataclasses.replace(context or _context(), **arrays)
+      loss_fn = lambda params: method_case.unpack(
+          objective_fn(params, _images(), _keys(), own)
       )
+      return jax.grad(loss_fn, has_aux=True)(params)
 
-    context = context or _context()
-    return jax.device_get(run(params, {**context, 'axis_name': 0}))
+    given = context or _context()
+    arrays = {'stats': given.stats, 'ema_params': given.ema_params}
+    return jax.device_get(run(params, arrays))
 
   def _by_hand(self, model, params, weight=0.0, running=None, **fields):
     """Encoder: -1/(BK) sum J' phi. Decoder: lambda E grad(-log p)."""
@@ -300,13 +294,13 @@ class LdcAutoencoderTest(chex.TestCase):
   def test_latents_carry_no_gradient(self):
     model = _model()
     params = _params(model, 'encoder', 'decoder')
-    method = ldc.create(model, **_LDC_FIELDS)
+    method = ldc.Ldc(**_LDC_FIELDS).build(model)
 
     def total(params):
-      _, (_, updates) = method.phases[0].objective_fn(
+      output = method.phases[0].objective_fn(
           params, _images(), _keys(), _context()
       )
-      return jnp.sum(updates['latents'])
+      return jnp.sum(output.latents)
 
     self.assertEqual(_norm(jax.jit(jax.grad(total))(params)), 0.0)
 
@@ -318,7 +312,7 @@ class LdcAutoencoderTest(chex.TestCase):
     z = updates['latents']
     expected = {
         'latents': moments.update(_moments(), z.reshape(-1, 3), 0.8),
-        'distance': moments.update_distance(context['stats']['distance'], z),
+        'distance': moments.update_distance(context.stats['distance'], z),
     }
     # float32; products of matmuls
     chex.assert_trees_all_close(updates['stats'], expected, rtol=1e-5)
@@ -361,7 +355,7 @@ class GenerateTest(chex.TestCase):
         'latents': _moments(),
         'sampler': moments.update(moments.init(3), self.u, 0.9),
     }
-    method = ldc.create(model, **_LDC_FIELDS)
+    method = ldc.Ldc(**_LDC_FIELDS).build(model)
     z = jax.jit(method.generate)(params, self.stats, keys)
     self.z = np.asarray(z, np.float64)
 
@@ -399,17 +393,18 @@ class LdcLatentTest(chex.TestCase):
 
   def _grad(self, context=None, argnums=0, **fields):
     """Gradient of the latent phase, and (metrics, updates)."""
-    method = ldc.create(self.model, **{**_LDC_FIELDS, **fields})
+    method = ldc.Ldc(**{**_LDC_FIELDS, **fields}).build(self.model)
     objective_fn = method.phases[1].objective_fn
-    arrays = {**(context or self.context)}
-    arrays.pop('axis_name')
+    context = context or self.context
 
     def loss_fn(params, latents):
-      full = {**arrays, 'latents': latents, 'axis_name': None}
-      return objective_fn(params, _images(), _keys(), full)
+      full = dataclasses.replace(context, latents=latents)
+      return method_case.unpack(
+          objective_fn(params, _images(), _keys(), full)
+      )
 
     grad_fn = jax.jit(jax.grad(loss_fn, argnums=argnums, has_aux=True))
-    return jax.device_get(grad_fn(self.params, arrays['latents']))
+    return jax.device_get(grad_fn(self.params, context.latents))
 
   def _aggregate(self, columns):
     """Standardised latents [B g, D] of the chosen particles."""
@@ -435,11 +430,9 @@ class LdcLatentTest(chex.TestCase):
   def test_updates_take_the_particles_in_turn(
       self, update, group, columns, use_svgd
   ):
-    context = {
-        **self.context,
-        'update': jnp.int32(update),
-        'progress': jnp.float32(0.25),
-    }
+    context = dataclasses.replace(
+        self.context, update=jnp.int32(update), progress=jnp.float32(0.25)
+    )
     grads, (metrics, updates) = self._grad(
         context, latents_per_image=group, sampler_svgd=use_svgd
     )
@@ -482,50 +475,50 @@ class LdcLatentTest(chex.TestCase):
 class LdcCreateTest(chex.TestCase):
 
   @parameterized.named_parameters(
-      ('lone_particle', dict(num_particles=1), 'num_particles=1: .*at least 2'),
+      ('lone_particle', dict(num_particles=1), 'num_particles=1 .*use 2 part'),
       (
           'bandwidth_of_a_set',
           dict(bandwidth='mean'),
-          "bandwidth='mean' is neither 'expected' nor a number",
+          "method.bandwidth=mean follows the few",
       ),
       ('bandwidth', dict(bandwidth=-1.0), 'bandwidth=-1.0'),
-      ('kernel', dict(kernel='rfb'), "objective.kernel='rfb'; known: .*rbf"),
+      ('kernel', dict(kernel='rfb'), "method.kernel=rfb is unknown .*known: .*rbf"),
       (
           'sampler_kernel',
           dict(sampler_kernel='rfb'),
-          "objective.sampler_kernel='rfb'; known: .*rbf",
+          "method.sampler_kernel=rfb is unknown .*known: .*rbf",
       ),
       (
           'kernel_with_negative_values',
           dict(sampler_kernel='linear'),
-          "objective.sampler_kernel='linear' has negative values",
+          "method.sampler_kernel=linear is unknown; known: rbf, imq",
       ),
       (
           'start',
           dict(temperature_start=0.0),
-          'objective.temperature_start=0.0 .*positive',
+          'method.temperature_start=0.0 is not positive',
       ),
       (
           'end',
           dict(temperature_end=0.0),
-          'objective.temperature_end=0.0 .*positive',
+          'method.temperature_end=0.0 is not positive',
       ),
       (
           'fraction',
           dict(temperature_fraction=0.0),
-          'objective.temperature_fraction=0.0 .*positive',
+          r'method.temperature_fraction=0.0 is outside \(0, 1\]',
       ),
   )
   def test_wrong_field_is_an_error(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
-      ldc.create(_model(), **{**_LDC_FIELDS, **fields})
+      ldc.Ldc(**{**_LDC_FIELDS, **fields}).build(_model())
 
   def test_an_unknown_option_is_an_error(self):
     with self.assertRaisesRegex(TypeError, 'latent_target'):
-      ldc.create(_model(), **{**_LDC_FIELDS, 'latent_target': 'learned'})
+      ldc.Ldc(**{**_LDC_FIELDS, 'latent_target': 'learned'}).build(_model())
 
   def test_trains_the_autoencoder_and_the_latent_nets(self):
-    method = ldc.create(_model(), **_LDC_FIELDS)
+    method = ldc.Ldc(**_LDC_FIELDS).build(_model())
     self.assertEqual(
         method.trained, ('encoder', 'decoder', 'sampler', 'energy')
     )

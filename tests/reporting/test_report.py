@@ -12,8 +12,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from configs import default
 from ldc_vae import config as config_lib
+from ldc_vae.configs import default
 from ldc_vae.reporting import figures
 from ldc_vae.reporting import report
 
@@ -35,7 +35,7 @@ _RESULTS = {
     'wall_seconds': 3725.4,
 }
 _RUN_FILE = """
-from configs import default
+from ldc_vae.configs import default
 
 def get_config(arg=''):
   config = default.create(arg)
@@ -141,7 +141,7 @@ class WriteReportTest(parameterized.TestCase):
         'flax not installed',
         'git checkout 0123abc python',
         'The working tree had changes',
-        'objective.temperature_start 1.0',
+        'method.temperature_start 1.0',
         'Does not apply to this run: frechet_classifier/two_stage , nll/ais',
         'figures/ had no source_grid',
     ):
@@ -233,8 +233,8 @@ class WriteReportTest(parameterized.TestCase):
     overrides = {
         'dataset.data_dir': "a folder's name",
         'model.hidden_sizes': (64,),
-        'objective.num_particles': 5,
-        'objective.off_diagonal': False,
+        'method.num_particles': 5,
+        'method.off_diagonal': False,
         'evaluate.samplers': ('prior', 'gmm_50'),
         'seed': 7,
     }

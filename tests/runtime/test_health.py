@@ -106,7 +106,7 @@ class AlarmsTest(parameterized.TestCase):
       ('train/posterior_std', 2.1, 1.9, 'wider than the prior'),
       ('train/sampler_std', 0.49, 0.51, 'a part of the latents'),
       ('train/sampler_std', 2.1, 1.9, 'beyond the latents'),
-      ('train/kernel_mass', 0.009, 0.011, 'raise config.objective.sampler'),
+      ('train/kernel_mass', 0.009, 0.011, 'raise config.method.sampler'),
       ('validation/active_units', 1.0, 2.0, 'fewer than 2 depend'),
   )
   def test_each_rings_once_and_on_its_side_of_the_threshold(
@@ -135,7 +135,7 @@ class AlarmsTest(parameterized.TestCase):
     self.assertEmpty(alarms.check(20, {'train/repulsion_share': 0.009}))
     (sentence,) = alarms.check(20, row)
     self.assertIn("the sampler's kernel does not act", sentence)
-    self.assertIn('raise config.objective.sampler_mass', sentence)
+    self.assertIn('raise config.method.sampler_mass', sentence)
     self.assertEmpty(alarms.check(21, row))
 
   def test_a_plain_autoencoder_has_points_by_design(self):

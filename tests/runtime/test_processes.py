@@ -275,7 +275,7 @@ def _trained(config, num_devices):
   experiment = experiment_lib.create(config)
   train_step = step_lib.pmap_train_step(
       experiment_lib.make_train_step(
-          config, experiment.method, experiment.txs, experiment.num_steps
+          config, experiment.algorithm, experiment.txs, experiment.num_steps
       ),
       num_devices,
   )
@@ -639,7 +639,7 @@ class TrainTest(parameterized.TestCase):
       _assert_close(actual, _trained(config, num_devices), method)
 
   def test_two_processes_train_as_four_devices(self):
-    fewer = '--config.objective.num_latent_updates=2'  # and collectives
+    fewer = '--config.method.num_latent_updates=2'  # and collectives
     self._assert_same_as_here('ldc', 2, 2, (4,), [fewer])
 
   @parameterized.parameters(

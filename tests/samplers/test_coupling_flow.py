@@ -13,7 +13,6 @@ from ldc_vae.samplers import latents
 from tests import device_case
 from tests.samplers import latent_case
 
-
 _SMALL = dict(_NUM_LAYERS=3, _WIDTH=8, _NUM_BLOCKS=1, _NUM_BINS=4)
 
 

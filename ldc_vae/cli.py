@@ -1,0 +1,382 @@
+"""From command-line arguments to a config and a workdir."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import stat
+import textwrap
+
+from absl import flags
+
+from ldc_vae import config as config_lib
+from ldc_vae import errors
+from ldc_vae import fields
+from ldc_vae import methods
+from ldc_vae import plans as plans_lib
+from ldc_vae import run_files
+from ldc_vae import sections
+
+MODES = ('train', 'evaluate', 'sample', 'compare')
+
+_HELP = """\
+LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
+
+  python -m ldc_vae.main --config=FILE[:METHOD][,debug] [flags]
+
+  --config=FILE[:METHOD][,debug]
+                       run file, such as configs/digits.py, or the name of one
+                       in configs/, such as digits; METHOD is one of the methods
+                       below (default: ldc); debug shrinks the run to seconds
+  --config.GROUP.FIELD=VALUE
+                       overrides a field; --help --config=FILE:METHOD explains
+                       all fields
+                       (compare: --config.METHOD.GROUP.FIELD for one method)
+  --workdir=DIR        where the run lives and resumes by itself
+                       (default: runs/<config>_<method>, or _compare)
+  --mode=MODE          train (default): train, evaluate, draw pictures
+                       evaluate: evaluate a trained workdir again
+                       sample: draw images from a trained workdir
+                       compare: train and evaluate several methods, tabulate
+  --num_samples=N      sample: how many images (default: 64)
+  --output=FILE.npz    sample: where to write (default: WORKDIR/generated.npz)
+  --methods=A,B        compare: which methods (default: all)
+  --seeds=0,1,2        compare: of each method (default: 0,1,2)
+  --jobs=N             compare: runs at once, each on its own cores (default: 1)
+  --coordinator_address=HOST:PORT --num_processes=N --process_id=I
+                       one run over several processes; give all three, or set
+                       LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
+                       (TPU pod slices, SLURM, MPI; Kubernetes with jax[k8s])
+  --help               this text; with --config, all fields of that config
+
+Methods:
+{methods}
+
+evaluate and sample read the config of the workdir where --config is missing.
+Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
+shows where an error was raised. SIGINT, SIGTERM and SIGHUP save and stop a run.
+Exit code 2: the same command would fail again; 1: it may succeed.
+"""
+
+
+def help_text(spec: str | None = None) -> str:
+  """Returns the text of `--help`.
+
+  Args:
+    spec: The value of `--config`, whose fields are explained; or None.
+
+  Raises:
+    UserError: There is no such config.
+  """
+  if spec:
+    return _explain(config_lib.load(spec))
+  listed = '\n'.join(
+      f'  {name:10s} {method.__doc__.splitlines()[0]}'
+      for name, method in methods.METHODS.items()
+  )
+  return _HELP.replace('{methods}', listed)
+
+
+def _explain(config) -> str:
+  """Returns a line or two for each field: its value and its meaning."""
+  values = config_lib.flatten(config)
+  method = methods.METHODS[config.method.name]
+  lines = []
+  for group in (*sections.SECTIONS, method):
+    lines.append(f'{group.group}: {group.__doc__.splitlines()[0]}')
+    for name, _, meaning in group.describe():
+      lines.append(f'  --config.{name}={fields.show(values[name])}')
+      wrapped = textwrap.wrap(meaning, width=74)
+      lines += [f'      {line}' for line in wrapped]
+  return '\n'.join(lines) + '\n'
+
+
+# Flags that one mode alone reads.
+_FLAGS_OF_A_MODE = {
+    'num_samples': 'sample',
+    'output': 'sample',
+    'methods': 'compare',
+    'seeds': 'compare',
+    'jobs': 'compare',
+}
+
+
+def _define_flags() -> flags.FlagValues:
+  """Returns the flags, apart from absl's own of the process."""
+  values = flags.FlagValues()
+  for name in (
+      'config', 'workdir', 'output', 'methods', 'seeds', 'coordinator_address'
+  ):
+    flags.DEFINE_string(name, None, '', flag_values=values)
+  flags.DEFINE_string('mode', 'train', '', flag_values=values)
+  flags.DEFINE_integer('jobs', None, '', lower_bound=1, flag_values=values)
+  flags.DEFINE_integer(
+      'num_samples', None, '', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+      'num_processes', None, '', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+      'process_id', None, '', lower_bound=0, flag_values=values
+  )
+  return values
+
+
+def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+  """Returns the checked flags and the '--config.a.b=value' overrides."""
+  plain, overrides = [], []
+  arguments = list(argv)
+  while arguments:
+    argument = arguments.pop(0)
+    if argument.startswith(('--config.', '-config.')):
+      follows = arguments and not arguments[0].startswith('--')
+      if '=' not in argument and follows:  # --config.a.b value
+        argument = f'{argument}={arguments.pop(0)}'
+      overrides.append(argument)
+    else:
+      plain.append(argument)
+  values = _define_flags()
+  rest = values(['ldc_vae', *plain])[1:]
+  if rest:
+    raise errors.UserError(
+        f'{rest[0]!r} is not a flag; see --help for the flags'
+    )
+  _check_flags(values)
+  for name in ('workdir', 'output'):
+    if values[name].value is not None:
+      values[name].value = os.path.expanduser(values[name].value)
+  return values, overrides
+
+
+def _check_flags(values: flags.FlagValues) -> None:
+  """Raises a `UserError` for flags that do not hold, alone or together."""
+  if values.mode not in MODES:
+    raise errors.UserError(
+        f'--mode={values.mode}: unknown mode; known: {", ".join(MODES)}'
+    )
+  for name, mode in _FLAGS_OF_A_MODE.items():
+    if values[name].value is not None and values.mode != mode:
+      raise errors.UserError(
+          f'--{name}: read by --mode={mode} only; leave it out of'
+          f' --mode={values.mode}'
+      )
+  for name in ('workdir', 'output'):
+    if values[name].value is None:
+      continue
+    if not values[name].value:
+      raise errors.UserError(
+          f'--{name}=: it is empty; give a path, or leave the flag out'
+      )
+    if '://' in values[name].value:
+      raise errors.UserError(
+          f'--{name}={values[name].value}: not a local path; use one, or the'
+          ' path where the storage is mounted'
+      )
+  together = ('coordinator_address', 'num_processes', 'process_id')
+  missing = [name for name in together if values[name].value is None]
+  if values.mode == 'compare':
+    _check_alone(set(together) - set(missing))
+    parse_seeds(values.seeds)
+  if len(missing) == len(together):
+    return
+  if missing:
+    raise errors.UserError(
+        f'--{missing[0]} is missing; give --coordinator_address,'
+        ' --num_processes and --process_id together'
+    )
+  host, _, port = values.coordinator_address.rpartition(':')
+  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise errors.UserError(
+        f'--coordinator_address={values.coordinator_address}: not HOST:PORT;'
+        ' use the address of process 0, as 10.0.0.1:8476'
+    )
+  if values.process_id >= values.num_processes:
+    raise errors.UserError(
+        f'--process_id={values.process_id}: out of range; use 0 to'
+        f' {values.num_processes - 1} with --num_processes='
+        f'{values.num_processes}'
+    )
+
+
+def _check_alone(given: set[str]) -> None:
+  """Raises where a comparison is to be one of several processes."""
+  variable = 'LDC_VAE_DISTRIBUTED'
+  if os.environ.get(variable, '0') not in ('', '0'):
+    name = f'{variable}={os.environ[variable]}'
+  elif given:
+    name = f'--{min(given)}'
+  else:
+    return
+  raise errors.UserError(
+      f'{name}: --mode=compare starts its runs by itself, on this host; leave'
+      ' it out'
+  )
+
+
+def parse_seeds(text: str | None) -> list[int]:
+  """Returns the seeds of a comparison."""
+  seeds = []
+  for word in ('0,1,2' if text is None else text).split(','):
+    word = word.strip()
+    if not (word.isascii() and word.isdigit() and int(word) < 2**32):
+      raise errors.UserError(
+          f'--seeds={text}: {word!r} is no seed; use whole numbers from 0 on,'
+          ' as --seeds=0,1,2'
+      )
+    if int(word) in seeds:
+      raise errors.UserError(
+          f'--seeds={text}: {word} is there twice; name each seed once'
+      )
+    seeds.append(int(word))
+  return seeds
+
+
+def resolve(values: flags.FlagValues, overrides: Sequence[str]):
+  """Returns the config of the run, or the plans of several, and the workdir."""
+  if values.mode in ('train', 'compare') and not values.config:
+    raise errors.UserError(
+        '--config is missing; give a run file, as --config=configs/digits.py'
+    )
+  if not values.config and not values.workdir:
+    raise errors.UserError(
+        f'--workdir is missing; --mode={values.mode} needs a trained workdir'
+    )
+  if values.mode == 'compare':
+    names = ','.join(methods.METHODS)
+    names = names if values.methods is None else values.methods
+    plans = plans_lib.load(
+        values.config, [word.strip() for word in names.split(',')], overrides
+    )
+    stem = pathlib.Path(run_files.split(values.config)[0]).stem
+    workdir = values.workdir or os.path.join('runs', f'{stem}_compare')
+    _check_workdir(workdir)
+    return plans, workdir
+  config = values.config and config_lib.load(values.config, overrides)
+  workdir = values.workdir or _default_workdir(values.config, config)
+  _check_workdir(workdir)
+  if values.mode == 'train':
+    return config, workdir
+  stored = _read_trained(workdir, values.process_id)
+  if values.output is not None:
+    _check_output(values.output, stored)
+  config = config or config_lib.override(stored, overrides)
+  changed = config_lib.differences(stored, config)
+  if changed:
+    raise errors.UserError(
+        f'config.{changed[0]} differs from {workdir}/config.json; leave'
+        f' --config out of --mode={values.mode}, or name the workdir that was'
+        ' trained with it'
+    )
+  return config, workdir
+
+
+def _default_workdir(spec: str, config) -> str:
+  stem = pathlib.Path(run_files.split(spec)[0]).stem
+  return os.path.join('runs', f'{stem}_{config.method.name}')
+
+
+def _check_workdir(workdir: str) -> None:
+  """Raises for a workdir that cannot be one, whatever is done."""
+  path = os.path.abspath(workdir)
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    reason = 'its name is not UTF-8'
+  else:
+    # tensorstore takes it for a pattern, and saves into nothing
+    special = re.search(r'\[.*\]|\\', path)
+    reason = special and f'checkpoints cannot lie below {special[0]!r}'
+  if reason:
+    raise errors.UserError(
+        f'--workdir={os.fsencode(workdir).decode(errors="replace")}: {reason};'
+        ' give another folder'
+    )
+  try:
+    is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
+      return  # told where it matters
+    raise errors.UserError(
+        f'--workdir={workdir}: it cannot be a folder ({error.strerror}); give'
+        ' another'
+    ) from error
+  if not is_folder:
+    raise errors.UserError(
+        f'--workdir={workdir}: it is a file; give a folder'
+    )
+
+
+def _check_output(output: str, config) -> None:
+  """Raises unless samples may be written there.
+
+  Args:
+    output: The .npz file.
+    config: Of the run.
+  """
+  path = pathlib.Path(output)
+  if path.suffix != '.npz':
+    raise errors.UserError(
+        f'--output={output}: not the name of an .npz file; give one that ends'
+        ' in .npz (a grid is put beside it, as a .png)'
+    )
+  data = config.dataset.path
+  is_of_a_run = path.name == 'samples.npz' and any(
+      os.path.exists(path.parent / name)
+      for name in ('config.json', 'results.json')
+  )
+  kept = None
+  if is_of_a_run:
+    kept = 'the samples that a run was evaluated with'
+  elif data and os.path.realpath(output) == os.path.realpath(
+      os.path.expanduser(data)
+  ):
+    kept = 'the images that the run was trained on'
+  if kept:
+    raise errors.UserError(
+        f'--output={output}: {kept} are there; give another name'
+    )
+  picture = path.with_suffix('.png')
+  if os.path.exists(picture) and not os.path.exists(path):
+    raise errors.UserError(
+        f'--output={output}: the grid beside it would replace {picture}; give'
+        ' another name, or move that file away'
+    )
+
+
+def _read_trained(workdir: str, process_id: int | None):
+  """Returns the config of a workdir that holds a checkpoint."""
+  path = pathlib.Path(workdir)
+  with _reading(workdir):
+    is_there = path.is_dir()
+  if not is_there:
+    remedy = 'train it first'
+    if process_id:
+      remedy = f'process {process_id} must see the folder of process 0'
+    raise errors.UserError(
+        f'--workdir={workdir}: no such folder; {remedy}'
+    )
+  config = config_lib.read(path)
+  checkpoints = path / 'checkpoints'
+  with _reading(checkpoints):
+    is_trained = checkpoints.is_dir() and any(checkpoints.iterdir())
+  if not is_trained:
+    raise errors.UserError(
+        f'--workdir={workdir}: it holds no checkpoint; train it first'
+    )
+  return config
+
+
+@contextlib.contextmanager
+def _reading(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Tells in one sentence why a folder of --workdir cannot be read."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(
+        f'{folder} cannot be read ({error.strerror}); give a --workdir that you'
+        ' may read'
+    ) from error

@@ -1,0 +1,46 @@
+"""The named streams of random numbers of a run.
+
+A run has one base key, `jax.random.key(seed)`. A train step folds its number
+into it; everything else folds in one of these, which no step reaches.
+"""
+
+import enum
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Stream(enum.Enum):
+  """What a key is for, folded into the base key or into an image's key."""
+
+  INIT = 2**31
+  VALIDATION = 2**31 + 1
+  EVALUATION = 2**31 + 2
+  SAMPLE = 2**31 + 3
+  PIXELS = 2**31  # folded into an image's key: the draw of a binary image
+
+
+def image_keys(
+    key: Array,
+    batch_size: int,
+    axis_name: str | None,
+    first: Array | int = 0,
+) -> Array:
+  """One key per image of this device's batch.
+
+  Args:
+    key: Of the step.
+    batch_size: B, images on this device.
+    axis_name: The device axis, or None without one.
+    first: The position of the first image of all devices.
+
+  Returns:
+    Keys [B]; image i of device d has that of position first + d B + i, so that
+    noise does not depend on how many devices, or batches, share the images.
+  """
+  if axis_name is not None:
+    first += jax.lax.axis_index(axis_name) * batch_size
+  positions = first + jnp.arange(batch_size)
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
