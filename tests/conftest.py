@@ -31,7 +31,8 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
 _LONG = (
     'processes', 'evaluate', 'torture', 'methods', 'step', 'train',
     'benchmarks', 'experiment', 'classifier', 'compare', 'latent_energy',
-    'svgd', 'networks', 'bounds', 'figures', 'speed_benchmarks',
+    'rest', 'svgd_properties', 'particles', 'blocks', 'networks', 'bounds',
+    'figures', 'speed_benchmarks',
     'bad_input', 'two_stage',
 )
 
