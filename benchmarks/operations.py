@@ -17,7 +17,7 @@ import numpy as np
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 IMAGE_SHAPES = {
     'digits': (8, 8, 1),
@@ -137,7 +137,7 @@ def num_weights(program: Program) -> dict[tuple[str, ...], int]:
   )
   return {
       phase.trains: sum(
-          networks.num_parameters(params[name]) for name in phase.trains
+          model_lib.num_parameters(params[name]) for name in phase.trains
       )
       for phase in method.phases
   }

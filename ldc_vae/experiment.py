@@ -17,7 +17,7 @@ from ldc_vae import methods
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 # Checkpoints and validations of a run whose config leaves their number open.
 _DEFAULT_CHECKPOINTS = 20
@@ -39,7 +39,7 @@ class Experiment(NamedTuple):
   """
 
   dataset: datasets.Dataset
-  model: networks.Model
+  model: model_lib.Model
   method: base.Method
   txs: dict[str, optax.GradientTransformation]
   num_steps: int
@@ -131,17 +131,17 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
 
 def create_model(
     config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
-) -> networks.Model:
+) -> model_lib.Model:
   """The networks of `config.model` for images of a shape."""
   fields = config.model.to_dict()
-  sizes = networks.Sizes(
-      **{name: fields.pop(name) for name in networks.Sizes._fields}
+  sizes = model_lib.Sizes(
+      **{name: fields.pop(name) for name in model_lib.Sizes._fields}
   )
-  return networks.create_model(image_shape, sizes, **fields)
+  return model_lib.create_model(image_shape, sizes, **fields)
 
 
 def create_method(
-    config: config_dict.ConfigDict, model: networks.Model
+    config: config_dict.ConfigDict, model: model_lib.Model
 ) -> base.Method:
   """The method of `config.objective`, with these networks."""
   fields = config.objective.to_dict()
@@ -171,7 +171,7 @@ def make_train_step(
 def log_parameters(state: step_lib.TrainState) -> None:
   """Logs how many weights each network has."""
   counts = {
-      name: networks.num_parameters(params)
+      name: model_lib.num_parameters(params)
       for name, params in state.params.items()
   }
   listed = ', '.join(f'{name} {count:,}' for name, count in counts.items())

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import health
 
 Array = jax.Array
@@ -48,7 +48,7 @@ class TrainState:
 
 def create_train_state(
     key: Array,
-    model: networks.Model,
+    model: model_lib.Model,
     method: base.Method,
     txs: Mapping[str, optax.GradientTransformation],
 ) -> TrainState:

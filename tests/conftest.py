@@ -31,9 +31,8 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
 _LONG = (
     'processes', 'evaluate', 'torture', 'methods', 'step', 'train',
     'benchmarks', 'experiment', 'classifier', 'compare', 'latent_energy',
-    'rest', 'svgd_properties', 'particles', 'blocks', 'networks', 'bounds',
-    'figures', 'speed_benchmarks',
-    'bad_input', 'two_stage',
+    'rest', 'svgd_properties', 'particles', 'blocks', 'model', 'encoders',
+    'bounds', 'figures', 'speed_benchmarks', 'bad_input', 'two_stage',
 )
 
 

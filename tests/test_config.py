@@ -17,7 +17,9 @@ from ldc_vae import methods
 from ldc_vae import svgd
 from ldc_vae.data import datasets
 from ldc_vae.models import convolution
-from ldc_vae.models import networks
+from ldc_vae.models import encoders
+from ldc_vae.models import likelihoods
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import health
 from ldc_vae.samplers import latent_svgd
 from ldc_vae.samplers import latents
@@ -557,12 +559,12 @@ class KnownNamesTest(parameterized.TestCase):
 
   def test_agree_with_the_registries(self):
     self.assertSameElements(config_lib.KERNELS, svgd.KERNELS)
-    self.assertSameElements(config_lib.ARCHITECTURES, networks.ARCHITECTURES)
+    self.assertSameElements(config_lib.ARCHITECTURES, model_lib.ARCHITECTURES)
     self.assertSameElements(
         config_lib.CONVOLUTIONS, convolution.IMPLEMENTATIONS
     )
-    self.assertSameElements(config_lib.ENCODERS, networks.ENCODERS)
-    self.assertSameElements(config_lib.LIKELIHOODS, networks.LIKELIHOODS)
+    self.assertSameElements(config_lib.ENCODERS, encoders.ENCODERS)
+    self.assertSameElements(config_lib.LIKELIHOODS, likelihoods.LIKELIHOODS)
     positive = [name for name, fn in svgd.KERNELS.items() if fn().positive]
     self.assertSameElements(config_lib.POSITIVE_KERNELS, positive)
     self.assertSameElements(config_lib.NON_FINITE, health.POLICIES)
@@ -578,25 +580,25 @@ class KnownNamesTest(parameterized.TestCase):
   def test_agree_with_the_methods(self):
     self.assertSameElements(default.OBJECTIVES, methods.METHODS)
     self.assertSameElements(config_lib.METHOD_ENCODERS, methods.METHODS)
-    sizes = networks.Sizes(latent_size=2)
+    sizes = model_lib.Sizes(latent_size=2)
     for method, suited in config_lib.METHOD_ENCODERS.items():
       create = functools.partial(
           methods.METHODS[method], **default.OBJECTIVES[method]
       )
-      model_fn = functools.partial(networks.create_model, (4, 4, 1), sizes)
+      model_fn = functools.partial(model_lib.create_model, (4, 4, 1), sizes)
       for encoder in suited:
         # only a gaussian encoder has the standard deviations to whiten by
         given = {'whiten': False} if method == 'ldc' else {}
         create(model_fn(encoder=encoder), **given)
-      for encoder in set(networks.ENCODERS) - set(suited):
+      for encoder in set(encoders.ENCODERS) - set(suited):
         with self.assertRaisesRegex(ValueError, f'objective .*{encoder!r}'):
           create(model_fn(encoder=encoder))
 
   def test_agree_with_the_sets_that_methods_see(self):
-    sizes = networks.Sizes(latent_size=2)
+    sizes = model_lib.Sizes(latent_size=2)
     for name, create in methods.METHODS.items():
       encoder = default.create(name).model.encoder
-      model = networks.create_model((4, 4, 1), sizes, encoder=encoder)
+      model = model_lib.create_model((4, 4, 1), sizes, encoder=encoder)
       first_phase = create(model, **default.OBJECTIVES[name]).phases[0]
       self.assertEqual(
           name in config_lib.SET_METHODS, not first_phase.per_image, name

@@ -18,7 +18,7 @@ from ldc_vae import methods
 from ldc_vae import step as step_lib
 from ldc_vae import svgd
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import checkpoint
 
 _SHAPE = (4, 4, 1)
@@ -52,10 +52,10 @@ _METHODS = {
 
 
 @functools.cache
-def _model(name: str = 'vae') -> networks.Model:
+def _model(name: str = 'vae') -> model_lib.Model:
   """Small networks for 4x4 images, with the encoder of a method."""
   encoder = default.create(_METHODS[name][0]).model.encoder
-  sizes = networks.Sizes(
+  sizes = model_lib.Sizes(
       latent_size=2,
       hidden_sizes=(12,),
       sampler_width=8,
@@ -65,7 +65,7 @@ def _model(name: str = 'vae') -> networks.Model:
       noise_size=3,
       num_pseudo_inputs=3,
   )
-  return networks.create_model(_SHAPE, sizes, scale=0.5, encoder=encoder)
+  return model_lib.create_model(_SHAPE, sizes, scale=0.5, encoder=encoder)
 
 
 @functools.cache

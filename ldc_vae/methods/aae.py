@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -46,7 +46,7 @@ def discriminator_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """One update of the discriminator, on the codes of the first phase.
 
@@ -74,7 +74,7 @@ def discriminator_objective(
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     adversarial_weight: float,
     num_discriminator_updates: int,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ldc_vae.methods import base
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 PenaltyFn = Callable[..., tuple[Array, dict[str, Array]]]
@@ -36,7 +36,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     penalty_fn: PenaltyFn,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """Mean -log p(x|z) and a penalty, one code per image; nats.
@@ -81,7 +81,7 @@ def generate(params, stats, keys: Array) -> Array:
 
 def create_penalised(
     name: str,
-    model: networks.Model,
+    model: model_lib.Model,
     penalty_fn: PenaltyFn,
     *,
     moments_decay: float,
@@ -124,6 +124,6 @@ def create_penalised(
   )
 
 
-def create(model: networks.Model, *, moments_decay: float) -> base.Method:
+def create(model: model_lib.Model, *, moments_decay: float) -> base.Method:
   """The method `ae`, arguments as `create_penalised`."""
   return create_penalised('ae', model, no_penalty, moments_decay=moments_decay)

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from ldc_vae import elbo
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 Context = dict[str, Any]
@@ -110,7 +110,7 @@ class Posterior(NamedTuple):
 
 def encode(
     method: Method,
-    model: networks.Model,
+    model: model_lib.Model,
     params,
     stats,
     images: Array,
@@ -167,7 +167,7 @@ def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   return draw_normal(keys, (latent_size,))
 
 
-def with_normal_prior(model: networks.Model, *phases: Phase) -> Method:
+def with_normal_prior(model: model_lib.Model, *phases: Phase) -> Method:
   """A method whose images are made from z ~ N(0, I); it keeps no statistics.
 
   Args:
@@ -185,7 +185,7 @@ def with_normal_prior(model: networks.Model, *phases: Phase) -> Method:
 
 
 def require_encoder(
-    method: str, model: networks.Model, *encoders: str, reason: str
+    method: str, model: model_lib.Model, *encoders: str, reason: str
 ) -> None:
   """Raises a ValueError unless the model's encoder is one of `encoders`."""
   if model.encoder not in encoders:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ldc_vae import elbo
 from ldc_vae.methods import base
 from ldc_vae.methods import wae_mmd
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -28,7 +28,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     alpha: float,
     mmd_scaling: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
@@ -67,7 +67,7 @@ def objective(
 
 
 def create(
-    model: networks.Model, *, alpha: float, mmd_scaling: float
+    model: model_lib.Model, *, alpha: float, mmd_scaling: float
 ) -> base.Method:
   """The method `info_vae`.
 

@@ -28,7 +28,7 @@ from ldc_vae import energy
 from ldc_vae import svgd
 from ldc_vae.methods import base
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.samplers import latent_svgd
 from ldc_vae.samplers import sampler_options
 
@@ -106,7 +106,7 @@ def autoencoder_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     inverse_temperature: float,
     num_particles: int,
     kernel: svgd.Kernel,
@@ -214,7 +214,7 @@ def latent_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     latents_per_image: int,
     options: sampler_options.SamplerOptions,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
@@ -257,7 +257,7 @@ def latent_objective(
   return loss, (metrics, {})
 
 
-def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
   """z = m + L L_S^-1 (u - m_S) of u = xi + net(xi), xi ~ N(0, I).
 
   m and L L^T are the mean and covariance of the aggregate latents, m_S and
@@ -278,7 +278,7 @@ def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     inverse_temperature: float,
     num_particles: int,

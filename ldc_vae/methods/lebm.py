@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ldc_vae import energy
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -22,14 +22,14 @@ Array = jax.Array
 _NUM_CHAINS = 4
 
 
-def prior_energy(params, z: Array, *, model: networks.Model) -> Array:
+def prior_energy(params, z: Array, *, model: model_lib.Model) -> Array:
   """-log p(z) up to a constant, f(z) + |z|^2 / 2, of one latent [D]; nats."""
   f = model.modules['energy'].apply(params['energy'], z)
   return f + 0.5 * jnp.sum(jnp.square(z))
 
 
 def posterior_energy(
-    params, z: Array, image: Array, *, model: networks.Model
+    params, z: Array, image: Array, *, model: model_lib.Model
 ) -> Array:
   """-log p(x, z) up to a constant, of z [D] and x [H, W, C]; nats."""
   likelihood = model.log_likelihood(params, image[None], z[None, None])[0, 0]
@@ -40,7 +40,7 @@ def prior_draws(
     params,
     keys: Array,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     step_size: float,
     num_steps: int,
 ) -> Array:
@@ -61,7 +61,7 @@ def posterior_draws(
     images: Array,
     keys: Array,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     step_size: float,
     num_steps: int,
 ) -> Array:
@@ -85,7 +85,7 @@ def decoder_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     posterior_fn: Callable[..., Array],
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
   """-log p(x|z) at a posterior draw, the mean over images; nats.
@@ -120,7 +120,7 @@ def energy_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     prior_fn: Callable[..., Array],
     r1_weight: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
@@ -169,7 +169,7 @@ def encode(
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     posterior_steps: int,
     posterior_step_size: float,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.methods import rae_l2
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -44,7 +44,7 @@ def gradient_penalty(
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     embedding_weight: float,
     gradient_weight: float,

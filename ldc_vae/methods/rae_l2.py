@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -26,7 +26,7 @@ def weight_penalty(params) -> Array:
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     embedding_weight: float,
     decoder_weight: float,

@@ -11,11 +11,11 @@ from ldc_vae import svgd
 from ldc_vae.methods import base
 from ldc_vae.methods import ldc
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     num_particles: int,
     kernel: str,

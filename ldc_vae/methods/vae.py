@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ldc_vae import elbo
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -22,7 +22,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     beta: float,
     num_samples: int,
     kl_warmup: float,
@@ -59,7 +59,7 @@ def objective(
 
 
 def create(
-    model: networks.Model,
+    model: model_lib.Model,
     *,
     beta: float,
     num_samples: int,

@@ -11,18 +11,18 @@ import jax.numpy as jnp
 
 from ldc_vae import elbo
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
 
-def prior_components(params, *, model: networks.Model) -> tuple[Array, Array]:
+def prior_components(params, *, model: model_lib.Model) -> tuple[Array, Array]:
   """Means and logvars [C, D] of the posteriors of the pseudo-inputs."""
   inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
   return model.modules['encoder'].apply(params['encoder'], inputs)
 
 
-def log_prior(params, stats, z: Array, *, model: networks.Model) -> Array:
+def log_prior(params, stats, z: Array, *, model: model_lib.Model) -> Array:
   """log p(z) under the VampPrior of one latent z [D]; nats."""
   del stats
   means, logvars = prior_components(params, model=model)
@@ -35,7 +35,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     num_samples: int,
     kl_warmup: float,
 ) -> tuple[Array, tuple[dict[str, Array], base.Context]]:
@@ -77,7 +77,7 @@ def objective(
   return loss, (metrics, {})
 
 
-def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
   """z from the posterior of a random pseudo-input, shape [N, D]."""
   del stats
   means, logvars = prior_components(params, model=model)
@@ -89,7 +89,7 @@ def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
 
 
 def create(
-    model: networks.Model, *, num_samples: int, kl_warmup: float = 0.0
+    model: model_lib.Model, *, num_samples: int, kl_warmup: float = 0.0
 ) -> base.Method:
   """The method `vamp`.
 

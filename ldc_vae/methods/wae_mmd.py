@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -37,7 +37,7 @@ def prior_mmd(z: Array, keys: Array, axis_name: str | None) -> Array:
   return latent_metrics.mmd(z, draws)
 
 
-def create(model: networks.Model, *, mmd_weight: float) -> base.Method:
+def create(model: model_lib.Model, *, mmd_weight: float) -> base.Method:
   """The method `wae_mmd`.
 
   Args:

@@ -33,11 +33,11 @@ from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import svgd
 from ldc_vae.data import datasets
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import writer
 
-_SMALL = networks.Sizes(latent_size=2, hidden_sizes=(8,))
+_SMALL = model_lib.Sizes(latent_size=2, hidden_sizes=(8,))
 
 
 def _folder(test):
@@ -578,7 +578,7 @@ class EncoderBoundTest(absltest.TestCase):
       self.assertSameElements(experiment.txs, ('encoder', 'decoder'))
 
   def test_bounds_are_ordered(self):
-    model = networks.create_model((4, 4, 1), _SMALL)
+    model = model_lib.create_model((4, 4, 1), _SMALL)
     params = model.init(jax.random.key(0), model.autoencoder_names())
     images = np.random.default_rng(0).integers(
         256, size=(6, 4, 4, 1), dtype=np.uint8

@@ -25,7 +25,7 @@ from ldc_vae.methods import moments
 from ldc_vae.methods import stein_vae
 from ldc_vae.methods import vae
 from ldc_vae.methods import vamp
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from tests.methods import method_case
 
 _SHAPE = (4, 4, 1)
@@ -52,9 +52,9 @@ _images = functools.partial(method_case.images, (_BATCH, *_SHAPE))
 _keys = functools.partial(method_case.keys, _BATCH)
 
 
-def _model(encoder: str = 'gaussian', num_pseudo_inputs=2) -> networks.Model:
+def _model(encoder: str = 'gaussian', num_pseudo_inputs=2) -> model_lib.Model:
   """Small networks for 4x4 images."""
-  sizes = networks.Sizes(
+  sizes = model_lib.Sizes(
       latent_size=_DIM,
       hidden_sizes=(12,),
       energy_width=8,
@@ -62,7 +62,7 @@ def _model(encoder: str = 'gaussian', num_pseudo_inputs=2) -> networks.Model:
       noise_size=4,
       num_pseudo_inputs=num_pseudo_inputs,
   )
-  return networks.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
+  return model_lib.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
 
 
 def _context(**kwargs) -> base.Context:

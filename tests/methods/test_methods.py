@@ -18,13 +18,13 @@ from ldc_vae.methods import base
 from ldc_vae.methods import ldc
 from ldc_vae.methods import moments
 from ldc_vae.methods import vae
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.samplers import latent_svgd
 from ldc_vae.samplers import sampler_options
 from tests.methods import method_case
 
 _SHAPE = (4, 4, 1)
-_SIZES = networks.Sizes(
+_SIZES = model_lib.Sizes(
     latent_size=3,
     hidden_sizes=(12,),
     sampler_width=8,
@@ -61,9 +61,9 @@ _images = functools.partial(method_case.images, (_BATCH, *_SHAPE))
 _keys = functools.partial(method_case.keys, _BATCH)
 
 
-def _model(**kwargs) -> networks.Model:
+def _model(**kwargs) -> model_lib.Model:
   """Small networks for 4x4 images."""
-  return networks.create_model(_SHAPE, _SIZES, scale=0.5, **kwargs)
+  return model_lib.create_model(_SHAPE, _SIZES, scale=0.5, **kwargs)
 
 
 def _context(**kwargs) -> base.Context:
