@@ -1,4 +1,4 @@
-"""Bandwidths h of a kernel, in squared units of the particles."""
+"""Rules for the bandwidth h of a kernel, in squared units of the particles."""
 
 from collections.abc import Callable
 
@@ -10,25 +10,25 @@ from ldc_vae.svgd import arithmetic
 
 Array = jax.Array
 
-# Below every distance that float32 particles of unit scale can have; it keeps
-# h > 0 where all particles coincide.
+# Smaller than every squared distance of different float32 particles of unit
+# scale. It keeps h > 0 if all particles coincide.
 BANDWIDTH_FLOOR = 1e-8
 
-# Where `mass_bandwidth` looks for h, in octaves of the mean squared distance,
-# and how often it halves that: to 1/500 of an octave. At D = 64 the mass
-# changes six times as much as h.
+# `mass_bandwidth` looks for h in this range, in octaves of the mean squared
+# distance. It halves the range 14 times, to 1/500 of an octave. At D = 64 the
+# mass changes six times as much as h.
 _MASS_OCTAVES = (-20.0, 12.0)
 _MASS_STEPS = 14
-_MASS_QUERIES = 64  # points that feel all others; more change h by little
+_MASS_QUERIES = 64  # more points change h by little
 
-# A median of distances in units of their mean, of which only rounding is left.
+# Below this fraction of the mean, a median distance is rounding noise.
 _COINCIDENT = 1e-6
 
 
 def mean_square_distance(particles: Array) -> Array:
   """Mean of |z_i - z_j|^2 over the pairs i != j, exact in O(nD).
 
-  It is 2n/(n-1) mean_i |z_i - mean z|^2; 0 of a lone particle.
+  It is 2n/(n-1) mean_i |z_i - mean z|^2, and 0 for a single particle.
 
   Args:
     particles: Shape [n, D].
@@ -47,11 +47,12 @@ def mean_square_distance(particles: Array) -> Array:
 def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   """Mean squared pair distance / log(n + 1), see `mean_square_distance`.
 
-  No gradient flows through it: h is a constant of the update. Of a few
-  amortised particles it is a wrong constant: their own distance sets it, so
-  that two of them always have k = 1/3, and nothing but their repulsion is left
-  to decide how wide they are. Pass such a set a `bandwidth` of the law that
-  they are drawn from, see `expected_bandwidth`.
+  No gradient flows through it: h is a constant of the update.
+
+  Do not use it for a few amortised particles. Their own distance would set h:
+  two particles, for example, always have k = 1/3, so that only their repulsion
+  decides how wide they are. Give such a set a bandwidth of the distribution
+  that it is drawn from, see `expected_bandwidth`.
 
   Args:
     particles: Shape [n, D].
@@ -74,15 +75,15 @@ def expected_bandwidth(
 ) -> Array:
   """factor * E|x - y|^2 / sqrt(D), of a distribution, not of a set of draws.
 
-  Of N(0, I) it is 2 sqrt(D), the standard deviation of |x - y|^2 over sqrt(2).
-  Particles learn their width from pairs that are closer or farther than the
-  mean: a kernel far wider than that standard deviation weighs all pairs alike,
-  and a narrower one takes most of them away. The signal of one pair for its
-  noise is largest at h = 8 for D = 16 and 18 for D = 64, whatever the number of
-  particles (benchmarks/README.md).
+  For N(0, I) it is 2 sqrt(D), which is the standard deviation of |x - y|^2 over
+  sqrt(2). Particles learn their width from pairs that are closer or farther
+  than the mean. A kernel far wider than that standard deviation gives all pairs
+  the same weight; a far narrower one gives most pairs none. The ratio of signal
+  to noise of one pair is largest at h = 8 for D = 16 and at h = 18 for D = 64,
+  for any number of particles (benchmarks/README.md).
 
   Args:
-    square_distance: E|x - y|^2 of two draws, a scalar; 2D of N(0, I).
+    square_distance: E|x - y|^2 of two draws, a scalar; 2D for N(0, I).
     latent_size: D.
     factor: Below 1 for a narrower kernel.
     floor: The least value returned.
@@ -98,10 +99,12 @@ def expected_bandwidth(
 def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   """Median squared distance over pairs i < j / log(n + 1); O(n^2 (D + log n)).
 
-  It holds and sorts all n^2 distances, whatever the blocks of a direction,
-  which in a batch costs 8 to 50 times the direction itself; prefer
-  `mean_bandwidth`. That is what it returns where half of all pairs coincide:
-  a kernel as wide as rounding would push them apart by what rounding left.
+  It holds and sorts all n^2 distances, also if the direction is computed in
+  blocks. In a batch this costs 8 to 50 times the direction itself; prefer
+  `mean_bandwidth`.
+
+  If half of all pairs coincide, their median distance is rounding noise, and so
+  would be their repulsion. The value is then that of `mean_bandwidth`.
 
   Args:
     particles: Shape [n, D], n >= 2.
@@ -128,17 +131,18 @@ def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
 def mass_bandwidth(
     points: Array, mass: float, floor: float = BANDWIDTH_FLOOR
 ) -> Array:
-  """The h for which a point feels a given sum of kernel values of the others.
+  """The h for which the kernel values of all other points have a given sum.
 
   It solves mean_i sum_{j != i} exp(-|y_i - y_j|^2 / h) = mass by bisection, to
-  0.2 percent of h. At mass 1 a Gaussian kernel gives all others together as
-  much weight as the particle itself, at every number of dimensions, where a
-  fixed fraction of the mean distance gives them 1e-48 at D = 16. Take the
-  points from the target: particles that set their own kernel can shrink with
-  it.
+  0.2 percent of h. At mass 1 a Gaussian kernel gives all other particles
+  together the weight of the particle itself, in any number of dimensions. (With
+  a fixed fraction of the mean distance they have 1e-48 of it at D = 16.)
+
+  Take the points from the target. Particles that set their own kernel can
+  shrink together with it.
 
   Args:
-    points: y, shape [n, D], n >= 2. At most 64 of them are queries.
+    points: y, shape [n, D], n >= 2. The mean over i is of at most 64 of them.
     mass: Between 0 and n - 1.
     floor: The least value returned.
 
@@ -146,7 +150,7 @@ def mass_bandwidth(
     The bandwidth h, a scalar in squared units of the points, without gradient.
 
   Raises:
-    ValueError: The mass cannot be reached by so many points.
+    ValueError: So many points cannot have this mass.
   """
   chex.assert_rank(points, 2)
   n = points.shape[0]
@@ -179,18 +183,18 @@ def make_bandwidth_fn(
     floor: float = BANDWIDTH_FLOOR,
     factor: float = 1.0,
 ) -> Callable[[Array], Array]:
-  """Returns the rule named 'mean' or 'median', or a constant.
+  """Returns the rule 'mean' or 'median', or a constant, as a function.
 
   Args:
-    bandwidth: 'mean', 'median', or h > 0 (a number, or its spelling).
+    bandwidth: 'mean', 'median', or h > 0 (a number, or a string of one).
     floor: The least value that a rule returns.
-    factor: Multiplies a rule's value: below 1 for a narrower kernel.
+    factor: Multiplies the value of a rule; below 1 for a narrower kernel.
 
   Returns:
     A function of the particles [n, D].
 
   Raises:
-    ValueError: `bandwidth` is neither, or less than float32 holds.
+    ValueError: `bandwidth` is none of these, or too small for float32.
   """
   rules = {'mean': mean_bandwidth, 'median': median_bandwidth}
   if bandwidth in rules:

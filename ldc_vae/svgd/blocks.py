@@ -1,20 +1,20 @@
-"""Blocks of the kernel matrix, which bound memory and fit caches."""
+"""Blocks of the kernel matrix: they bound the memory and fit into caches."""
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
-# Numbers of a block of the kernel matrix, by platform: 8 MB stay in a CPU's
-# caches between the two products; elsewhere 256 MB only bound the memory.
+# The numbers in a block of the kernel matrix, by platform. On a CPU, 8 MB stay
+# in the caches between the two products. Elsewhere 256 MB bound the memory.
 _BLOCK_NUMBERS = {'cpu': 2**21}
 _OTHER_BLOCK_NUMBERS = 2**26
 
-# Rows of a block at least, below which the products become slow.
+# The least number of rows in a block: with fewer, the products become slow.
 _MIN_BLOCK_ROWS = 64
 
-# Particles of a block, by platform, where they are more than can be taken at
-# once without blocks of too few rows; elsewhere all of them.
+# The particles in a block, by platform, if there are more than _MAX_WHOLE_ROW:
+# with all of them, blocks would have too few rows. Elsewhere all of them.
 _BLOCK_COLUMNS = {'cpu': 2048}
 _MAX_WHOLE_ROW = 4096
 
@@ -27,15 +27,17 @@ def choose_block(
 ) -> tuple[int, int]:
   """The part of the kernel matrix that is computed at a time.
 
-  As many rows as have 2^21 numbers (8 MB) on a CPU and 2^26 elsewhere, or 64 if
-  that is more, split into blocks of one size. On a CPU all rows of up to 1,448
-  particles, 1,024 of 2,048, 512 of 4,096; of more, at most 2,048 at a time.
+  A block has as many rows as fit into 2^21 numbers (8 MB) on a CPU and 2^26
+  elsewhere, but at least 64; all blocks have equal size. On a CPU a block has
+  all rows of up to 1,448 particles, 1,024 rows of 2,048 and 512 rows of 4,096.
+  Of more particles it has at most 2,048 at a time.
 
   Args:
     num_queries: m, the rows that are wanted.
     num_particles: n.
-    platform: As `jax.default_backend` names it.
-    numbers_per_pair: D for a kernel that is a function, which has gradients.
+    platform: The name that `jax.default_backend` gives it.
+    numbers_per_pair: 1, or D for a kernel that is a function, whose gradients
+      are computed too.
 
   Returns:
     The rows, at most m, and the particles, at most n, of a block.
@@ -53,7 +55,7 @@ def choose_block(
 
 
 def check_block_size(block_size: int | None) -> None:
-  """Raises a ValueError for blocks without rows."""
+  """Raises a ValueError if a block would have no rows."""
   if block_size is not None and block_size < 1:
     raise ValueError(
         f'block_size={block_size} leaves a block without rows; use 1 or more,'
@@ -62,7 +64,7 @@ def check_block_size(block_size: int | None) -> None:
 
 
 def _equal_part(total: int, most: int) -> int:
-  """The size of equal parts of about `most`, in whole vectors of 8."""
+  """The size of equal parts of about `most` items, a multiple of 8."""
   if most >= total:
     return total
   num_parts = -(-total // most)
@@ -74,7 +76,7 @@ def sum_parts(contract_fn, particles, scores, size) -> Array:
   n, dim = particles.shape
   if size >= n:
     return contract_fn(particles, scores, 0)
-  first = n - (n - 1) // size * size  # the odd part, of 1 to `size`
+  first = n - (n - 1) // size * size  # the first part has 1 to `size`
   total = contract_fn(particles[:first], scores[:first], 0)
 
   def add(total, part):
@@ -85,7 +87,7 @@ def sum_parts(contract_fn, particles, scores, size) -> Array:
 
 
 def map_blocks(rows_fn, queries, indices, block_size) -> Array:
-  """Applies `rows_fn` to blocks of rows, one at a time; pads the last."""
+  """Applies `rows_fn` to one block of rows after another; pads the last."""
   m, dim = queries.shape
   num_blocks = -(-m // block_size)
   padding = num_blocks * block_size - m

@@ -33,29 +33,30 @@ def svgd_direction(
     particles: Shape [n, D].
     scores: grad log p at the particles, shape [n, D].
     kernel: A `Kernel`, or a smooth function k(x [D], y [D]) -> [].
-    off_diagonal: Leave out j = i: for amortised particles. Needs n >= 2.
+    off_diagonal: Leave out j = i, for amortised particles. Needs n >= 2.
     temperature: T >= 0, of the repulsion; at T < 1 the fixed point is p^(1/T).
     normalise: Divide each row by its own sum_j k(z_j, z_i) instead of by the
-      number of pairs: the mean score of a particle's neighbours, and -T times
-      the gradient of the log of their kernel density. The factor is positive,
-      so that the points of rest are those of SVGD; a lone particle moves as
-      fast as one in a crowd. For kernels without negative values.
-    block_size: Rows of all particles computed at a time; memory is then
-      O(n * block_size), but for the median rule. None for `choose_block`.
-    bandwidth: h, a scalar, in place of the kernel's own rule or number; no
-      gradient flows into it. None for the kernel's.
+      number of pairs. The row is then the mean score of a particle's
+      neighbours, minus T times the gradient of the log of their kernel density.
+      Particles come to rest where they do without it, because the factor is
+      positive; an isolated particle moves as fast as one in a crowd. Only for
+      kernels without negative values.
+    block_size: Compute so many rows at a time. Memory is then
+      O(n * block_size), except with the median rule. None for `choose_block`.
+    bandwidth: h, a scalar, which replaces the kernel's own rule or number; no
+      gradient flows into it. None for the kernel's own.
     queries: The rows of `particles` whose direction is wanted, shape [m, D];
       None for all.
     first_query: The index in `particles` of the first query.
 
   Returns:
-    Shape [m, D], to be followed uphill. No gradient flows through it. That of
-    particles in half precision is computed in float32, and rounded at the end.
+    Shape [m, D], to be followed uphill, without gradient. For particles in half
+    precision it is computed in float32 and rounded at the end.
 
   Raises:
-    ValueError: `off_diagonal` with fewer than two particles, a `block_size`
-      below 1, a `bandwidth` for a function, which has its own, or `normalise`
-      with a kernel that has negative values.
+    ValueError: `off_diagonal` has fewer than two particles, `block_size` is
+      below 1, `bandwidth` is given with a function, which has its own, or
+      `normalise` is given with a kernel that has negative values.
   """
   chex.assert_rank([particles, scores], 2)
   chex.assert_equal_shape([particles, scores])
@@ -80,7 +81,7 @@ def svgd_direction(
   dtype = jnp.result_type(particles, scores, 0.0)  # 0.0: whole numbers too
   # float16 holds neither the floor of h nor the square of 256
   arrays = [arithmetic.widened(x) for x in (particles, scores, queries)]
-  # phi is a constant of the update: its own derivative is no part of SVGD.
+  # phi is a constant of the update: SVGD does not use its derivative
   particles, scores, queries = jax.lax.stop_gradient(arrays)
   if bandwidth is None:
     h = kernel.bandwidth_fn(particles)
@@ -112,7 +113,7 @@ def svgd_direction(
     total = blocks.sum_parts(contract, particles, scores, num_columns)
     if not normalise:
       return total / count
-    # scores of 1 without repulsion leave the kernel's own sum
+    # with scores of 1 and no repulsion, the result is the sum of the kernel
     mass_fn = functools.partial(contract, temperature=0.0)
     ones = jnp.ones_like(scores)
     mass = blocks.sum_parts(mass_fn, particles, ones, num_columns)
@@ -125,15 +126,15 @@ def svgd_direction(
 
 
 class Update(NamedTuple):
-  """A normalised SVGD direction, and whether its kernel acts.
+  """A normalised SVGD direction, and whether its kernel has an effect.
 
   Attributes:
     direction: Shape [m, D], without gradient.
-    kernel_mass: Sum of kernel values of the other particles, in units of the
-      particle's own, k(z, z); the mean over queries, a scalar. Far below 1 the
-      direction is the plain score.
+    kernel_mass: Sum of the kernel values of the other particles, in units of
+      the particle's own, k(z, z); the mean over queries, a scalar. If it is far
+      below 1, the direction is the plain score.
     repulsion_share: Root mean square of the repulsion (at T) over that of the
-      averaged score, a scalar. Far below 1 particles only climb.
+      averaged score, a scalar. If it is far below 1, particles only climb.
   """
 
   direction: Array
@@ -150,18 +151,18 @@ def normalised_update(
     bandwidth: Array | float,
     axis_name: str | None = None,
 ) -> Update:
-  """`svgd_direction` of all pairs with `normalise`, and its diagnostics.
+  """The `svgd_direction` of all pairs with `normalise`, and diagnostics.
 
   Args:
-    particles: Shape [n, D]; with `axis_name`, this device's part of one set.
+    particles: Shape [n, D]; with `axis_name`, this device's part of the set.
     scores: grad log p at the particles, shape [n, D].
     kernel: One of the radial kernels: `rbf`, `imq`, `multi_scale`.
     temperature: T >= 0, of the repulsion.
     bandwidth: h, a scalar.
-    axis_name: The axis over which the set is spread, or None.
+    axis_name: The axis over which the set is divided, or None.
 
   Returns:
-    The update of this device's particles; diagnostics are those of its part.
+    The update of this device's particles, and the diagnostics of these.
   """
   everyone, all_scores = particles, scores
   if axis_name is not None:
@@ -176,7 +177,7 @@ def normalised_update(
       queries=particles,
       off_diagonal=False,
   )
-  # XLA computes the kernel of all three once
+  # XLA computes the kernel once for all three
   attraction = direction_fn(all_scores, temperature=0.0, normalise=True)
   repulsion = direction_fn(
       jnp.zeros_like(all_scores), temperature=temperature, normalise=True
@@ -187,6 +188,6 @@ def normalised_update(
   )
   return Update(
       attraction + repulsion,
-      jnp.mean(everyone.shape[0] * sums) - 1.0,  # k(z, z) is 1 of all three
+      jnp.mean(everyone.shape[0] * sums) - 1.0,  # k(z, z) = 1 for these kernels
       share,
   )

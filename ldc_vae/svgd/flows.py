@@ -1,4 +1,4 @@
-"""The kernel flow from particles to targets, without kernel gradients."""
+"""The flow from particles to samples of a target, by kernel means."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ def smoothed_flow(
 ) -> Array:
   """The kernel flow from particles to targets, summed over scales.
 
-  For each scale t, with w and v the row-wise softmax of -|.| / (t sqrt(2D)):
-  V_i = sum_j w_ij y_j - sum_{j != i} v_ij u_j, divided by the root mean square
-  of V over i. At rest where both sets have the same kernel means. No kernel
-  gradient is taken, so that the kink of |.| at 0 does not matter.
+  For each scale t, let w and v be the row-wise softmax of -|.| / (t sqrt(2D)).
+  The flow is V_i = sum_j w_ij y_j - sum_{j != i} v_ij u_j, divided by the root
+  mean square of V over i. Particles rest where both sets have the same kernel
+  means. The kink of |.| at 0 does not matter, because no gradient is taken.
 
   Args:
     particles: u, shape [n, D], n >= 2 (over all devices).
@@ -35,11 +35,11 @@ def smoothed_flow(
     Shape [n, D], an ascent direction, without gradient.
 
   Raises:
-    ValueError: Fewer than two particles: a lone one has no others to leave.
+    ValueError: There are fewer than two particles.
   """
   chex.assert_rank([particles, targets], 2)
   dtype = jnp.result_type(particles, targets, 0.0)
-  # a direction is data: no gradient through weights or sets
+  # the flow is data: no gradient flows through its weights or sets
   u, y = jax.lax.stop_gradient(
       (arithmetic.widened(particles), arithmetic.widened(targets))
   )

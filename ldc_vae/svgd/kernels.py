@@ -19,16 +19,16 @@ KernelFn = Callable[[Array, Array], Array]
 
 
 class Kernel(NamedTuple):
-  """A kernel in the two forms that an SVGD direction needs.
+  """A kernel: its bandwidth, and its products with scores.
 
   Attributes:
     bandwidth_fn: Maps all particles [n, D] to the bandwidth h [], in squared
       units of the particles.
     contract_fn: `(queries [m, D], particles [n, D], scores [n, D], mask, h, T)
-      -> [m, D]`, row i being sum_j mask_ij [k(z_j, q_i) s_j + T grad_{z_j}
-      k(z_j, q_i)]; `mask` [m, n] of zeros and ones, or None for all ones.
-    centred: Whether k(x + a, y + a) = k(x, y), so that particles may be
-      centred first, which saves digits in the matmul form.
+      -> [m, D]`. Row i is sum_j mask_ij [k(z_j, q_i) s_j + T grad_{z_j}
+      k(z_j, q_i)]. `mask` [m, n] has zeros and ones; None stands for all ones.
+    centred: Whether k(x + a, y + a) = k(x, y). Particles are then centred
+      first, which saves digits in the matmul form.
     positive: Whether k(x, y) > 0 for all x and y.
   """
 
@@ -57,8 +57,8 @@ def rbf_kernel(x: Array, y: Array, bandwidth: Array | float) -> Array:
 def imq_kernel(x: Array, y: Array, bandwidth: Array | float) -> Array:
   """Inverse multiquadric, k(x, y) = (1 + |x - y|^2 / h)^(-1/2).
 
-  Gorham and Mackey (2017), https://arxiv.org/abs/1703.01717: its tails control
-  convergence where the Gaussian's do not.
+  Its tails control convergence; those of the Gaussian kernel do not. Gorham and
+  Mackey (2017), https://arxiv.org/abs/1703.01717.
 
   Args:
     x: One particle, shape [D].
@@ -142,7 +142,7 @@ def radial(
       repulsion -= arithmetic.matmul(slopes, particles)
     return arithmetic.matmul(values, scores) + temperature * repulsion
 
-  # of centred particles the differences would be those of rounded ones
+  # centring rounds the particles, and exact differences must not be rounded
   return Kernel(bandwidth_fn, contract, centred=not exact, positive=True)
 
 
@@ -159,8 +159,8 @@ def rbf(
     bandwidth: 'mean', 'median' or a positive number.
     floor: The least bandwidth of a rule.
     factor: Multiplies the bandwidth of a rule.
-    exact: Distances and repulsion from differences, for tight clusters far
-      apart; O(mnD) memory.
+    exact: Compute distances and repulsion from differences, for tight clusters
+      far apart; O(mnD) memory.
 
   Returns:
     A kernel for `svgd_direction`.
@@ -177,7 +177,7 @@ def rbf(
   def contract(queries, particles, scores, mask, h, temperature):
     distances = arithmetic.scaled_distances(queries, particles, h)
     values = arithmetic.masked(jnp.exp(-distances), mask)
-    # grad_x k(x, y) = (2/h) (y - x) k folds into the one product with K.
+    # grad_x k(x, y) = (2/h) (y - x) k, so that one product with K has both
     weight = 2.0 * temperature / h
     pulled = arithmetic.matmul(values, scores - weight * particles)
     return pulled + queries * arithmetic.row_sums(values, weight)
@@ -192,7 +192,7 @@ def imq(
     factor: float = 1.0,
     exact: bool = False,
 ) -> Kernel:
-  """`imq_kernel` in matmul form; arguments as `rbf`."""
+  """`imq_kernel` in matmul form; the arguments are those of `rbf`."""
 
   def profile(distances, h):
     values = jax.lax.rsqrt(1.0 + distances)
@@ -210,7 +210,7 @@ def multi_scale(
     factor: float = 1.0,
     exact: bool = False,
 ) -> Kernel:
-  """`multi_scale_kernel` in matmul form; further arguments as `rbf`."""
+  """`multi_scale_kernel` in matmul form; the rest is as in `rbf`."""
   scales = tuple(scales)
 
   def profile(distances, h):
@@ -233,8 +233,8 @@ def linear(
 ) -> Kernel:
   """`linear_kernel` in matmul form; it sees only two moments.
 
-  Its repulsion does not vanish between particles that coincide, or of a lone
-  one, whose h by a rule says nothing: h is then 1.
+  Its repulsion is not 0 between particles that coincide, nor for a single
+  particle. A rule has no distance to take h from in these cases: h is then 1.
   """
 
   def contract(queries, particles, scores, mask, h, temperature):
@@ -257,10 +257,10 @@ def linear(
 
 
 def from_function(kernel_fn: KernelFn, *, positive: bool = False) -> Kernel:
-  """Any smooth k(x [D], y [D]) -> [] by autodiff: O(mnD) memory, slower.
+  """Any smooth k(x [D], y [D]) -> [], by autodiff: slower, O(mnD) memory.
 
   Args:
-    kernel_fn: Differentiable, also at x = y.
+    kernel_fn: k, which must be differentiable, also at x = y.
     positive: Whether all its values are positive, for `normalise`.
 
   Returns:
@@ -269,7 +269,7 @@ def from_function(kernel_fn: KernelFn, *, positive: bool = False) -> Kernel:
 
   def contract(queries, particles, scores, mask, h, temperature):
     del h
-    value_and_grad = jax.value_and_grad(kernel_fn)  # of the first: grad_x
+    value_and_grad = jax.value_and_grad(kernel_fn)  # by the first argument
     over_particles = jax.vmap(value_and_grad, in_axes=(0, None))
     values, grads = jax.vmap(over_particles, in_axes=(None, 0))(
         particles, queries

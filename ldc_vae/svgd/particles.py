@@ -26,33 +26,34 @@ def stein_particles(
 ) -> Array:
   """The identity whose backward pass is SVGD.
 
-  Put the particles z through it, then take the mean of an energy U(z) over
-  all of them as the loss. Its gradient g = grad U / count arrives here as the
-  cotangent; the scores are s = -count * g, and what goes on to the network that
-  made the particles is -phi / count. One `grad` of the mean energy so yields
-  the energy's own gradients and the amortised SVGD gradient of the particles'
-  source: Feng, Wang and Liu (2017), https://arxiv.org/abs/1707.06626.
+  Pass the particles z through it, then take the mean of an energy U(z) over all
+  of them as the loss. The backward pass receives its gradient
+  g = grad U / count, so that the scores are s = -count * g. It passes
+  -phi / count on to the network that made the particles. One `grad` of the mean
+  energy so gives both the gradients of the energy's own weights and the
+  amortised SVGD gradient of that network. Feng, Wang and Liu (2017),
+  https://arxiv.org/abs/1707.06626.
 
-  The loss must be the *mean* over all particles of this call, and only U may
-  use what is returned; every other loss takes `stop_gradient` of it.
+  The loss must be the *mean* over all particles of this call. Only U may use
+  the result; every other loss must use `stop_gradient` of it.
 
   Args:
     particles: Independent sets of n particles, shape [..., n, D].
-    kernel: As in `svgd_direction`.
-    off_diagonal: As in `svgd_direction`.
-    temperature: As in `svgd_direction`; may be traced, has no gradient.
-    block_size: As in `svgd_direction`.
-    bandwidth: As in `svgd_direction`, of all sets; may be traced.
+    kernel: See `svgd_direction`.
+    off_diagonal: See `svgd_direction`.
+    temperature: See `svgd_direction`; may be traced, has no gradient.
+    block_size: See `svgd_direction`.
+    bandwidth: See `svgd_direction`; one for all sets, may be traced.
     axis_name: If given, `particles` [n, D] is this device's part of one set
-      that is spread over the axis; every particle sees those of all devices,
-      and the mean over devices of the gradients is that of the whole set.
+      that is divided over the axis. Every particle sees those of all devices,
+      and the mean of the devices' gradients is the gradient of the whole set.
 
   Returns:
     `particles`, unchanged.
 
   Raises:
-    ValueError: As `svgd_direction`; of the particles' number in the backward
-      pass.
+    ValueError: See `svgd_direction`; too few particles are found in the
+      backward pass only.
   """
   chex.assert_scalar_non_negative(particles.ndim - 2)
   blocks.check_block_size(block_size)
@@ -73,7 +74,7 @@ def stein_particles(
 
 
 def follow(particles: Array, direction: Array) -> Array:
-  """A loss whose descent moves particles along a direction.
+  """A loss whose gradient descent moves particles along a direction.
 
   Args:
     particles: Shape [n, D].
@@ -84,7 +85,7 @@ def follow(particles: Array, direction: Array) -> Array:
     nothing.
   """
   chex.assert_equal_shape([particles, direction])
-  # the direction is data here, as in the backward pass of stein_particles
+  # the direction is data, as in the backward pass of `stein_particles`
   direction = jax.lax.stop_gradient(direction)
   return -jnp.mean(jnp.sum(particles * direction, axis=-1))
 
@@ -93,7 +94,7 @@ def follow(particles: Array, direction: Array) -> Array:
 def _stein_particles(
     particles, scalars, kernel, off_diagonal, block_size, axis_name
 ):
-  """`stein_particles` with positional arguments, as custom_vjp wants them."""
+  """`stein_particles` with positional arguments, for `custom_vjp`."""
   del scalars, kernel, off_diagonal, block_size, axis_name
   return particles
 
@@ -101,7 +102,7 @@ def _stein_particles(
 def _stein_forward(
     particles, scalars, kernel, off_diagonal, block_size, axis_name
 ):
-  """The identity; keeps the particles, T and h for the backward pass."""
+  """Returns the particles, and keeps them, T and h for the backward pass."""
   del kernel, off_diagonal, block_size, axis_name
   return particles, (particles, scalars)
 
@@ -114,7 +115,7 @@ def _stein_backward(
   temperature, bandwidth = scalars
   n, dim = particles.shape[-2:]
   count = particles.size // dim
-  # also where the network computes in bfloat16: scores are differences
+  # scores are differences: float32, also if the network computes in bfloat16
   dtype = arithmetic.at_least_float32(particles)
   z = particles.reshape(-1, n, dim).astype(dtype)
   scores = -count * cotangent.reshape(-1, n, dim).astype(dtype)
