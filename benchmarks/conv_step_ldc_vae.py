@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import vae_epoch_ldc_vae  # pylint: disable=g-import-not-at-top
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import processes
 
 
@@ -33,8 +33,8 @@ def count(
     'num_parameters' and 'multiply_adds', each weight of a convolution times
     the outputs that it serves, of a transposed one times the inputs.
   """
-  sizes = networks.Sizes(latent_size=16, channels=channels)
-  model = networks.create_model(image_shape, sizes, architecture='conv')
+  sizes = model_lib.Sizes(latent_size=16, channels=channels)
+  model = model_lib.create_model(image_shape, sizes, architecture='conv')
 
   def trace(key):
     params = model.init(key, ('encoder', 'decoder'))
@@ -64,7 +64,7 @@ def count(
       positions //= 4
     total += positions * leaf.size
   return {
-      'num_parameters': networks.num_parameters(params),
+      'num_parameters': model_lib.num_parameters(params),
       'multiply_adds': total,
   }
 

@@ -1,7 +1,7 @@
 """The workers of conv_step.py that train with PyTorch: bare, or by Pythae.
 
 They run in an environment with Pythae and without this project. Both train the
-same networks, those of `networks.create_model(architecture='conv')`: `pythae`
+same networks, those of `create_model(architecture='conv')`: `pythae`
 by `BaseTrainer.train` as it is, `torch` in a loop of nothing but the step, on
 images that are float32 and permuted already.
 """

@@ -29,7 +29,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.metrics import spread
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.reporting import comparison
 
 Array = jax.Array
@@ -134,7 +134,7 @@ def train(
   return state, seconds / max(experiment.num_steps - 1, 1)
 
 
-def make_bounds_fn(model: networks.Model, num_samples: int):
+def make_bounds_fn(model: model_lib.Model, num_samples: int):
   """Returns the evidence bounds of a batch, by posterior samples.
 
   Args:

@@ -24,7 +24,8 @@ from benchmarks import common
 from ldc_vae import optimizers
 from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
-from ldc_vae.models import networks
+from ldc_vae.models import encoders
+from ldc_vae.models import mlp
 from ldc_vae.reporting import comparison
 
 Array = jax.Array
@@ -39,8 +40,8 @@ class Linear:
   """An encoder, and log p(x|z) = -sum_d (z_d - a_d x)^2 / (2 tau_d^2)."""
 
   def __init__(self, dim: int, num_used: int, hidden_sizes: Sequence[int]):
-    torso = networks.MlpTorso(tuple(hidden_sizes))
-    self._encoder = networks.GaussianEncoder(torso, dim)
+    torso = mlp.MlpTorso(tuple(hidden_sizes))
+    self._encoder = encoders.GaussianEncoder(torso, dim)
     rng = np.random.default_rng(0)
     self._slopes = jnp.asarray(rng.normal(size=(64, num_used)) / 8, jnp.float32)
     self._tau = jnp.geomspace(0.05, 0.5, num_used)

@@ -18,7 +18,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import optimizers
 from ldc_vae import step as step_lib
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 IMAGE_SHAPES = {
     'digits': (8, 8, 1),
@@ -73,7 +73,7 @@ def create_program(
         f' use one of {", ".join(IMAGE_SHAPES)}'
     )
   model = experiment_lib.create_model(config, shape)
-  algorithm = config_lib.create_method(config).build(model)
+  algorithm = experiment_lib.create_algorithm(config, model)
   txs = optimizers.create_optimizers(
       algorithm, num_steps=NUM_STEPS, **config.optimizer.to_dict()
   )
@@ -138,7 +138,7 @@ def num_weights(program: Program) -> dict[tuple[str, ...], int]:
   )
   return {
       phase.trains: sum(
-          networks.num_parameters(params[name]) for name in phase.trains
+          model_lib.num_parameters(params[name]) for name in phase.trains
       )
       for phase in algorithm.phases
   }

@@ -76,19 +76,19 @@ def make_epoch_fn(
       },
   )
   model = experiment_lib.create_model(config, images.shape[1:])
-  method = experiment_lib.create_method(config, model)
+  algorithm = experiment_lib.create_algorithm(config, model)
   steps_per_epoch = len(images) // batch_size
   num_steps = config.train.num_epochs * steps_per_epoch
   txs = optimizers.create_optimizers(
-      method, num_steps=num_steps, **config.optimizer.to_dict()
+      algorithm, num_steps=num_steps, **config.optimizer.to_dict()
   )
   train_step = step_lib.pmap_train_step(
       experiment_lib.make_train_step(
-          config, method, txs, num_steps
+          config, algorithm, txs, num_steps
       )
   )
   key = jax.random.key(config.seed)
-  state = step_lib.create_train_state(key, model, method, txs)
+  state = step_lib.create_train_state(key, model, algorithm, txs)
   batches = datasets.train_batches(images, batch_size, seed=config.seed)
   num_devices = jax.local_device_count()
   normaliser = 0.0

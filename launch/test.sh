@@ -2,7 +2,7 @@
 # Makes the environment if it is missing, then runs the tests.
 #
 #   bash launch/test.sh                          # all but the slow ones
-#   bash launch/test.sh tests/test_svgd.py -k kernel
+#   bash launch/test.sh tests/svgd/test_kernels.py -k kernel
 #   bash launch/test.sh -m slow
 #
 # Arguments are those of pytest; paths in them are relative to the project.

@@ -20,7 +20,8 @@ from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
+from ldc_vae.models import sizes as sizes_lib
 
 # Checkpoints and validations of a run whose config leaves their number open.
 _DEFAULT_CHECKPOINTS = 20
@@ -42,7 +43,7 @@ class Experiment(NamedTuple):
   """
 
   dataset: datasets.Dataset
-  model: networks.Model
+  model: model_lib.Model
   algorithm: base.Algorithm
   txs: dict[str, optax.GradientTransformation]
   num_steps: int
@@ -78,7 +79,7 @@ def create(config: config_dict.ConfigDict) -> Experiment:
   """
   dataset = load_dataset(config)
   model = create_model(config, dataset.image_shape)
-  algorithm = config_lib.create_method(config).build(model)
+  algorithm = create_algorithm(config, model)
 
   batch_size = config.train.batch_size
   num_train = len(dataset.images['train'])
@@ -134,13 +135,20 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
 
 def create_model(
     config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
-) -> networks.Model:
+) -> model_lib.Model:
   """The networks of `config.model` for images of a shape."""
   fields = config.model.to_dict()
-  sizes = networks.Sizes(
-      **{name: fields.pop(name) for name in networks.Sizes._fields}
+  sizes = sizes_lib.Sizes(
+      **{name: fields.pop(name) for name in sizes_lib.Sizes._fields}
   )
-  return networks.create_model(image_shape, sizes, **fields)
+  return model_lib.create_model(image_shape, sizes, **fields)
+
+
+def create_algorithm(
+    config: config_dict.ConfigDict, model: model_lib.Model
+) -> base.Algorithm:
+  """Returns the method of `config.method` with these networks."""
+  return config_lib.create_method(config).build(model)
 
 
 def make_train_step(
@@ -166,7 +174,7 @@ def make_train_step(
 def log_parameters(state: step_lib.TrainState) -> None:
   """Logs how many weights each network has."""
   counts = {
-      name: networks.num_parameters(params)
+      name: model_lib.num_parameters(params)
       for name, params in state.params.items()
   }
   listed = ', '.join(f'{name} {count:,}' for name, count in counts.items())

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from ldc_vae import fields
 from ldc_vae.data import datasets
 from ldc_vae.models import convolution
-from ldc_vae.models import networks
+from ldc_vae.models import encoders
+from ldc_vae.models import likelihoods
+from ldc_vae.models import model as model_lib
 from ldc_vae.samplers import latents
 
 DTYPES = ('float32', 'bfloat16')
@@ -72,12 +74,12 @@ class Model(fields.Options):
   group: ClassVar[str] = 'model'
 
   architecture: str = fields.one_of(
-      networks.ARCHITECTURES,
+      model_lib.ARCHITECTURES,
       default='mlp',
       help='layers of encoder and decoder; conv: 28x28 and 32x32 images',
   )
   encoder: str = fields.one_of(
-      networks.ENCODERS,
+      encoders.ENCODERS,
       default='gaussian',
       help='what the encoder gives; implicit: noise enters the net, warped:'
       ' implicit on top of a gaussian, none: lebm infers by Langevin dynamics',
@@ -119,7 +121,7 @@ class Model(fields.Options):
       1, default=500, help='vamp: components of the prior'
   )
   likelihood: str = fields.one_of(
-      networks.LIKELIHOODS, default='gaussian', help='p(x|z) of a pixel'
+      likelihoods.LIKELIHOODS, default='gaussian', help='p(x|z) of a pixel'
   )
   scale: float = fields.positive(
       default=0.31622776,

@@ -19,7 +19,7 @@ import optax
 
 from ldc_vae import streams
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import health
 
 Array = jax.Array
@@ -49,7 +49,7 @@ class TrainState:
 
 def create_train_state(
     key: Array,
-    model: networks.Model,
+    model: model_lib.Model,
     algorithm: base.Algorithm,
     txs: Mapping[str, optax.GradientTransformation],
 ) -> TrainState:

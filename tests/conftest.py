@@ -29,10 +29,14 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
 
 # Files that take long come first, so that no process ends with one of them.
 _LONG = (
-    'processes', 'evaluate', 'torture', 'methods', 'step', 'train',
-    'benchmarks', 'experiment', 'classifier', 'compare', 'latent_energy',
-    'svgd', 'networks', 'bounds', 'figures', 'speed_benchmarks',
-    'bad_input', 'two_stage',
+    'processes', 'evaluate', 'torture', 'evaluate_methods',
+    'evaluate_sources', 'sharded_step', 'ldc_autoencoder', 'step', 'train',
+    'train_refusals', 'particle_benchmarks', 'encoder_benchmarks',
+    'svgd_directions', 'experiment', 'classifier', 'compare',
+    'compare_command', 'latent_energy', 'rest', 'svgd_properties',
+    'particles', 'blocks', 'model', 'encoders', 'warmup', 'lebm', 'figures',
+    'speed_benchmarks', 'bad_data', 'bad_workdirs', 'bad_fields',
+    'two_stage',
 )
 
 

@@ -1,123 +1,25 @@
 """Tests for comparisons: what is run, kept, continued and reported."""
 
-import contextlib
 import csv
-import io
 import json
 import os
-import pathlib
 import shutil
-import sys
-import tempfile
 from unittest import mock
 
 from absl.testing import absltest
-from absl.testing import parameterized
-import jax
-import numpy as np
 
 from ldc_vae import compare
 from ldc_vae import config as config_lib
 from ldc_vae import errors
-from ldc_vae import experiment as experiment_lib
-from ldc_vae import main
-from ldc_vae import plans
 from ldc_vae.data import datasets
-from ldc_vae.evaluation import measures
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import writer
-from tests import device_case
+from tests import compare_case
 
-_SPEC = 'configs/digits.py,debug'
-_STEPS = 24  # of a run of it
-_FIGURES = {
-    f'comparison_{name}.png' for name in ('bars', 'latents', 'samples', 'time')
-}
-
-# Stands in for the program: puts a run that was made before in its place.
-_PROGRAM = """
-import pathlib, shutil, sys
-made, workdir, calls = map(pathlib.Path, sys.argv[1:])
-with open(calls, 'a') as file:
-  print(workdir.name, file=file)
-if not made.exists():
-  print('step 3/24')
-  sys.exit('error: the loss is not finite')
-shutil.copytree(made, workdir, dirs_exist_ok=True)
-"""
+_FIGURES = compare_case.FIGURES
 
 
-class _CompareTest(parameterized.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.folder = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
-    )
-    self.workdir = self.folder / 'w'
-    self.made = self.folder / 'made'
-    self.calls = self.folder / 'calls'
-    config = self.plans()['vae'].config
-    self.dataset = experiment_lib.load_dataset(config)
-    self.enter_context(
-        mock.patch.object(compare.classifier_lib, 'load_or_train')
-    )
-    self.enter_context(mock.patch.object(compare, '_job', self.job))
-    # seconds each; they are drawn where a test undoes this
-    self.undrawn = mock.patch.object(compare, '_draw')
-    self.undrawn.start()
-    self.addCleanup(mock.patch.stopall)
-
-  def job(self, run):
-    name = run.workdir.name
-    words = (
-        sys.executable, '-c', _PROGRAM, str(self.made / name),
-        str(run.workdir), str(self.calls),
-    )
-    return jobs.Job(name, words, self.workdir / f'{name}.log')
-
-  def make(self, run, generator):
-    """What the program would leave of a run."""
-    folder = self.made / run.workdir.name
-    folder.mkdir(parents=True)
-    writer.write_json(folder / 'config.json', config_lib.to_json(run.config))
-    (folder / 'report.html').write_text('')
-    z = np.random.default_rng(run.seed).normal(size=(120, 8))
-    writer.write_npz(
-        folder / 'samples.npz', images=np.zeros((120, 8, 8, 1), np.uint8),
-        latents=z, aggregate_latents=z + 1.0,
-    )
-    writer.write_json(folder / 'results.json', {
-        'step': _STEPS,
-        'last_step': _STEPS,
-        'seed': run.seed,
-        'eval/reconstruction_mse': 0.01,
-        'frechet_classifier/generator': generator,
-        'frechet_classifier/prior': 2.0 * generator,
-        'frechet_classifier/gmm_10': 3.0 + 0.1 * run.seed,
-        'frechet_classifier/gmm_50': None,
-        'time/sample_10k_seconds': 0.5,
-        **measures.protocol(run.config, 120, 120, self.dataset),
-    })
-
-  def plans(self, *overrides, methods=('vae', 'ldc')):
-    overrides = ('--config.evaluate.samplers=prior,gmm_10', *overrides)
-    return plans.load(_SPEC, methods, overrides)
-
-  def runs(self, plans, seeds=(0, 1)):
-    return {
-        run.workdir.name: run
-        for run in compare.create_runs(plans, seeds, self.workdir)
-    }
-
-  def called(self):
-    """The runs that were started since the last call."""
-    names = self.calls.read_text().split() if self.calls.exists() else []
-    self.calls.unlink(missing_ok=True)
-    return names
-
-
-class CompareTest(_CompareTest):
+class CompareTest(compare_case.CompareTest):
 
   def make_all(self, plans):
     for name, run in self.runs(plans).items():
@@ -368,67 +270,6 @@ class CompareTest(_CompareTest):
       text = (self.workdir / f'comparison.{name}').read_text()
       self.assertNotIn('/home/me', text)
       self.assertNotIn(str(self.folder), text)
-
-
-class FailureTest(parameterized.TestCase):
-
-  @parameterized.parameters(
-      (1, 'step 1\nerror: too little memory; lower x\n',
-       'too little memory; lower x'),
-      (-9, 'step 1\n', 'ended by SIGKILL'),
-      (1, 'Traceback\nTypeError: x\n', 'exit code 1: TypeError: x'),
-      (3, '', 'exit code 3'),
-  )
-  def test_is_one_line(self, code, output, expected):
-    end = jobs.End(jobs.Job('x', ()), code, 1.0, output)
-    self.assertEqual(compare.failure(end), expected)
-
-
-class CommandTest(parameterized.TestCase):
-  """The real thing, at its smallest."""
-
-  def setUp(self):
-    super().setUp()
-    device_case.train_judge('configs/digits.py:vae,debug')
-
-  def test_runs_are_those_of_train(self):
-    folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    out = io.StringIO()
-    small = (
-        '--config.train.num_steps=4', '--config.evaluate.num_samples=16',
-        '--config.evaluate.samplers=prior', '--config.evaluate.batch_size=100',
-        '--config.evaluate.importance_samples=0',
-    )
-    with (
-        mock.patch.object(jax.config, 'update'),
-        contextlib.redirect_stderr(out),
-    ):
-      code = main.main([
-          f'--config={_SPEC}', '--mode=compare', '--methods=ae,vae',
-          '--seeds=3', f'--workdir={folder}/w', *small,
-          # the tests have four devices
-          '--config.ae.train.batch_size=31',
-      ])
-    self.assertEqual(code, 1)
-    workdir = folder / 'w'
-    self.assertRegex(
-        out.getvalue().splitlines()[-1],
-        r'error: 1 of 2 runs failed, as ae_seed3 \(config.train.batch_size=31'
-        r' is not divisible by 4 devices',
-    )
-    record = json.loads((workdir / 'comparison.json').read_text())
-    self.assertEqual(
-        [run['status'] for run in record['runs']], ['failed', 'finished']
-    )
-    results = json.loads((workdir / 'vae_seed3' / 'results.json').read_text())
-    self.assertEqual(record['runs'][1]['results'], results)
-    self.assertEqual((results['seed'], results['step']), (3, 4))
-    stored = config_lib.read(workdir / 'vae_seed3')
-    expected = config_lib.load(
-        'configs/digits.py:vae,debug', ['--config.seed=3', *small]
-    )
-    self.assertEqual(stored.to_dict(), expected.to_dict())
-    self.assertEqual(set(os.listdir(workdir / 'figures')), _FIGURES)
 
 
 if __name__ == '__main__':

@@ -77,7 +77,8 @@ class LoadTest(config_case.FileTestCase):
 
   def test_sizes_of_a_file_are_whole(self):
     sizes = 'model.hidden_sizes = (64.5, 32)'
-    path = self.run_file(config_case.RUN_FILE.replace('model.latent_size = 4', sizes))
+    text = config_case.RUN_FILE.replace('model.latent_size = 4', sizes)
+    path = self.run_file(text)
     self.assertIn(
         'hidden_sizes=(64.5, 32): not a tuple, each element a whole number',
         self.message_of(config_lib.load, path),

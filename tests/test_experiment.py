@@ -15,7 +15,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _RUN_FILES = sorted(
@@ -177,7 +177,7 @@ class LogParametersTest(absltest.TestCase):
     with self.assertLogs('absl', 'INFO') as logs:
       experiment_lib.log_parameters(state)
     for params in state.params.values():
-      self.assertIn(f'{networks.num_parameters(params):,}', logs.output[0])
+      self.assertIn(f'{model_lib.num_parameters(params):,}', logs.output[0])
 
 
 if __name__ == '__main__':

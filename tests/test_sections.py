@@ -11,7 +11,9 @@ from ldc_vae import methods
 from ldc_vae import sections
 from ldc_vae.configs import default
 from ldc_vae.data import datasets
-from ldc_vae.models import networks
+from ldc_vae.models import encoders
+from ldc_vae.models import model as model_lib
+from ldc_vae.models import sizes as sizes_lib
 from ldc_vae.runtime import health
 from ldc_vae.samplers import latent_svgd
 from tests import config_case
@@ -253,9 +255,9 @@ class KnownNamesTest(parameterized.TestCase):
     # only a gaussian encoder has the standard deviations to whiten by
     own = {'whiten': False} if name == 'ldc' else {}
     method = method_class(**own)
-    sizes = networks.Sizes(latent_size=2)
-    for encoder in networks.ENCODERS:
-      model = networks.create_model((4, 4, 1), sizes, encoder=encoder)
+    sizes = sizes_lib.Sizes(latent_size=2)
+    for encoder in encoders.ENCODERS:
+      model = model_lib.create_model((4, 4, 1), sizes, encoder=encoder)
       if encoder in method.encoders:
         algorithm = method.build(model)
         self.assertEqual(

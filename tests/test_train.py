@@ -1,133 +1,31 @@
-"""Tests of the loop: resume, interruption, refusal."""
+"""Tests of the loop: resume, interruption, what is kept."""
 
 from concurrent import futures
 import errno
 import os
-import pathlib
 import signal
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from ldc_vae import config as config_lib
-from ldc_vae import evaluate
-from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
-from ldc_vae import streams
 from ldc_vae import train
 from ldc_vae.data import datasets
-from ldc_vae.methods import base
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import health
-from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
+from tests import train_case
 
-_NUM_STEPS = 12
-
-
-def _config(method='vae', **overrides):
-  return config_lib.load(
-      f'configs/digits.py:{method},debug',
-      {
-          'train.num_steps': _NUM_STEPS,
-          'train.checkpoint_every': 5,
-          'train.log_every': 3,
-          **overrides,
-      },
-  )
+_NUM_STEPS = train_case.NUM_STEPS
+_assert_same = train_case.assert_same
+_config = train_case.load_config
+_final_state = train_case.final_state
+_rows = train_case.rows
 
 
-def _final_state(config, workdir):
-  experiment = experiment_lib.create(config)
-  with checkpoint.Checkpointer(
-      pathlib.Path(workdir) / 'checkpoints', read_only=True
-  ) as checkpointer:
-    return checkpointer.restore(experiment.abstract_state())
-
-
-def _rows(workdir):
-  """The lines of metrics.jsonl, but for clocks."""
-  return [
-      {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-      for row in writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
-  ]
-
-
-def _assert_same(actual, expected, **tolerances):
-  leaves = zip(
-      jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
-  )
-  tolerances = {'rtol': 0.0, 'atol': 0.0, **tolerances}
-  for a, b in leaves:
-    np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerances)
-
-
-class _Programs:
-  """Compiles for the first run of a config what its later starts use, too.
-
-  Each start compiles the same programs, which is most of the time of a few
-  steps. Those of test_processes.py and test_torture.py do so in processes of
-  their own, and end bit-identical.
-  """
-
-  def __init__(self):
-    self._kept = {}
-
-  def patches(self):
-    """A patch for each function whose results are kept, by what they are of."""
-    config_key = lambda config, *unused: (
-        config.to_json(), step_lib.keep_finite  # which a test replaces
-    )
-    method_key = lambda experiment: experiment.algorithm
-    validation_key = lambda experiment, *rest: (experiment.algorithm, *rest)
-    return (
-        self._keep(experiment_lib, 'create_method', config_key),
-        self._keep(experiment_lib, 'make_train_step', config_key),
-        self._keep(step_lib, 'pmap_train_step', lambda train_step: train_step),
-        self._keep(
-            experiment_lib.Experiment, 'init_state', method_key, _copies
-        ),
-        self._keep(experiment_lib.Experiment, 'abstract_state', method_key),
-        self._keep(train, 'make_validation_fn', validation_key),
-    )
-
-  def _keep(self, module, name, key_fn, use_fn=lambda result: result):
-    function = getattr(module, name)
-
-    def kept(*args):
-      key = name, key_fn(*args)
-      if key not in self._kept:
-        with jax.ensure_compile_time_eval():  # a state's shapes are asked first
-          self._kept[key] = function(*args)
-      return use_fn(self._kept[key])
-
-    return mock.patch.object(module, name, kept)
-
-
-def _copies(state):
-  """A state that can be donated, as often as asked for."""
-  return jax.tree.map(jnp.copy, state)
-
-
-class TrainAndEvaluateTest(parameterized.TestCase):
-
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    for patch in _Programs().patches():
-      cls.enterClassContext(patch)
-
-  def setUp(self):
-    super().setUp()
-    # a slow machine must not end the process of the tests
-    self.enter_context(mock.patch.object(processes, 'GRACE', 300.0))
-    # evaluation has tests of its own; here the loop is what is looked at
-    self.enter_context(mock.patch.object(evaluate, 'evaluate'))
-    self.dir = pathlib.Path(self.create_tempdir().full_path)
+class TrainAndEvaluateTest(train_case.TrainTest):
 
   @parameterized.named_parameters(
       ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'vae', 5)
@@ -260,66 +158,6 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     train_step.assert_not_called()
     self.assertEqual((self.dir / 'metrics.jsonl').read_bytes(), before)
 
-  def test_other_config_is_refused_by_field(self):
-    config = _config()
-    train.train_and_evaluate(config, self.dir)
-    other = _config(**{'optimizer.b2': 0.99})
-    message = r'holds a run with config\.optimizer\.b2=0\.999, not 0\.99; use'
-    with self.assertRaisesRegex(ValueError, message):
-      train.train_and_evaluate(other, self.dir)
-    (self.dir / 'config.json').unlink()  # the checkpoints have it too
-    with self.assertRaisesRegex(ValueError, message):
-      train.train_and_evaluate(other, self.dir)
-    self.assertFalse((self.dir / 'config.json').exists())
-    train.train_and_evaluate(config, self.dir)
-    self.assertTrue((self.dir / 'config.json').exists())
-
-  def test_loss_that_is_not_finite_stops_with_its_step(self):
-    config = _config(**{'optimizer.learning_rate': 1e30})
-    with self.assertRaisesRegex(
-        health.NonFiniteError, r'^loss, .* not finite at step \d; no checkpoint'
-    ):
-      train.train_and_evaluate(config, self.dir)
-
-  def test_a_step_that_is_not_finite_is_skipped_or_stops_as_asked(self):
-    config = _config()
-    skipping = _config(**{'train.non_finite': 'skip'})
-    keep_finite = step_lib.keep_finite
-
-    def break_step_7(state, new_state, metrics, **kwargs):
-      bad = state.step == 6
-      metrics['kl'] = jnp.where(bad, jnp.nan, metrics['kl'])
-      return keep_finite(state, new_state, metrics, **kwargs)
-
-    def rows(name):
-      path = self.dir / name / 'metrics.jsonl'
-      return {x['step']: x['train/skipped'] for x in writer.read_metrics(path)
-              if 'train/skipped' in x}
-
-    with mock.patch.object(step_lib, 'keep_finite', break_step_7):
-      with self.assertLogs('absl', 'WARNING') as logs:
-        train.train_and_evaluate(skipping, self.dir / 'skip')
-      self.assertIn('step 7: kl not finite, the update is left out (1 so far)',
-                    ' '.join(logs.output))
-      self.assertEqual(rows('skip'), {1: 0, 3: 0, 6: 0, 9: 1, 12: 1})
-      with self.assertRaisesRegex(
-          health.NonFiniteError,
-          '^kl not finite at step 7; .*/stop/checkpoints/5 is the last good',
-      ):
-        train.train_and_evaluate(config, self.dir / 'stop')
-      self.assertEqual(
-          [x.name for x in (self.dir / 'stop' / 'checkpoints').iterdir()], ['5']
-      )
-      train.train_and_evaluate(skipping, self.dir / 'stop')  # as it was told
-    # two programs, which may round differently: one step more moves a weight
-    # by a hundred times the tolerance
-    _assert_same(
-        _final_state(config, self.dir / 'stop').state,
-        _final_state(config, self.dir / 'skip').state,
-        rtol=1e-3,
-        atol=1e-5,
-    )
-
   def test_a_collapsed_run_is_warned_of_once(self):
     alarm = mock.Mock(return_value=[])
     with mock.patch.object(health.Alarms, 'check', alarm):
@@ -328,32 +166,6 @@ class TrainAndEvaluateTest(parameterized.TestCase):
     self.assertContainsSubset([1, 3, 5, 6, 9, 10, 12], rows)
     self.assertIn('train/posterior_std', rows[3])
     self.assertBetween(rows[12]['validation/active_units'], 0, 8)
-
-  def test_batch_size_that_devices_cannot_share_is_refused(self):
-    config = _config(**{'train.batch_size': 30})
-    with self.assertRaisesRegex(
-        ValueError, 'batch_size=30 is not divisible by 4 devices'
-    ):
-      train.train_and_evaluate(config, self.dir)
-
-  def test_other_data_do_not_continue_a_run(self):
-    config = _config(**{'train.num_steps': 5})
-    train.train_and_evaluate(config, self.dir)
-    train.train_and_evaluate(config, self.dir)  # the same data do
-    whole = experiment_lib.load_dataset(config)
-    images = {**whole.images, 'train': whole.images['train'][::-1]}
-    fewer = {**whole.images, 'test': whole.images['test'][1:]}
-    for changed, part in (
-        (images, 'other train images'), (fewer, r'\d+ test images, not \d+')
-    ):
-      with mock.patch.object(
-          experiment_lib, 'load_dataset',
-          return_value=whole._replace(images=changed),
-      ):
-        with self.assertRaisesRegex(
-            ValueError, f'checkpoints holds a run on {part}: the splits'
-        ):
-          train.train_and_evaluate(config, self.dir)
 
   def test_the_commit_that_began_a_run_is_kept(self):
     path = self.dir / 'config.json'
@@ -397,64 +209,6 @@ class TrainAndEvaluateTest(parameterized.TestCase):
         train.train_and_evaluate(_config(), self.dir)
     self.assertNotEmpty(left)
     self.assertEqual(sum(left), 0)
-
-  @parameterized.parameters(
-      ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
-      ('the train images', [1], 'same config and data'),
-  )
-  def test_processes_of_other_config_or_data_are_refused(
-      self, name, value, part
-  ):
-    def barrier(unused_name, own):
-      return [own, {**own, name: value}]
-
-    config = _config()
-    with self.assertRaisesRegex(ValueError, part):
-      train._check_agreement(
-          mock.Mock(barrier=barrier), config, experiment_lib.create(config)
-      )
-
-  def test_validation_is_the_mean_over_every_image(self):
-    experiment = experiment_lib.create(_config())
-    state = experiment.init_state()
-    images = experiment.dataset.images['validation']
-    self.assertNotEqual(len(images) % 24, 0)  # the last batch is partial
-    one = train.make_validation_fn(experiment, False, len(images))(state)
-    parts = train.make_validation_fn(experiment, False, 24)(state)
-    # the KL term has no noise, so it must not depend on the batches
-    np.testing.assert_allclose(
-        parts['validation/kl'], one['validation/kl'], rtol=1e-5
-    )  # rtol: float32 sums of 64 terms
-
-  def test_validation_of_sets_is_of_sets_without_padding(self):
-    experiment = experiment_lib.create(_config('wae_mmd'))
-    state = experiment.init_state()
-    images = experiment.dataset.images['validation']
-    self.assertLen(images, 64)
-    whole = train.make_validation_fn(experiment, False, 64)(state)
-    parts = train.make_validation_fn(experiment, False, 60)(state)
-    # a code has no noise: its loss is that of any division
-    np.testing.assert_allclose(
-        parts['validation/reconstruction'],
-        whole['validation/reconstruction'],
-        rtol=1e-5,  # float32 sums of 64 terms
-    )
-    objective_fn = experiment.algorithm.phases[0].objective_fn
-    key = jax.random.fold_in(experiment.key, 2**31 + 1)
-    metrics = objective_fn(
-        state.ema_params,
-        images.astype(np.float32) / 255,
-        streams.image_keys(key, 64, None),
-        base.Context(progress=1.0),
-    ).metrics
-    # float32: a difference of means of 64 x 64 pairs
-    np.testing.assert_allclose(
-        whole['validation/mmd'], metrics['mmd'], rtol=1e-4, atol=1e-6
-    )
-    # two sets of 32 have an unbiased MMD too; one with padding is further off
-    np.testing.assert_allclose(
-        parts['validation/mmd'], metrics['mmd'], atol=0.5 * metrics['mmd']
-    )
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
 from ldc_vae.metrics import ais as ais_lib
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -233,7 +233,7 @@ def _enclose(
 
 
 def _simulate(
-    model: networks.Model, params: chex.ArrayTree, z: Array, key: Array
+    model: model_lib.Model, params: chex.ArrayTree, z: Array, key: Array
 ) -> Array:
   """An image [H, W, C] drawn from p(x|z) of one latent [D]."""
   mean = model.decode(params, z)

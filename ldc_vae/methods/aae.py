@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ldc_vae import fields
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -50,7 +50,7 @@ def discriminator_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
 ) -> base.Output:
   """One update of the discriminator, on the codes of the first phase.
 
@@ -98,7 +98,7 @@ class Aae(base.Method):
       1, default=1, help='updates of the discriminator per step'
   )
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
 
     def penalty_fn(params, z, keys, context):

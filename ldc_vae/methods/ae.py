@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ldc_vae.methods import base
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 PenaltyFn = Callable[..., tuple[Array, dict[str, Array]]]
@@ -38,7 +38,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     penalty_fn: PenaltyFn,
 ) -> base.Output:
   """Mean -log p(x|z) and a penalty, one code per image; nats.
@@ -93,12 +93,12 @@ class Ae(base.Method):
 
   moments_decay: float = moments.decay_field('codes')
 
-  def penalty_fn(self, model: networks.Model) -> PenaltyFn:
+  def penalty_fn(self, model: model_lib.Model) -> PenaltyFn:
     """Returns the penalty of `objective`, a mean over images."""
     del model
     return no_penalty
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     penalty_fn = self.penalty_fn(model)
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from ldc_vae import elbo
 from ldc_vae import fields
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -156,7 +156,7 @@ class Method(fields.Options):
   defaults: ClassVar[Mapping[str, Any]] = {}
   compares_sets: ClassVar[bool] = False
 
-  def build(self, model: networks.Model) -> Algorithm:
+  def build(self, model: model_lib.Model) -> Algorithm:
     """Returns the algorithm with a model's networks.
 
     Args:
@@ -210,7 +210,7 @@ class Posterior(NamedTuple):
 
 def encode(
     algorithm: Algorithm,
-    model: networks.Model,
+    model: model_lib.Model,
     params,
     stats,
     images: Array,
@@ -275,7 +275,7 @@ def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
   return draw_normal(keys, (latent_size,))
 
 
-def with_normal_prior(model: networks.Model, *phases: Phase) -> Algorithm:
+def with_normal_prior(model: model_lib.Model, *phases: Phase) -> Algorithm:
   """An algorithm whose images are made from z ~ N(0, I), without statistics.
 
   Args:

@@ -18,7 +18,7 @@ from ldc_vae import fields
 from ldc_vae import svgd
 from ldc_vae.methods import base
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -94,7 +94,7 @@ def autoencoder_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     inverse_temperature: float,
     num_particles: int,
     kernel: svgd.Kernel,

@@ -20,7 +20,7 @@ from ldc_vae import elbo
 from ldc_vae import fields
 from ldc_vae.methods import base
 from ldc_vae.methods import wae_mmd
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -31,7 +31,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     alpha: float,
     mmd_scaling: float,
 ) -> base.Output:
@@ -100,7 +100,7 @@ class InfoVae(base.Method):
           'rewards a discrepancy; use alpha + mmd_scaling of 1 or more',
       )
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
         objective, model=model, **dataclasses.asdict(self)

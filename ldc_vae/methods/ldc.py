@@ -29,7 +29,7 @@ from ldc_vae import fields
 from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from ldc_vae.samplers import latent_svgd
 from ldc_vae.samplers import sampler_options
 
@@ -42,7 +42,7 @@ def latent_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     latents_per_image: int,
     options: sampler_options.SamplerOptions,
 ) -> base.Output:
@@ -84,7 +84,7 @@ def latent_objective(
   return base.Output(loss, metrics)
 
 
-def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
   """z = m + L L_S^-1 (u - m_S) of u = xi + net(xi), xi ~ N(0, I).
 
   m and L L^T are the mean and covariance of the aggregate latents, m_S and
@@ -181,7 +181,7 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
           'has no standard deviations; use whiten=false or encoder gaussian',
       )
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     self._check_whiten(model.encoder)
     autoencoder_fn = functools.partial(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ldc_vae import energy
 from ldc_vae import fields
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -25,14 +25,14 @@ Array = jax.Array
 _NUM_CHAINS = 4
 
 
-def prior_energy(params, z: Array, *, model: networks.Model) -> Array:
+def prior_energy(params, z: Array, *, model: model_lib.Model) -> Array:
   """-log p(z) up to a constant, f(z) + |z|^2 / 2, of one latent [D]; nats."""
   f = model.modules['energy'].apply(params['energy'], z)
   return f + 0.5 * jnp.sum(jnp.square(z))
 
 
 def posterior_energy(
-    params, z: Array, image: Array, *, model: networks.Model
+    params, z: Array, image: Array, *, model: model_lib.Model
 ) -> Array:
   """-log p(x, z) up to a constant, of z [D] and x [H, W, C]; nats."""
   likelihood = model.log_likelihood(params, image[None], z[None, None])[0, 0]
@@ -43,7 +43,7 @@ def prior_draws(
     params,
     keys: Array,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     step_size: float,
     num_steps: int,
 ) -> Array:
@@ -64,7 +64,7 @@ def posterior_draws(
     images: Array,
     keys: Array,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     step_size: float,
     num_steps: int,
 ) -> Array:
@@ -88,7 +88,7 @@ def decoder_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     posterior_fn: Callable[..., Array],
 ) -> base.Output:
   """-log p(x|z) at a posterior draw, the mean over images; nats.
@@ -123,7 +123,7 @@ def energy_objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     prior_fn: Callable[..., Array],
     r1_weight: float,
 ) -> base.Output:
@@ -206,7 +206,7 @@ class Lebm(base.Method):
       0, default=0.1, help='weight of E|grad f|^2 / 2 on posterior draws'
   )
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     posterior_fn = functools.partial(
         posterior_draws,

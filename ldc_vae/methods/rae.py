@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from ldc_vae import fields
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -76,7 +76,7 @@ class RaeL2(ae.Ae):
       0, default=4e-4, help="weight of the decoder's |weights|^2, in nats"
   )
 
-  def penalty_fn(self, model: networks.Model) -> ae.PenaltyFn:
+  def penalty_fn(self, model: model_lib.Model) -> ae.PenaltyFn:
     del model
 
     def penalty_fn(params, z, keys, context):
@@ -107,7 +107,7 @@ class RaeGp(ae.Ae):
       0, default=0.05, help='weight of |dD / dz|^2, in nats'
   )
 
-  def penalty_fn(self, model: networks.Model) -> ae.PenaltyFn:
+  def penalty_fn(self, model: model_lib.Model) -> ae.PenaltyFn:
 
     def penalty_fn(params, z, keys, context):
       del context

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
 from ldc_vae.methods import moments
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SteinVae(base.Method):
   def check(self) -> None:
     gibbs.check_particles(self)
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
         gibbs.autoencoder_objective,

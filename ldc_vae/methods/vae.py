@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ldc_vae import elbo
 from ldc_vae import fields
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -25,7 +25,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     beta: float,
     num_samples: int,
     kl_warmup: float,
@@ -80,7 +80,7 @@ class Vae(base.Method):
   )
   kl_warmup: float = base.kl_warmup_field()
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
         objective, model=model, **dataclasses.asdict(self)

@@ -14,18 +14,18 @@ import jax.numpy as jnp
 from ldc_vae import elbo
 from ldc_vae import fields
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
 
-def prior_components(params, *, model: networks.Model) -> tuple[Array, Array]:
+def prior_components(params, *, model: model_lib.Model) -> tuple[Array, Array]:
   """Means and logvars [C, D] of the posteriors of the pseudo-inputs."""
   inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
   return model.modules['encoder'].apply(params['encoder'], inputs)
 
 
-def log_prior(params, stats, z: Array, *, model: networks.Model) -> Array:
+def log_prior(params, stats, z: Array, *, model: model_lib.Model) -> Array:
   """log p(z) under the VampPrior of one latent z [D]; nats."""
   del stats
   means, logvars = prior_components(params, model=model)
@@ -38,7 +38,7 @@ def objective(
     keys: Array,
     context: base.Context,
     *,
-    model: networks.Model,
+    model: model_lib.Model,
     num_samples: int,
     kl_warmup: float,
 ) -> base.Output:
@@ -80,7 +80,7 @@ def objective(
   return base.Output(loss, metrics)
 
 
-def generate(params, stats, keys: Array, *, model: networks.Model) -> Array:
+def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
   """z from the posterior of a random pseudo-input, shape [N, D]."""
   del stats
   means, logvars = prior_components(params, model=model)
@@ -107,7 +107,7 @@ class Vamp(base.Method):
   )
   kl_warmup: float = base.kl_warmup_field()
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
         objective, model=model, **dataclasses.asdict(self)

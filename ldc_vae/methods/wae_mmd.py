@@ -17,7 +17,7 @@ from ldc_vae import fields
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
@@ -61,7 +61,7 @@ class WaeMmd(base.Method):
       0, default=7000.0, help='weight of the squared MMD, in nats'
   )
 
-  def build(self, model: networks.Model) -> base.Algorithm:
+  def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
 
     def penalty_fn(params, z, keys, context):

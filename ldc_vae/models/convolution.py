@@ -1,24 +1,24 @@
-"""Convolutions with stride, and transposed ones, natively or otherwise.
+"""Convolutions with stride, and transposed ones, by XLA or by matmuls.
 
-'native' are XLA's. On a GPU it has no fast form of some of what a transposed
-convolution and its gradients amount to. 'subpixel' makes a transposed one of a
-convolution with stride 1 and a kernel of side ceil(k / s) that gives blocks of
-s x s pixels (Shi et al. (2016), https://arxiv.org/abs/1609.05158).
+'native' are the convolutions of XLA. On a GPU, XLA has no fast form of some
+operations in a transposed convolution and its gradients. 'subpixel' replaces a
+transposed convolution by one with stride 1 and a kernel of side ceil(k / s),
+whose outputs are blocks of s x s pixels (Shi et al. (2016),
+https://arxiv.org/abs/1609.05158).
 
-On a CPU the gradients of XLA's convolutions, and all of them inside a
-`lax.scan`, take several times as long as the matmuls that they amount to.
-'patches' makes a convolution one matmul and one pass over memory, in one of
-three ways:
+On a CPU the gradients of XLA's convolutions take several times as long as the
+equivalent matmuls, and so does every convolution inside a `lax.scan`. 'patches'
+makes a convolution one matmul and one pass over memory, in one of three ways:
 
 * A convolution with stride s is `patches(x) @ kernel`: k^2 C numbers for each
   output.
 * A transposed one is `overlap_add(x @ kernel)`, the adjoint: k^2 F numbers for
-  each input. With stride 1 both serve for both.
+  each input. With stride 1, each of these two ways computes both kinds.
 * A transposed one is also the convolution of 'subpixel'.
 
-The cheaper way is taken. All implementations have the parameters of
-`flax.linen.Conv` and `ConvTranspose`, in names, shapes and initial values, and
-agree up to rounding.
+The cheapest way is used. All implementations agree up to rounding. Their
+parameters have the names, shapes and initial values of `flax.linen.Conv` and
+`ConvTranspose`.
 """
 
 import chex
@@ -34,7 +34,7 @@ IMPLEMENTATIONS = ('auto', 'native', 'subpixel', 'patches')
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
-# To move a number costs a CPU as much as so many multiply-adds of a matmul.
+# On a CPU, moving one number costs as much as 40 multiply-adds of a matmul.
 _COST_OF_A_NUMBER = 40
 
 
@@ -67,13 +67,13 @@ class ConvTranspose(nn.Module):
 
 
 def choose(implementation: str, *, wide: bool = False) -> str:
-  """The implementation that 'auto' stands for; any other is itself.
+  """Returns the implementation that 'auto' stands for, or the given one.
 
   Args:
     implementation: One of IMPLEMENTATIONS.
-    wide: Of nets with hundreds of channels. A GPU, which takes longer to call
-      one of its library's convolutions than to compute a small one, is then
-      faster with 'subpixel' than with 'patches' (see benchmarks/README.md).
+    wide: Whether the net has hundreds of channels. A GPU is then faster with
+      'subpixel' than with 'patches' (see benchmarks/README.md). For smaller
+      nets, calling its convolutions takes longer than computing them.
 
   Returns:
     'native', 'subpixel' or 'patches'.
@@ -150,7 +150,7 @@ def convolve_transposed(
   size, _, channels, features = kernel.shape
   height, width = x.shape[1:3]
   more = _num_blocks(size, stride) - 1
-  # x[i] reaches y[s i], ..., y[s i + k - 1] by the taps from the last
+  # x[i] adds to y[s i], ..., y[s i + k - 1] through the taps in reverse order
   kernel = kernel[::-1, ::-1]
   overlap_cost = height * width * _cost(size**2 * features, channels)
   num_blocks = (height + more) * (width + more)
@@ -160,19 +160,19 @@ def convolve_transposed(
   if implementation == 'patches' and overlap_cost <= blocks_cost:
     y = _by_overlap_add(x, kernel, stride)
   else:
-    # block g meets x[g], x[g - 1], ...: the taps in the first order again
+    # block g reads x[g], x[g - 1], ...: the taps are in their first order again
     kernel = _to_kernel_of_blocks(kernel, stride)[::-1, ::-1]
     convolve_fn = _native if implementation == 'subpixel' else _by_patches
     y = convolve_fn(x, kernel, 1, ((more, more), (more, more)))
     y = _from_blocks(y, stride)
-  # how much of it SAME leaves out, as lax.conv_transpose has it
+  # the rows and columns that SAME leaves out in lax.conv_transpose
   before = size - 1 if stride > size - 1 else (size + stride - 1) // 2
   skip = size - 1 - before
   return y[:, skip : skip + stride * height, skip : skip + stride * width]
 
 
 def _layer(module, x, function):
-  """The parameters of a layer, and its outputs."""
+  """Creates the parameters of a layer, and returns its outputs."""
   size, features = module.kernel_size, module.features
   shape = (size, size, x.shape[-1], features)
   kernel = module.param('kernel', nn.initializers.lecun_normal(), shape)
@@ -188,7 +188,7 @@ def _layer(module, x, function):
 
 
 def _native(x, kernel, stride, pads):
-  """XLA's convolution, with pads as `_by_patches` has them, or 'SAME'."""
+  """XLA's convolution, with the pads of `_by_patches`, or 'SAME'."""
   return lax.conv_general_dilated(
       x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT
   )
@@ -201,10 +201,10 @@ def _by_patches(x, kernel, stride, pads):
     x: Shape [B, H, W, C].
     kernel: Shape [k, k, C, F].
     stride: s.
-    pads: Zeros before and after H, and W, which leave whole blocks.
+    pads: Zeros before and after H, and W; the padded sides are whole blocks.
 
   Returns:
-    Shape [B, H', W', F], one output for each block but the last q - 1.
+    Shape [B, H', W', F], one output for each block except the last q - 1.
   """
   size, _, channels, features = kernel.shape
   x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
@@ -223,7 +223,7 @@ def _by_overlap_add(x, kernel, stride):
     stride: s.
 
   Returns:
-    Shape [B, s (H + q - 1), s (W + q - 1), F], zeros where nothing reaches.
+    Shape [B, s (H + q - 1), s (W + q - 1), F], zeros where no input adds.
   """
   size, _, channels, _ = kernel.shape
   more = _num_blocks(size, stride) * stride - size
@@ -236,17 +236,17 @@ def _matmul(x, kernel):
   """x @ kernel for x [..., K] and kernel [K, N]."""
   rows, columns = kernel.shape
   shape = (*x.shape[:-1], columns)
-  x = x.reshape(-1, rows)  # or the gradient would be a dot over three axes
+  x = x.reshape(-1, rows)  # else the gradient is a dot over three axes
   if rows <= columns:
     return (x @ kernel).reshape(shape)
-  # The kernel's gradient sums over all pixels. XLA's is three times faster
-  # with the fewer rows, and the barrier keeps XLA from swapping the two.
+  # The kernel's gradient sums over all pixels. XLA computes it three times
+  # faster with fewer rows; the barrier keeps XLA from swapping the operands.
   kernel = lax.optimization_barrier(kernel.T)
   return lax.dot_general(x, kernel, (((1,), (1,)), ((), ()))).reshape(shape)
 
 
 def _patches(x, size, stride):
-  """What a kernel sees of an image, side by side.
+  """The patches of an image that a kernel covers, side by side.
 
   Args:
     x: Shape [B, s H, s W, C].
@@ -271,7 +271,7 @@ def _patches(x, size, stride):
 
 
 def _overlap_add(x, size, stride):
-  """Adds patches up where they lie; the adjoint of `_patches`.
+  """Adds patches at their places in an image; the adjoint of `_patches`.
 
   Args:
     x: Shape [B, H, W, k q s C].
@@ -297,19 +297,19 @@ def _overlap_add(x, size, stride):
 
 
 def _pieces(size, stride):
-  """Of a patch: (block, row in it) of each row, and block of each column."""
+  """Yields (block, row in the block, block of the column) for a patch."""
   for i in range(size):
     for b in range(_num_blocks(size, stride)):
       yield i // stride, i % stride, b
 
 
 def _num_blocks(size, stride):
-  """q, the blocks that a kernel's side spans."""
+  """q, the number of blocks along a side of the kernel."""
   return -(-size // stride)
 
 
 def _cost(moved, others):
-  """Of a matmul for which so many numbers are moved, to or from others."""
+  """Cost model: numbers moved times (other dimension + overhead)."""
   return moved * (others + _COST_OF_A_NUMBER)
 
 

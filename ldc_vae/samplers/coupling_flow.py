@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae import elbo
-from ldc_vae.models import networks
+from ldc_vae.models import latent_nets
 from ldc_vae.samplers import latent_training
 
 Array = jax.Array
@@ -204,7 +204,7 @@ class Layer(nn.Module):
     kept, moved = jnp.split(x, [x.shape[-1] // 2], axis=-1)
     # one number has nothing beside it: its net has a constant input
     inputs = kept if kept.shape[-1] else jnp.zeros((*x.shape[:-1], 1))
-    features = networks.ResidualMlp(self.width, self.num_blocks)(inputs)
+    features = latent_nets.ResidualMlp(self.width, self.num_blocks)(inputs)
     each = 3 * self.num_bins - 1
     zeros = nn.initializers.zeros_init()
     free = nn.Dense(moved.shape[-1] * each, kernel_init=zeros)(features)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ldc_vae import svgd
-from ldc_vae.models import networks
+from ldc_vae.models import latent_nets
 from ldc_vae.samplers import latent_training
 
 Array = jax.Array
@@ -84,9 +84,9 @@ def draws(
   return create_net().apply(params, jax.random.normal(key, shape))
 
 
-def create_net() -> networks.SamplerNet:
+def create_net() -> latent_nets.SamplerNet:
   """The net, from noise [..., A] to whitened latents [..., A]."""
-  return networks.SamplerNet(_WIDTH, _NUM_BLOCKS)
+  return latent_nets.SamplerNet(_WIDTH, _NUM_BLOCKS)
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldc_vae.models import networks
+from ldc_vae.models import latent_nets
 from ldc_vae.samplers import latent_training
 
 Array = jax.Array
@@ -54,7 +54,7 @@ class Velocity(nn.Module):
     scale = jnp.sqrt(jnp.square(t) + jnp.square(1.0 - t))
     angles = jnp.pi * t * 2.0 ** jnp.arange(_NUM_FREQUENCIES)
     inputs = [u / scale, t, jnp.sin(angles), jnp.cos(angles)]
-    x = networks.ResidualMlp(self.width, self.num_blocks)(
+    x = latent_nets.ResidualMlp(self.width, self.num_blocks)(
         jnp.concatenate(inputs, axis=-1)
     )
     rest = nn.Dense(u.shape[-1], kernel_init=nn.initializers.zeros_init())(x)

@@ -20,7 +20,7 @@ import optax
 
 from ldc_vae import energy
 from ldc_vae import errors
-from ldc_vae.models import networks
+from ldc_vae.models import latent_nets
 
 Array = jax.Array
 
@@ -105,9 +105,9 @@ def draws(
   return jax.vmap(chain)(jax.random.split(chain_key, shape[0]), start)
 
 
-def create_net() -> networks.LatentEnergy:
+def create_net() -> latent_nets.LatentEnergy:
   """f, for whitened latents [..., D]."""
-  return networks.LatentEnergy(_WIDTH, _NUM_BLOCKS)
+  return latent_nets.LatentEnergy(_WIDTH, _NUM_BLOCKS)
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')

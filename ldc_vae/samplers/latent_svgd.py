@@ -34,7 +34,7 @@ import optax
 from ldc_vae import energy
 from ldc_vae import svgd
 from ldc_vae.metrics import latent as latent_metrics
-from ldc_vae.models import networks
+from ldc_vae.models import latent_nets
 from ldc_vae.samplers import latent_training
 from ldc_vae.samplers import sampler_options
 
@@ -216,9 +216,9 @@ def draws(
   return _sampler().apply(params, jax.random.normal(key, shape))
 
 
-def _sampler() -> networks.SamplerNet:
+def _sampler() -> latent_nets.SamplerNet:
   """The sampler net of a fit."""
-  return networks.SamplerNet(_SAMPLER_WIDTH, _SAMPLER_BLOCKS)
+  return latent_nets.SamplerNet(_SAMPLER_WIDTH, _SAMPLER_BLOCKS)
 
 
 def _affine_match(
@@ -262,7 +262,7 @@ def _train(
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
   """The sampler's averaged weights on u [N, D], and metrics [num_steps]."""
   sampler_key, energy_key, steps_key = jax.random.split(key, 3)
-  energy_net = networks.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
+  energy_net = latent_nets.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
   dim = u.shape[1]
   params = {
       'sampler': _sampler().init(sampler_key, u[0]),

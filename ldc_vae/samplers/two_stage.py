@@ -19,7 +19,7 @@ import optax
 
 from ldc_vae import elbo
 from ldc_vae import errors
-from ldc_vae.models import networks
+from ldc_vae.models import latent_nets
 
 Array = jax.Array
 
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Array) -> tuple[Array, Array]:
-    features = networks.ResidualMlp(_WIDTH, _NUM_BLOCKS)(z)
+    features = latent_nets.ResidualMlp(_WIDTH, _NUM_BLOCKS)(z)
     mean = nn.Dense(z.shape[-1], name='mean')(features)
     return mean, nn.Dense(z.shape[-1], name='logvar')(features)
 
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, u: Array) -> tuple[Array, Array]:
-    features = networks.ResidualMlp(_WIDTH, _NUM_BLOCKS)(u)
+    features = latent_nets.ResidualMlp(_WIDTH, _NUM_BLOCKS)(u)
     log_scale = self.param('log_scale', nn.initializers.zeros_init(), ())
     return nn.Dense(u.shape[-1])(features), log_scale
 

@@ -13,7 +13,7 @@ import scipy.stats
 from ldc_vae import elbo
 from ldc_vae.evaluation import likelihood
 from ldc_vae.methods import base
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 
 _SHAPE = (4, 3, 1)
 _LATENT_SIZE = 3
@@ -28,7 +28,7 @@ class _Method(NamedTuple):
 
 
 class _Experiment(NamedTuple):
-  model: networks.Model
+  model: model_lib.Model
   method: _Method
   dataset: _Dataset
 
@@ -40,12 +40,12 @@ class _State(NamedTuple):
 
 def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
   """An experiment with random weights, and its state."""
-  sizes = networks.Sizes(
+  sizes = model_lib.Sizes(
       latent_size=_LATENT_SIZE, hidden_sizes=(), noise_size=2
   )
   if encoder == 'implicit':
     sizes = sizes._replace(hidden_sizes=(8,))
-  model = networks.create_model(
+  model = model_lib.create_model(
       _SHAPE, sizes, encoder=encoder, likelihood=likelihood_name, scale=scale
   )
   images = np.random.default_rng(0).integers(0, 256, (4, *_SHAPE), np.uint8)

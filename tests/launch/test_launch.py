@@ -347,10 +347,10 @@ class TestTest(_LaunchTestCase):
     self.assertNotIn('tests', ''.join(call[2:]))  # nothing is selected
 
   def test_arguments_are_those_of_pytest(self):
-    self.launch('test.sh', 'tests/test_svgd.py', '-k', 'a or b')
+    self.launch('test.sh', 'tests/svgd/test_kernels.py', '-k', 'a or b')
     (call,) = self.calls('pytest')
     self.assertEqual(
-        call[2:], ('-m', 'pytest', 'tests/test_svgd.py', '-k', 'a or b')
+        call[2:], ('-m', 'pytest', 'tests/svgd/test_kernels.py', '-k', 'a or b')
     )
 
 

@@ -18,7 +18,7 @@ from ldc_vae.methods import info_vae
 from ldc_vae.methods import moments
 from ldc_vae.methods import rae
 from ldc_vae.methods import wae_mmd
-from ldc_vae.models import networks
+from ldc_vae.models import model as model_lib
 from tests.methods import method_case
 
 _SHAPE = (4, 4, 1)
@@ -30,16 +30,16 @@ _images = functools.partial(method_case.images, (_BATCH, *_SHAPE))
 _keys = functools.partial(method_case.keys, _BATCH)
 
 
-def _model(encoder: str) -> networks.Model:
+def _model(encoder: str) -> model_lib.Model:
   """Small networks for 4x4 images."""
-  sizes = networks.Sizes(
+  sizes = model_lib.Sizes(
       latent_size=_DIM,
       hidden_sizes=(12,),
       energy_width=8,
       energy_blocks=1,
       noise_size=4,
   )
-  return networks.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
+  return model_lib.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
 
 
 def _context(**kwargs) -> base.Context:

@@ -1,0 +1,100 @@
+"""Networks of the latent distribution: samplers, energies, priors."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Dtype = jnp.dtype
+
+
+class ResidualMlp(nn.Module):
+  """Vectors [..., D] -> features [..., W]: x + dense(silu(dense(silu(x)))).
+
+  Blocks start near the identity, as steps of a flow that can be steep between
+  clusters. The gain over plain layers depends on the data set, see
+  `benchmarks/README.md`.
+  """
+
+  width: int
+  num_blocks: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    small = nn.initializers.variance_scaling(0.1, 'fan_in', 'normal')
+    x = nn.Dense(self.width, dtype=self.dtype)(x.astype(self.dtype))
+    for _ in range(self.num_blocks):
+      h = nn.Dense(self.width, dtype=self.dtype)(nn.silu(x))
+      h = nn.silu(h)
+      x += nn.Dense(self.width, dtype=self.dtype, kernel_init=small)(h)
+    return nn.silu(x).astype(jnp.float32)
+
+
+class SamplerNet(nn.Module):
+  """Noise xi [..., D] -> latents u = xi + net(xi) [..., D].
+
+  It starts as the identity: u ~ N(0, I). `ldc` standardises the latents that it
+  learns from; `drifting` whitens them.
+  """
+
+  width: int
+  num_blocks: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, noise: Array) -> Array:
+    features = ResidualMlp(self.width, self.num_blocks, self.dtype)(noise)
+    zeros = nn.initializers.zeros_init()
+    return noise + nn.Dense(noise.shape[-1], kernel_init=zeros)(features)
+
+
+class LatentEnergy(nn.Module):
+  """Latents u [..., D] -> energies f(u) [...], in nats.
+
+  It is smooth (SiLU) because its gradient is the sampler's score, and the
+  gradient of that is in the gradient penalty.
+  """
+
+  width: int
+  num_blocks: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, u: Array) -> Array:
+    features = ResidualMlp(self.width, self.num_blocks, self.dtype)(u)
+    return nn.Dense(1)(features)[..., 0]
+
+
+class Discriminator(nn.Module):
+  """Latents z [..., D] -> log odds [...] that they are draws of the prior.
+
+  It starts undecided, at log odds 0.
+  """
+
+  width: int
+  num_layers: int
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    for _ in range(self.num_layers):
+      z = nn.relu(nn.Dense(self.width)(z))
+    return nn.Dense(1, kernel_init=nn.initializers.zeros_init())(z)[..., 0]
+
+
+class PseudoInputs(nn.Module):
+  """Learned images [N, H, W, C] in (0, 1); takes no input.
+
+  They are the sigmoid of free logits, as for grey images in the code of Tomczak
+  and Welling, https://github.com/jmtomczak/vae_vampprior.
+  """
+
+  number: int
+  image_shape: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self) -> Array:
+    # a spread of 1, because pseudo-inputs that start alike stay alike
+    start = nn.initializers.normal(1.0)
+    logits = self.param('logits', start, (self.number, *self.image_shape))
+    return jax.nn.sigmoid(logits)

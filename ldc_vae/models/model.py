@@ -1,0 +1,202 @@
+"""The networks of a run, by name, and the functions that every method needs.
+
+An encoder gives `(mean, logvar)` or particles. A decoder gives logits whose
+sigmoid is the image's mean. The sampler net gives standardised latents, the
+latent energy a scalar. No module knows a loss, a config or a device. Weights
+are float32; `dtype` is that of the matmuls.
+
+A new architecture is one function and one line of `ARCHITECTURES`.
+"""
+
+from collections.abc import Sequence
+import functools
+from typing import NamedTuple
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldc_vae.models import conv
+from ldc_vae.models import encoders
+from ldc_vae.models import latent_nets
+from ldc_vae.models import likelihoods
+from ldc_vae.models import mlp
+from ldc_vae.models.sizes import Sizes
+
+Array = jax.Array
+
+# name -> (sizes, image_shape, dtype, convolution) -> (torso, decoder): a torso
+# maps images [..., H, W, C] to features [..., F], a decoder latents [..., D] to
+# logits [..., H, W, C]
+ARCHITECTURES = {
+    'mlp': mlp.create,
+    'gated_mlp': functools.partial(mlp.create, gated=True),
+    'conv': conv.create,
+    'conv64': functools.partial(conv.create, wide=True),
+}
+
+
+class Model(NamedTuple):
+  """The networks of a run, and the functions that every method needs.
+
+  `params` is a dict with one entry per network that the method trains; a
+  method without a sampler has no 'sampler'.
+  """
+
+  modules: dict[str, nn.Module | None]
+  image_shape: tuple[int, int, int]
+  sizes: Sizes
+  encoder: str
+  likelihood: str
+  scale: float
+  learn_scale: bool
+
+  @property
+  def latent_size(self) -> int:
+    """D."""
+    return self.sizes.latent_size
+
+  @property
+  def noise_size(self) -> int:
+    """The numbers of noise that the encoder takes per particle, often 0."""
+    return encoders.ENCODERS[self.encoder].noise_size_fn(self.sizes)
+
+  def init(self, key: Array, names: Sequence[str]) -> dict[str, chex.ArrayTree]:
+    """Fresh float32 weights of the networks `names`."""
+    image = jnp.zeros((1, *self.image_shape))
+    z = jnp.zeros((1, self.latent_size))
+    inputs = {
+        'encoder': (image,),
+        'decoder': (z,),
+        'sampler': (z,),
+        'energy': (z,),
+        'discriminator': (z,),
+        'pseudo_inputs': (),
+        'scale': (),
+    }
+    if self.noise_size:
+      inputs['encoder'] = (image, jnp.zeros((1, 1, self.noise_size)))
+    keys = jax.random.split(key, len(names))
+    return {
+        name: self.modules[name].init(keys[i], *inputs[name])
+        for i, name in enumerate(names)
+    }
+
+  def autoencoder_names(self) -> tuple[str, ...]:
+    """The networks of every method: encoder, decoder, a learned scale."""
+    encoder = () if self.modules['encoder'] is None else ('encoder',)
+    return (*encoder, 'decoder', *(('scale',) if self.learn_scale else ()))
+
+  def particles(
+      self, params, images: Array, keys: Array, num_particles: int
+  ) -> encoders.Particles:
+    """K reparameterised posterior particles of each image.
+
+    Args:
+      params: With 'encoder'.
+      images: Shape [B, H, W, C], in [0, 1].
+      keys: One PRNG key per image, shape [B].
+      num_particles: K.
+
+    Returns:
+      z [B, K, D], and the mean and logvar [B, D] of the posterior. A gaussian
+      encoder knows both. An implicit or a warped one knows neither: both are
+      None. A deterministic one has a mean, of which z is K copies.
+    """
+    apply_fn = functools.partial(
+        self.modules['encoder'].apply, params['encoder']
+    )
+    return encoders.ENCODERS[self.encoder].particles_fn(
+        apply_fn, images, keys, num_particles, self.noise_size
+    )
+
+  def decode(self, params, z: Array) -> Array:
+    """The mean images [..., H, W, C] of latents [..., D]."""
+    logits = self.modules['decoder'].apply(params['decoder'], z)
+    return jax.nn.sigmoid(logits)
+
+  def log_likelihood(self, params, images: Array, z: Array) -> Array:
+    """log p(x|z) in nats.
+
+    Args:
+      params: With 'decoder', and 'scale' if it is learned.
+      images: Shape [B, H, W, C].
+      z: Shape [B, K, D].
+
+    Returns:
+      Shape [B, K].
+    """
+    logits = self.modules['decoder'].apply(params['decoder'], z)
+    log_scale = jnp.log(self.scale)
+    if self.learn_scale:
+      log_scale = self.modules['scale'].apply(params['scale'])
+    likelihood_fn = likelihoods.LIKELIHOODS[self.likelihood]
+    over_particles = jax.vmap(likelihood_fn, in_axes=(0, None, None))
+    over_images = jax.vmap(over_particles, in_axes=(0, 0, None))
+    return over_images(logits, images, log_scale)
+
+
+def create_model(
+    image_shape: tuple[int, int, int],
+    sizes: Sizes,
+    *,
+    architecture: str = 'mlp',
+    encoder: str = 'gaussian',
+    likelihood: str = 'gaussian',
+    scale: float = 0.1**0.5,
+    learn_scale: bool = False,
+    dtype: str = 'float32',
+    convolution: str = 'auto',
+) -> Model:
+  """Builds the modules of a run; allocates nothing.
+
+  Args:
+    image_shape: (H, W, C).
+    sizes: Widths of all networks.
+    architecture: A key of `ARCHITECTURES`.
+    encoder: A key of `encoders.ENCODERS`.
+    likelihood: A key of `likelihoods.LIKELIHOODS`.
+    scale: Standard deviation (gaussian) or scale (discretized_logistic) of a
+      pixel in [0, 1]; the initial value, if it is learned.
+    learn_scale: Train one scale for all pixels.
+    dtype: 'float32' or 'bfloat16', of the matmuls.
+    convolution: One of convolution.IMPLEMENTATIONS; all have the same weights.
+
+  Returns:
+    The model.
+  """
+  torso, decoder = ARCHITECTURES[architecture](
+      sizes, image_shape, jnp.dtype(dtype), convolution
+  )
+  modules = {
+      'encoder': encoders.ENCODERS[encoder].create_fn(torso, sizes),
+      'decoder': decoder,
+      'sampler': latent_nets.SamplerNet(
+          sizes.sampler_width, sizes.sampler_blocks
+      ),
+      'energy': latent_nets.LatentEnergy(
+          sizes.energy_width, sizes.energy_blocks
+      ),
+      'discriminator': latent_nets.Discriminator(
+          sizes.energy_width, sizes.energy_blocks
+      ),
+      'pseudo_inputs': latent_nets.PseudoInputs(
+          sizes.num_pseudo_inputs, tuple(image_shape)
+      ),
+      'scale': likelihoods.ObservationScale(scale),
+  }
+  return Model(
+      modules=modules,
+      image_shape=tuple(image_shape),
+      sizes=sizes,
+      encoder=encoder,
+      likelihood=likelihood,
+      scale=scale,
+      learn_scale=learn_scale,
+  )
+
+
+def num_parameters(params: chex.ArrayTree) -> int:
+  """The number of weights in a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,1 @@
+"""Tests of the mistakes that a user can make."""

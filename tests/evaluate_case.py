@@ -1,0 +1,122 @@
+"""A run of seconds, trained and evaluated once."""
+
+import atexit
+import contextlib
+import functools
+import json
+import pathlib
+import shutil
+import tempfile
+from unittest import mock
+
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from ldc_vae import config as config_lib
+from ldc_vae import evaluate
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import train
+from ldc_vae.evaluation import likelihood
+from ldc_vae.evaluation import measures
+from ldc_vae.runtime import checkpoint
+from tests import device_case
+
+_OVERRIDES = {
+    'train.num_steps': 8,
+    'train.checkpoint_every': 4,
+    'evaluate.num_samples': 96,
+}
+
+
+def train_run(workdir, method='ldc', overrides=None):
+  config = config_lib.load(
+      f'configs/digits.py:{method},debug', {**_OVERRIDES, **(overrides or {})}
+  )
+  train.train_and_evaluate(config, workdir)
+  return config
+
+
+def without_times(workdir):
+  """All numbers that a run left, but for the seconds that it took."""
+  def strip(row):
+    times = (
+        'train/images_per_sec',
+        'wall_seconds',
+        'time/sample_10k_latents_seconds',
+        'time/sample_10k_seconds',
+    )
+    return {name: x for name, x in row.items() if name not in times}
+
+  found = {
+      'results': strip(json.loads((workdir / 'results.json').read_text())),
+      'metrics': [
+          strip(json.loads(line))
+          for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+      ],
+  }
+  for path in (workdir / 'checkpoints').iterdir():
+    manifest = json.loads((path / 'manifest' / 'metadata').read_text())
+    del manifest['digest']  # of the times too
+    manifest['metrics'] = strip(manifest['metrics'])
+    found[f'manifest of {path.name}'] = manifest  # a SHA-256 for each array
+  with np.load(workdir / 'samples.npz') as samples:
+    found['samples'] = {name: samples[name].tobytes() for name in samples}
+  return found
+
+
+@functools.cache
+def _trained():
+  """A run that is trained and evaluated once: its config and workdir."""
+  folder = tempfile.TemporaryDirectory()
+  atexit.register(folder.cleanup)
+  workdir = pathlib.Path(folder.name) / 'run'
+  with device_case.quick_classifier():
+    config = train_run(workdir)
+  return config, workdir
+
+
+class RunTest(parameterized.TestCase):
+  """Tests of a run of `ldc` on digits; each class has a copy of its own."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.workdir = pathlib.Path(folder) / 'run'
+    cls.config, trained = _trained()
+    shutil.copytree(trained, cls.workdir)
+    cls.left = without_times(cls.workdir)  # before a test evaluates again
+    cls.results = json.loads((cls.workdir / 'results.json').read_text())
+    # of no field of `evaluate`: what differs in these only may share them
+    cls.experiment = experiment_lib.create(cls.config)
+    cls.untrained = cls.experiment.init_state()
+    cls.apply = evaluate.Apply(
+        cls.experiment, cls.untrained, binarize=False, batch_size=50
+    )
+    with checkpoint.Checkpointer(
+        cls.workdir / 'checkpoints', read_only=True
+    ) as checkpointer:
+      template = cls.experiment.abstract_state()
+      cls.trained = checkpointer.restore(template).state
+
+  @contextlib.contextmanager
+  def without_measures(self):
+    """An evaluation that measures and draws nothing."""
+    with contextlib.ExitStack() as stack:
+      for module, name in (
+          (measures, 'latent_measures'), (likelihood, 'importance')
+      ):
+        stack.enter_context(
+            mock.patch.object(module, name, return_value={})
+        )
+      stack.enter_context(mock.patch.object(evaluate, '_draw'))
+      yield stack.enter_context(
+          mock.patch.object(measures, 'image_measures', return_value={})
+      )
+
+  def sources(self, config):
+    """What an untrained run would be evaluated on."""
+    return evaluate.make_sources(
+        config, self.experiment, self.apply, jax.random.key(0)
+    )

@@ -1,0 +1,127 @@
+"""Tests of what stops a run: another config, other data, no finite loss."""
+
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax.numpy as jnp
+
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import step as step_lib
+from ldc_vae import train
+from ldc_vae.runtime import health
+from ldc_vae.runtime import writer
+from tests import train_case
+
+_assert_same = train_case.assert_same
+_config = train_case.load_config
+_final_state = train_case.final_state
+
+
+class RefusalTest(train_case.TrainTest):
+
+  def test_other_config_is_refused_by_field(self):
+    config = _config()
+    train.train_and_evaluate(config, self.dir)
+    other = _config(**{'optimizer.b2': 0.99})
+    message = r'holds a run with config\.optimizer\.b2=0\.999, not 0\.99; use'
+    with self.assertRaisesRegex(ValueError, message):
+      train.train_and_evaluate(other, self.dir)
+    (self.dir / 'config.json').unlink()  # the checkpoints have it too
+    with self.assertRaisesRegex(ValueError, message):
+      train.train_and_evaluate(other, self.dir)
+    self.assertFalse((self.dir / 'config.json').exists())
+    train.train_and_evaluate(config, self.dir)
+    self.assertTrue((self.dir / 'config.json').exists())
+
+  def test_loss_that_is_not_finite_stops_with_its_step(self):
+    config = _config(**{'optimizer.learning_rate': 1e30})
+    with self.assertRaisesRegex(
+        health.NonFiniteError, r'^loss, .* not finite at step \d; no checkpoint'
+    ):
+      train.train_and_evaluate(config, self.dir)
+
+  def test_a_step_that_is_not_finite_is_skipped_or_stops_as_asked(self):
+    config = _config()
+    skipping = _config(**{'train.non_finite': 'skip'})
+    keep_finite = step_lib.keep_finite
+
+    def break_step_7(state, new_state, metrics, **kwargs):
+      bad = state.step == 6
+      metrics['kl'] = jnp.where(bad, jnp.nan, metrics['kl'])
+      return keep_finite(state, new_state, metrics, **kwargs)
+
+    def rows(name):
+      path = self.dir / name / 'metrics.jsonl'
+      return {x['step']: x['train/skipped'] for x in writer.read_metrics(path)
+              if 'train/skipped' in x}
+
+    with mock.patch.object(step_lib, 'keep_finite', break_step_7):
+      with self.assertLogs('absl', 'WARNING') as logs:
+        train.train_and_evaluate(skipping, self.dir / 'skip')
+      self.assertIn('step 7: kl not finite, the update is left out (1 so far)',
+                    ' '.join(logs.output))
+      self.assertEqual(rows('skip'), {1: 0, 3: 0, 6: 0, 9: 1, 12: 1})
+      with self.assertRaisesRegex(
+          health.NonFiniteError,
+          '^kl not finite at step 7; .*/stop/checkpoints/5 is the last good',
+      ):
+        train.train_and_evaluate(config, self.dir / 'stop')
+      self.assertEqual(
+          [x.name for x in (self.dir / 'stop' / 'checkpoints').iterdir()], ['5']
+      )
+      train.train_and_evaluate(skipping, self.dir / 'stop')  # as it was told
+    # two programs, which may round differently: one step more moves a weight
+    # by a hundred times the tolerance
+    _assert_same(
+        _final_state(config, self.dir / 'stop').state,
+        _final_state(config, self.dir / 'skip').state,
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+  def test_batch_size_that_devices_cannot_share_is_refused(self):
+    config = _config(**{'train.batch_size': 30})
+    with self.assertRaisesRegex(
+        ValueError, 'batch_size=30 is not divisible by 4 devices'
+    ):
+      train.train_and_evaluate(config, self.dir)
+
+  def test_other_data_do_not_continue_a_run(self):
+    config = _config(**{'train.num_steps': 5})
+    train.train_and_evaluate(config, self.dir)
+    train.train_and_evaluate(config, self.dir)  # the same data do
+    whole = experiment_lib.load_dataset(config)
+    images = {**whole.images, 'train': whole.images['train'][::-1]}
+    fewer = {**whole.images, 'test': whole.images['test'][1:]}
+    for changed, part in (
+        (images, 'other train images'), (fewer, r'\d+ test images, not \d+')
+    ):
+      with mock.patch.object(
+          experiment_lib, 'load_dataset',
+          return_value=whole._replace(images=changed),
+      ):
+        with self.assertRaisesRegex(
+            ValueError, f'checkpoints holds a run on {part}: the splits'
+        ):
+          train.train_and_evaluate(config, self.dir)
+
+  @parameterized.parameters(
+      ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
+      ('the train images', [1], 'same config and data'),
+  )
+  def test_processes_of_other_config_or_data_are_refused(
+      self, name, value, part
+  ):
+    def barrier(unused_name, own):
+      return [own, {**own, name: value}]
+
+    config = _config()
+    with self.assertRaisesRegex(ValueError, part):
+      train._check_agreement(
+          mock.Mock(barrier=barrier), config, experiment_lib.create(config)
+      )
+
+
+if __name__ == '__main__':
+  absltest.main()
