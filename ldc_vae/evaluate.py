@@ -33,6 +33,7 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.reporting import figures
 from ldc_vae.reporting import report
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import processes
@@ -220,7 +221,7 @@ def evaluate(
     ValueError: Inception features are asked for and cannot be had.
   """
   workdir = pathlib.Path(workdir)
-  writer.check_writable(workdir / 'results.json')
+  files.check_writable(workdir / 'results.json')
   with writer.lock_workdir(
       workdir, writer.EVALUATION_LOCK_NAME, patient=patient
   ):
@@ -301,7 +302,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   # an evaluation that stops from here on leaves none rather than another's
   for name in ('results.json', 'report.html'):
     (workdir / name).unlink(missing_ok=True)
-  writer.write_npz(
+  files.write_npz(
       workdir / 'samples.npz',
       images=sources.images['generator'],
       latents=sources.latents['generator'],
@@ -309,7 +310,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   )
   _draw(workdir, apply, sources, results)
   results['wall_seconds'] = time.monotonic() - start
-  writer.write_json(workdir / 'results.json', results)
+  files.write_json(workdir / 'results.json', results)
   report.write_report(workdir)
   _log(results)
   processes.barrier('evaluated', results)
@@ -367,8 +368,8 @@ def sample(
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   picture = output.with_suffix('.png')
-  writer.check_writable(output)
-  writer.check_writable(picture)
+  files.check_writable(output)
+  files.check_writable(picture)
   experiment = experiment_lib.create(config)
   _, step, _, apply = _restore(config, experiment, workdir)
   if not processes.is_first():
@@ -379,7 +380,7 @@ def sample(
   z = apply.generate(num_samples, key)
   _require_finite({'generator': z})
   images = apply.decode(z)
-  writer.write_npz(output, images=images, latents=z)
+  files.write_npz(output, images=images, latents=z)
   figures.sample_grid(
       images[:_SHOWN],
       picture,
@@ -406,7 +407,7 @@ def is_evaluated(
       may be of any.
   """
   workdir = pathlib.Path(workdir)
-  results = writer.read_json(workdir / 'results.json')
+  results = files.read_json(workdir / 'results.json')
   if not isinstance(results, dict):
     return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
@@ -636,7 +637,7 @@ def _draw(workdir, apply, sources, results) -> None:
   )
   try:
     rows = writer.read_metrics(workdir / 'metrics.jsonl')
-  except writer.FileError as error:  # the results do not need it
+  except files.FileError as error:  # the results do not need it
     logging.warning('no training curves are drawn: %s', error)
     rows = []
   figures.training_curves(

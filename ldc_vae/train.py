@@ -28,6 +28,7 @@ from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
@@ -182,14 +183,14 @@ def _write_config(
 ) -> None:
   """Writes config.json; a run that goes on keeps the commit that began it."""
   record = config_lib.to_json(config)
-  before = writer.read_json(workdir / 'config.json') or {}
+  before = files.read_json(workdir / 'config.json') or {}
   if _holds_run(workdir) and 'git_commit' in before:
     commits = [*before.get('later_commits', ()), record['git_commit']]
     first = record['git_commit'] = before['git_commit']
     later = [each for each in dict.fromkeys(commits) if each != first]
     if later:
       record['later_commits'] = later
-  writer.write_json(workdir / 'config.json', record)
+  files.write_json(workdir / 'config.json', record)
 
 
 def _holds_run(workdir: pathlib.Path) -> bool:

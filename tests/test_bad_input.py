@@ -24,7 +24,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae.runtime import checkpoint
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import files
 from tests.runtime import rights_case
 
 _LASTING, _RUNTIME = 2, 1
@@ -954,8 +954,8 @@ def setUpModule():
   _shared['trained'] = workdir = pathlib.Path(folder.name) / 'trained'
   workdir.mkdir()
   config = config_lib.load(_VAE)
-  writer.write_json(workdir / 'config.json', config_lib.to_json(config))
-  writer.write_json(workdir / 'results.json', {'step': _STEP})
+  files.write_json(workdir / 'config.json', config_lib.to_json(config))
+  files.write_json(workdir / 'results.json', {'step': _STEP})
   (workdir / 'metrics.jsonl').write_text('{"step": 24, "train/loss": 1.0}\n')
   with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
     checkpointer.save(

@@ -22,6 +22,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import writer
 from tests import device_case
@@ -78,14 +79,14 @@ class _CompareTest(parameterized.TestCase):
     """What the program would leave of a run."""
     folder = self.made / run.workdir.name
     folder.mkdir(parents=True)
-    writer.write_json(folder / 'config.json', config_lib.to_json(run.config))
+    files.write_json(folder / 'config.json', config_lib.to_json(run.config))
     (folder / 'report.html').write_text('')
     z = np.random.default_rng(run.seed).normal(size=(120, 8))
-    writer.write_npz(
+    files.write_npz(
         folder / 'samples.npz', images=np.zeros((120, 8, 8, 1), np.uint8),
         latents=z, aggregate_latents=z + 1.0,
     )
-    writer.write_json(folder / 'results.json', {
+    files.write_json(folder / 'results.json', {
         'step': _STEPS,
         'last_step': _STEPS,
         'seed': run.seed,
@@ -186,7 +187,7 @@ class CompareTest(_CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.called()
     path = self.workdir / 'vae_seed1' / 'results.json'
-    writer.write_json(path, {**json.loads(path.read_text()), 'step': 8})
+    files.write_json(path, {**json.loads(path.read_text()), 'step': 8})
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1'])
 
@@ -201,7 +202,7 @@ class CompareTest(_CompareTest):
       del results['protocol/data']  # as an earlier version
       if data is not None:
         results['protocol/data'] = data
-      writer.write_json(path, results)
+      files.write_json(path, results)
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1'])
     data = datasets.describe(self.dataset)
@@ -282,7 +283,7 @@ class CompareTest(_CompareTest):
     run = self.runs(plans)['vae_seed0']
     run.workdir.mkdir(parents=True)
     record = config_lib.to_json(run.config)
-    writer.write_json(run.workdir / 'config.json', record)
+    files.write_json(run.workdir / 'config.json', record)
     plans = self.plans('--config.vae.objective.beta=2')
     self.make_all(plans)
     record = compare.compare(plans, (0, 1), self.workdir)
@@ -318,7 +319,7 @@ class CompareTest(_CompareTest):
     self.assertNotIn(told, text)
     path = self.workdir / 'vae_seed1' / 'config.json'
     record = json.loads(path.read_text())
-    writer.write_json(path, {**record, 'git_commit': 'another'})
+    files.write_json(path, {**record, 'git_commit': 'another'})
     compare.compare(plans, (0, 1), self.workdir)
     text = (self.workdir / 'comparison.md').read_text()
     self.assertIn(told, text)

@@ -20,6 +20,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
@@ -360,7 +361,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
       described = {'versions': {}, 'git_commit': commit}
       with mock.patch.object(config_lib, 'describe', lambda: described):
         train.train_and_evaluate(_config(**{'train.num_steps': 5}), self.dir)
-      record = writer.read_json(path)
+      record = files.read_json(path)
       self.assertEqual(record['git_commit'], 'a')
       self.assertEqual(record.get('later_commits'), later)
 

@@ -34,8 +34,8 @@ from ldc_vae import config as config_lib
 from ldc_vae import svgd
 from ldc_vae.data import datasets
 from ldc_vae.models import networks
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
-from ldc_vae.runtime import writer
 
 _SMALL = networks.Sizes(latent_size=2, hidden_sizes=(8,))
 
@@ -226,7 +226,7 @@ class SearchTest(parameterized.TestCase):
           'protocol/split': 'validation' if value else 'test',
       }
       (trial.workdir / 'results.json').write_text(json.dumps(results))
-      writer.write_json(trial.workdir / 'trial.json', list(trial.arguments))
+      files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     rows = search.collect(trials)
     self.assertEqual(
         [(row['method'], row['options']) for row in rows if row['chosen']],
@@ -284,7 +284,7 @@ class SearchTest(parameterized.TestCase):
       (trial.workdir / 'results.json').write_text(json.dumps({
           'protocol/split': 'validation', 'frechet_classifier/generator': 1.0,
       }))
-      writer.write_json(trial.workdir / 'trial.json', list(trial.arguments))
+      files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     argv = [
         '--config=configs/digits.py', '--methods=ae', f'--workdir={root}',
         f'--output={root}/search.json',
@@ -627,7 +627,7 @@ class CollectTest(absltest.TestCase):
     )
     for run, generator in zip(self.runs[:2], (6.0, 4.0), strict=True):
       run.workdir.mkdir()
-      writer.write_json(run.workdir / 'results.json', {
+      files.write_json(run.workdir / 'results.json', {
           'seed': run.seed,
           'step': 10,
           'wall_seconds': 3.0,
@@ -638,7 +638,7 @@ class CollectTest(absltest.TestCase):
           'frechet_classifier_seed_1/generator': generator,
           'frechet_classifier_seed_1/aggregate': 2.0,
       })
-      writer.write_json(
+      files.write_json(
           run.workdir / 'benchmark.json',
           {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
       )
