@@ -36,6 +36,7 @@ from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import jobs
+from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
 from ldc_vae.samplers import latents as latents_lib
@@ -636,7 +637,7 @@ def _draw(workdir, apply, sources, results) -> None:
       title=f'Distance from the {split} split by latent source ({name})',
   )
   try:
-    rows = writer.read_metrics(workdir / 'metrics.jsonl')
+    rows = metric_writer.read_metrics(workdir / 'metrics.jsonl')
   except files.FileError as error:  # the results do not need it
     logging.warning('no training curves are drawn: %s', error)
     rows = []

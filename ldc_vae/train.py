@@ -30,6 +30,7 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import metric_writer as metric_writer_lib
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
 
@@ -254,7 +255,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     return
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
-        writer.MetricWriter(workdir / 'metrics.jsonl')
+        metric_writer_lib.MetricWriter(workdir / 'metrics.jsonl')
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(

@@ -32,7 +32,7 @@ from ldc_vae.methods import base
 from ldc_vae.reporting import figures
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import metric_writer
 from ldc_vae.samplers import latent_energy
 from ldc_vae.samplers import latents
 from ldc_vae.samplers import two_stage
@@ -781,7 +781,7 @@ class MethodsTest(parameterized.TestCase):
     results = json.loads((workdir / 'results.json').read_text())
     losses = [
         row['validation/reconstruction']
-        for row in writer.read_metrics(workdir / 'metrics.jsonl')
+        for row in metric_writer.read_metrics(workdir / 'metrics.jsonl')
         if 'validation/reconstruction' in row
     ]
     self.assertLess(losses[-1], losses[0] - 10.0)  # nats

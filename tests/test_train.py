@@ -22,6 +22,7 @@ from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
 
@@ -52,7 +53,7 @@ def _rows(workdir):
   """The lines of metrics.jsonl, but for clocks."""
   return [
       {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-      for row in writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
+      for row in metric_writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
   ]
 
 
@@ -244,7 +245,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
           checkpoint.CheckpointError, 'checkpoint 10 could .*; free some disk'
       ):
         train.train_and_evaluate(config, self.dir)
-    rows = writer.read_metrics(self.dir / 'metrics.jsonl')
+    rows = metric_writer.read_metrics(self.dir / 'metrics.jsonl')
     self.assertEqual(rows[-1]['step'], 10)
     self.assertEqual(
         [x.name for x in (self.dir / 'checkpoints').iterdir()], ['5']
@@ -292,7 +293,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
 
     def rows(name):
       path = self.dir / name / 'metrics.jsonl'
-      return {x['step']: x['train/skipped'] for x in writer.read_metrics(path)
+      return {x['step']: x['train/skipped'] for x in metric_writer.read_metrics(path)
               if 'train/skipped' in x}
 
     with mock.patch.object(step_lib, 'keep_finite', break_step_7):

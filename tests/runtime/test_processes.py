@@ -27,6 +27,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import writer
 from tests import device_case
@@ -667,7 +668,7 @@ class ResumeTest(absltest.TestCase):
       rows = directory / 'parts' / 'metrics.jsonl'
       deadline = time.monotonic() + 300
       while time.monotonic() < deadline:
-        last = writer.read_metrics(rows)[-1:] if rows.exists() else []
+        last = metric_writer.read_metrics(rows)[-1:] if rows.exists() else []
         if last and last[0]['step'] >= step:
           return
         self.assertIsNone(run.running[0].poll(), run.printed)
