@@ -25,7 +25,7 @@ from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import health
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import progress as progress_lib
 
 _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
 _SAMPLES = {'iwae': 'num_samples', 'ldc': 'num_particles'}  # K's field
@@ -103,7 +103,7 @@ def make_epoch_fn(
         seconds=_MAX_SECONDS_IN_FLIGHT,
         last_good_fn=lambda: 'nothing was saved',
     )
-    with writer.ProgressBar(steps_per_epoch, batch_size=batch_size) as progress:
+    with progress_lib.ProgressBar(steps_per_epoch, batch_size=batch_size) as progress:
       for step in range(1, steps_per_epoch + 1):
         batch = next(batches)
         batch = batch.reshape(num_devices, -1, *batch.shape[1:])

@@ -32,6 +32,7 @@ from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import metric_writer as metric_writer_lib
 from ldc_vae.runtime import processes
+from ldc_vae.runtime import progress as progress_lib
 from ldc_vae.runtime import writer
 
 # Steps that may be under way at once: enough to hide the host, few enough for
@@ -259,7 +260,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(
-        writer.ProgressBar(
+        progress_lib.ProgressBar(
             num_steps, initial=step, batch_size=config.train.batch_size
         )
     )

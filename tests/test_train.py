@@ -24,7 +24,7 @@ from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import progress
 
 _NUM_STEPS = 12
 
@@ -53,7 +53,9 @@ def _rows(workdir):
   """The lines of metrics.jsonl, but for clocks."""
   return [
       {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-      for row in metric_writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
+      for row in metric_writer.read_metrics(
+          pathlib.Path(workdir) / 'metrics.jsonl'
+      )
   ]
 
 
@@ -135,14 +137,14 @@ class TrainAndEvaluateTest(parameterized.TestCase):
   def test_interrupted_run_ends_bit_identical(self, method, stop_after):
     config = _config(method)
     train.train_and_evaluate(config, self.dir / 'whole')
-    real_update = writer.ProgressBar.update
+    real_update = progress.ProgressBar.update
 
     def interrupt(bar, step):
       real_update(bar, step)
       if step == stop_after:
         signal.raise_signal(signal.SIGINT)
 
-    with mock.patch.object(writer.ProgressBar, 'update', interrupt):
+    with mock.patch.object(progress.ProgressBar, 'update', interrupt):
       with self.assertRaises(KeyboardInterrupt):
         train.train_and_evaluate(config, self.dir / 'parts')
     # the step under way is finished, and saved
@@ -293,7 +295,8 @@ class TrainAndEvaluateTest(parameterized.TestCase):
 
     def rows(name):
       path = self.dir / name / 'metrics.jsonl'
-      return {x['step']: x['train/skipped'] for x in metric_writer.read_metrics(path)
+      rows = metric_writer.read_metrics(path)
+      return {x['step']: x['train/skipped'] for x in rows
               if 'train/skipped' in x}
 
     with mock.patch.object(step_lib, 'keep_finite', break_step_7):

@@ -29,7 +29,7 @@ from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import progress
 from tests import device_case
 from tests.runtime import test_torture
 
@@ -140,7 +140,7 @@ import os, signal
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run in nohup
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import progress
 real, calls = {owner}.{name}, []
 
 def call_and_signal(*args, **kwargs):
@@ -394,7 +394,7 @@ class StopTest(parameterized.TestCase):
     self.assertIsNone(processes._active)
 
   @parameterized.parameters(
-      ('writer.ProgressBar', 'update', 3, 'SIGHUP', 3),
+      ('progress.ProgressBar', 'update', 3, 'SIGHUP', 3),
       ('datasets', 'eval_batches', 1, 'SIGTERM', 7),
       # XLA is at work when the interpreter is to end
       ('classifier', '_train_step', 9, 'SIGINT', _NUM_STEPS),
