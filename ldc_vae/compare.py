@@ -28,8 +28,8 @@ from ldc_vae.reporting import comparison
 from ldc_vae.reporting import comparison_figures
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
+from ldc_vae.runtime import lock
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 
@@ -93,7 +93,7 @@ def compare(
   runs = create_runs(plans, seeds, workdir)
   for run in runs:
     train.check_same_run(run.workdir, run.config)
-  with processes.watch() as watch, writer.lock_workdir(workdir):
+  with processes.watch() as watch, lock.lock_workdir(workdir):
     watch.grace = processes.GRACE + _LONGER
     dataset = _load_data(plans)
     book = _Book(runs, plans, seeds, workdir, dataset)

@@ -36,9 +36,9 @@ from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import jobs
+from ldc_vae.runtime import lock
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
 from ldc_vae.samplers import latents as latents_lib
 
 Array = jax.Array
@@ -223,8 +223,8 @@ def evaluate(
   """
   workdir = pathlib.Path(workdir)
   files.check_writable(workdir / 'results.json')
-  with writer.lock_workdir(
-      workdir, writer.EVALUATION_LOCK_NAME, patient=patient
+  with lock.lock_workdir(
+      workdir, lock.EVALUATION_LOCK_NAME, patient=patient
   ):
     return _evaluate(config, workdir, experiment)
 

@@ -30,10 +30,10 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import lock
 from ldc_vae.runtime import metric_writer as metric_writer_lib
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import progress as progress_lib
-from ldc_vae.runtime import writer
 
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
@@ -63,7 +63,7 @@ def train_and_evaluate(
     OSError: A file cannot be read or written.
   """
   workdir = pathlib.Path(workdir)
-  with processes.watch() as watch, writer.lock_workdir(workdir):
+  with processes.watch() as watch, lock.lock_workdir(workdir):
     if processes.is_first():
       check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made

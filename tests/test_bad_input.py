@@ -1091,8 +1091,8 @@ class WorkdirsTest(_BadInputTest):
   def test_a_workdir_in_use_is_told(self, name, use, argv):
     _trained()(self.folder)
     program = (
-        'import sys; from ldc_vae.runtime import writer\n'
-        f'with writer.lock_workdir("trained", "{name}"):\n'
+        'import sys; from ldc_vae.runtime import lock\n'
+        f'with lock.lock_workdir("trained", "{name}"):\n'
         '  print("locked", flush=True); sys.stdin.read()'
     )
     with subprocess.Popen(

@@ -24,7 +24,7 @@ from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import lock
 from tests import device_case
 
 _SPEC = 'configs/digits.py,debug'
@@ -349,8 +349,8 @@ class CompareTest(_CompareTest):
 
   def test_the_workdir_is_locked(self):
     plans = self.plans()
-    with writer.lock_workdir(self.workdir):
-      with self.assertRaises(writer.LockedError):
+    with lock.lock_workdir(self.workdir):
+      with self.assertRaises(lock.LockedError):
         compare.compare(plans, (0,), self.workdir)
 
   def test_the_command_names_no_place(self):

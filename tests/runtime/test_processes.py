@@ -29,7 +29,6 @@ from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import progress
 from tests import device_case
 from tests.runtime import test_torture
 

@@ -1,4 +1,4 @@
-"""Tests of ldc_vae.runtime.writer."""
+"""Tests of ldc_vae.runtime.lock."""
 
 import errno
 import json
@@ -9,10 +9,9 @@ import textwrap
 import time
 
 from absl.testing import absltest
-from absl.testing import parameterized
 
 from ldc_vae.runtime import files
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import lock
 from tests.runtime import folder_case
 
 
@@ -20,56 +19,56 @@ class LockTest(folder_case.FolderTestCase):
 
   def test_workdir_is_made_and_left_clean(self):
     workdir = self.directory / 'runs' / 'digits'
-    with writer.lock_workdir(workdir):
+    with lock.lock_workdir(workdir):
       self.assertTrue(workdir.is_dir())
       (workdir / 'config.json').write_text('{}')
     self.assertEqual([x.name for x in workdir.iterdir()], ['config.json'])
 
   def test_a_new_workdir_that_stayed_empty_is_taken_away(self):
     workdir = self.directory / 'runs' / 'digits'
-    with writer.lock_workdir(workdir):
+    with lock.lock_workdir(workdir):
       pass
     self.assertFalse(workdir.exists())
     workdir.mkdir()
-    with writer.lock_workdir(workdir):
+    with lock.lock_workdir(workdir):
       pass
     self.assertTrue(workdir.exists())  # the user's own
 
   def test_second_is_refused_by_name(self):
-    with writer.lock_workdir(self.directory):
+    with lock.lock_workdir(self.directory):
       with self.assertRaisesRegex(
           OSError, f'in use by process {os.getpid()} on .*another --workdir'
       ):
-        with writer.lock_workdir(self.directory):
+        with lock.lock_workdir(self.directory):
           self.fail('entered')
 
   def test_a_run_and_an_evaluation_do_not_keep_each_other_out(self):
-    path = self.directory / writer.EVALUATION_LOCK_NAME
-    with writer.lock_workdir(self.directory, path.name):
-      with writer.lock_workdir(self.directory):
+    path = self.directory / lock.EVALUATION_LOCK_NAME
+    with lock.lock_workdir(self.directory, path.name):
+      with lock.lock_workdir(self.directory):
         pass
       self.assertTrue(path.exists())  # it is held
-      with self.assertRaisesRegex(writer.LockedError, 'is being evaluated by'):
-        with writer.lock_workdir(self.directory, path.name):
+      with self.assertRaisesRegex(lock.LockedError, 'is being evaluated by'):
+        with lock.lock_workdir(self.directory, path.name):
           self.fail('entered')
     self.assertEmpty(self.names())
     path.touch()  # of a process that was killed
-    with writer.lock_workdir(self.directory):
+    with lock.lock_workdir(self.directory):
       pass
     self.assertEmpty(self.names())
 
   def test_released_after_an_error(self):
     with self.assertRaises(KeyError):
-      with writer.lock_workdir(self.directory):
+      with lock.lock_workdir(self.directory):
         raise KeyError('x')
-    with writer.lock_workdir(self.directory):
+    with lock.lock_workdir(self.directory):
       pass
 
   def test_other_process_is_refused_until_it_is_killed(self):
     child = textwrap.dedent(f"""
         import time
-        from ldc_vae.runtime import writer
-        with writer.lock_workdir({str(self.directory)!r}):
+        from ldc_vae.runtime import lock
+        with lock.lock_workdir({str(self.directory)!r}):
           print('locked', flush=True)
           time.sleep(60)
     """)
@@ -77,24 +76,24 @@ class LockTest(folder_case.FolderTestCase):
         [sys.executable, '-c', child], stdout=subprocess.PIPE, text=True
     ) as process:
       self.assertEqual(process.stdout.readline(), 'locked\n')
-      with self.assertRaisesRegex(writer.LockedError, str(process.pid)):
-        with writer.lock_workdir(self.directory):
+      with self.assertRaisesRegex(lock.LockedError, str(process.pid)):
+        with lock.lock_workdir(self.directory):
           self.fail('entered')
       process.kill()
-    self.assertEqual(self.names(), {writer.LOCK_NAME})  # stale
-    with writer.lock_workdir(self.directory):
+    self.assertEqual(self.names(), {lock.LOCK_NAME})  # stale
+    with lock.lock_workdir(self.directory):
       pass
 
   def test_another_host_is_refused_as_long_as_it_is_alive(self):
     # on a file system that keeps locks to each host
-    self.enter_context(absltest.mock.patch.object(writer, 'BEAT', 0.2))
+    self.enter_context(absltest.mock.patch.object(lock, 'BEAT', 0.2))
     child = textwrap.dedent(f"""
         import fcntl, socket, time
-        from ldc_vae.runtime import writer
+        from ldc_vae.runtime import lock
         fcntl.flock = lambda *unused_args: None
         socket.gethostname = lambda: 'elsewhere'
-        writer.BEAT = 0.2
-        with writer.lock_workdir({str(self.directory)!r}):
+        lock.BEAT = 0.2
+        with lock.lock_workdir({str(self.directory)!r}):
           print('locked', flush=True)
           time.sleep(60)
     """)
@@ -103,19 +102,19 @@ class LockTest(folder_case.FolderTestCase):
     ) as process:
       self.assertEqual(process.stdout.readline(), 'locked\n')
       with self.assertRaisesRegex(
-          writer.LockedError, f'in use by process {process.pid} on elsewhere;'
+          lock.LockedError, f'in use by process {process.pid} on elsewhere;'
       ):
-        with writer.lock_workdir(self.directory):
+        with lock.lock_workdir(self.directory):
           self.fail('entered')
       process.kill()
-    with writer.lock_workdir(self.directory):
+    with lock.lock_workdir(self.directory):
       pass
     self.assertEmpty(self.names())
 
   def test_the_lock_tells_who_holds_it_and_that_it_lives(self):
-    path = self.directory / writer.LOCK_NAME
-    with absltest.mock.patch.object(writer, 'BEAT', 0.01):
-      with writer.lock_workdir(self.directory):
+    path = self.directory / lock.LOCK_NAME
+    with absltest.mock.patch.object(lock, 'BEAT', 0.01):
+      with lock.lock_workdir(self.directory):
         first = json.loads(path.read_bytes())
         self.assertEqual(first['pid'], os.getpid())
         deadline = time.monotonic() + 10
@@ -128,7 +127,7 @@ class LockTest(folder_case.FolderTestCase):
     (self.directory / 'notes.tmp').touch()
     (self.directory / '.bash_history-01234.tmp').touch()
     (self.directory / '.x.0123456789ab.tmp').mkdir()
-    with writer.lock_workdir(self.directory):
+    with lock.lock_workdir(self.directory):
       pass
     self.assertEqual(
         self.names(),
@@ -139,20 +138,16 @@ class LockTest(folder_case.FolderTestCase):
     path = self.directory / 'generated.npz'
     with files.open_atomically(path) as file:
       file.write(b'samples')
-      with writer.lock_workdir(self.directory):
+      with lock.lock_workdir(self.directory):
         pass
     self.assertEqual(path.read_bytes(), b'samples')
     self.assertEqual(self.names(), {'generated.npz'})
 
-  @parameterized.parameters(True, False)
-  def test_where_files_cannot_be_locked_it_warns(self, has_fcntl):
-    if has_fcntl:
-      error = OSError(errno.ENOLCK, 'No locks available')
-      patch = absltest.mock.patch('fcntl.flock', side_effect=error)
-    else:
-      patch = absltest.mock.patch.object(writer, 'fcntl', None)
+  def test_where_files_cannot_be_locked_it_warns(self):
+    error = OSError(errno.ENOLCK, 'No locks available')
+    patch = absltest.mock.patch('fcntl.flock', side_effect=error)
     with patch, self.assertLogs('absl', 'WARNING') as logs:
-      with writer.lock_workdir(self.directory):
+      with lock.lock_workdir(self.directory):
         pass
     self.assertIn('is not protected', logs.output[0])
     self.assertEmpty(self.names())
@@ -161,18 +156,18 @@ class LockTest(folder_case.FolderTestCase):
     path = self.directory / 'file'
     path.touch()
     with self.assertRaisesRegex(OSError, 'cannot be written.*move it away'):
-      with writer.lock_workdir(path):
+      with lock.lock_workdir(path):
         self.fail('entered')
 
   def test_error_inside_is_passed_on(self):
     with self.assertRaisesRegex(OSError, '^inside$'):
-      with writer.lock_workdir(self.directory):
+      with lock.lock_workdir(self.directory):
         raise OSError('inside')
 
   def test_other_processes_of_the_run_do_not_lock(self):
-    with writer.lock_workdir(self.directory):
+    with lock.lock_workdir(self.directory):
       with absltest.mock.patch('jax.process_index', return_value=1):
-        with writer.lock_workdir(self.directory):
+        with lock.lock_workdir(self.directory):
           pass
 
 

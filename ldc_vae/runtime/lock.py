@@ -1,12 +1,9 @@
-"""The files and the terminal line of a run: metrics, progress, the lock.
-
-With several processes, process 0 alone writes; to the others these objects do
-nothing.
-"""
+"""The lock that keeps a second process out of a workdir."""
 
 from collections.abc import Iterator
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
@@ -21,13 +18,6 @@ from absl import logging
 import jax
 
 from ldc_vae.runtime import files
-
-try:
-  import fcntl
-except ImportError:  # not on Windows
-  fcntl = None
-
-Path = files.Path
 
 LOCK_NAME = '.lock'
 EVALUATION_LOCK_NAME = '.evaluation.lock'
@@ -50,7 +40,7 @@ class LockedError(OSError):
 
 @contextlib.contextmanager
 def lock_workdir(
-    path: Path, name: str = LOCK_NAME, *, patient: bool = False
+    path: files.Path, name: str = LOCK_NAME, *, patient: bool = False
 ) -> Iterator[None]:
   """Keeps other processes out of a workdir while the block runs.
 
@@ -135,8 +125,6 @@ def _open_lock(path: pathlib.Path) -> io.FileIO | None:
   while True:
     file = open(path, 'r+b', buffering=0, opener=_open_or_create)
     try:
-      if fcntl is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       holder = _read_holder(file)
