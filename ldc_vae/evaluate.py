@@ -33,6 +33,7 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.reporting import figures
 from ldc_vae.reporting import report
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import manifest
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import jobs
@@ -531,7 +532,7 @@ def _restore(config, experiment, workdir):
     restored = checkpointer.restore(template, config.evaluate.checkpoint)
     last_step = checkpointer.latest_step()
   if restored is None:
-    raise checkpoint.CheckpointError(
+    raise manifest.CheckpointError(
         f'{workdir} holds no checkpoint; train in it first (--mode=train)'
     )
   config_lib.check_same_run(
@@ -542,7 +543,7 @@ def _restore(config, experiment, workdir):
   )
   bad = health.first_non_finite(restored.state.ema_params)
   if bad is not None:  # decoded, it would pass for black images
-    raise checkpoint.CheckpointError(
+    raise manifest.CheckpointError(
         f'{workdir}/checkpoints/{restored.step} has numbers in {bad} that are'
         ' not finite; train again with a lower config.optimizer.learning_rate'
     )

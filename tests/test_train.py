@@ -20,6 +20,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import manifest
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import metric_writer
@@ -244,7 +245,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
         checkpoint.Checkpointer, save=save, _write_with_orbax=write
     ):
       with self.assertRaisesRegex(
-          checkpoint.CheckpointError, 'checkpoint 10 could .*; free some disk'
+          manifest.CheckpointError, 'checkpoint 10 could .*; free some disk'
       ):
         train.train_and_evaluate(config, self.dir)
     rows = metric_writer.read_metrics(self.dir / 'metrics.jsonl')

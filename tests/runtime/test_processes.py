@@ -26,7 +26,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
-from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import manifest
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
 from tests import device_case
@@ -267,7 +267,7 @@ def final_values(workdir):
   step = max(int(path.name) for path in directory.iterdir()
              if path.name.isdecimal())
   path = directory / str(step)
-  return step, checkpoint._read_values(path, checkpoint._read_manifest(path))
+  return step, manifest.read_values(path, manifest.read(path))
 
 
 def _trained(config, num_devices):
@@ -289,7 +289,7 @@ def _trained(config, num_devices):
     images = images.reshape(num_devices, -1, *images.shape[1:])
     state, _ = train_step(state, images, experiment.key)
     jax.block_until_ready(state)
-  return checkpoint._to_host(state)[0]
+  return manifest.to_host(state)[0]
 
 
 def _assert_close(actual, expected, method):
