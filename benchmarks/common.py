@@ -19,9 +19,9 @@ import jax
 
 from ldc_vae.data import datasets
 from ldc_vae.metrics import spread
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 
 # Flags and fields that say where files lie, which is nobody else's business.
 _PLACES = (
@@ -167,7 +167,7 @@ def _check(args) -> None:
   if output.suffix != '.json':
     raise ValueError(f'--output={output} must end in .json')
   output.parent.mkdir(parents=True, exist_ok=True)
-  writer.check_writable(output)
+  files.check_writable(output)
 
 
 def parse_runs(
@@ -227,7 +227,7 @@ def job(
 
 def commit_of(workdir: pathlib.Path) -> str | None:
   """The commit that a run was trained by; None where it does not say."""
-  record = writer.read_json(workdir / 'config.json') or {}
+  record = files.read_json(workdir / 'config.json') or {}
   return record.get('git_commit')
 
 
@@ -323,7 +323,7 @@ def write(
   """
   output = pathlib.Path(output)
   output.parent.mkdir(parents=True, exist_ok=True)
-  writer.write_json(output, record)
+  files.write_json(output, record)
   device, commits = record['device'], record['git_commit']
   rows = record.get('rows', ())
   trained = {row['git_commit'] for row in rows if row.get('git_commit')}
@@ -335,7 +335,7 @@ def write(
       f' {device["cores"]} cores), jax {record["versions"]["jax"]}, commit'
       f' {commits}.\n'
   )
-  with writer.open_atomically(output.with_suffix('.md')) as file:
+  with files.open_atomically(output.with_suffix('.md')) as file:
     file.write(f'{markdown}\n{origin}'.encode())
 
 

@@ -21,8 +21,8 @@ from ldc_vae import config as config_lib
 from ldc_vae import methods
 from ldc_vae import run_files
 from ldc_vae.reporting import comparison
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
-from ldc_vae.runtime import writer
 
 MODULE = 'benchmarks.search'
 
@@ -131,7 +131,7 @@ def create_trials(
 
 def is_finished(trial: Trial) -> bool:
   """Whether this very trial has been trained and evaluated before."""
-  meant = writer.read_json(trial.workdir / _MEANT)
+  meant = files.read_json(trial.workdir / _MEANT)
   same = common.same_run(meant, trial.arguments)
   return same and _results(trial) is not None
 
@@ -147,7 +147,7 @@ def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
   def on_end(end: jobs_lib.End) -> None:
     trial = waiting[end.job.name]
     if end.code == 0:
-      writer.write_json(trial.workdir / _MEANT, list(trial.arguments))
+      files.write_json(trial.workdir / _MEANT, list(trial.arguments))
     elif end.code is not None:
       failed.append(end.job.name)
     logging.info(
@@ -240,7 +240,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _results(trial: Trial) -> dict[str, Any] | None:
   """results.json of a trial, judged on the validation split."""
-  results = writer.read_json(trial.workdir / 'results.json')
+  results = files.read_json(trial.workdir / 'results.json')
   if results is None or results.get('protocol/split') != 'validation':
     return None
   return results

@@ -24,8 +24,8 @@ from ldc_vae import config as config_lib
 from ldc_vae import run_files
 from ldc_vae.metrics import spread
 from ldc_vae.reporting import comparison
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
-from ldc_vae.runtime import writer
 
 MODULE = 'benchmarks.seeds'
 
@@ -101,7 +101,7 @@ def arguments(run: Run, overrides: Sequence[str]) -> list[str]:
 
 def is_finished(run: Run, overrides: Sequence[str]) -> bool:
   """Whether this script has brought the same run to its end before."""
-  timing = writer.read_json(run.workdir / _TIMING) or {}
+  timing = files.read_json(run.workdir / _TIMING) or {}
   return (
       common.same_run(timing.get('finished'), arguments(run, overrides))
       and read_results(run) is not None
@@ -110,7 +110,7 @@ def is_finished(run: Run, overrides: Sequence[str]) -> bool:
 
 def read_results(run: Run) -> dict[str, Any] | None:
   """results.json of a run; None if it has not been evaluated."""
-  results = writer.read_json(run.workdir / 'results.json')
+  results = files.read_json(run.workdir / 'results.json')
   if results is None or _NEEDED not in results:
     return None
   if results['seed'] != run.seed:
@@ -186,7 +186,7 @@ def collect(
     if not is_finished(run, overrides):
       logging.warning('%s is not finished with these arguments', run.workdir)
       continue
-    timing = writer.read_json(run.workdir / _TIMING) or {}
+    timing = files.read_json(run.workdir / _TIMING) or {}
     rows.append({
         'config': run.name,
         'seed': run.seed,
@@ -321,9 +321,9 @@ def _add_seconds(run, seconds, finished) -> None:
   if not run.workdir.is_dir():
     return  # it failed before it began
   path = run.workdir / _TIMING
-  timing = writer.read_json(path) or {}
+  timing = files.read_json(path) or {}
   total = timing.get('wall_seconds', 0.0) + seconds
-  writer.write_json(path, {'wall_seconds': total, 'finished': finished})
+  files.write_json(path, {'wall_seconds': total, 'finished': finished})
 
 
 def _label(quantity: str) -> str:

@@ -21,8 +21,8 @@ import time
 from typing import Any
 
 from benchmarks import common
+from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 
 _SECONDS_AT_MOST = 600.0
 _POLL_SECONDS = 0.01
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         ' time to the first step'
     )
   if args.output:
-    writer.write_json(pathlib.Path(args.output), record)
+    files.write_json(pathlib.Path(args.output), record)
   return 0
 
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 from benchmarks import common  # pylint: disable=g-import-not-at-top
 import ldc_vae
 from ldc_vae.data import datasets
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import files
 
 BATCH_SIZE = 128
 NUM_IMAGES = 60_000
@@ -357,7 +357,7 @@ def main(argv: Sequence[str]) -> int:
         ' repeat this when it is quiet'
     )
   if args.output:
-    writer.write_json(args.output, result)
+    files.write_json(args.output, result)
   return 0
 
 

@@ -26,8 +26,8 @@ from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import health
 from ldc_vae.runtime import processes
+from ldc_vae.runtime import progress
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 
 _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
 _SAMPLES = {'iwae': 'num_samples', 'ldc': 'num_particles'}  # K's field
@@ -105,7 +105,7 @@ def make_epoch_fn(
         seconds=_MAX_SECONDS_IN_FLIGHT,
         last_good_fn=lambda: 'nothing was saved',
     )
-    with writer.ProgressBar(steps_per_epoch, batch_size=batch_size) as progress:
+    with progress.ProgressBar(steps_per_epoch, batch_size=batch_size) as bar:
       for step in range(1, steps_per_epoch + 1):
         batch = next(batches)
         batch = batch.reshape(num_devices, -1, *batch.shape[1:])
@@ -114,7 +114,7 @@ def make_epoch_fn(
         if step % config.train.log_every == 0 or step == steps_per_epoch:
           losses.append(float(jax.device_get(metrics)['loss']))
           progress.set_loss(losses[-1])
-        progress.update(step)
+        bar.update(step)
     jax.block_until_ready(state)
     return sum(losses) / len(losses) - normaliser
 

@@ -29,10 +29,11 @@ from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.metrics import spread
 from ldc_vae.reporting import comparison
 from ldc_vae.reporting import comparison_figures
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
+from ldc_vae.runtime import lock
 from ldc_vae.runtime import processes
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 
@@ -96,7 +97,7 @@ def compare(
   runs = create_runs(plans, seeds, workdir)
   for run in runs:
     train.check_same_run(run.workdir, run.config)
-  with processes.watch() as watch, writer.lock_workdir(workdir):
+  with processes.watch() as watch, lock.lock_workdir(workdir):
     watch.grace = processes.GRACE + _LONGER
     dataset = _load_data(plans)
     book = _Book(runs, plans, seeds, workdir, dataset)
@@ -212,8 +213,8 @@ class _Book:
     run = self._by_name[end.job.name]
     if run.workdir.is_dir():
       path = run.workdir / _COST
-      before = (writer.read_json(path) or {}).get('seconds', 0.0)
-      writer.write_json(path, {'seconds': before + end.seconds})
+      before = (files.read_json(path) or {}).get('seconds', 0.0)
+      files.write_json(path, {'seconds': before + end.seconds})
     if end.code is None:  # we are being stopped
       return
     if end.code == 0 and self._is_finished(run):
@@ -242,7 +243,7 @@ class _Book:
     }
     record['rows'] = comparison.create_rows(record['runs'])
     columns = comparison.metrics(record['runs'])
-    writer.write_json(self._workdir / 'comparison.json', record)
+    files.write_json(self._workdir / 'comparison.json', record)
     text = _markdown(record, columns)
     _write_text(self._workdir / 'comparison.md', text)
     text = comparison.to_csv(record['rows'], columns)
@@ -257,8 +258,8 @@ class _Book:
     done = self._is_finished(run)
     name = run.workdir.name
     status = FINISHED if done else FAILED if name in self._errors else WAITING
-    stored = writer.read_json(run.workdir / 'config.json') or {}
-    cost = writer.read_json(run.workdir / _COST) or {}
+    stored = files.read_json(run.workdir / 'config.json') or {}
+    cost = files.read_json(run.workdir / _COST) or {}
     return {
         'name': name,
         'method': run.method,
@@ -269,7 +270,7 @@ class _Book:
         'git_commit': stored.get('git_commit'),
         'versions': stored.get('versions'),
         'results': (
-            writer.read_json(run.workdir / 'results.json') if done else None
+            files.read_json(run.workdir / 'results.json') if done else None
         ),
     }
 
@@ -412,7 +413,7 @@ def _seconds(run: Mapping[str, Any]) -> str:
 
 def _write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file, atomically."""
-  with writer.open_atomically(path) as file:
+  with files.open_atomically(path) as file:
     file.write(text.encode())
 
 
@@ -449,7 +450,7 @@ def _draw(
       with np.load(path) as samples:
         own = {name: samples[name] for name in samples.files}
       images[label] = own['images'][:_SHOWN]
-    except writer.NPZ_ERRORS as error:
+    except files.NPZ_ERRORS as error:
       logging.warning(
           '%s is damaged (%s) and not shown; its run evaluates again where its'
           ' results.json is removed', path, error,

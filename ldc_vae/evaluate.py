@@ -35,10 +35,13 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.reporting import figures
 from ldc_vae.reporting import report
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import jobs
+from ldc_vae.runtime import lock
+from ldc_vae.runtime import manifest
+from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
 from ldc_vae.samplers import latents as latents_lib
 
 Array = jax.Array
@@ -222,9 +225,9 @@ def evaluate(
     UserError: Inception features are asked for and cannot be had.
   """
   workdir = pathlib.Path(workdir)
-  writer.check_writable(workdir / 'results.json')
-  with writer.lock_workdir(
-      workdir, writer.EVALUATION_LOCK_NAME, patient=patient
+  files.check_writable(workdir / 'results.json')
+  with lock.lock_workdir(
+      workdir, lock.EVALUATION_LOCK_NAME, patient=patient
   ):
     return _evaluate(config, workdir, experiment)
 
@@ -303,7 +306,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   # an evaluation that stops from here on leaves none rather than another's
   for name in ('results.json', 'report.html'):
     (workdir / name).unlink(missing_ok=True)
-  writer.write_npz(
+  files.write_npz(
       workdir / 'samples.npz',
       images=sources.images['generator'],
       latents=sources.latents['generator'],
@@ -311,7 +314,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   )
   _draw(workdir, apply, sources, results)
   results['wall_seconds'] = time.monotonic() - start
-  writer.write_json(workdir / 'results.json', results)
+  files.write_json(workdir / 'results.json', results)
   report.write_report(workdir)
   _log(results)
   processes.barrier('evaluated', results)
@@ -369,8 +372,8 @@ def sample(
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   picture = output.with_suffix('.png')
-  writer.check_writable(output)
-  writer.check_writable(picture)
+  files.check_writable(output)
+  files.check_writable(picture)
   experiment = experiment_lib.create(config)
   _, step, _, apply = _restore(config, experiment, workdir)
   if not processes.is_first():
@@ -381,7 +384,7 @@ def sample(
   z = apply.generate(num_samples, key)
   _require_finite({'generator': z})
   images = apply.decode(z)
-  writer.write_npz(output, images=images, latents=z)
+  files.write_npz(output, images=images, latents=z)
   figures.sample_grid(
       images[:_SHOWN],
       picture,
@@ -408,7 +411,7 @@ def is_evaluated(
       may be of any.
   """
   workdir = pathlib.Path(workdir)
-  results = writer.read_json(workdir / 'results.json')
+  results = files.read_json(workdir / 'results.json')
   if not isinstance(results, dict):
     return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
@@ -531,7 +534,7 @@ def _restore(config, experiment, workdir):
     restored = checkpointer.restore(template, config.evaluate.checkpoint)
     last_step = checkpointer.latest_step()
   if restored is None:
-    raise checkpoint.CheckpointError(
+    raise manifest.CheckpointError(
         f'{workdir} holds no checkpoint; train in it first (--mode=train)'
     )
   config_lib.check_same_run(
@@ -542,7 +545,7 @@ def _restore(config, experiment, workdir):
   )
   bad = health.first_non_finite(restored.state.ema_params)
   if bad is not None:  # decoded, it would pass for black images
-    raise checkpoint.CheckpointError(
+    raise manifest.CheckpointError(
         f'{workdir}/checkpoints/{restored.step} has numbers in {bad} that are'
         ' not finite; train again with a lower config.optimizer.learning_rate'
     )
@@ -637,8 +640,8 @@ def _draw(workdir, apply, sources, results) -> None:
       title=f'Distance from the {split} split by latent source ({name})',
   )
   try:
-    rows = writer.read_metrics(workdir / 'metrics.jsonl')
-  except writer.FileError as error:  # the results do not need it
+    rows = metric_writer.read_metrics(workdir / 'metrics.jsonl')
+  except files.FileError as error:  # the results do not need it
     logging.warning('no training curves are drawn: %s', error)
     rows = []
   figures.training_curves(

@@ -30,9 +30,12 @@ from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import lock
+from ldc_vae.runtime import metric_writer as metric_writer_lib
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import progress as progress_lib
 
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
@@ -62,7 +65,7 @@ def train_and_evaluate(
     OSError: A file cannot be read or written.
   """
   workdir = pathlib.Path(workdir)
-  with processes.watch() as watch, writer.lock_workdir(workdir):
+  with processes.watch() as watch, lock.lock_workdir(workdir):
     if processes.is_first():
       check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made
@@ -182,14 +185,14 @@ def _write_config(
 ) -> None:
   """Writes config.json; a run that goes on keeps the commit that began it."""
   record = config_lib.to_json(config)
-  before = writer.read_json(workdir / 'config.json') or {}
+  before = files.read_json(workdir / 'config.json') or {}
   if _holds_run(workdir) and 'git_commit' in before:
     commits = [*before.get('later_commits', ()), record['git_commit']]
     first = record['git_commit'] = before['git_commit']
     later = [each for each in dict.fromkeys(commits) if each != first]
     if later:
       record['later_commits'] = later
-  writer.write_json(workdir / 'config.json', record)
+  files.write_json(workdir / 'config.json', record)
 
 
 def _holds_run(workdir: pathlib.Path) -> bool:
@@ -253,11 +256,11 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     return
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
-        writer.MetricWriter(workdir / 'metrics.jsonl')
+        metric_writer_lib.MetricWriter(workdir / 'metrics.jsonl')
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(
-        writer.ProgressBar(
+        progress_lib.ProgressBar(
             num_steps, initial=step, batch_size=config.train.batch_size
         )
     )

@@ -13,8 +13,8 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import plans
 from ldc_vae.evaluation import measures
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
-from ldc_vae.runtime import writer
 
 SPEC = 'configs/digits.py,debug'
 STEPS = 24  # of a run of it
@@ -68,14 +68,14 @@ class CompareTest(parameterized.TestCase):
     """What the program would leave of a run."""
     folder = self.made / run.workdir.name
     folder.mkdir(parents=True)
-    writer.write_json(folder / 'config.json', config_lib.to_json(run.config))
+    files.write_json(folder / 'config.json', config_lib.to_json(run.config))
     (folder / 'report.html').write_text('')
     z = np.random.default_rng(run.seed).normal(size=(120, 8))
-    writer.write_npz(
+    files.write_npz(
         folder / 'samples.npz', images=np.zeros((120, 8, 8, 1), np.uint8),
         latents=z, aggregate_latents=z + 1.0,
     )
-    writer.write_json(folder / 'results.json', {
+    files.write_json(folder / 'results.json', {
         'step': STEPS,
         'last_step': STEPS,
         'seed': run.seed,

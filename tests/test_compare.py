@@ -12,8 +12,9 @@ from ldc_vae import compare
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae.data import datasets
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import lock
 from tests import compare_case
 
 _FIGURES = compare_case.FIGURES
@@ -90,7 +91,7 @@ class CompareTest(compare_case.CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.called()
     path = self.workdir / 'vae_seed1' / 'results.json'
-    writer.write_json(path, {**json.loads(path.read_text()), 'step': 8})
+    files.write_json(path, {**json.loads(path.read_text()), 'step': 8})
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1'])
 
@@ -105,7 +106,7 @@ class CompareTest(compare_case.CompareTest):
       del results['protocol/data']  # as an earlier version
       if data is not None:
         results['protocol/data'] = data
-      writer.write_json(path, results)
+      files.write_json(path, results)
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1'])
     data = datasets.describe(self.dataset)
@@ -186,7 +187,7 @@ class CompareTest(compare_case.CompareTest):
     run = self.runs(plans)['vae_seed0']
     run.workdir.mkdir(parents=True)
     record = config_lib.to_json(run.config)
-    writer.write_json(run.workdir / 'config.json', record)
+    files.write_json(run.workdir / 'config.json', record)
     plans = self.plans('--config.vae.objective.beta=2')
     self.make_all(plans)
     record = compare.compare(plans, (0, 1), self.workdir)
@@ -222,7 +223,7 @@ class CompareTest(compare_case.CompareTest):
     self.assertNotIn(told, text)
     path = self.workdir / 'vae_seed1' / 'config.json'
     record = json.loads(path.read_text())
-    writer.write_json(path, {**record, 'git_commit': 'another'})
+    files.write_json(path, {**record, 'git_commit': 'another'})
     compare.compare(plans, (0, 1), self.workdir)
     text = (self.workdir / 'comparison.md').read_text()
     self.assertIn(told, text)
@@ -252,8 +253,8 @@ class CompareTest(compare_case.CompareTest):
 
   def test_the_workdir_is_locked(self):
     plans = self.plans()
-    with writer.lock_workdir(self.workdir):
-      with self.assertRaises(writer.LockedError):
+    with lock.lock_workdir(self.workdir):
+      with self.assertRaises(lock.LockedError):
         compare.compare(plans, (0,), self.workdir)
 
   def test_the_command_names_no_place(self):

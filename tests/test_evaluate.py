@@ -19,8 +19,8 @@ from ldc_vae import evaluate
 from ldc_vae.evaluation import inception
 from ldc_vae.evaluation import measures
 from ldc_vae.evaluation import requirements
+from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 from tests import evaluate_case
 
 _without_times = evaluate_case.without_times
@@ -189,7 +189,7 @@ class EvaluateTest(evaluate_case.RunTest):
   def test_an_evaluation_that_stops_is_none(self):
     workdir = self.workdir.with_name('stopped')
     shutil.copytree(self.workdir, workdir)
-    writer.write_json(workdir / 'results.json', self.results)
+    files.write_json(workdir / 'results.json', self.results)
     self.assertTrue(evaluate.is_evaluated(workdir, self.config, 8))
     full = mock.patch.object(
         evaluate.report, 'write_report', side_effect=OSError('full')
@@ -218,12 +218,12 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertEqual(image_measures.called, num > 1)
 
   def test_is_evaluated_knows_step_and_evaluation(self):
-    writer.write_json(self.workdir / 'results.json', self.results)
+    files.write_json(self.workdir / 'results.json', self.results)
     self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
-    writer.write_json(self.workdir / 'results.json', [1])
+    files.write_json(self.workdir / 'results.json', [1])
     self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 8))
-    writer.write_json(self.workdir / 'results.json', self.results)
+    files.write_json(self.workdir / 'results.json', self.results)
     for field, value in (
         ('evaluate.split', 'validation'),
         ('evaluate.samplers', ('prior',)),
@@ -239,7 +239,7 @@ class EvaluateTest(evaluate_case.RunTest):
         'protocol/evaluate': measures.describe_evaluation(best),
         'step': 3,
     }
-    writer.write_json(self.workdir / 'results.json', results)
+    files.write_json(self.workdir / 'results.json', results)
     self.assertTrue(evaluate.is_evaluated(self.workdir, best, 8))
     self.assertFalse(evaluate.is_evaluated(self.workdir, best, 9))
 

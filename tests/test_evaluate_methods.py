@@ -18,7 +18,7 @@ from ldc_vae import methods
 from ldc_vae import streams
 from ldc_vae import train
 from ldc_vae.runtime import checkpoint
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import metric_writer
 from tests import evaluate_case
 
 _train = evaluate_case.train_run
@@ -125,7 +125,7 @@ class MethodsTest(parameterized.TestCase):
     results = json.loads((workdir / 'results.json').read_text())
     losses = [
         row['validation/reconstruction']
-        for row in writer.read_metrics(workdir / 'metrics.jsonl')
+        for row in metric_writer.read_metrics(workdir / 'metrics.jsonl')
         if 'validation/reconstruction' in row
     ]
     self.assertLess(losses[-1], losses[0] - 10.0)  # nats

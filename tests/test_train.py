@@ -14,8 +14,10 @@ from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import metric_writer
+from ldc_vae.runtime import progress
 from tests import train_case
 
 _NUM_STEPS = train_case.NUM_STEPS
@@ -33,14 +35,14 @@ class TrainAndEvaluateTest(train_case.TrainTest):
   def test_interrupted_run_ends_bit_identical(self, method, stop_after):
     config = _config(method)
     train.train_and_evaluate(config, self.dir / 'whole')
-    real_update = writer.ProgressBar.update
+    real_update = progress.ProgressBar.update
 
     def interrupt(bar, step):
       real_update(bar, step)
       if step == stop_after:
         signal.raise_signal(signal.SIGINT)
 
-    with mock.patch.object(writer.ProgressBar, 'update', interrupt):
+    with mock.patch.object(progress.ProgressBar, 'update', interrupt):
       with self.assertRaises(KeyboardInterrupt):
         train.train_and_evaluate(config, self.dir / 'parts')
     # the step under way is finished, and saved
@@ -140,10 +142,10 @@ class TrainAndEvaluateTest(train_case.TrainTest):
         checkpoint.Checkpointer, save=save, _write_with_orbax=write
     ):
       with self.assertRaisesRegex(
-          checkpoint.CheckpointError, 'checkpoint 10 could .*; free some disk'
+          manifest.CheckpointError, 'checkpoint 10 could .*; free some disk'
       ):
         train.train_and_evaluate(config, self.dir)
-    rows = writer.read_metrics(self.dir / 'metrics.jsonl')
+    rows = metric_writer.read_metrics(self.dir / 'metrics.jsonl')
     self.assertEqual(rows[-1]['step'], 10)
     self.assertEqual(
         [x.name for x in (self.dir / 'checkpoints').iterdir()], ['5']
@@ -174,7 +176,7 @@ class TrainAndEvaluateTest(train_case.TrainTest):
       described = {'versions': {}, 'git_commit': commit}
       with mock.patch.object(config_lib, 'describe', lambda: described):
         train.train_and_evaluate(_config(**{'train.num_steps': 5}), self.dir)
-      record = writer.read_json(path)
+      record = files.read_json(path)
       self.assertEqual(record['git_commit'], 'a')
       self.assertEqual(record.get('later_commits'), later)
 

@@ -10,7 +10,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.runtime import health
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import metric_writer
 from tests import train_case
 
 _assert_same = train_case.assert_same
@@ -53,7 +53,7 @@ class RefusalTest(train_case.TrainTest):
 
     def rows(name):
       path = self.dir / name / 'metrics.jsonl'
-      return {x['step']: x['train/skipped'] for x in writer.read_metrics(path)
+      return {x['step']: x['train/skipped'] for x in metric_writer.read_metrics(path)
               if 'train/skipped' in x}
 
     with mock.patch.object(step_lib, 'keep_finite', break_step_7):

@@ -14,8 +14,8 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
 
 NUM_STEPS = 12
 
@@ -44,7 +44,7 @@ def rows(workdir):
   """The lines of metrics.jsonl, but for clocks."""
   return [
       {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-      for row in writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
+      for row in metric_writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
   ]
 
 

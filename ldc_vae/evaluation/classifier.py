@@ -31,7 +31,7 @@ import optax
 from ldc_vae import errors
 from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import files
 
 # Part of the cache key: raise it with every change that changes the features.
 VERSION = 1
@@ -385,7 +385,7 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
   arrays['test_accuracy'] = np.asarray(classifier.test_accuracy, np.float64)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writer.open_atomically(path) as file:
+    with files.open_atomically(path) as file:
       np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
   except OSError as error:
     logging.warning('Cannot keep the feature classifier: %s', error)
@@ -404,7 +404,7 @@ def _load(
     if stored != _digest(arrays):
       raise ValueError('its digest does not match')
     test_accuracy = float(arrays.pop('test_accuracy'))
-  except writer.NPZ_ERRORS as error:
+  except files.NPZ_ERRORS as error:
     logging.warning('%s is damaged (%s); training it anew.', path, error)
     return None
   params = flax.traverse_util.unflatten_dict(arrays, sep='/')

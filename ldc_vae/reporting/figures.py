@@ -29,7 +29,7 @@ from PIL import ImageDraw
 from PIL import ImageFont
 from scipy import ndimage
 
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import files
 
 PathLike = str | os.PathLike
 
@@ -1120,6 +1120,6 @@ def _write_bytes(path: PathLike, data: bytes) -> pathlib.Path:
   path = pathlib.Path(path)
   with contextlib.suppress(OSError):  # opening the file tells it better
     path.parent.mkdir(parents=True, exist_ok=True)
-  with writer.open_atomically(path) as file:
+  with files.open_atomically(path) as file:
     file.write(data)
   return path

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ldc_vae import config as config_lib
 from ldc_vae.reporting import figures
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import files
 
 _LOWER, _HIGHER = 'lower', 'higher'
 _METHODS = {
@@ -398,7 +398,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
       + '\n</body>\n</html>\n'
   )
   path = workdir / 'report.html'
-  with writer.open_atomically(path) as file:
+  with files.open_atomically(path) as file:
     file.write(page.encode('utf-8', 'replace'))
   return path
 

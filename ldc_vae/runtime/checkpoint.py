@@ -17,7 +17,6 @@ import concurrent.futures
 import contextlib
 import errno
 import functools
-import hashlib
 import importlib.util
 import json
 import math
@@ -31,19 +30,16 @@ import uuid
 from absl import logging
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
-import tensorstore
+
+from ldc_vae.runtime import manifest as manifest_lib
 
 PyTree = Any
 
 LOSS = 'validation/loss'  # the metric by which a checkpoint is best; lower is
 NUM_LATEST = 2  # one more than needed, to fall back to
 
-_FORMAT = 1  # of the manifest
 _CHUNK = 1 << 26  # bytes of one broadcast between processes
-# What stands for a jax array in a template.
-_JAX_LEAF = (jax.Array, jax.ShapeDtypeStruct)
 _DELETED = 'deleted'  # the subdirectory of what is being deleted
 _REMEDIES = {
     errno.ENOSPC: 'free some disk space',
@@ -53,14 +49,6 @@ _REMEDIES = {
     errno.EACCES: 'make the directory writable',
     errno.ENOENT: 'put the directory back',
 }
-
-
-class CheckpointError(OSError):
-  """A checkpoint cannot be written, or cannot be restored as asked."""
-
-  def __init__(self, message: str, number: int | None = None):
-    super().__init__(message)  # no '[Errno 28]' before the sentence
-    self.errno = number
 
 
 class Restored(NamedTuple):
@@ -116,7 +104,7 @@ class Checkpointer:
     self._saving: concurrent.futures.Future[None] | None = None
     if not read_only and jax.process_index() == 0:
       if importlib.util.find_spec('orbax') is None:  # hours before a save does
-        raise CheckpointError(
+        raise manifest_lib.CheckpointError(
             'the package orbax-checkpoint is missing; install requirements.txt'
         )
       _prepare_directory(self._directory)
@@ -153,7 +141,7 @@ class Checkpointer:
     """
     self.wait()
     if self._read_only:
-      raise CheckpointError(
+      raise manifest_lib.CheckpointError(
           f'checkpoint {step} not saved: {self._directory} was opened with'
           ' read_only=True'
       )
@@ -161,13 +149,15 @@ class Checkpointer:
       raise ValueError(f'step={step} of a checkpoint must not be negative')
     if jax.process_index() != 0:
       return
-    values, entries = _to_host(state)
+    values, entries = manifest_lib.to_host(state)
     manifest = {
-        'format': _FORMAT,
+        'format': manifest_lib.FORMAT,
         'step': int(step),
         'leaves': entries,
-        'metrics': {name: _scalar(name, x) for name, x in metrics.items()},
-        'meta': _to_json(meta),
+        'metrics': {
+            name: manifest_lib.scalar(name, x) for name, x in metrics.items()
+        },
+        'meta': manifest_lib.to_json(meta),
     }
     self._saving = self._executor.submit(self._write, manifest, values)
 
@@ -202,8 +192,11 @@ class Checkpointer:
       return None
     manifest, values = found
     leaves, treedef = jax.tree.flatten(like)
-    leaves = [_like_leaf(x, values[name])
-              for name, x in zip(_names(like), leaves, strict=True)]
+    names = manifest_lib.leaf_names(like)
+    leaves = [
+        manifest_lib.like_leaf(x, values[name])
+        for name, x in zip(names, leaves, strict=True)
+    ]
     return Restored(
         step=manifest['step'],
         state=jax.tree.unflatten(treedef, leaves),
@@ -242,13 +235,13 @@ class Checkpointer:
     path = self._directory / str(step)
     replaced = self._directory / f'{step}.replaced'
     manifest['leaves'] = {
-        name: _entry(name, values[name], **entry)
+        name: manifest_lib.leaf_entry(name, values[name], **entry)
         for name, entry in manifest['leaves'].items()
     }
-    manifest['digest'] = _manifest_digest(manifest)
+    manifest['digest'] = manifest_lib.digest(manifest)
     try:
       if path.exists():
-        if _is_whole(path, manifest['digest']):
+        if manifest_lib.is_whole(path, manifest['digest']):
           return
         path.rename(replaced)
       try:
@@ -331,10 +324,10 @@ class Checkpointer:
     ]:
       path = self._directory / str(steps[0])
       try:
-        manifest = _read_manifest(path)
-        _check_like(path, manifest, like)
-        values = _read_values(path, manifest)
-      except _CorruptError as error:
+        manifest = manifest_lib.read(path)
+        manifest_lib.check_like(path, manifest, like)
+        values = manifest_lib.read_values(path, manifest)
+      except manifest_lib.CorruptError as error:
         if path.exists():  # else deleted while we read: newer ones are there
           corrupt[steps[0]] = str(error)
         continue
@@ -343,7 +336,7 @@ class Checkpointer:
       return manifest, values
     if corrupt:
       reasons = '; '.join(f'{step}: {why}' for step, why in corrupt.items())
-      raise CheckpointError(
+      raise manifest_lib.CheckpointError(
           f'no checkpoint in {self._directory} verifies ({reasons}); put a'
           ' backup in its place, or remove the directory to train from the'
           ' start'
@@ -384,13 +377,15 @@ class Checkpointer:
     header = json.loads(_broadcast(json.dumps(header).encode()))
     body = _broadcast(body)
     if 'error' in header:
-      raise failure or CheckpointError(header['error'])
+      raise failure or manifest_lib.CheckpointError(header['error'])
     if 'manifest' not in header:
       return None
     values, offset = {}, 0
     for name, entry in header['manifest']['leaves'].items():
       value = np.frombuffer(
-          body, _storage_dtype(entry['dtype']), math.prod(entry['stored']),
+          body,
+          manifest_lib.storage_dtype(entry['dtype']),
+          math.prod(entry['stored']),
           offset,
       ).reshape(entry['stored'])
       offset += value.nbytes
@@ -413,8 +408,8 @@ def verify(directory: str | os.PathLike[str]) -> list[Verification]:
     reason = ''
     try:
       path = directory / str(step)
-      _read_values(path, _read_manifest(path))
-    except _CorruptError as error:
+      manifest_lib.read_values(path, manifest_lib.read(path))
+    except manifest_lib.CorruptError as error:
       reason = str(error)
     verdicts.append(Verification(step, not reason, reason))
   return verdicts
@@ -431,13 +426,9 @@ def read_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
   """
   directory = pathlib.Path(os.path.abspath(directory))
   for step in reversed(_steps(directory)):
-    with contextlib.suppress(_CorruptError):
-      return _read_manifest(directory / str(step))['meta']
+    with contextlib.suppress(manifest_lib.CorruptError):
+      return manifest_lib.read(directory / str(step))['meta']
   return None
-
-
-class _CorruptError(Exception):
-  """A checkpoint does not hold what was saved."""
 
 
 def _prepare_directory(directory: pathlib.Path) -> None:
@@ -459,7 +450,7 @@ def _prepare_directory(directory: pathlib.Path) -> None:
       remedy = f'create {directory.parent} first'
     elif directory.exists() and not directory.is_dir():
       remedy = 'a file has this name: move it away'
-    raise CheckpointError(
+    raise manifest_lib.CheckpointError(
         f'checkpoint directory {directory} cannot be used'
         f' ({error.strerror}); {remedy}',
         error.errno,
@@ -490,8 +481,8 @@ def _losses(directory: pathlib.Path) -> dict[int, float]:
   losses = {}
   for step in _steps(directory):
     try:
-      losses[step] = _loss(_read_manifest(directory / str(step)))
-    except (_CorruptError, CheckpointError):
+      losses[step] = _loss(manifest_lib.read(directory / str(step)))
+    except (manifest_lib.CorruptError, manifest_lib.CheckpointError):
       losses[step] = -math.inf  # first in line: `restore` will say why
   return losses
 
@@ -509,81 +500,6 @@ def _ranked(losses: dict[int, float], which: str) -> list[int]:
   return sorted(losses, key=lambda step: (losses[step], -step))
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
-  """Reads and verifies the manifest of the checkpoint at `path`."""
-  try:
-    manifest = json.loads((path / 'manifest' / 'metadata').read_bytes())
-    whole = manifest.get('digest') == _manifest_digest(manifest)
-  except Exception as error:
-    _raise_if_unreadable(path)
-    raise _CorruptError(f'its manifest: {_one_line(error)}') from error
-  if not whole:
-    raise _CorruptError('its manifest does not match its digest')
-  if path.name != str(manifest['step']):
-    raise _CorruptError(f'its manifest is that of step {manifest["step"]}')
-  if manifest['format'] != _FORMAT:
-    raise CheckpointError(
-        f'checkpoint {path} has format {manifest["format"]} but this version'
-        f' reads format {_FORMAT}; use the version that wrote it'
-    )
-  return manifest
-
-
-def _read_values(
-    path: pathlib.Path, manifest: dict[str, Any]
-) -> dict[str, np.ndarray]:
-  """Reads and verifies the leaves of the checkpoint at `path`, by name."""
-  values = {}
-  for name, entry in manifest['leaves'].items():
-    value = np.zeros(entry['stored'], _storage_dtype(entry['dtype']))
-    if value.size:
-      value = _read_array(path, name)
-    if _entry(name, value, entry['dtype'], entry['shape']) != entry:
-      raise _CorruptError(f'{name} does not match its digest')
-    values[name] = value
-  return values
-
-
-def _read_array(path: pathlib.Path, name: str) -> np.ndarray:
-  """Reads one array of the checkpoint at `path`.
-
-  Not through Orbax: it reads all arrays at once, and when one is corrupt the
-  threads of the others print tracebacks.
-  """
-  spec = {
-      'driver': 'zarr',
-      'kvstore': {
-          'driver': 'ocdbt',
-          'base': (path / 'state').as_uri(),
-          'path': f'{name}/',
-      },
-  }
-  try:
-    array = tensorstore.open(spec, open=True, read=True).result()
-    return array.read().result()
-  except MemoryError:
-    raise
-  except Exception as error:
-    _raise_if_unreadable(path)
-    raise _CorruptError(f'{name}: {_one_line(error)}') from error
-
-
-def _raise_if_unreadable(path: pathlib.Path) -> None:
-  """Raises if this process may not read a file: that is no corruption."""
-  for file in path.rglob('*'):
-    try:
-      if file.is_file():
-        file.open('rb').close()
-    except FileNotFoundError:
-      pass  # deleted since it was listed
-    except OSError as error:
-      raise CheckpointError(
-          f'checkpoint {path} cannot be read ({error.strerror}: {file}); make'
-          ' it readable',
-          error.errno,
-      ) from error
-
-
 def _free_name(path: pathlib.Path) -> pathlib.Path:
   """Returns `path`, or the first of `path`_2, `path`_3, ... that is free."""
   free, count = path, 1
@@ -593,179 +509,17 @@ def _free_name(path: pathlib.Path) -> pathlib.Path:
   return free
 
 
-def _is_whole(path: pathlib.Path, digest: str) -> bool:
-  """Returns whether the checkpoint at `path` verifies and has this digest."""
-  try:
-    manifest = _read_manifest(path)
-    if manifest['digest'] != digest:
-      return False
-    _read_values(path, manifest)
-  except _CorruptError:
-    return False
-  return True
-
-
-def _check_like(
-    path: pathlib.Path, manifest: dict[str, Any], like: PyTree
-) -> None:
-  """Raises if the checkpoint's leaves differ from those of `like`."""
-  saved = {
-      name: f'{entry["dtype"]}{entry["shape"]}'
-      for name, entry in manifest['leaves'].items()
-  }
-  wanted = {
-      name: f'{_dtype_name(x)}{list(np.shape(x))}'
-      for name, x in zip(_names(like), jax.tree.leaves(like), strict=True)
-  }
-  for name in [*wanted, *(x for x in saved if x not in wanted)]:
-    if saved.get(name) != wanted.get(name):
-      raise CheckpointError(
-          f'checkpoint {path} has {name}: {saved.get(name, "nothing")} where'
-          f' this run has {wanted.get(name, "nothing")}; use the config that it'
-          ' was trained with, or another directory'
-      )
-
-
-def _names(tree: PyTree) -> list[str]:
-  """Returns the name of every leaf, such as 'params.encoder.kernel'."""
-  names = []
-  for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    name = jax.tree_util.keystr(path, simple=True, separator='.')
-    names.append(name or 'state')  # the state may be one array
-  if len(set(names)) < len(names):
-    twice = next(name for name in names if names.count(name) > 1)
-    raise ValueError(f'two leaves of the state are named {twice!r}; rename one')
-  return names
-
-
-def _is_key(leaf: Any) -> bool:
-  """Returns whether `leaf` is an array of typed PRNG keys, or its shape."""
-  return isinstance(leaf, _JAX_LEAF) and jnp.issubdtype(
-      leaf.dtype, jax.dtypes.prng_key
-  )
-
-
-def _dtype_name(leaf: Any) -> str:
-  """Returns the dtype of a leaf as the manifest spells it."""
-  if hasattr(leaf, 'dtype'):
-    return leaf.dtype.name
-  return np.asarray(leaf).dtype.name
-
-
-def _storage_dtype(name: str) -> np.dtype:
-  """Returns the dtype in which leaves of dtype `name` are stored."""
-  return np.dtype(np.uint32) if name.startswith('key<') else jnp.dtype(name)
-
-
-def _to_host(
-    state: PyTree,
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-  """Returns the leaves by name, as NumPy copies, and what they stand for."""
-  names, leaves = _names(state), jax.tree.leaves(state)
-  entries = {}
-  for name, leaf in zip(names, leaves, strict=True):
-    entries[name] = {'dtype': _dtype_name(leaf), 'shape': list(np.shape(leaf))}
-    if isinstance(leaf, jax.Array):
-      if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        raise ValueError(
-            f'{name} is sharded over processes; replicate it before saving'
-        )
-    elif np.asarray(leaf).dtype.kind in 'OSUMm':
-      raise ValueError(
-          f'{name} is a {type(leaf).__name__}; only numbers and arrays of'
-          ' numbers can be saved'
-      )
-  # All transfers start before the first is waited for.
-  leaves = jax.device_get(
-      [jax.random.key_data(x) if _is_key(x) else x for x in leaves]
-  )
-  values = {}
-  for name, leaf in zip(names, leaves, strict=True):
-    dtype = _storage_dtype(entries[name]['dtype'])  # of native byte order
-    values[name] = np.array(leaf, dtype, order='C', copy=True)
-  return values, entries
-
-
-def _like_leaf(like: Any, value: np.ndarray) -> Any:
-  """Returns `value` as a leaf of the kind of `like`."""
-  if _is_key(like):
-    return jax.random.wrap_key_data(
-        jnp.array(value), impl=jax.random.key_impl(like)
-    )
-  if isinstance(like, _JAX_LEAF):
-    if like.weak_type:  # must stay so, as later promotions depend on it
-      zero = np.zeros((), like.dtype).item()  # Python's numbers are weak
-      return jnp.full(like.shape, zero).at[...].set(value)
-    return jnp.array(value)
-  if isinstance(like, np.ndarray):
-    return np.array(value)
-  if isinstance(like, np.generic):
-    return value[()]
-  return type(like)(value.item())
-
-
-def _entry(
-    name: str, value: np.ndarray, dtype: str, shape: list[int]
-) -> dict[str, Any]:
-  """Returns the manifest's entry of one leaf."""
-  stored = list(value.shape)  # differs from `shape` for keys
-  header = json.dumps([name, dtype, shape, value.dtype.name, stored])
-  digest = hashlib.sha256(header.encode())
-  digest.update(np.ascontiguousarray(value).view(np.uint8).data)
-  return {
-      'dtype': dtype,
-      'shape': shape,
-      'stored': stored,
-      'sha256': digest.hexdigest(),
-  }
-
-
-def _manifest_digest(manifest: dict[str, Any]) -> str:
-  """Returns the SHA-256 of everything in the manifest but its digest."""
-  content = {key: x for key, x in manifest.items() if key != 'digest'}
-  return hashlib.sha256(
-      json.dumps(content, sort_keys=True).encode()
-  ).hexdigest()
-
-
-def _scalar(name: str, value: Any) -> float:
-  """Returns a metric as a number."""
-  if np.size(value) != 1:
-    raise ValueError(
-        f'metric {name} has shape {np.shape(value)}; a checkpoint stores'
-        ' scalars: take a mean'
-    )
-  return float(np.asarray(value).item())
-
-
-def _to_json(meta: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns `meta` as JSON will give it back."""
-  try:
-    return json.loads(json.dumps(dict(meta), default=lambda x: x.tolist()))
-  except (AttributeError, TypeError, ValueError) as error:
-    raise ValueError(
-        f'meta cannot be saved ({error}); use numbers, strings, lists and'
-        ' dictionaries'
-    ) from error
-
-
-def _one_line(error: BaseException) -> str:
-  """Returns the first line of an error, short enough for a sentence."""
-  lines = str(error).strip().splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:200]}'
-
-
 def _save_error(
     directory: pathlib.Path, step: int, error: BaseException
-) -> CheckpointError:
+) -> manifest_lib.CheckpointError:
   """Returns the sentence to raise for a save that failed."""
   number, text = getattr(error, 'errno', None), str(error)
   for known in _REMEDIES:
     if os.strerror(known) in text:  # Orbax wraps the system's error in others
       number = number or known
-  cause = os.strerror(number) if number else _one_line(error)
+  cause = os.strerror(number) if number else manifest_lib.one_line(error)
   remedy = _REMEDIES.get(number, 'check the disk')
-  return CheckpointError(
+  return manifest_lib.CheckpointError(
       f'checkpoint {step} could not be saved in {directory} ({cause});'
       f' {remedy} and run again: the checkpoints before it are whole',
       number,

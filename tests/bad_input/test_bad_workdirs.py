@@ -19,8 +19,8 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 from tests.bad_input import bad_input_case
 from tests.runtime import rights_case
 
@@ -271,8 +271,8 @@ def setUpModule():
   _shared['trained'] = workdir = pathlib.Path(folder.name) / 'trained'
   workdir.mkdir()
   config = config_lib.load(_VAE)
-  writer.write_json(workdir / 'config.json', config_lib.to_json(config))
-  writer.write_json(workdir / 'results.json', {'step': _STEP})
+  files.write_json(workdir / 'config.json', config_lib.to_json(config))
+  files.write_json(workdir / 'results.json', {'step': _STEP})
   (workdir / 'metrics.jsonl').write_text('{"step": 24, "train/loss": 1.0}\n')
   with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
     checkpointer.save(
@@ -298,8 +298,8 @@ class WorkdirsTest(bad_input_case.BadInputTest):
   def test_a_workdir_in_use_is_told(self, name, use, argv):
     _trained()(self.folder)
     program = (
-        'import sys; from ldc_vae.runtime import writer\n'
-        f'with writer.lock_workdir("trained", "{name}"):\n'
+        'import sys; from ldc_vae.runtime import lock\n'
+        f'with lock.lock_workdir("trained", "{name}"):\n'
         '  print("locked", flush=True); sys.stdin.read()'
     )
     with subprocess.Popen(

@@ -9,9 +9,9 @@ from benchmarks import search
 from ldc_vae import config as config_lib
 from ldc_vae import methods
 from ldc_vae.configs import default
+from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import provenance
-from ldc_vae.runtime import writer
 from tests.benchmarks import benchmark_case
 
 _folder = benchmark_case.create_folder
@@ -73,7 +73,7 @@ class SearchTest(parameterized.TestCase):
           'protocol/split': 'validation' if value else 'test',
       }
       (trial.workdir / 'results.json').write_text(json.dumps(results))
-      writer.write_json(trial.workdir / 'trial.json', list(trial.arguments))
+      files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     rows = search.collect(trials)
     self.assertEqual(
         [(row['method'], row['options']) for row in rows if row['chosen']],
@@ -131,7 +131,7 @@ class SearchTest(parameterized.TestCase):
       (trial.workdir / 'results.json').write_text(json.dumps({
           'protocol/split': 'validation', 'frechet_classifier/generator': 1.0,
       }))
-      writer.write_json(trial.workdir / 'trial.json', list(trial.arguments))
+      files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     argv = [
         '--config=configs/digits.py', '--methods=ae', f'--workdir={root}',
         f'--output={root}/search.json',

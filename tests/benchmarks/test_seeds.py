@@ -7,7 +7,7 @@ import os
 from absl.testing import absltest
 
 from benchmarks import seeds
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import files
 from tests.benchmarks import benchmark_case
 
 _folder = benchmark_case.create_folder
@@ -50,7 +50,7 @@ class CollectTest(absltest.TestCase):
     )
     for run, generator in zip(self.runs[:2], (6.0, 4.0), strict=True):
       run.workdir.mkdir()
-      writer.write_json(run.workdir / 'results.json', {
+      files.write_json(run.workdir / 'results.json', {
           'seed': run.seed,
           'step': 10,
           'wall_seconds': 3.0,
@@ -61,7 +61,7 @@ class CollectTest(absltest.TestCase):
           'frechet_classifier_seed_1/generator': generator,
           'frechet_classifier_seed_1/aggregate': 2.0,
       })
-      writer.write_json(
+      files.write_json(
           run.workdir / 'benchmark.json',
           {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
       )

@@ -26,9 +26,9 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
-from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import manifest
+from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import processes
-from ldc_vae.runtime import writer
 from tests import device_case
 from tests.runtime import test_torture
 
@@ -139,7 +139,7 @@ import os, signal
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run in nohup
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier
-from ldc_vae.runtime import writer
+from ldc_vae.runtime import progress
 real, calls = {owner}.{name}, []
 
 def call_and_signal(*args, **kwargs):
@@ -267,7 +267,7 @@ def final_values(workdir):
   step = max(int(path.name) for path in directory.iterdir()
              if path.name.isdecimal())
   path = directory / str(step)
-  return step, checkpoint._read_values(path, checkpoint._read_manifest(path))
+  return step, manifest.read_values(path, manifest.read(path))
 
 
 def _trained(config, num_devices):
@@ -289,7 +289,7 @@ def _trained(config, num_devices):
     images = images.reshape(num_devices, -1, *images.shape[1:])
     state, _ = train_step(state, images, experiment.key)
     jax.block_until_ready(state)
-  return checkpoint._to_host(state)[0]
+  return manifest.to_host(state)[0]
 
 
 def _assert_close(actual, expected, method):
@@ -393,7 +393,7 @@ class StopTest(parameterized.TestCase):
     self.assertIsNone(processes._active)
 
   @parameterized.parameters(
-      ('writer.ProgressBar', 'update', 3, 'SIGHUP', 3),
+      ('progress.ProgressBar', 'update', 3, 'SIGHUP', 3),
       ('datasets', 'eval_batches', 1, 'SIGTERM', 7),
       # XLA is at work when the interpreter is to end
       ('classifier', '_train_step', 9, 'SIGINT', _NUM_STEPS),
@@ -667,7 +667,7 @@ class ResumeTest(absltest.TestCase):
       rows = directory / 'parts' / 'metrics.jsonl'
       deadline = time.monotonic() + 300
       while time.monotonic() < deadline:
-        last = writer.read_metrics(rows)[-1:] if rows.exists() else []
+        last = metric_writer.read_metrics(rows)[-1:] if rows.exists() else []
         if last and last[0]['step'] >= step:
           return
         self.assertIsNone(run.running[0].poll(), run.printed)

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import manifest
 from tests import device_case
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -186,7 +187,7 @@ def outcome(workdir):
   """Everything of a finished run that must not depend on interruptions."""
   directory = workdir / 'checkpoints'
   path = directory / str(checkpoint._steps(directory)[-1])
-  leaves = checkpoint._read_values(path, checkpoint._read_manifest(path))
+  leaves = manifest.read_values(path, manifest.read(path))
   results = json.loads((workdir / 'results.json').read_text())
   rows = [
       json.loads(line)

@@ -1,0 +1,196 @@
+"""Files that are written whole or not at all, and one sentence if they cannot.
+
+With several processes, process 0 alone writes.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import pathlib
+from typing import Any, BinaryIO
+import uuid
+import zipfile
+import zlib
+
+import jax
+import numpy as np
+
+Path = str | os.PathLike[str]
+
+# What reading a damaged .npz raises, one array after another.
+NPZ_ERRORS = (
+    OSError, ValueError, KeyError, EOFError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)
+
+
+class FileError(OSError):
+  """A file of the run cannot be read or written."""
+
+  def __init__(self, message: str, number: int | None = None):
+    super().__init__(message)  # no '[Errno 28]' before the sentence
+    self.errno = number
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+  """Opens a file that takes the place of `path` when the block ends.
+
+  Whoever reads `path` sees what was there before or all of what is there now.
+  If the block raises, nothing has changed.
+
+  Args:
+    path: The file to write.
+
+  Yields:
+    A binary file.
+
+  Raises:
+    FileError: If the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  # Not tempfile: its files are readable by their owner alone.
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+  try:
+    with open(temporary, 'xb') as file:
+      with contextlib.suppress(OSError):  # where files cannot be locked
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+      os.replace(temporary, path)  # while it is locked: see `lock`
+  except OSError as error:
+    if error.filename not in (None, os.fspath(temporary)):
+      raise  # the block's own business with another file
+    raise file_error(path, error) from error
+  finally:
+    with contextlib.suppress(OSError):  # gone already, or never made
+      temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+  """Raises what writing `path` would raise, before the work for it is done.
+
+  With several processes, process 0 alone looks: no other one writes, or needs
+  to see the folder.
+
+  Args:
+    path: A file; it stays as it is.
+
+  Raises:
+    FileError: If it could not be written.
+  """
+  if jax.process_index() != 0:
+    return
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+  try:
+    if path.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    with open(temporary, 'xb'):
+      pass
+  except OSError as error:
+    raise file_error(path, error) from error
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
+def write_json(path: Path, obj: Any) -> None:
+  """Writes `obj` as JSON, atomically; what is not finite becomes null.
+
+  Args:
+    path: The file.
+    obj: Dictionaries, lists, tuples, numbers, strings, None, paths, and NumPy
+      or jax arrays, which become lists.
+
+  Raises:
+    ValueError: If something in `obj` has no form in JSON.
+    FileError: If the file cannot be written.
+  """
+  try:
+    text = json.dumps(finite(obj), indent=2, allow_nan=False)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+        f'{path} cannot be written as JSON ({error}); use numbers, strings,'
+        ' lists and dictionaries'
+    ) from error
+  with open_atomically(path) as file:
+    file.write(text.encode() + b'\n')
+
+
+def read_json(path: Path) -> Any | None:
+  """Returns what a JSON file holds; None where it is missing or broken.
+
+  Args:
+    path: The file.
+
+  Raises:
+    FileError: If it is there and cannot be read, or is a folder.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+    return None
+  except OSError as error:
+    raise FileError(
+        f'{path} cannot be read ({error.strerror}); move it away', error.errno
+    ) from error
+
+
+def write_npz(path: Path, /, **arrays: Any) -> None:
+  """Writes arrays to a compressed `.npz` file, atomically.
+
+  Args:
+    path: The file; its name is taken as it is.
+    **arrays: Arrays by name, of numbers or strings.
+
+  Raises:
+    ValueError: If an array is of Python objects.
+    FileError: If the file cannot be written.
+  """
+  arrays = {name: np.asarray(x) for name, x in arrays.items()}
+  for name, array in arrays.items():
+    if array.dtype.hasobject:
+      raise ValueError(
+          f'array {name} of {path} holds Python objects; give it a dtype'
+      )
+  with open_atomically(path) as file:
+    np.savez_compressed(file, **arrays)
+
+
+def finite(obj: Any) -> Any:
+  """Returns `obj` as plain Python, None for numbers that are not finite."""
+  if isinstance(obj, Mapping):
+    return {str(key): finite(value) for key, value in obj.items()}
+  if isinstance(obj, (list, tuple)):
+    return [finite(value) for value in obj]
+  if isinstance(obj, (np.ndarray, np.generic, jax.Array)):
+    return finite(np.asarray(obj).tolist())
+  if isinstance(obj, os.PathLike):
+    return os.fspath(obj)
+  if isinstance(obj, float) and not math.isfinite(obj):
+    return None
+  return obj
+
+
+def file_error(path: pathlib.Path, error: OSError) -> FileError:
+  """Returns the sentence to raise for a file that cannot be written."""
+  if isinstance(error, FileError):
+    return error
+  remedy = {
+      errno.ENOSPC: 'free some disk space',
+      errno.EDQUOT: 'free some of the disk quota',
+      errno.EFBIG: 'raise the file size limit (ulimit -f)',
+      errno.ENOENT: f'create {path.parent} first',
+      errno.ENOTDIR: f'{path.parent} must be a directory',
+      errno.EEXIST: 'a file has this name: move it away',
+      errno.EISDIR: 'a directory has this name: move it away',
+  }.get(error.errno, 'choose a place that can be written to')
+  cause = error.strerror or str(error)
+  message = f'{path} cannot be written ({cause}); {remedy}'
+  return FileError(message, error.errno)

@@ -1,0 +1,153 @@
+"""A growing file of metrics, one JSON object per line."""
+
+from collections.abc import Mapping
+import contextlib
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldc_vae.runtime import files
+
+
+class MetricWriter:
+  """Appends metrics to a file, one JSON object per line.
+
+  Each line goes to the operating system in one piece, so that whoever reads
+  the file while it grows sees whole lines.
+  """
+
+  def __init__(self, path: files.Path):
+    """Opens `path` for appending and drops a torn last line.
+
+    Args:
+      path: The file; made if it is missing.
+    """
+    self._path = pathlib.Path(path)
+    self._file = None
+    if jax.process_index() == 0:
+      self._open()
+      self._keep_lines(lambda unused_row: True)
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, *unused_exc_info) -> None:
+    self.close()
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Appends `{"step": step, name: value, ...}`.
+
+    Args:
+      step: The step that the metrics belong to.
+      metrics: Scalars by name. One that is not finite, or None, becomes null.
+
+    Raises:
+      ValueError: If a metric is named 'step' or is not a scalar.
+      FileError: If the line cannot be written; the file is as before, then.
+    """
+    row = {'step': int(step)}
+    for name, value in metrics.items():
+      if name == 'step':
+        raise ValueError("metric name 'step' is taken by the step itself")
+      if value is not None and np.size(value) != 1:
+        raise ValueError(
+            f'metric {name} has shape {np.shape(value)}; write scalars: take a'
+            ' mean'
+        )
+      row[name] = None if value is None else float(np.asarray(value).item())
+    if self._file is None:
+      return
+    line = json.dumps(files.finite(row)).encode() + b'\n'
+    size = self._file.seek(0, os.SEEK_END)
+    try:
+      # Unbuffered: one write call, or several where the disk is filling up.
+      rest = memoryview(line)
+      while rest:
+        rest = rest[self._file.write(rest):]
+    except OSError as error:
+      with contextlib.suppress(OSError):
+        self._file.truncate(size)
+      raise files.file_error(self._path, error) from error
+
+  def truncate_after(self, step: int) -> None:
+    """Drops the lines of later steps, and what is torn.
+
+    A run that resumes from `step` then leaves neither gaps nor doubles.
+
+    Args:
+      step: The last step to keep; -1 drops every line.
+    """
+    if self._file is not None:
+      self._keep_lines(lambda row: row['step'] <= step)
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+
+  def _open(self) -> None:
+    """Opens the file for appending."""
+    try:
+      self._file = open(self._path, 'ab', buffering=0)
+    except OSError as error:
+      raise files.file_error(self._path, error) from error
+
+  def _keep_lines(self, predicate) -> None:
+    """Keeps the whole lines whose row satisfies `predicate`."""
+    old = self._path.read_bytes()
+    lines = old.splitlines(keepends=True)
+    rows = [_parse_row(line) for line in lines]
+    new = b''.join(
+        line.rstrip(b'\r\n') + b'\n'
+        for line, row in zip(lines, rows, strict=True)
+        if row is not None and predicate(row)
+    )
+    if new == old:
+      return
+    self._file.close()
+    with files.open_atomically(self._path) as file:
+      file.write(new)
+    self._open()
+
+
+def read_metrics(path: files.Path) -> list[dict[str, Any]]:
+  """Reads what a `MetricWriter` wrote.
+
+  Args:
+    path: The file.
+
+  Returns:
+    One dictionary per line: 'step', an int, and the metrics, NaN where the
+    line has null. A torn last line is left out.
+
+  Raises:
+    FileError: If the file cannot be read.
+  """
+  try:
+    lines = pathlib.Path(path).read_bytes().splitlines()
+  except OSError as error:
+    raise files.FileError(
+        f'{path} cannot be read ({error.strerror}); give the workdir of a run',
+        error.errno,
+    ) from error
+  rows = [_parse_row(line) for line in lines]
+  return [
+      {name: math.nan if x is None else x for name, x in row.items()}
+      for row in rows
+      if row is not None
+  ]
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+  """Returns the row that a line holds; None if the line is torn."""
+  try:
+    row = json.loads(line)
+    return row if isinstance(row['step'], int) else None
+  except (ValueError, TypeError, KeyError):
+    return None
