@@ -14,6 +14,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import manifest
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import metric_writer
