@@ -35,7 +35,7 @@ def get_config(arg: str = ''):
   if 'kl_warmup' in config.method:
     config.method.kl_warmup = 0.1
   if config.method.name == 'stein_vae':
-    # 2.6 nats by the encoder, 1.0 by the particles: benchmarks/README.md
+    # 2.6 nats by the encoder, 1.0 by the particles: docs/lab-notes.md
     config.model.encoder = 'warped'
     config.method.num_particles = 8
   if config.method.name == 'iwae':

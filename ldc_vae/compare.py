@@ -403,7 +403,7 @@ def _explanation(num_seeds: int) -> str:
       f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
       ' common seed has none, and they are not corrected for the number of'
       ' comparisons. The protocol, and where hyper-parameters come from:'
-      ' benchmarks/comparison.md.'
+      ' docs/comparison-protocol.md.'
   )
 
 

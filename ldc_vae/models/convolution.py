@@ -72,7 +72,7 @@ def choose(implementation: str, *, wide: bool = False) -> str:
   Args:
     implementation: One of IMPLEMENTATIONS.
     wide: Whether the net has hundreds of channels. A GPU is then faster with
-      'subpixel' than with 'patches' (see benchmarks/README.md). For smaller
+      'subpixel' than with 'patches' (see docs/lab-notes.md). For smaller
       nets, calling its convolutions takes longer than computing them.
 
   Returns:

@@ -67,7 +67,7 @@ class WarpedEncoder(nn.Module):
 
   An `ImplicitEncoder` has m and w alone. In many dimensions it finds the width
   of a posterior very slowly by SVGD of a few particles, because their direction
-  is mostly noise there (benchmarks/README.md).
+  is mostly noise there (docs/lab-notes.md).
   """
 
   torso: nn.Module

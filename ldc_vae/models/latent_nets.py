@@ -13,7 +13,7 @@ class ResidualMlp(nn.Module):
 
   Blocks start near the identity, as steps of a flow that can be steep between
   clusters. The gain over plain layers depends on the data set, see
-  `benchmarks/README.md`.
+  `docs/lab-notes.md`.
   """
 
   width: int

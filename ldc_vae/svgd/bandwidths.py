@@ -80,7 +80,7 @@ def expected_bandwidth(
   than the mean. A kernel far wider than that standard deviation gives all pairs
   the same weight; a far narrower one gives most pairs none. The ratio of signal
   to noise of one pair is largest at h = 8 for D = 16 and at h = 18 for D = 64,
-  for any number of particles (benchmarks/README.md).
+  for any number of particles (docs/lab-notes.md).
 
   Args:
     square_distance: E|x - y|^2 of two draws, a scalar; 2D for N(0, I).
