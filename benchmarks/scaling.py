@@ -42,6 +42,7 @@ from benchmarks import common
 from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import methods
 from ldc_vae import run_files
 from ldc_vae import step as step_lib
 from ldc_vae.runtime import processes
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
   if args.worker:
     return _work(json.loads(args.worker), overrides)
   common.choose(
-      'methods', args.methods, config_lib.METHOD_ENCODERS, required=True
+      'methods', args.methods, methods.METHODS, required=True
   )
   if any(args.batch_size % num for num in (*args.devices, *args.processes)):
     raise ValueError(

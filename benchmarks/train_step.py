@@ -29,6 +29,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import run_files
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
+from ldc_vae.models import model as model_lib
 
 _REFERENCE = 'iwae'
 _IN_FLIGHT = 8  # as in ldc_vae.train
@@ -79,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
   if args.architectures is None:
     args.architectures = (config_lib.load(args.config).model.architecture,)
   for flag, chosen, known in (
-      ('architectures', args.architectures, config_lib.ARCHITECTURES),
+      ('architectures', args.architectures, model_lib.ARCHITECTURES),
       ('cases', args.cases, CASES),
       ('dtypes', args.dtypes, config_lib.DTYPES),
   ):

@@ -25,12 +25,12 @@ class Range(NamedTuple):
 
   Attributes:
     holds: Whether a value is one of them.
-    words: Describes them, for `--help`.
+    words: Describes them, for `--help`; a function where names may be added.
     explain: Maps a wrong value to the end of the sentence 'FIELD=VALUE ...'.
   """
 
   holds: Callable[[Any], bool]
-  words: str
+  words: str | Callable[[], str]
   explain: Callable[[Any], str]
 
 
@@ -131,9 +131,9 @@ def one_of(known: Iterable[Any], *, default: Any, help: str) -> Any:
       help,
       Range(
           lambda x: x in known,
-          'one of the names in the message of an unknown one',
+          names,
           lambda x: f'is unknown{suggest(x, known)}; known: {names()}',
-      )._replace(words=names()),
+      ),
   )
 
 
@@ -207,7 +207,9 @@ class Options:
     described = []
     for each in dataclasses.fields(cls):
       allowed = each.metadata.get('allowed')
-      words = f' ({allowed.words})' if allowed else ''
+      words = allowed.words if allowed else ''
+      words = words() if callable(words) else words
+      words = f' ({words})' if words else ''
       described.append((
           f'{cls.group}.{each.name}',
           each.default,

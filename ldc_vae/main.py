@@ -18,7 +18,6 @@ from typing import NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from ldc_vae import cli
 from ldc_vae import errors
 from ldc_vae.runtime import provenance
 
@@ -92,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
     The exit code: 0, or 1 for an error that another start may mend, 2 for one
     that it would meet again, 130 after SIGINT, 143 after SIGTERM.
   """
+  from ldc_vae import cli  # with jax: `run` watches for signals before
+
   try:
     rest = [x for x in argv if x not in ('--help', '-h', '-help')]
     if len(rest) < len(argv):
@@ -190,7 +191,9 @@ def _sample(config, workdir, values):
 
 def _compare(plans, workdir, values):
   """Trains and evaluates several methods, and tabulates them."""
+  from ldc_vae import cli
   from ldc_vae import compare
+
   compare.compare(
       plans, cli.parse_seeds(values.seeds), workdir, num_jobs=values.jobs or 1
   )

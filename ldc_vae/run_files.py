@@ -50,9 +50,16 @@ def find(name: str) -> pathlib.Path:
     UserError: If there is no such file.
   """
   path = pathlib.Path(name)
-  for place in (path, FOLDER.parent / path, FOLDER / f'{name}.py'):
-    if place.suffix == '.py' and place.is_file():
-      return place
+  try:
+    for place in (path, FOLDER.parent / path, FOLDER / f'{name}.py'):
+      if place.suffix == '.py' and place.is_file():
+        return place
+  except OSError as error:
+    raise errors.UserError(
+        f'--config={name} cannot be read ({error.strerror}); give a run file'
+        ' that you may read',
+        exit_code=1,
+    ) from error
   if path.is_dir():
     what = 'this is a folder'
   elif path.is_file():

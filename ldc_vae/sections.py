@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ldc_vae import fields
 from ldc_vae.data import datasets
+from ldc_vae.data import request
 from ldc_vae.models import convolution
 from ldc_vae.models import encoders
 from ldc_vae.models import likelihoods
@@ -21,50 +22,15 @@ SPLITS = ('test', 'validation')
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset(fields.Options):
+class Dataset(request.Source):
   """Which images, and how they are split."""
-
-  group: ClassVar[str] = 'dataset'
 
   name: str = fields.one_of(
       datasets.DATASETS, default='digits', help='the data set'
   )
-  data_dir: str = fields.field(
-      '', 'folder of prepared TFDS data; empty: TFDS_DATA_DIR, or the cache'
-  )
-  path: str = fields.field(
-      '', 'images: a folder of PNG/JPEG files, or an .npz or .npy file'
-  )
-  image_size: int = fields.at_least(
-      0, default=0, help='images: side after resize and centre crop; 0: native'
-  )
-  num_channels: int = fields.one_of(
-      (0, 1, 3), default=0, help='images: 1 grey, 3 colour; 0: as the files are'
-  )
-  num_validation: int = fields.at_least(
-      1, default=10_000, help='training images held out to choose options by'
-  )
-  num_test: int = fields.at_least(
-      0, default=0, help='images: images held out for the test; 0: a tenth'
-  )
   binarize: bool = fields.field(
       False, 'draw binary images from the grey ones, new ones in each step'
   )
-
-  def check(self) -> None:
-    if (self.name == 'images') != bool(self.path):
-      raise fields.conflict(
-          {'dataset.name': self.name, 'dataset.path': self.path},
-          'does not go together; path is the folder or array of images, of no'
-          ' other data set',
-      )
-    own = ('image_size', 'num_channels', 'num_test')
-    for name in own if self.name != 'images' else ():
-      if getattr(self, name):
-        raise fields.conflict(
-            {f'dataset.{name}': getattr(self, name), 'dataset.name': self.name},
-            'does not go together; only images have it: leave it at 0',
-        )
 
 
 @dataclasses.dataclass(frozen=True)

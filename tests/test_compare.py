@@ -44,7 +44,7 @@ class CompareTest(compare_case.CompareTest):
         stored['runs'][3]['results']['frechet_classifier/generator'], 3.0
     )
     self.assertGreater(stored['runs'][3]['seconds'], 0.0)
-    self.assertEqual(stored['configs']['ldc']['objective']['name'], 'ldc')
+    self.assertEqual(stored['configs']['ldc']['method']['name'], 'ldc')
     self.assertIn('jax', stored['versions'])
     self.assertEqual(
         stored['command'],
@@ -177,7 +177,7 @@ class CompareTest(compare_case.CompareTest):
         r'vae_seed0 holds a run with config.method.beta=1.0, not 2.0; use',
     ):
       compare.compare(
-          self.plans('--config.vae.objective.beta=2'), (0, 1), self.workdir
+          self.plans('--config.vae.method.beta=2'), (0, 1), self.workdir
       )
     self.assertEmpty(self.called())
 
@@ -188,7 +188,7 @@ class CompareTest(compare_case.CompareTest):
     run.workdir.mkdir(parents=True)
     record = config_lib.to_json(run.config)
     files.write_json(run.workdir / 'config.json', record)
-    plans = self.plans('--config.vae.objective.beta=2')
+    plans = self.plans('--config.vae.method.beta=2')
     self.make_all(plans)
     record = compare.compare(plans, (0, 1), self.workdir)
     self.assertLen(self.called(), 4)
@@ -259,13 +259,13 @@ class CompareTest(compare_case.CompareTest):
 
   def test_the_command_names_no_place(self):
     plans = self.plans(
-        '--config.dataset.data_dir=/home/me', '--config.vae.objective.beta=2'
+        '--config.dataset.data_dir=/home/me', '--config.vae.method.beta=2'
     )
     self.make_all(plans)
     record = compare.compare(plans, (0, 1), self.workdir)
     self.assertEndsWith(
         record['command'],
-        '--config.dataset.data_dir=DATA_DIR --config.vae.objective.beta=2',
+        '--config.dataset.data_dir=DATA_DIR --config.vae.method.beta=2',
     )
     for name in ('json', 'md', 'csv'):
       text = (self.workdir / f'comparison.{name}').read_text()

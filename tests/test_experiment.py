@@ -1,5 +1,6 @@
 """Tests of what a config becomes, for every run file."""
 
+import dataclasses
 import functools
 import pathlib
 from unittest import mock
@@ -165,7 +166,8 @@ class CreateTest(parameterized.TestCase):
       config = config_lib.load(f'configs/{name}.py:{method}', overrides)
       self.assertEqual(config.method.name, method)
       self.assertEqual(
-          set(config.method), {'name', *methods.METHODS[method]}
+          set(config.method),
+          {'name', *dataclasses.asdict(methods.METHODS[method]())},
       )
 
 

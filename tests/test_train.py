@@ -9,16 +9,16 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from ldc_vae import config as config_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
-from ldc_vae.runtime import manifest
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import manifest
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import progress
+from ldc_vae.runtime import provenance
 from tests import train_case
 
 _NUM_STEPS = train_case.NUM_STEPS
@@ -175,7 +175,7 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     for commit, later in (('a', None), ('b', ['b']), ('a', ['b']),
                           ('c', ['b', 'c'])):
       described = {'versions': {}, 'git_commit': commit}
-      with mock.patch.object(config_lib, 'describe', lambda: described):
+      with mock.patch.object(provenance, 'describe', lambda: described):
         train.train_and_evaluate(_config(**{'train.num_steps': 5}), self.dir)
       record = files.read_json(path)
       self.assertEqual(record['git_commit'], 'a')

@@ -126,7 +126,8 @@ def load(name: str, **options) -> Dataset:
         f'dataset.name={name!r} is unknown{fields.suggest(name, DATASETS)};'
         f' known: {", ".join(DATASETS)}'
     )
-  return Dataset(name, *DATASETS[name](request_lib.Request(name, **options)))
+  request = request_lib.Request(name=name, **options)
+  return Dataset(name, *DATASETS[name](request))
 
 
 def _load_images(request: request_lib.Request) -> Parts:

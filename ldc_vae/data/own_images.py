@@ -45,11 +45,6 @@ def load(
         "dataset.path='' must name a folder of PNG or JPEG files, an .npz or an"
         ' .npy file when dataset.name=images'
     )
-  if request.num_channels not in (0, 1, 3):
-    raise errors.UserError(
-        f'dataset.num_channels={request.num_channels} must be 1 (grey), 3'
-        ' (colour) or 0 (as the files are)'
-    )
   path = array_cache.expand(request.path)
   try:
     path.stat()

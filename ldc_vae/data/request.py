@@ -1,35 +1,64 @@
 """What a data set's loader is asked for."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import ClassVar
+
+from ldc_vae import fields
 
 
-class Request(NamedTuple):
-  """Which data, and how they are split.
+@dataclasses.dataclass(frozen=True)
+class Source(fields.Options):
+  """Which images, and how they are split: fields of `config.dataset`.
 
-  Attributes:
-    name: The data set's name.
-    data_dir: Folder of prepared TFDS data, absolute or relative to the current
-      directory. '': $TFDS_DATA_DIR, then `cache_dir()`/tfds. What is not
-      prepared there is downloaded into `data_dir` or, if that is '', the cache.
-    path: For 'images': a folder (searched recursively for PNG and JPEG, in the
-      order of their names), an .npz (array 'images' or the only array, and
-      optionally 'labels') or an .npy file; arrays are [N, H, W] or
-      [N, H, W, C], uint8 or float in [0, 1].
-    image_size: For 'images': the shorter side is resized to it (bicubic with
-      antialiasing), then the centre is cropped to a square. 0: as it is.
-    num_channels: For 'images': 1 is grey, 3 is colour. 0: as it is.
-    num_validation: Images held out of the training split; at most 180 for
-      'digits', a tenth for 'images', the official ones for 'celeba64'.
-    num_test: For 'images': held out for test. 0: a tenth. The other data sets
-      have their official test split ('digits': 360 images).
-    seed: Of the split, not of a run: runs that are compared share the split.
+  A relative `data_dir` is relative to the current directory. What is not
+  prepared there is downloaded into it. `path` is a folder (searched
+  recursively, in the order of the files' names), an .npz file (array 'images'
+  or the only array, and optionally 'labels') or an .npy file; arrays are
+  [N, H, W] or [N, H, W, C], uint8 or float in [0, 1]. At most 180 images of
+  'digits' and a tenth of 'images' are held out for validation; 'celeba64' has
+  an official validation split.
   """
 
-  name: str
-  data_dir: str = ''
-  path: str = ''
-  image_size: int = 0
-  num_channels: int = 0
-  num_validation: int = 10_000
-  num_test: int = 0
-  seed: int = 0
+  group: ClassVar[str] = 'dataset'
+
+  name: str = fields.field('digits', 'the data set')
+  data_dir: str = fields.field(
+      '', 'folder of prepared TFDS data; empty: TFDS_DATA_DIR, or the cache'
+  )
+  path: str = fields.field(
+      '', 'images: a folder of PNG/JPEG files, or an .npz or .npy file'
+  )
+  image_size: int = fields.at_least(
+      0, default=0, help='images: side after resize and centre crop; 0: native'
+  )
+  num_channels: int = fields.one_of(
+      (0, 1, 3), default=0, help='images: 1 grey, 3 colour; 0: as the files are'
+  )
+  num_validation: int = fields.at_least(
+      1, default=10_000, help='training images held out to choose options by'
+  )
+  num_test: int = fields.at_least(
+      0, default=0, help='images: images held out for the test; 0: a tenth'
+  )
+
+  def check(self) -> None:
+    if (self.name == 'images') != bool(self.path):
+      raise fields.conflict(
+          {'dataset.name': self.name, 'dataset.path': self.path},
+          'does not go together; path is the folder or array of images, of no'
+          ' other data set',
+      )
+    own = ('image_size', 'num_channels', 'num_test')
+    for name in own if self.name != 'images' else ():
+      if getattr(self, name):
+        raise fields.conflict(
+            {f'dataset.{name}': getattr(self, name), 'dataset.name': self.name},
+            'does not go together; only images have it: leave it at 0',
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(Source):
+  """A source and the seed of its splits, which every run shares."""
+
+  seed: int = fields.at_least(0, default=0, help='seed of the splits')

@@ -4,16 +4,21 @@ They are fields of `config.method` for `ldc`, and the latent sampler `svgd` is
 fitted with them.
 """
 
+from collections.abc import Iterable
 import dataclasses
 from typing import ClassVar
 
 from ldc_vae import fields
 from ldc_vae import svgd
 
-# The sampler's direction is divided by the kernel's sum: no negative values.
-POSITIVE_KERNELS = tuple(
-    name for name, kernel in svgd.KERNELS.items() if kernel().positive
-)
+
+class _PositiveKernels(Iterable):
+  """The kernels without negative values: the direction is divided by a sum."""
+
+  def __iter__(self):
+    return iter(
+        [name for name, make in svgd.KERNELS.items() if make().positive]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,7 @@ class SamplerOptions(fields.Options):
       True, 'False follows the plain gradient of the energy (an ablation)'
   )
   sampler_kernel: str = fields.one_of(
-      POSITIVE_KERNELS, default='rbf', help="kernel of the sampler's SVGD"
+      _PositiveKernels(), default='rbf', help="kernel of the sampler's SVGD"
   )
   sampler_mass: float = fields.positive(
       default=2.0,

@@ -22,7 +22,7 @@ _COMPARISONS = {
     'unknown_method': _Case(
         _compare('--methods=vae,lcd'),
         r"--methods=vae,lcd: unknown method 'lcd' \(did you mean ldc\?\);"
-        r' known: ae, vae, ',
+        r' known: ldc, ae, vae, ',
     ),
     'method_twice': _Case(
         _compare('--methods=vae,ldc,vae'), r'vae is there twice; name each'
@@ -52,15 +52,15 @@ _COMPARISONS = {
     'field_of_some_methods': _Case(
         _compare('--config.method.beta=2', '--methods=ldc,vae'),
         r'--config.method.beta: of the compared methods only vae has this'
-        r' field; set it .* as --config.vae.objective.beta=VALUE',
+        r' field; set it .* as --config.vae.method.beta=VALUE',
     ),
     'field_of_none': _Case(
         _compare('--config.method.bta=2'),
-        r'--config.method.bta: no such field; did you mean objective.beta',
+        r'--config.method.bta: no such field; did you mean method.beta',
     ),
     'field_of_a_method_left_out': _Case(
-        _compare('--config.vae.objective.beta=2', '--methods=ldc'),
-        r'--config.vae.objective.beta: vae is not among --methods=ldc; add it',
+        _compare('--config.vae.method.beta=2', '--methods=ldc'),
+        r'--config.vae.method.beta: vae is not among --methods=ldc; add it',
     ),
     'value_out_of_range': _Case(
         _compare('--config.train.batch_size=0'), r'batch_size=0 .*use 1 or more'

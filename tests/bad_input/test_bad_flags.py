@@ -90,11 +90,10 @@ _FLAGS = {
 _RUN_FILES = {
     'missing': _Case(
         ('--config=configs/digts.py',),
-        r'--config=configs/digts.py: no such file \(did you mean'
-        r' configs/digits.py\?\)',
+        r'--config=configs/digts.py: there is no such file; did you mean dig',
     ),
     'a_folder': _Case(
-        ('--config=mine',), r'--config=mine: a folder.*; available: configs/',
+        ('--config=mine',), r'--config=mine: this is a folder; give a path',
         setup=lambda folder: (folder / 'mine').mkdir(),
     ),
     'unknown_method': _Case(

@@ -18,7 +18,7 @@ class LoadTest(dataset_case.DatasetTestCase):
 
   def test_unknown_name_lists_the_known_and_suggests_the_nearest(self):
     with self.assertRaisesRegex(
-        ValueError, "dataset.name='fashon_mnist'.*mean 'fashion_mnist'.*digits"
+        ValueError, "dataset.name='fashon_mnist'.*mean fashion_mnist.*digits"
     ):
       datasets.load('fashon_mnist')
 

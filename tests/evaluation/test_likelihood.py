@@ -29,7 +29,7 @@ class _Method(NamedTuple):
 
 class _Experiment(NamedTuple):
   model: model_lib.Model
-  method: _Method
+  algorithm: _Method
   dataset: _Dataset
 
 

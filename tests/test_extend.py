@@ -1,0 +1,69 @@
+"""The examples of docs/extend.md work, from files outside of the package."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+from absl.testing import absltest
+
+from ldc_vae.runtime import provenance
+from tests import device_case
+
+_PAGE = provenance.ROOT / 'docs' / 'extend.md'
+_STEPS = (
+    '--config.train.num_steps=2',
+    '--config.evaluate.num_samples=64',
+    '--config.evaluate.num_nll_images=32',
+)
+
+
+class ExtendTest(absltest.TestCase):
+
+  def test_every_example_is_trained_reported_and_compared(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    names = []
+    for index, code in enumerate(
+        re.findall(r'```python\n(.*?)```', _PAGE.read_text(), re.DOTALL)
+    ):
+      names.append(str(folder / f'example_{index}.py'))
+      pathlib.Path(names[-1]).write_text(code)
+    workdir = folder / 'run'
+    command = (
+        sys.executable, '-m', 'ldc_vae.main', '--mode=compare',
+        '--config=digits,debug', f'--workdir={workdir}',
+        '--methods=free_bits,stein_vae', '--seeds=0', *_STEPS,
+        f'--config.extensions={",".join(names)}',
+        '--config.stein_vae.method.kernel=cauchy',
+        '--config.model.architecture=norm_mlp',
+        '--config.model.likelihood=laplace',
+        '--config.dataset.name=bars',
+        '--config.evaluate.samplers=prior,kernel_density',
+    )
+    subprocess.run(
+        command, cwd=folder, check=True, timeout=600, capture_output=True,
+        env=device_case.environment(folder / 'cache'),
+    )
+    (run,) = workdir.glob('*free_bits*')
+    results = json.loads((run / 'results.json').read_text())
+    self.assertGreater(results['frechet_classifier/kernel_density'], 0.0)
+    report = (run / 'report.html').read_text()
+    for name in ('free_bits', 'bars', 'kernel_density'):
+      self.assertIn(name, report)
+    tables = ''.join(
+        path.read_text() for path in workdir.glob('*.md')
+    )
+    self.assertIn('free-bits VAE', tables)
+    # the workdir alone is enough to evaluate again
+    subprocess.run(
+        (sys.executable, '-m', 'ldc_vae.main', '--mode=sample',
+         f'--workdir={run}', '--num_samples=4'),
+        cwd=folder, check=True, timeout=600, capture_output=True,
+        env=device_case.environment(folder / 'cache'),
+    )
+    self.assertTrue((run / 'generated.npz').exists())
+
+
+if __name__ == '__main__':
+  absltest.main()
