@@ -16,6 +16,7 @@ _FLOORS = {
     'errors': 0,
     'energy': 0,
     'metrics': 0,
+    'names': 0,
     'svgd': 0,
     'data': 1,
     'models': 1,
