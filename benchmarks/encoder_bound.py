@@ -29,7 +29,7 @@ from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.metrics import spread
 from ldc_vae.models import networks
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 Array = jax.Array
 
@@ -283,7 +283,7 @@ def tables(record: dict[str, Any]) -> str:
   parts = [
       f'Nats per image, lower is better; the normaliser, {constant:.2f}, is'
       ' included: subtract it to compare with bounds that leave it out.\n',
-      comparison.markdown_table(header, lines),
+      tables.markdown_table(header, lines),
       'Minus the ELBO\'s, paired over seeds: mean ± standard error (largest).\n'
   ]
   lines = []
@@ -301,7 +301,7 @@ def tables(record: dict[str, Any]) -> str:
         f'{max(differences):+.3f}',
     ))
   header = ('difference', 'mean', 'largest')
-  parts.append(comparison.markdown_table(header, lines))
+  parts.append(tables.markdown_table(header, lines))
   return '\n'.join(parts)
 
 

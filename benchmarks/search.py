@@ -19,7 +19,7 @@ from absl import logging
 from benchmarks import common
 from configs import default
 from ldc_vae import config as config_lib
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import writer
 
@@ -200,7 +200,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         f'**{text}**' if row['chosen'] else text,
         *(common.show(row[name]) for name in _METRICS),
     ))
-  return comparison.markdown_table(('trial', *_METRICS.values()), lines)
+  return tables.markdown_table(('trial', *_METRICS.values()), lines)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from absl import logging
 from benchmarks import common
 from ldc_vae import config as config_lib
 from ldc_vae.metrics import spread
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import writer
 
@@ -259,7 +259,7 @@ def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
       ))
     parts.append(f'**{name}**, mean ± standard deviation over seeds\n')
     header = ('quantity', 'mean', 'largest', 'each')
-    parts.append(comparison.markdown_table(header, lines))
+    parts.append(tables.markdown_table(header, lines))
   return '\n'.join(parts)
 
 

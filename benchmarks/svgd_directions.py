@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks import svgd_directions_worker as worker_lib
 from benchmarks import vae_epoch
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 OURS = 'ldc_vae'
 RULE = 'ldc_vae_rule'
@@ -326,7 +326,7 @@ def format_tables(result: dict[str, Any]) -> str:
     parts += [
         'One target, growth of the peak memory by one direction in a fresh'
         ' process:',
-        comparison.markdown_table(header, rows),
+        tables.markdown_table(header, rows),
     ]
   timed = single + batched
   if timed:
@@ -338,7 +338,7 @@ def format_tables(result: dict[str, Any]) -> str:
     loads = [row['load'] for row in timed]
     parts += [
         'Largest error against float64, in units of the largest component:',
-        comparison.markdown_table(['targets', 'n', 'D', *names], rows),
+        tables.markdown_table(['targets', 'n', 'D', *names], rows),
         'Load of the machine before the cases, this benchmark included: median'
         f' {statistics.median(loads):.1f}, at most {max(loads):.1f}.',
     ]
@@ -466,7 +466,7 @@ def _format_times(
       ]
       for row in rows
   ]
-  return comparison.markdown_table(header, cells)
+  return tables.markdown_table(header, cells)
 
 
 def _shape(case: dict[str, int]) -> list[str]:
