@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import common  # pylint: disable=g-import-not-at-top
 from benchmarks import vae_epoch
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 CHANNELS = (32, 64, 128)
 BATCH_SIZE = 128
@@ -141,7 +141,7 @@ def format_table(results: dict[str, dict]) -> str:
           f'{row["multiply_adds"]:,}',
           common.show(row['loss']),
       ))
-  return comparison.markdown_table(header, rows)
+  return tables.markdown_table(header, rows)
 
 
 def main(argv: Sequence[str]) -> int:

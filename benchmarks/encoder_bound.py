@@ -30,7 +30,7 @@ from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.metrics import spread
 from ldc_vae.models import model as model_lib
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 Array = jax.Array
 
@@ -255,7 +255,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return summary
 
 
-def tables(record: dict[str, Any]) -> str:
+def to_markdown(record: dict[str, Any]) -> str:
   """The Markdown tables of a record."""
   constant = record['normaliser']
   lines = [
@@ -284,7 +284,7 @@ def tables(record: dict[str, Any]) -> str:
   parts = [
       f'Nats per image, lower is better; the normaliser, {constant:.2f}, is'
       ' included: subtract it to compare with bounds that leave it out.\n',
-      comparison.markdown_table(header, lines),
+      tables.markdown_table(header, lines),
       'Minus the ELBO\'s, paired over seeds: mean ± standard error (largest).\n'
   ]
   lines = []
@@ -302,7 +302,7 @@ def tables(record: dict[str, Any]) -> str:
         f'{max(differences):+.3f}',
     ))
   header = ('difference', 'mean', 'largest')
-  parts.append(comparison.markdown_table(header, lines))
+  parts.append(tables.markdown_table(header, lines))
   return '\n'.join(parts)
 
 
@@ -359,8 +359,8 @@ def main(argv: Sequence[str]) -> int:
           experiment.dataset.image_shape, config.model.scale
       )
       record['summary'] = summarise(record['rows'])
-      common.write(args.output, record, tables(record))
-  print(tables(record))
+      common.write(args.output, record, to_markdown(record))
+  print(to_markdown(record))
   return 0
 
 

@@ -26,7 +26,7 @@ from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
 from ldc_vae.models import encoders
 from ldc_vae.models import mlp
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 Array = jax.Array
 
@@ -199,7 +199,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
       'K', 'direction, bandwidth factor', 'unused', 'geometric mean',
       'deviation over images', 'used, geometric mean',
   )
-  return comparison.markdown_table(columns, lines)
+  return tables.markdown_table(columns, lines)
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from benchmarks import common
 from ldc_vae import svgd
 from ldc_vae.methods import moments
 from ldc_vae.metrics import spread
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 Array = jax.Array
 
@@ -195,7 +195,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
       for row in rows
   ]
   columns = ('encoder, direction', 'K', 'KL, nats', 'largest', 'width')
-  return comparison.markdown_table(columns, lines)
+  return tables.markdown_table(columns, lines)
 
 
 def _diagonal(log_std: Array) -> Array:

@@ -37,7 +37,7 @@ from benchmarks import common
 from benchmarks import latent_bench_distances as distances
 from benchmarks import latent_bench_frozen as frozen_lib
 from benchmarks import latent_bench_sets as sets_lib
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 from ldc_vae.samplers import latents as latents_lib
 
 MODULE = 'benchmarks.latent_bench'
@@ -323,7 +323,7 @@ def _table(rows, columns, names) -> str:
   if 'sampler' not in names:  # the floor has no verdict
     header = (header[0], *header[2:])
     lines = [(line[0], *line[2:]) for line in lines]
-  return comparison.markdown_table(header, lines)
+  return tables.markdown_table(header, lines)
 
 
 if __name__ == '__main__':

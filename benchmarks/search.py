@@ -20,7 +20,7 @@ from benchmarks import common
 from ldc_vae import config as config_lib
 from ldc_vae import methods
 from ldc_vae import run_files
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
 
@@ -201,7 +201,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         f'**{text}**' if row['chosen'] else text,
         *(common.show(row[name]) for name in _METRICS),
     ))
-  return comparison.markdown_table(('trial', *_METRICS.values()), lines)
+  return tables.markdown_table(('trial', *_METRICS.values()), lines)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from benchmarks import common
 from ldc_vae import config as config_lib
 from ldc_vae import run_files
 from ldc_vae.metrics import spread
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
 
@@ -246,7 +246,7 @@ def summarise(
   return summary
 
 
-def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
+def to_markdown(summary: Mapping[str, Mapping[str, Any]]) -> str:
   """One Markdown table per config: mean ± standard deviation, and each seed."""
   parts = []
   for name, quantities in summary.items():
@@ -260,7 +260,7 @@ def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
       ))
     parts.append(f'**{name}**, mean ± standard deviation over seeds\n')
     header = ('quantity', 'mean', 'largest', 'each')
-    parts.append(comparison.markdown_table(header, lines))
+    parts.append(tables.markdown_table(header, lines))
   return '\n'.join(parts)
 
 
@@ -289,7 +289,7 @@ def main(argv: Sequence[str]) -> int:
   }
   record['rows'] = rows
   record['summary'] = summarise(rows)
-  markdown = tables(record['summary'])
+  markdown = to_markdown(record['summary'])
   common.write(args.output, record, markdown)
   print(markdown)
   for run in failed:

@@ -5,7 +5,7 @@ import statistics
 from typing import Any
 
 from benchmarks import common
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 OURS = 'ldc_vae'
 
@@ -45,7 +45,7 @@ def format_tables(result: dict[str, Any]) -> str:
     parts += [
         'One target, growth of the peak memory by one direction in a fresh'
         ' process:',
-        comparison.markdown_table(header, rows),
+        tables.markdown_table(header, rows),
     ]
   timed = single + batched
   if timed:
@@ -57,7 +57,7 @@ def format_tables(result: dict[str, Any]) -> str:
     loads = [row['load'] for row in timed]
     parts += [
         'Largest error against float64, in units of the largest component:',
-        comparison.markdown_table(['targets', 'n', 'D', *names], rows),
+        tables.markdown_table(['targets', 'n', 'D', *names], rows),
         'Load of the machine before the cases, this benchmark included: median'
         f' {statistics.median(loads):.1f}, at most {max(loads):.1f}.',
     ]
@@ -95,7 +95,7 @@ def _format_times(
       ]
       for row in rows
   ]
-  return comparison.markdown_table(header, cells)
+  return tables.markdown_table(header, cells)
 
 
 def _shape(case: dict[str, int]) -> list[str]:

@@ -24,7 +24,7 @@ from sklearn import datasets
 
 from benchmarks import common
 from ldc_vae import svgd
-from ldc_vae.reporting import comparison
+from ldc_vae.reporting import tables
 
 Array = jax.Array
 
@@ -258,7 +258,7 @@ def to_markdown(record: dict[str, Any]) -> str:
   )
   nuts = record['nuts']
   return (
-      f'{comparison.markdown_table(columns, lines)}\n'
+      f'{tables.markdown_table(columns, lines)}\n'
       f'NUTS: least effective sample size {nuts["effective_samples"]:.0f},'
       f' largest R-hat {nuts["potential_scale_reduction"]:.4f}.\n'
   )

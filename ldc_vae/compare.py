@@ -21,14 +21,15 @@ from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import names
 from ldc_vae import plans
 from ldc_vae import run_files
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.metrics import spread
-from ldc_vae.reporting import comparison
 from ldc_vae.reporting import comparison_figures
+from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import lock
@@ -234,19 +235,19 @@ class _Book:
         'methods': list(self._plans),
         'seeds': list(self._seeds),
         **self._versions,
-        'confidence': comparison.CONFIDENCE,
+        'confidence': tables.CONFIDENCE,
         'configs': {
             method: config_lib.public(plan.config)
             for method, plan in self._plans.items()
         },
         'runs': [self._entry(run) for run in self._runs],
     }
-    record['rows'] = comparison.create_rows(record['runs'])
-    columns = comparison.metrics(record['runs'])
+    record['rows'] = tables.create_rows(record['runs'])
+    columns = tables.columns(record['runs'])
     files.write_json(self._workdir / 'comparison.json', record)
     text = _markdown(record, columns)
     _write_text(self._workdir / 'comparison.md', text)
-    text = comparison.to_csv(record['rows'], columns)
+    text = tables.to_csv(record['rows'], columns)
     _write_text(self._workdir / 'comparison.csv', text)
     return record
 
@@ -340,7 +341,7 @@ def _command(
 
 
 def _markdown(
-    record: Mapping[str, Any], columns: Sequence[comparison.Metric]
+    record: Mapping[str, Any], columns: Sequence[names.Metric]
 ) -> str:
   """comparison.md."""
   runs, seeds = record['runs'], record['seeds']
@@ -352,9 +353,9 @@ def _markdown(
   parts = ['# Methods side by side\n', f'`{record["command"]}`\n']
   parts.append(f'{finished}. {_explanation(len(seeds))}\n')
   if results:
-    parts.append(comparison.to_markdown(record['rows'], columns, len(seeds)))
-  names = {x for each in results for x in each if x.startswith('protocol/')}
-  for name in sorted(names):
+    parts.append(tables.to_markdown(record['rows'], columns, len(seeds)))
+  protocol = {x for each in results for x in each if x.startswith('protocol/')}
+  for name in sorted(protocol):
     # earlier versions told less of theirs
     values = dict.fromkeys(str(each.get(name, 'not told')) for each in results)
     parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
@@ -367,7 +368,7 @@ def _markdown(
   parts.append('')
   if failed:
     parts.append('### Runs that failed\n')
-    parts.append(comparison.markdown_table(
+    parts.append(tables.markdown_table(
         ('run', 'seconds', 'why'),
         (
             (run['name'], _seconds(run),
@@ -376,7 +377,7 @@ def _markdown(
         ),
     ))
   parts.append('### Runs\n')
-  parts.append(comparison.markdown_table(
+  parts.append(tables.markdown_table(
       ('run', 'status', 'seconds of its commands', 'commit'),
       (
           (run['name'], run['status'], _seconds(run),
@@ -399,7 +400,7 @@ def _explanation(num_seeds: int) -> str:
   return (
       f'Mean ± standard error over {num_seeds} seeds; the best of each column'
       ' is bold. Differences to the best are paired by seed, with their'
-      f' {100 * comparison.CONFIDENCE:.0f} % interval (Student\'s t,'
+      f' {100 * tables.CONFIDENCE:.0f} % interval (Student\'s t,'
       f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
       ' common seed has none, and they are not corrected for the number of'
       ' comparisons. The protocol, and where hyper-parameters come from:'
@@ -426,7 +427,7 @@ def _draw(
   runs = [run for run in record['runs'] if run['results']]
   if not runs:
     return
-  family = 'frechet_classifier' if dataset.num_classes else 'frechet_pca'
+  family = names.main_distance(*(run['results'] for run in runs))
   name = dataset.name
   num_seeds = len({run['seed'] for run in runs})
   over = f'mean over {num_seeds} seeds' if num_seeds > 1 else 'one seed'
@@ -442,7 +443,7 @@ def _draw(
     if method not in firsts:
       continue
     run = firsts[method]
-    label = comparison.label(method)
+    label = tables.label(method)
     path = workdir / run['name'] / 'samples.npz'
     if not path.exists():  # taken away, as it is large
       continue
@@ -470,7 +471,7 @@ def _draw(
   )
   comparison_figures.bars(
       {
-          comparison.label(method): _by_source(
+          tables.label(method): _by_source(
               [run for run in runs if run['method'] == method], family
           )
           for method in firsts

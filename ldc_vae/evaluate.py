@@ -23,6 +23,7 @@ import numpy as np
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import names
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
@@ -32,8 +33,10 @@ from ldc_vae.evaluation import measures
 from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
-from ldc_vae.reporting import figures
+from ldc_vae.reporting import curves
+from ldc_vae.reporting import latent_map
 from ldc_vae.reporting import report
+from ldc_vae.reporting import run_figures
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
@@ -46,51 +49,6 @@ from ldc_vae.samplers import latents as latents_lib
 
 Array = jax.Array
 
-SOURCES = (
-    'real',
-    'reconstruction',
-    'aggregate',
-    'generator',
-    'prior',
-    'gaussian',
-    'gmm_10',
-    'gmm_50',
-    'gmm_200',
-    'two_stage',
-)
-_DISTANCES = (
-    'frechet_classifier',
-    'kid_classifier',
-    'frechet_inception',
-    'frechet_pca',
-)
-# Every other name of results.json; what does not apply stays null.
-_OTHER_NAMES = (
-    'prdc/precision',
-    'prdc/recall',
-    'prdc/density',
-    'prdc/coverage',
-    'classifier/entropy',
-    'classifier/class_balance',
-    'nearest/train_generator',
-    'nearest/train_test',
-    'nll/elbo',
-    'nll/importance',
-    'nll/ais',
-    'nll/ais_gap',
-    'nll/ais_importance',
-    'latent/mmd_generator',
-    'latent/mmd_prior',
-    'latent/sliced_wasserstein_generator',
-    'latent/sliced_wasserstein_prior',
-    'latent/sliced_wasserstein_aggregate',
-    'latent/ksd_aggregate',
-    'latent/missed_share_aggregate',
-    'latent/active_units',
-    'eval/reconstruction_mse',
-    'time/sample_10k_seconds',
-    'time/sample_10k_latents_seconds',
-)
 _TIMED_SAMPLES = 10_000
 _NUM_INTERPOLATIONS = 8
 _INTERPOLATION_STEPS = 11
@@ -247,14 +205,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   )
   sources = make_sources(config, experiment, apply, sources_key)
 
-  names = dict.fromkeys((*SOURCES, *config.evaluate.samplers))
-  results = {
-      f'{family}/{source}': None for family in _DISTANCES for source in names
-  }
-  results.update({name: None for name in _OTHER_NAMES})
-  for name in dict.fromkeys(('generator', 'prior', *config.evaluate.samplers)):
-    results[f'latent/ksd_{name}'] = None
-    results[f'latent/missed_share_{name}'] = None
+  # What does not apply stays null.
+  results = dict.fromkeys(names.result_names(config.evaluate.samplers))
   train_images = experiment.dataset.images['train']
   if min(len(train_images), len(sources.test_images)) < 2:
     logging.warning('one image has no distances: they stay null')
@@ -286,6 +238,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
   results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
   results.update(_sampling_seconds(apply, time_key))
+  results.update(measures.registered_measures(sources))
   results['seed'] = config.seed
   results['step'] = step
   results['last_step'] = last_step
@@ -385,7 +338,7 @@ def sample(
   _require_finite({'generator': z})
   images = apply.decode(z)
   files.write_npz(output, images=images, latents=z)
-  figures.sample_grid(
+  run_figures.sample_grid(
       images[:_SHOWN],
       picture,
       title=f'Samples of {workdir.name}, step {step}',
@@ -583,17 +536,17 @@ def _sampling_seconds(apply: Apply, key: Array) -> dict[str, float]:
 
 
 def _draw(workdir, apply, sources, results) -> None:
-  """Writes the figures."""
+  """Writes the run_figures."""
   folder = workdir / 'figures'
   name, split = workdir.name, results['protocol/split']
   images = sources.images
   test = np.asarray(sources.test_images[:_SHOWN])
-  figures.sample_grid(
+  run_figures.sample_grid(
       images['generator'][:_SHOWN],
       folder / 'sample_grid.png',
       title=f'Samples of the generator ({name})',
   )
-  figures.reconstructions(
+  run_figures.reconstructions(
       test,
       images['reconstruction'][:_SHOWN],
       folder / 'reconstructions.png',
@@ -609,7 +562,7 @@ def _draw(workdir, apply, sources, results) -> None:
         [(1.0 - t) * starts + t * stops for t in fractions], axis=1
     ).astype(np.float32)
     decoded = apply.decode(walks.reshape(-1, walks.shape[-1]))
-    figures.interpolations(
+    run_figures.interpolations(
         decoded.reshape(*walks.shape[:2], *decoded.shape[1:]),
         folder / 'interpolations.png',
         title=f'From one image to another, in latent space ({name})',
@@ -619,22 +572,20 @@ def _draw(workdir, apply, sources, results) -> None:
   labels = None
   if sources.aggregate_labels is not None:
     labels = {'aggregate': sources.aggregate_labels}
-  figures.latent_map(
+  latent_map.latent_map(
       {source: sources.latents[source] for source in shown},
       folder / 'latent_map.png',
       labels=labels,
       title=f'Latents ({name})',
   )
-  family = 'frechet_classifier'
-  if results[f'{family}/real'] is None:
-    family = 'frechet_pca'
-  figures.source_grid(
+  family = names.main_distance(results)
+  run_figures.source_grid(
       {source: x[:_SHOWN] for source, x in images.items()},
       folder / 'source_grid.png',
       distances={x: results.get(f'{family}/{x}') for x in images},
       title=f'One decoder, many latent sources ({name})',
   )
-  figures.decomposition_bars(
+  run_figures.decomposition_bars(
       results,
       folder / 'decomposition_bars.png',
       title=f'Distance from the {split} split by latent source ({name})',
@@ -644,7 +595,7 @@ def _draw(workdir, apply, sources, results) -> None:
   except files.FileError as error:  # the results do not need it
     logging.warning('no training curves are drawn: %s', error)
     rows = []
-  figures.training_curves(
+  curves.training_curves(
       rows,
       folder / 'training_curves.png',
       title=f'Training ({name})',

@@ -253,7 +253,7 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
     ) from error
   if watch.is_alone:
     if jax.process_count() > 1:
-      raise ValueError(
+      raise errors.UserError(
           f'jax has joined {jax.process_count()} processes by itself; set'
           ' LDC_VAE_DISTRIBUTED=1 on every host, so that they write, stop and'
           ' fail together'
@@ -273,7 +273,7 @@ def _check_cache(path: pathlib.Path) -> None:
     if not os.access(path, os.W_OK | os.X_OK):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
   except OSError as error:
-    raise ValueError(
+    raise errors.UserError(
         f'LDC_VAE_CACHE={path.parent}: it cannot be written'
         f' ({error.strerror}); set it to a folder that can'
     ) from error

@@ -7,7 +7,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from ldc_vae import main
+from ldc_vae import cli
 from tests import main_case
 from tests.runtime import rights_case
 
@@ -141,7 +141,7 @@ class PathsTest(absltest.TestCase):
 
   def test_a_tilde_is_the_users_home(self):  # bash leaves it after a =
     with mock.patch.dict(os.environ, HOME='/home/me'):
-      values, _ = main._parse(['--mode=sample', '--workdir=~/w', '--output=x'])
+      values, _ = cli.parse(['--mode=sample', '--workdir=~/w', '--output=x'])
     self.assertEqual((values.workdir, values.output), ('/home/me/w', 'x'))
 
 

@@ -18,6 +18,7 @@ _FLOORS = {
     'energy': 0,
     'errors': 0,
     'metrics': 0,
+    'names': 0,
     'streams': 0,
     'svgd': 0,
     'fields': 1,

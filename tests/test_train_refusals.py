@@ -53,7 +53,8 @@ class RefusalTest(train_case.TrainTest):
 
     def rows(name):
       path = self.dir / name / 'metrics.jsonl'
-      return {x['step']: x['train/skipped'] for x in metric_writer.read_metrics(path)
+      rows = metric_writer.read_metrics(path)
+      return {x['step']: x['train/skipped'] for x in rows
               if 'train/skipped' in x}
 
     with mock.patch.object(step_lib, 'keep_finite', break_step_7):

@@ -44,7 +44,9 @@ def rows(workdir):
   """The lines of metrics.jsonl, but for clocks."""
   return [
       {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-      for row in metric_writer.read_metrics(pathlib.Path(workdir) / 'metrics.jsonl')
+      for row in metric_writer.read_metrics(
+          pathlib.Path(workdir) / 'metrics.jsonl'
+      )
   ]
 
 

@@ -5,6 +5,7 @@ Each function returns names of results.json; what does not apply is left out.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+from typing import Any
 
 from absl import logging
 import jax
@@ -12,6 +13,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.evaluation import inception
@@ -222,7 +224,7 @@ def latent_measures(
             aggregate, other_aggregate, key, _NUM_PROJECTIONS
         )
     )
-  for name in ('generator', 'prior'):
+  for name in names.METRICS['latent/mmd_{source}'].sources:
     z = latents.get(name)
     if z is None:
       continue
@@ -243,6 +245,28 @@ def latent_measures(
       results[f'latent/ksd_{name}'] = float(
           discrepancy_fn(points, train.mean, train.logvar)
       )
+  return results
+
+
+def registered_measures(sources: Any) -> dict[str, float | None]:
+  """Measures the metrics that were registered from outside of this package.
+
+  Args:
+    sources: From `evaluate.make_sources`.
+
+  Returns:
+    The results; None where a metric does not apply.
+  """
+  results = {}
+  for metric in names.METRICS.values():
+    if metric.measure_fn is None:
+      continue
+    values = metric.measure_fn(sources)
+    if not isinstance(values, Mapping):  # one number, not one for each source
+      values = {'': values}
+    for source, value in values.items():
+      name = metric.name.replace('{source}', source)
+      results[name] = None if value is None else float(value)
   return results
 
 

@@ -82,7 +82,7 @@ class Aae(base.Method):
   """The adversarial autoencoder. Makhzani et al. (2016)."""
 
   name: ClassVar[str] = 'aae'
-  label: ClassVar[str] = 'AAE'
+  label: ClassVar[str] = 'Adversarial autoencoder'
   encoders: ClassVar[tuple[str, ...]] = (
       'deterministic', 'gaussian', 'implicit', 'warped'
   )

@@ -86,7 +86,7 @@ class Ae(base.Method):
   """The plain autoencoder, and the base of those with a penalty."""
 
   name: ClassVar[str] = 'ae'
-  label: ClassVar[str] = 'AE'
+  label: ClassVar[str] = 'Autoencoder'
   encoders: ClassVar[tuple[str, ...]] = ('deterministic',)
   encoder_reason: ClassVar[str] = 'it has one code for each image'
   defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}

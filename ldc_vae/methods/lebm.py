@@ -179,7 +179,7 @@ class Lebm(base.Method):
   """
 
   name: ClassVar[str] = 'lebm'
-  label: ClassVar[str] = 'LEBM'
+  label: ClassVar[str] = 'Latent energy-based prior'
   encoders: ClassVar[tuple[str, ...]] = ('none',)
   encoder_reason: ClassVar[str] = 'it infers by Langevin dynamics'
   defaults: ClassVar[Mapping[str, Any]] = {

@@ -98,7 +98,7 @@ class BetaVae(Vae):
   """
 
   name: ClassVar[str] = 'beta_vae'
-  label: ClassVar[str] = 'beta-VAE'
+  label: ClassVar[str] = 'Beta-VAE'
 
   beta: float = fields.at_least(
       0, default=4.0, help='weight of the KL divergence'

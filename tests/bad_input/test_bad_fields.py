@@ -212,7 +212,7 @@ _FIELDS['method.beta_-1'] = _Case(
     _set_vae('method.beta', -1), r'config.method.beta=-1.0 .*use 0 or'
 )
 _FIELDS['method.kl_warmup_2'] = _Case(
-    _set_vae('method.kl_warmup', 2), r'kl_warmup=2.0  is outside'
+    _set_vae('method.kl_warmup', 2), r'kl_warmup=2.0 is outside'
 )
 _FIELDS['method.num_samples_0'] = _Case(
     _set_vae('method.num_samples', 0), r'num_samples=0 .*use 1 or more'

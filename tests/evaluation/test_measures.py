@@ -6,6 +6,7 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
+from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
@@ -200,6 +201,24 @@ class ProtocolTest(parameterized.TestCase):
         _config(False), 100, 200, data._replace(images=few)
     )
     self.assertIn('aggregate 9, all', results['protocol/distances'])
+
+
+class RegisteredMeasuresTest(absltest.TestCase):
+
+  def test_numbers_have_the_names_of_results(self):
+    self.enter_context(absltest.mock.patch.dict(names.METRICS))
+    names.register(
+        names.Metric('mine/one', '', '', '', measure_fn=lambda x: x['one']),
+        names.Metric('mine/none', '', '', '', measure_fn=lambda x: None),
+        names.Metric('own/{source}', '', '', '', measure_fn=lambda x: {
+            'prior': np.float32(2.0), 'generator': None
+        }),
+    )
+    self.assertEqual(
+        measures.registered_measures({'one': 1}),
+        {'mine/one': 1.0, 'mine/none': None, 'own/prior': 2.0,
+         'own/generator': None},
+    )
 
 
 if __name__ == '__main__':

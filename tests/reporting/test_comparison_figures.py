@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from ldc_vae.reporting import comparison_figures
-from ldc_vae.reporting import figures
 
 # as long as the longest name of a method, in bold
 _LABELS = tuple(f'Latent energy-based pri{x}' for x in 'abcdefghijklm')
@@ -101,14 +100,14 @@ class ComparisonFiguresTest(parameterized.TestCase):
     ):
       self.assert_nothing_clipped(path)
 
-  def test_labels_are_parted_in_their_order(self):
+  def test_labels_are_separated_in_their_order(self):
     heights = np.array([0.0, 1.0, 1.0, 50.0])
-    parted = comparison_figures._parted(heights, 10.0)
-    gaps = np.diff(parted)
+    separated = comparison_figures._separated(heights, 10.0)
+    gaps = np.diff(separated)
     self.assertTrue(np.all(gaps > 10.0 - 1e-9))  # float64
-    self.assertEqual(parted[3], 50.0)  # far from the others: it stays
+    self.assertEqual(separated[3], 50.0)  # far from the others: it stays
     # the three share what they must move: their mean is kept
-    np.testing.assert_allclose(parted[:3].mean(), heights[:3].mean())
+    np.testing.assert_allclose(separated[:3].mean(), heights[:3].mean())
 
   def test_a_source_without_images_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'a must be uint8'):
@@ -119,10 +118,9 @@ class ComparisonFiguresTest(parameterized.TestCase):
 
   def test_families_are_named(self):
     self.assertEqual(
-        comparison_figures._family_words('frechet_pca'),
-        'Fréchet distance to held-out images, PCA features',
+        comparison_figures._words('frechet_pca'),
+        'Fréchet, PCA: distance from held-out images',
     )
-    self.assertEqual(figures.source_label('two_stage'), 'two-stage VAE')
 
 
 if __name__ == '__main__':

@@ -11,11 +11,14 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 
 from ldc_vae import config as config_lib
+from ldc_vae import names
 from ldc_vae.configs import default
-from ldc_vae.reporting import figures
+from ldc_vae.reporting import curves
 from ldc_vae.reporting import report
+from ldc_vae.reporting import run_figures
 
 _RESULTS = {
     'frechet_classifier/real': 1.03,
@@ -114,9 +117,9 @@ class WriteReportTest(parameterized.TestCase):
     self._write('metrics.jsonl', '\n'.join(map(json.dumps, rows)))
     images = np.zeros((3, 8, 8, 1), np.uint8)
     folder = self.workdir / 'figures'
-    figures.training_curves(rows, folder / 'training_curves.png')
-    figures.sample_grid(images, folder / 'sample_grid.png', title='Samples')
-    figures.sample_grid(images, folder / 'my_own.png', title='Mine')
+    curves.training_curves(rows, folder / 'training_curves.png')
+    run_figures.sample_grid(images, folder / 'sample_grid.png', title='Samples')
+    run_figures.sample_grid(images, folder / 'my_own.png', title='Mine')
 
   def _report(self) -> _Page:
     path = report.write_report(self.workdir)
@@ -142,7 +145,7 @@ class WriteReportTest(parameterized.TestCase):
         'git checkout 0123abc python',
         'The working tree had changes',
         'method.temperature_start 1.0',
-        'Does not apply to this run: frechet_classifier/two_stage , nll/ais',
+        'Does not apply to this run: frechet_classifier/two_stage , nll/ais .',
         'figures/ had no source_grid',
     ):
       self.assertIn(words, page.text)
@@ -160,10 +163,24 @@ class WriteReportTest(parameterized.TestCase):
     self.assertNotRegex(text, r'https?://|url\(|@import')
     self.assertIn('prefers-color-scheme: dark', text)
 
+  def test_registered_names_have_their_words(self):
+    self.enter_context(absltest.mock.patch.dict(names.METRICS))
+    self.enter_context(absltest.mock.patch.dict(names.SOURCES))
+    names.register(
+        names.Metric('mine/score', 'score', names.HIGHER, 'My own.'),
+        names.Source('mine_K', 'Mine-{K}', 'With {K} parts.'),
+    )
+    self._write(
+        'results.json', {'mine/score': 2.0, 'frechet_pca/mine_3': 5.0}
+    )
+    text = self._report().text
+    self.assertIn('mine/score 2.00 higher My own.', text)
+    self.assertIn('Mine-3 5.00 With 3 parts.', text)
+
   def test_pictures_are_shown_at_half_their_pixels(self):
     self._fill()
     picture = self._report().pictures[0]
-    with figures.Image.open(self.workdir / 'figures/sample_grid.png') as image:
+    with Image.open(self.workdir / 'figures/sample_grid.png') as image:
       self.assertEqual(
           (int(picture['width']), int(picture['height'])),
           (image.width // 2, image.height // 2),
@@ -259,7 +276,7 @@ class WriteReportTest(parameterized.TestCase):
     self._write(
         'results.json', {**_RESULTS, 'protocol/evaluate': made}
     )
-    self.assertIn(f'made with these of config.evaluate: {made}',
+    self.assertIn(f'have this config.evaluate: {made}',
                   self._report().text)
 
   def test_run_file_that_is_gone_is_told(self):

@@ -6,7 +6,8 @@ import math
 
 from absl.testing import absltest
 
-from ldc_vae.reporting import comparison
+from ldc_vae import names
+from ldc_vae.reporting import tables
 
 _FRECHET, _KID = 'frechet_classifier', 'kid_classifier'
 
@@ -53,33 +54,33 @@ def _by_label(rows):
 class MetricsTest(absltest.TestCase):
 
   def test_are_those_with_a_number(self):
-    names = [metric.name for metric in comparison.metrics(_runs())]
+    names = [tables.column_name(x) for x in tables.columns(_runs())]
     self.assertEqual(names, [_FRECHET, 'prdc/precision', 'nll/importance'])
 
   def test_a_second_classifier_is_a_column(self):
     run = _run('vae', 0, frechet_generator=1.0)
     run['results']['frechet_classifier_seed_10/generator'] = 2.0
     run['results']['frechet_classifier_seed_9/generator'] = 2.0
-    labels = [metric.label for metric in comparison.metrics([run])]
+    labels = [metric.label for metric in tables.columns([run])]
     self.assertEqual(labels, [
         'Fréchet, classifier', 'Fréchet, classifier of seed 9',
         'Fréchet, classifier of seed 10',
     ])
 
   def test_runs_without_results_have_none(self):
-    self.assertEmpty(comparison.metrics([_run('vae', 0)]))
+    self.assertEmpty(tables.columns([_run('vae', 0)]))
 
 
 class RowsTest(absltest.TestCase):
 
-  def test_fitted_laws_follow_their_method_by_size(self):
+  def test_fitted_samplers_follow_their_method_by_size(self):
     self.assertEqual(
-        [row['label'] for row in comparison.create_rows(_runs())],
-        ['VAE', 'VAE + GMM-10', 'VAE + GMM-50', 'LDC-VAE', 'LDC-VAE + GMM-10'],
+        [row['label'] for row in tables.create_rows(_runs())],
+        ['VAE', 'VAE + GMM-50', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10'],
     )
 
   def test_mean_and_standard_error_are_over_seeds(self):
-    cell = comparison.create_rows(_runs())[0]['metrics'][_FRECHET]
+    cell = tables.create_rows(_runs())[0]['metrics'][_FRECHET]
     self.assertEqual(cell['values'], {0: 30.0, 1: 32.0, 2: 34.0})
     self.assertEqual(cell['mean'], 32.0)
     # deviations -2, 0, 2: standard deviation 2
@@ -87,7 +88,7 @@ class RowsTest(absltest.TestCase):
     self.assertEqual(cell['num_seeds'], 3)
 
   def test_best_and_differences_are_within_their_scope(self):
-    rows = _by_label(comparison.create_rows(_runs()))
+    rows = _by_label(tables.create_rows(_runs()))
     own = rows['VAE']['metrics'][_FRECHET]['own']
     self.assertEqual(own['reference'], 'LDC-VAE')
     # 27, 28 and 29, with t = 4.302653 of 2 degrees of freedom (tables)
@@ -103,33 +104,47 @@ class RowsTest(absltest.TestCase):
     self.assertTrue(best['all']['best'])
     self.assertIsNone(best['all']['difference'])
 
-  def test_the_best_of_all_may_be_a_fitted_law(self):
+  def test_the_best_of_all_may_be_a_fitted_sampler(self):
     runs = _runs()
     for run in runs[:3]:
       run['results']['frechet_classifier/gmm_50'] = 2.0
-    rows = _by_label(comparison.create_rows(runs))
+    rows = _by_label(tables.create_rows(runs))
     cell = rows['LDC-VAE']['metrics'][_FRECHET]
     self.assertTrue(cell['own']['best'])
     self.assertFalse(cell['all']['best'])
     self.assertEqual(cell['all']['reference'], 'VAE + GMM-50')
 
-  def test_any_sampler_of_the_config_has_a_row(self):
+  def test_every_sampler_has_a_row_but_baselines_and_bounds(self):
     runs = _runs()
-    runs[0]['results']['frechet_classifier/flow_3'] = 2.0
-    labels = lambda: {row['source'] for row in comparison.create_rows(runs)}
-    self.assertNotIn('flow_3', labels())
-    with absltest.mock.patch.dict(comparison.latents.SAMPLERS, flow_K=None):
-      self.assertIn('flow_3', labels())
-    self.assertNotIn('prior', labels())
+    for source in ('mine', 'prior', 'gaussian', 'real', 'aggregate'):
+      runs[0]['results'][f'frechet_classifier/{source}'] = 2.0
+    sources = [row['source'] for row in tables.create_rows(runs)[:4]]
+    self.assertEqual(sources, ['generator', 'gmm_50', 'gmm_10', 'mine'])
+
+  def test_a_registered_metric_is_a_column(self):
+    runs = _runs()
+    for seed, run in enumerate(runs):
+      run['results']['mine/score'] = float(seed)
+    self.assertNotIn('mine/score', tables.create_rows(runs)[0]['metrics'])
+    with absltest.mock.patch.dict(names.METRICS):
+      names.register(names.Metric(
+          'mine/score', 'my score', names.HIGHER, 'Mine.', compared=True
+      ))
+      rows = _by_label(tables.create_rows(runs))
+      text = tables.to_markdown(list(rows.values()), tables.columns(runs), 3)
+    self.assertEqual(
+        rows['VAE']['metrics']['mine/score']['own']['reference'], 'LDC-VAE'
+    )
+    self.assertIn('my score ↑', text)
 
   def test_more_precision_is_better(self):
-    rows = _by_label(comparison.create_rows(_runs()))
+    rows = _by_label(tables.create_rows(_runs()))
     cell = rows['VAE']['metrics']['prdc/precision']
     self.assertEqual(cell['own']['reference'], 'LDC-VAE')
     self.assertAlmostEqual(cell['own']['difference']['mean'], -0.3)
 
   def test_what_a_method_lacks_is_no_cell(self):
-    rows = _by_label(comparison.create_rows(_runs()))
+    rows = _by_label(tables.create_rows(_runs()))
     self.assertNotIn('nll/importance', rows['LDC-VAE']['metrics'])
     self.assertNotIn('prdc/precision', rows['VAE + GMM-10']['metrics'])
 
@@ -137,7 +152,7 @@ class RowsTest(absltest.TestCase):
     runs = _runs() + [
         _run('iwae', 0, frechet_generator=1.0), _run('iwae', 1),
     ]
-    rows = _by_label(comparison.create_rows(runs))
+    rows = _by_label(tables.create_rows(runs))
     cell = rows['IWAE']['metrics'][_FRECHET]
     self.assertEqual(cell['own']['reference'], 'LDC-VAE')
     self.assertEqual(
@@ -146,15 +161,15 @@ class RowsTest(absltest.TestCase):
     )
 
   def test_a_method_without_results_is_an_empty_row(self):
-    rows = comparison.create_rows([_run('vae', 0)])
+    rows = tables.create_rows([_run('vae', 0)])
     self.assertEqual(rows[0]['metrics'], {})
 
 
 class MarkdownTest(absltest.TestCase):
 
   def table(self, runs, num_seeds):
-    return comparison.to_markdown(
-        comparison.create_rows(runs), comparison.metrics(runs), num_seeds
+    return tables.to_markdown(
+        tables.create_rows(runs), tables.columns(runs), num_seeds
     )
 
   def test_the_best_is_bold(self):
@@ -190,24 +205,24 @@ class MarkdownTest(absltest.TestCase):
 
   def test_has_a_line_per_row(self):
     self.assertEqual(
-        comparison.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
+        tables.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
         '| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n',
     )
 
   def test_refuses_a_short_row(self):
     with self.assertRaisesRegex(ValueError, 'has 1 cells, not 2'):
-      comparison.markdown_table(('a', 'b'), [('x',)])
+      tables.markdown_table(('a', 'b'), [('x',)])
 
 
 class CsvTest(absltest.TestCase):
 
   def test_has_a_line_per_row_and_the_numbers_in_full(self):
     runs = _runs()
-    rows = comparison.create_rows(runs)
-    text = comparison.to_csv(rows, comparison.metrics(runs))
+    rows = tables.create_rows(runs)
+    text = tables.to_csv(rows, tables.columns(runs))
     lines = list(csv.DictReader(io.StringIO(text)))
     self.assertLen(lines, 5)
-    line = lines[2]
+    line = lines[1]
     self.assertEqual(line['label'], 'VAE + GMM-50')
     self.assertEqual(float(line[f'{_FRECHET} mean']), 5.0)
     self.assertEqual(float(line[f'{_FRECHET} difference']), 1.0)

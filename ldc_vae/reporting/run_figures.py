@@ -1,0 +1,212 @@
+"""Pictures of one run: arrays in, one PNG file out."""
+
+import collections
+from collections.abc import Mapping
+import pathlib
+
+import numpy as np
+
+from ldc_vae import names
+from ldc_vae.reporting import style
+from ldc_vae.reporting import tiles
+
+
+def sample_grid(
+    images: np.ndarray,
+    path: style.PathLike,
+    *,
+    title: str,
+    columns: int = 10,
+    max_rows: int = 10,
+) -> pathlib.Path:
+  """Draws the first images, in their order, as a grid.
+
+  Args:
+    images: uint8, shape [N, H, W, C] with C = 1 or 3.
+    path: Where the PNG goes.
+    title: Written above the grid.
+    columns: Images in a row.
+    max_rows: Rows at most; a note says how many images are shown.
+
+  Returns:
+    The path.
+  """
+  images = tiles.checked_images(images, 'images')
+  shown = images[: columns * max_rows]
+  _, height, width, _ = images.shape
+  note = f'{height}×{width} pixels, unselected'
+  if len(shown) < len(images):
+    note = f'The first {len(shown):,} of {len(images):,} images, {note}'
+  return tiles.write_tiles(
+      _rows(shown, columns), path, title=title, note=note
+  )
+
+
+def reconstructions(
+    originals: np.ndarray,
+    decoded: np.ndarray,
+    path: style.PathLike,
+    *,
+    title: str,
+    columns: int = 10,
+    max_pairs_of_rows: int = 4,
+) -> pathlib.Path:
+  """Draws every original above its reconstruction, rows labelled.
+
+  Args:
+    originals: uint8, shape [N, H, W, C].
+    decoded: uint8, shape [N, H, W, C]; image n is decoded from original n.
+    path: Where the PNG goes.
+    title: Written above the grid.
+    columns: Originals in a row.
+    max_pairs_of_rows: Pairs of rows at most.
+
+  Returns:
+    The path.
+  """
+  if np.shape(originals) != np.shape(decoded):
+    raise ValueError(
+        f'originals {list(np.shape(originals))} and decoded'
+        f' {list(np.shape(decoded))} must have one shape'
+    )
+  num_shown = columns * max_pairs_of_rows
+  above, below = (
+      _rows(tiles.checked_images(images, name)[:num_shown], columns)
+      for images, name in ((originals, 'originals'), (decoded, 'decoded'))
+  )
+  return tiles.write_tiles(
+      [row for pair in zip(above, below) for row in pair],
+      path,
+      title=title,
+      row_labels=[('original', ''), ('reconstruction', '')] * len(above),
+      breaks=range(1, 2 * len(above), 2),
+  )
+
+
+def interpolations(
+    paths: np.ndarray,
+    path: style.PathLike,
+    *,
+    title: str,
+    max_rows: int = 12,
+) -> pathlib.Path:
+  """Draws one row for each walk through latent space, its two ends framed.
+
+  Args:
+    paths: uint8, shape [R, S, H, W, C]; S decoded latents of R walks, evenly
+      spaced from t = 0 to t = 1.
+    path: Where the PNG goes.
+    title: Written above the grid.
+    max_rows: Walks at most.
+
+  Returns:
+    The path.
+  """
+  paths = np.asarray(paths)
+  if paths.ndim != 5 or 0 in paths.shape:
+    raise ValueError(
+        'paths must be uint8 [R, S, H, W, C] with no empty axis, got'
+        f' {paths.dtype} {list(paths.shape)}'
+    )
+  num_steps = paths.shape[1]
+  ends = (0, num_steps - 1)
+  return tiles.write_tiles(
+      [tiles.checked_images(row, 'paths') for row in paths[:max_rows]],
+      path,
+      title=title,
+      column_labels=[
+          f't = {t:.2g}' if step in ends else f'{t:.2g}'
+          for step, t in enumerate(np.linspace(0.0, 1.0, num_steps))
+      ],
+      framed_columns=ends,
+  )
+
+
+def source_grid(
+    images: Mapping[str, np.ndarray],
+    path: style.PathLike,
+    *,
+    distances: Mapping[str, float | None] | None = None,
+    title: str,
+    distance_name: str = 'Fréchet',
+    columns: int = 10,
+) -> pathlib.Path:
+  """Draws one row of images per latent source, with the source's distance.
+
+  Args:
+    images: Source name to uint8 [N, H, W, C]. A source without images is left
+      out.
+    path: Where the PNG goes.
+    distances: Source name to its distance from held-out images; None, NaN and
+      missing entries leave the label without a number.
+    title: Written above the grid.
+    distance_name: The word before the number.
+    columns: Images in a row.
+
+  Returns:
+    The path.
+  """
+  distances = distances or {}
+  rows, labels = [], []
+  for source in sorted(images, key=names.source_rank):
+    if not len(images[source]):
+      continue
+    row = tiles.checked_images(images[source], f'images[{source!r}]')
+    rows.append(row[:columns])
+    value = distances.get(source)
+    number = ''
+    if names.is_number(value):
+      number = f'{distance_name} {names.format_number(value)}'
+    labels.append((names.find_source(source).label, number))
+  if not rows:
+    raise ValueError('images has no source with an image; pass at least one')
+  shapes = {row.shape[1:3] for row in rows}
+  if len(shapes) > 1:
+    raise ValueError(f'images of all sources must have one size, got {shapes}')
+  return tiles.write_tiles(rows, path, title=title, row_labels=labels)
+
+
+def decomposition_bars(
+    results: Mapping[str, object], path: style.PathLike, *, title: str = ''
+) -> pathlib.Path:
+  """Draws the Fréchet distance of every latent source as a labelled bar.
+
+  Args:
+    results: The content of results.json; finite numbers of Fréchet distances
+      are drawn, one panel for each kind of features.
+    path: Where the PNG goes.
+    title: Written above the panels.
+
+  Returns:
+    The path.
+  """
+  families = collections.defaultdict(dict)
+  labels = {}
+  for name in sorted(results, key=names.metric_rank):
+    metric, source = names.find_metric(name)
+    is_frechet = metric.better and metric.name.startswith('frechet_')
+    if is_frechet and names.is_number(results[name]):
+      families[metric.name][source] = (float(results[name]), None)
+      labels[metric.name] = metric.label
+  with style.applied():
+    if not families:
+      return style.write_no_data(path, title, 'no finite Fréchet distance')
+    heights = [len(bars) for bars in families.values()]
+    fig, panels = style.panels(
+        len(families), 1, (6.6, 0.85),
+        margins=(0.0, 0.34 * sum(heights) + 0.35), height_ratios=heights,
+    )
+    for panel, (name, bars) in zip(panels, families.items()):
+      logarithmic = style.set_bar_limits(
+          panel, [x for x, _ in bars.values()], room=0.14
+      )
+      style.source_bars(panel, bars, list(bars))
+      scale = ', logarithmic axis' if logarithmic else ''
+      panel.set_xlabel(f'{labels[name]}{scale} (lower is better)')
+    style.set_title(fig, title)
+    return style.write_figure(fig, path)
+
+
+def _rows(images: np.ndarray, columns: int) -> list[np.ndarray]:
+  """Splits images into rows."""
+  return [images[i : i + columns] for i in range(0, len(images), columns)]

@@ -1,0 +1,283 @@
+"""Tables of methods side by side: means over seeds, differences by seed.
+
+Pure: results in, rows and text out. A row is a method with its own generator,
+or a method whose decoder is fed by a latent sampler that was fitted after
+training ('VAE + GMM-10'). Rows are compared within a scope: 'own', the
+generators of the methods alone, or 'all', with the fitted samplers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+from typing import Any
+
+from ldc_vae import methods
+from ldc_vae import names
+from ldc_vae.metrics import spread
+
+CONFIDENCE = 0.95  # of the intervals
+
+def method_label(method: str) -> str:
+  """The words for a method, 'ldc' -> 'LDC-VAE'."""
+  known = methods.METHODS.get(method)
+  return known.label if known else method
+
+
+def label(method: str, source: str = 'generator') -> str:
+  """The words for a row: 'LDC-VAE', 'VAE + GMM-10'."""
+  name = method_label(method)
+  if source == 'generator':
+    return name
+  return f'{name} + {names.find_source(source).label}'
+
+
+def columns(runs: Iterable[Mapping[str, Any]]) -> list[names.Metric]:
+  """The compared metrics for which a run has a number, in their order.
+
+  Args:
+    runs: Each with 'results', the content of its results.json or None.
+  """
+  found = {
+      name
+      for run in runs
+      for name, value in (run['results'] or {}).items()
+      if names.is_number(value)
+  }
+  metrics = {}
+  for name in sorted(found, key=names.metric_rank):
+    metric, _ = names.find_metric(name)
+    if metric.compared:
+      metrics.setdefault(column_name(metric), metric)
+  return list(metrics.values())
+
+
+def column_name(metric: names.Metric) -> str:
+  """The key of a metric in a row, its name without the source."""
+  return metric.name.removesuffix('/{source}')
+
+
+def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """The rows of the tables, with all numbers.
+
+  Args:
+    runs: Each with 'method', 'seed' and 'results', None for one that has none.
+
+  Returns:
+    Rows with 'method', 'source' ('generator' or the fitted sampler), 'label'
+    and 'metrics': name -> 'values' (seed -> value), 'mean', 'standard_error'
+    (None of one seed), 'num_seeds' and, in 'own' and 'all', for each scope that
+    the row is in: 'best' (whether it is), 'reference' (the label of the best)
+    and 'difference' ('mean', 'low', 'high', 'num_pairs'; None of the best).
+    Only a row with the most seeds can be the best.
+  """
+  metrics = columns(runs)
+  rows = []
+  for method in dict.fromkeys(run['method'] for run in runs):
+    group = [run for run in runs if run['method'] == method and run['results']]
+    for source in ('generator', *_fitted_samplers(group)):
+      cells = {}
+      for metric in metrics:
+        if not metric.is_per_source and source != 'generator':
+          continue
+        name = metric.name.replace('{source}', source)
+        values = {
+            run['seed']: float(run['results'][name])
+            for run in group
+            if names.is_number(run['results'].get(name))
+        }
+        if values:
+          cells[column_name(metric)] = {
+              'values': values,
+              'mean': spread.mean(list(values.values())),
+              'standard_error': spread.standard_error(list(values.values())),
+              'num_seeds': len(values),
+          }
+      rows.append({
+          'method': method,
+          'source': source,
+          'label': label(method, source),
+          'metrics': cells,
+      })
+  own = [row for row in rows if row['source'] == 'generator']
+  for metric in metrics:
+    _compare(own, metric, 'own')
+    if metric.is_per_source:
+      _compare(rows, metric, 'all')
+  return rows
+
+
+def to_csv(
+    rows: Sequence[Mapping[str, Any]], metrics: Sequence[names.Metric]
+) -> str:
+  """One line per row; seven cells per metric, empty where there is nothing."""
+  stream = io.StringIO()
+  out = csv.writer(stream, lineterminator='\n')
+  parts = (
+      'mean', 'standard_error', 'num_seeds', 'best', 'difference',
+      'difference_low', 'difference_high',
+  )
+  out.writerow([
+      'method', 'source', 'label',
+      *(f'{column_name(x)} {part}' for x in metrics for part in parts),
+  ])
+  for row in rows:
+    line = [row['method'], row['source'], row['label']]
+    for metric in metrics:
+      cell = row['metrics'].get(column_name(metric))
+      if cell is None:
+        line += [None] * len(parts)
+        continue
+      scope = cell['all' if metric.is_per_source else 'own']
+      difference = scope['difference'] or {}
+      line += [
+          cell['mean'], cell['standard_error'], cell['num_seeds'],
+          int(scope['best']),
+          *(difference.get(name) for name in ('mean', 'low', 'high')),
+      ]
+    out.writerow(line)
+  return stream.getvalue()
+
+
+def to_markdown(
+    rows: Sequence[Mapping[str, Any]],
+    metrics: Sequence[names.Metric],
+    num_seeds: int,
+) -> str:
+  """The tables, each with its differences from the best below it.
+
+  Args:
+    rows: From `create_rows`.
+    metrics: From `columns`.
+    num_seeds: The seeds of the comparison; rows with fewer say so.
+  """
+  own = [row for row in rows if row['source'] == 'generator']
+  distances = [metric for metric in metrics if metric.is_per_source]
+  others = [metric for metric in metrics if not metric.is_per_source]
+  parts = [
+      _section('Methods with their own generator: distance from held-out'
+               ' images', own, distances, 'own', num_seeds),
+      _section('With latent samplers fitted after training', rows, distances,
+               'all', num_seeds) if len(own) < len(rows) else '',
+      _section('Samples, likelihood and time of the methods themselves', own,
+               others, 'own', num_seeds),
+  ]
+  return '\n'.join(part for part in parts if part)
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> str:
+  """A Markdown table, numbers to the right.
+
+  Args:
+    header: Column names; the first column is text.
+    rows: Cells as text, each row as long as the header.
+
+  Returns:
+    Lines, the last one ended.
+  """
+  rules = ['---'] + ['---:'] * (len(header) - 1)
+  lines = []
+  for row in (header, rules, *rows):
+    if len(row) != len(header):
+      raise ValueError(f'row {row} has {len(row)} cells, not {len(header)}')
+    lines.append(f'| {" | ".join(row)} |')
+  return '\n'.join(lines) + '\n'
+
+
+def _fitted_samplers(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+  """The samplers that a run of one method has a distance for."""
+  found = set()
+  for run in runs:
+    for name, value in run['results'].items():
+      metric, source = names.find_metric(name)
+      if metric.compared and source and names.is_number(value):
+        found.add(source)
+  is_sampler = lambda x: names.find_source(x).kind == names.SAMPLER
+  return sorted(filter(is_sampler, found), key=names.source_rank)
+
+
+def _compare(rows, metric: names.Metric, scope: str) -> None:
+  """Adds to the cells of a metric how they compare with the scope's best."""
+  name = column_name(metric)
+  labels = [row['label'] for row in rows if name in row['metrics']]
+  cells = [row['metrics'][name] for row in rows if name in row['metrics']]
+  if not cells:
+    return
+  most = max(cell['num_seeds'] for cell in cells)
+  sign = -1.0 if metric.better == names.HIGHER else 1.0
+  best = min(
+      (index for index, cell in enumerate(cells) if cell['num_seeds'] == most),
+      key=lambda index: sign * cells[index]['mean'],
+  )
+  for index, cell in enumerate(cells):
+    difference = None
+    if index != best:
+      difference = spread.paired_difference(
+          cell['values'], cells[best]['values'], CONFIDENCE
+      )
+    cell[scope] = {
+        'best': index == best,
+        'reference': labels[best],
+        'difference': difference and difference._asdict(),
+    }
+
+
+def _section(title, rows, metrics, scope, num_seeds) -> str:
+  """A table of means and one of differences; '' without a column."""
+  metrics = [
+      x for x in metrics
+      if any(column_name(x) in row['metrics'] for row in rows)
+  ]
+  if not metrics:
+    return ''
+  arrows = {names.LOWER: ' ↓', names.HIGHER: ' ↑'}
+  header = [f'{x.label}{arrows.get(x.better, "")}' for x in metrics]
+  text = f'### {title}\n\n' + markdown_table(
+      ['', *header],
+      (
+          [row['label'], *(_mean(row, x, scope, num_seeds) for x in metrics)]
+          for row in rows
+      ),
+  )
+  if len(rows) < 2:
+    return text
+  return f'{text}\n' + markdown_table(
+      ['difference from the best', *header],
+      (
+          [row['label'], *(_difference(row, x, scope) for x in metrics)]
+          for row in rows
+      ),
+  )
+
+
+def _mean(row, metric: names.Metric, scope: str, num_seeds: int) -> str:
+  """'mean ± standard error', bold for the best."""
+  cell = row['metrics'].get(column_name(metric))
+  if cell is None:
+    return '–'
+  text = metric.text(cell['mean'])
+  if cell['standard_error'] is not None:
+    text += f' ± {metric.text(cell["standard_error"], digits=2)}'
+  if cell[scope]['best']:
+    text = f'**{text}**'
+  if cell['num_seeds'] < num_seeds:
+    text += f' ({cell["num_seeds"]} of {num_seeds} seeds)'
+  return text
+
+
+def _difference(row, metric: names.Metric, scope: str) -> str:
+  """'+1.2 [0.8, 1.6]'; 'best', or 'no common seed'."""
+  cell = row['metrics'].get(column_name(metric))
+  if cell is None:
+    return '–'
+  if cell[scope]['best']:
+    return 'best'
+  difference = cell[scope]['difference']
+  if difference is None:
+    return 'no common seed'
+  text = metric.text(difference['mean'], sign='+')
+  if difference['low'] is None:
+    return text
+  low, high = (metric.text(difference[x]) for x in ('low', 'high'))
+  return f'{text} [{low}, {high}]'
