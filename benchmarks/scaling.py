@@ -43,7 +43,7 @@ from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
-from ldc_vae.runtime import processes
+from ldc_vae.runtime import cluster
 
 _DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
 _BYTES = 4  # of a gradient, float32
@@ -230,7 +230,7 @@ def run_layout(
 def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   """A worker: some steps on seeded images; prints what `run_layout` returns."""
   if job['address']:
-    processes.join(job['address'], job['num_processes'], job['process_id'])
+    cluster.join(job['address'], job['num_processes'], job['process_id'])
   config, method, txs, model = operations_lib.create_program(
       job['spec'], overrides
   )

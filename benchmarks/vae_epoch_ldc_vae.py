@@ -24,7 +24,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import health
-from ldc_vae.runtime import processes
+from ldc_vae.runtime import memory
 from ldc_vae.runtime import progress as progress_lib
 
 _WIDTH, _LATENTS = 512, 16  # Pythae's default networks
@@ -228,7 +228,7 @@ def main() -> None:
   parser.add_argument('--num_samples', type=int, required=True)
   args = parser.parse_args()
   file = answers_file()
-  processes.keep_freed_memory()  # as ldc_vae.main does
+  memory.keep_freed_memory()  # as ldc_vae.main does
   images = np.load(args.images, mmap_mode='r')
   run_epoch = make_epoch_fn(
       images,

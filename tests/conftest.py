@@ -29,7 +29,7 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
 
 # Files that take long come first, so that no process ends with one of them.
 _LONG = (
-    'processes', 'evaluate', 'torture', 'methods', 'step', 'train',
+    'cluster_runs', 'evaluate', 'torture', 'methods', 'step', 'train',
     'benchmarks', 'experiment', 'classifier', 'compare', 'latent_energy',
     'svgd', 'networks', 'bounds', 'figures', 'speed_benchmarks',
     'bad_input', 'two_stage',

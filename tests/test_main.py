@@ -1,7 +1,6 @@
 """Tests for main: flags in, exit code and one sentence out."""
 
 import contextlib
-import gc
 import io
 import json
 import os
@@ -20,6 +19,7 @@ import jax
 from configs import default
 from ldc_vae import config as config_lib
 from ldc_vae import main
+from ldc_vae.runtime import cluster
 from tests.runtime import rights_case
 
 _RUN_FILE = """
@@ -441,6 +441,7 @@ class ProcessesTest(_MainTestCase):
         coordinator_address='localhost:8476', num_processes=2, process_id=1
     )
     argv = [f'--{name}={value}' for name, value in flags.items()]
+    flags['heartbeat_timeout_seconds'] = cluster.HEARTBEAT
     self.assertEqual(self.joined(*argv), [flags, 'train'])
     # its service would take SIGTERM away from us
     self.assertIs(self.updates['jax_enable_preemption_service'], False)
@@ -452,7 +453,8 @@ class ProcessesTest(_MainTestCase):
     self.assertIn('4 processes by itself; set LDC_VAE_DISTRIBUTED=1', err)
 
   def test_are_found_by_jax_only_where_it_is_asked(self):
-    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='1'), [{}, 'train'])
+    found = [{'heartbeat_timeout_seconds': cluster.HEARTBEAT}, 'train']
+    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='1'), found)
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='0'), ['train'])
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED=''), ['train'])
 
@@ -460,7 +462,7 @@ class ProcessesTest(_MainTestCase):
       ('yes', 'neither 0 nor 1', 2), ('1', 'no cluster', 1)
   )
   def test_that_are_not_found_are_told(self, value, part, wanted):
-    def initialize():
+    def initialize(**unused_kwargs):
       raise ValueError('coordinator_address should be defined.')
 
     distributed = types.SimpleNamespace(initialize=initialize)
@@ -476,13 +478,6 @@ class ProcessesTest(_MainTestCase):
 
 
 class LoadingTest(absltest.TestCase):
-
-  def test_garbage_is_collected_again_afterwards(self):
-    self.assertTrue(gc.isenabled())
-    with self.assertRaises(ImportError), main._loading():
-      self.assertFalse(gc.isenabled())
-      raise ImportError
-    self.assertTrue(gc.isenabled())
 
   def test_heavy_packages_are_left_for_when_they_are_needed(self):
     # of a training on data that is at hand; each takes half a second or more

@@ -20,12 +20,13 @@ from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
-from ldc_vae.runtime import manifest
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import manifest
 from ldc_vae.runtime import metric_writer
-from ldc_vae.runtime import processes
 from ldc_vae.runtime import progress
+from ldc_vae.runtime import signals
 
 _NUM_STEPS = 12
 
@@ -73,7 +74,7 @@ class _Programs:
   """Compiles for the first run of a config what its later starts use, too.
 
   Each start compiles the same programs, which is most of the time of a few
-  steps. Those of test_processes.py and test_torture.py do so in processes of
+  steps. Those of test_cluster_runs.py and test_torture.py do so in processes of
   their own, and end bit-identical.
   """
 
@@ -127,7 +128,7 @@ class TrainAndEvaluateTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     # a slow machine must not end the process of the tests
-    self.enter_context(mock.patch.object(processes, 'GRACE', 300.0))
+    self.enter_context(mock.patch.object(signals, 'GRACE', 300.0))
     # evaluation has tests of its own; here the loop is what is looked at
     self.enter_context(mock.patch.object(evaluate, 'evaluate'))
     self.dir = pathlib.Path(self.create_tempdir().full_path)
@@ -413,10 +414,9 @@ class TrainAndEvaluateTest(parameterized.TestCase):
       return [own, {**own, name: value}]
 
     config = _config()
-    with self.assertRaisesRegex(ValueError, part):
-      train._check_agreement(
-          mock.Mock(barrier=barrier), config, experiment_lib.create(config)
-      )
+    with mock.patch.object(cluster, 'barrier', barrier):
+      with self.assertRaisesRegex(ValueError, part):
+        train._check_agreement(config, experiment_lib.create(config))
 
   def test_validation_is_the_mean_over_every_image(self):
     experiment = experiment_lib.create(_config())
