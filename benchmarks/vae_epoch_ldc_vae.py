@@ -103,9 +103,7 @@ def make_epoch_fn(
         seconds=_MAX_SECONDS_IN_FLIGHT,
         last_good_fn=lambda: 'nothing was saved',
     )
-    with progress_lib.ProgressBar(
-        steps_per_epoch, batch_size=batch_size
-    ) as progress:
+    with progress_lib.ProgressBar(steps_per_epoch) as progress:
       for step in range(1, steps_per_epoch + 1):
         batch = next(batches)
         batch = batch.reshape(num_devices, -1, *batch.shape[1:])

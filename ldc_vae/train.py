@@ -261,9 +261,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(
-        progress_lib.ProgressBar(
-            num_steps, initial=step, batch_size=config.train.batch_size
-        )
+        progress_lib.ProgressBar(num_steps, initial=step)
     )
     stack.enter_context(watch.stepping(num_steps))
     loop = _Loop(
