@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # the script's own folder is there instead
 
 from benchmarks import vae_epoch_ldc_vae  # pylint: disable=g-import-not-at-top
 from ldc_vae.models import model as model_lib
-from ldc_vae.runtime import processes
+from ldc_vae.runtime import memory
 
 
 def count(
@@ -78,7 +78,7 @@ def main() -> None:
   parser.add_argument('--convolution', required=True)
   args = parser.parse_args()
   file = vae_epoch_ldc_vae.answers_file()
-  processes.keep_freed_memory()  # as ldc_vae.main does
+  memory.keep_freed_memory()  # as ldc_vae.main does
   images = np.load(args.images)
   channels = tuple(int(each) for each in args.channels.split(','))
   run_epoch = vae_epoch_ldc_vae.make_epoch_fn(

@@ -45,7 +45,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
 from ldc_vae import run_files
 from ldc_vae import step as step_lib
-from ldc_vae.runtime import processes
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import provenance
 
 _DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
@@ -233,7 +233,7 @@ def run_layout(
 def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   """A worker: some steps on seeded images; prints what `run_layout` returns."""
   if job['address']:
-    processes.join(job['address'], job['num_processes'], job['process_id'])
+    cluster.join(job['address'], job['num_processes'], job['process_id'])
   config, method, txs, model = operations_lib.create_program(
       job['spec'], overrides
   )

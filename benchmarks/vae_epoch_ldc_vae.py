@@ -25,7 +25,7 @@ from ldc_vae import optimizers
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import health
-from ldc_vae.runtime import processes
+from ldc_vae.runtime import memory
 from ldc_vae.runtime import progress
 from ldc_vae.runtime import provenance
 
@@ -105,7 +105,7 @@ def make_epoch_fn(
         seconds=_MAX_SECONDS_IN_FLIGHT,
         last_good_fn=lambda: 'nothing was saved',
     )
-    with progress.ProgressBar(steps_per_epoch, batch_size=batch_size) as bar:
+    with progress.ProgressBar(steps_per_epoch) as bar:
       for step in range(1, steps_per_epoch + 1):
         batch = next(batches)
         batch = batch.reshape(num_devices, -1, *batch.shape[1:])
@@ -228,7 +228,7 @@ def main() -> None:
   parser.add_argument('--num_samples', type=int, required=True)
   args = parser.parse_args()
   file = answers_file()
-  processes.keep_freed_memory()  # as ldc_vae.main does
+  memory.keep_freed_memory()  # as ldc_vae.main does
   images = np.load(args.images, mmap_mode='r')
   run_epoch = make_epoch_fn(
       images,

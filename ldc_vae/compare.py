@@ -33,8 +33,8 @@ from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
 from ldc_vae.runtime import lock
-from ldc_vae.runtime import processes
 from ldc_vae.runtime import provenance
+from ldc_vae.runtime import signals
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 
@@ -98,8 +98,8 @@ def compare(
   runs = create_runs(plans, seeds, workdir)
   for run in runs:
     train.check_same_run(run.workdir, run.config)
-  with processes.watch() as watch, lock.lock_workdir(workdir):
-    watch.grace = processes.GRACE + _LONGER
+  with signals.watch() as watch, lock.lock_workdir(workdir):
+    watch.grace = signals.GRACE + _LONGER
     dataset = _load_data(plans)
     book = _Book(runs, plans, seeds, workdir, dataset)
     book.write()

@@ -38,13 +38,13 @@ from ldc_vae.reporting import latent_map
 from ldc_vae.reporting import report
 from ldc_vae.reporting import run_figures
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import lock
 from ldc_vae.runtime import manifest
 from ldc_vae.runtime import metric_writer
-from ldc_vae.runtime import processes
 from ldc_vae.samplers import latents as latents_lib
 
 Array = jax.Array
@@ -196,8 +196,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   experiment = experiment or experiment_lib.create(config)
   requirements.check(config, experiment.dataset)
   state, step, last_step, apply = _restore(config, experiment, workdir)
-  if not processes.is_first():  # it evaluates alone; the others wait for it
-    return processes.barrier('evaluated')[0]
+  if not cluster.is_first():  # it evaluates alone; the others wait for it
+    return cluster.barrier('evaluated')[0]
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
   sources_key, projections_key, importance_key, annealed_key, time_key = (
@@ -270,7 +270,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   files.write_json(workdir / 'results.json', results)
   report.write_report(workdir)
   _log(results)
-  processes.barrier('evaluated', results)
+  cluster.barrier('evaluated', results)
   return results
 
 
@@ -329,8 +329,8 @@ def sample(
   files.check_writable(picture)
   experiment = experiment_lib.create(config)
   _, step, _, apply = _restore(config, experiment, workdir)
-  if not processes.is_first():
-    processes.barrier('sampled')
+  if not cluster.is_first():
+    cluster.barrier('sampled')
     return
   _check_room(num_samples, experiment.model, output)
   key = jax.random.fold_in(experiment.key, streams.Stream.SAMPLE.value)
@@ -344,7 +344,7 @@ def sample(
       title=f'Samples of {workdir.name}, step {step}',
   )
   logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
-  processes.barrier('sampled')
+  cluster.barrier('sampled')
 
 
 def is_evaluated(
@@ -480,7 +480,7 @@ def make_sources(
 def _restore(config, experiment, workdir):
   """The state, its step, the latest step and the functions of a checkpoint."""
   template = experiment.abstract_state()
-  processes.meet('restore')
+  cluster.meet('restore')
   with checkpoint.Checkpointer(
       workdir / 'checkpoints', read_only=True
   ) as checkpointer:

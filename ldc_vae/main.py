@@ -3,10 +3,9 @@
 python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import contextlib
 import errno
-import gc
 import logging
 import os
 import pathlib
@@ -104,60 +103,47 @@ def main(argv: Sequence[str]) -> int:
   except (errors.UserError, flags.Error, OSError) as error:
     return _fail(error)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
-  with _loading():
-    from ldc_vae.runtime import processes
+  from ldc_vae.runtime import cluster
+  from ldc_vae.runtime import memory
+  from ldc_vae.runtime import signals
 
-  processes.keep_freed_memory()
-  with processes.watch() as watch:
+  memory.keep_freed_memory()
+  with signals.watch() as watch:
     try:
       _set_up_jax(values, watch)
       _JOBS[values.mode](config, workdir, values)
-      watch.finish()
+      cluster.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
       code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
-      return _stop(code, values.mode, workdir, watch)
+      return _stop(code, values.mode, workdir)
     except Exception as error:
       if isinstance(error, ImportError) and watch.exit_code:
         # an extension that was being loaded has made this of the signal
-        return _stop(watch.exit_code, values.mode, workdir, watch)
+        return _stop(watch.exit_code, values.mode, workdir)
       if 'RESOURCE_EXHAUSTED' in str(error):  # jax has no type for it
         error = MemoryError(_OUT_OF_MEMORY)
       if _is_of_the_runtime(error):
-        watch.await_verdict()  # ends here if another process has died
+        cluster.await_verdict()  # ends here if another process has died
       if not isinstance(error, _TOLD_IN_A_SENTENCE):
-        if not watch.is_alone:
+        if not cluster.is_alone():
           sys.excepthook(type(error), error, error.__traceback__)
-        watch.leave(_RUNTIME_ERROR, f'has failed: {_sentence(error)}')
+        cluster.leave(_RUNTIME_ERROR, f'has failed: {_sentence(error)}')
         raise
       code = _fail(error)
-      watch.leave(code, f'has failed: {_sentence(error)}')
+      cluster.leave(code, f'has failed: {_sentence(error)}')
       return code
   return 0
 
 
-def _stop(code: int, mode: str, workdir: str, watch) -> int:
+def _stop(code: int, mode: str, workdir: str) -> int:
   """Says that a signal has stopped the command, also to other processes."""
+  from ldc_vae.runtime import cluster
+
   print(
       f'interrupted{_CONTINUES.get(mode, "").format(workdir)}', file=sys.stderr
   )
-  watch.leave(code)
+  cluster.leave(code)
   return code
-
-
-@contextlib.contextmanager
-def _loading() -> Iterator[None]:
-  """Loads packages without a look for garbage, a tenth of their time.
-
-  What they define stays to the end, and is left out of later looks too.
-  """
-  enabled = gc.isenabled()
-  gc.disable()
-  try:
-    yield
-  finally:
-    gc.freeze()
-    if enabled:
-      gc.enable()
 
 
 # The modes. Their modules import jax, so that they are loaded only here.
@@ -166,8 +152,7 @@ def _loading() -> Iterator[None]:
 def _train(config, workdir, values):
   """Trains, or continues, and evaluates."""
   del values
-  with _loading():
-    from ldc_vae import train
+  from ldc_vae import train
   train.train_and_evaluate(config, workdir)
 
 
@@ -229,7 +214,7 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   import jax
 
   from ldc_vae.data import datasets
-  from ldc_vae.runtime import processes
+  from ldc_vae.runtime import cluster
 
   cache = datasets.cache_dir() / 'xla'
   _check_cache(cache)
@@ -238,10 +223,10 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   if values.mode == 'compare':  # its runs need the accelerator, not it
     jax.config.update('jax_platforms', 'cpu')
-  processes.join(
+  cluster.join(
       values.coordinator_address, values.num_processes, values.process_id
   )
-  watch.connect()
+  cluster.connect(watch)
   try:
     jax.devices()
   except RuntimeError as error:  # no such platform, or in use by another
@@ -251,7 +236,7 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
         f'{what}: no device can be used ({error}); unset it, or install the'
         ' jax of this platform'
     ) from error
-  if watch.is_alone:
+  if cluster.is_alone():
     if jax.process_count() > 1:
       raise errors.UserError(
           f'jax has joined {jax.process_count()} processes by itself; set'
@@ -259,10 +244,7 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
           ' fail together'
       )
     return
-  for handler in absl_logging.get_absl_logger().handlers:
-    if isinstance(handler, logging.StreamHandler):
-      handler.setStream(sys.stderr)  # which the watch has replaced
-  if not processes.is_first():
+  if not cluster.is_first():
     absl_logging.set_verbosity(absl_logging.WARNING)
 
 

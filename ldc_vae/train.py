@@ -30,12 +30,13 @@ from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import lock
 from ldc_vae.runtime import metric_writer as metric_writer_lib
-from ldc_vae.runtime import processes
 from ldc_vae.runtime import progress as progress_lib
+from ldc_vae.runtime import signals
 
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
@@ -65,16 +66,16 @@ def train_and_evaluate(
     OSError: A file cannot be read or written.
   """
   workdir = pathlib.Path(workdir)
-  with processes.watch() as watch, lock.lock_workdir(workdir):
-    if processes.is_first():
+  with signals.watch() as watch, lock.lock_workdir(workdir):
+    if cluster.is_first():
       check_same_run(workdir, config)
     experiment = experiment_lib.create(config)  # refuses before a file is made
     requirements.check(config, experiment.dataset)
     experiment_lib.check_batch_size(
         config.train.batch_size, config.train.accumulate
     )
-    _check_agreement(watch, config, experiment)
-    if processes.is_first():
+    _check_agreement(config, experiment)
+    if cluster.is_first():
       _write_config(workdir, config)
     with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
       _train(config, workdir, experiment, checkpointer, watch)
@@ -88,7 +89,7 @@ def train_and_evaluate(
         experiment.num_steps,
         datasets.describe(experiment.dataset),
     )
-    if not watch.barrier('trained', done)[0]:
+    if not cluster.barrier('trained', done)[0]:
       # somebody may be looking at the run: no reason to end without results
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
@@ -227,7 +228,7 @@ def check_same_run(
     config_lib.check_same_run(stored, config, str(workdir))
 
 
-def _check_agreement(watch, config, experiment) -> None:
+def _check_agreement(config, experiment) -> None:
   """Waits for the other processes; refuses another config or other data."""
   own = {
       f'config.{name}': value
@@ -238,7 +239,7 @@ def _check_agreement(watch, config, experiment) -> None:
   }
   for split, value in datasets.fingerprint(experiment.dataset).items():
     own[f'the {split} images'] = value
-  for index, other in enumerate(watch.barrier('ready', own)):
+  for index, other in enumerate(cluster.barrier('ready', own)):
     for name in own:
       if other.get(name) != own[name]:
         raise errors.UserError(
@@ -260,9 +261,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(
-        progress_lib.ProgressBar(
-            num_steps, initial=step, batch_size=config.train.batch_size
-        )
+        progress_lib.ProgressBar(num_steps, initial=step)
     )
     stack.enter_context(watch.stepping(num_steps))
     loop = _Loop(
@@ -289,7 +288,7 @@ def _begin(config, workdir, experiment, checkpointer):
   """
   template = experiment.abstract_state()
   experiment_lib.log_parameters(template)
-  processes.meet('restore')
+  cluster.meet('restore')
   restored = checkpointer.restore(template)
   if restored is None:
     state, step, unfinished = experiment.init_state(), 0, None
@@ -303,7 +302,7 @@ def _begin(config, workdir, experiment, checkpointer):
     )
     unfinished = restored.meta.get('unfinished')
     logging.info('continuing from step %d of %s', step, workdir)
-  processes.meet('initialised')
+  cluster.meet('initialised')
   return state, step, unfinished
 
 
@@ -430,7 +429,7 @@ class _Loop:
       row = {**row, **found}
     self._unfinished = None
     if row:
-      if processes.is_first():
+      if cluster.is_first():
         self._alarms.check(self.step, row)
       self._metric_writer.write(self.step, row)
     if is_checkpoint:

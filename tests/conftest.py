@@ -29,7 +29,7 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary folders read a flag
 
 # Files that take long come first, so that no process ends with one of them.
 _LONG = (
-    'processes', 'evaluate', 'torture', 'evaluate_methods',
+    'cluster_runs', 'evaluate', 'torture', 'evaluate_methods',
     'evaluate_sources', 'sharded_step', 'ldc_autoencoder', 'step', 'train',
     'train_refusals', 'particle_benchmarks', 'encoder_benchmarks',
     'svgd_directions', 'experiment', 'classifier', 'compare',

@@ -1,7 +1,6 @@
 """Tests of ldc_vae.main: the modes, their errors and exit codes."""
 
 import contextlib
-import gc
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import main
 from ldc_vae import methods
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import provenance
 from tests import main_case
 
@@ -208,6 +208,7 @@ class ProcessesTest(main_case.MainTestCase):
         coordinator_address='localhost:8476', num_processes=2, process_id=1
     )
     argv = [f'--{name}={value}' for name, value in flags.items()]
+    flags['heartbeat_timeout_seconds'] = cluster.HEARTBEAT
     self.assertEqual(self.joined(*argv), [flags, 'train'])
     # its service would take SIGTERM away from us
     self.assertIs(self.updates['jax_enable_preemption_service'], False)
@@ -219,7 +220,8 @@ class ProcessesTest(main_case.MainTestCase):
     self.assertIn('4 processes by itself; set LDC_VAE_DISTRIBUTED=1', err)
 
   def test_are_found_by_jax_only_where_it_is_asked(self):
-    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='1'), [{}, 'train'])
+    found = [{'heartbeat_timeout_seconds': cluster.HEARTBEAT}, 'train']
+    self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='1'), found)
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED='0'), ['train'])
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED=''), ['train'])
 
@@ -227,7 +229,7 @@ class ProcessesTest(main_case.MainTestCase):
       ('yes', 'neither 0 nor 1', 2), ('1', 'no cluster', 1)
   )
   def test_that_are_not_found_are_told(self, value, part, wanted):
-    def initialize():
+    def initialize(**unused_kwargs):
       raise ValueError('coordinator_address should be defined.')
 
     distributed = types.SimpleNamespace(initialize=initialize)
@@ -243,13 +245,6 @@ class ProcessesTest(main_case.MainTestCase):
 
 
 class LoadingTest(absltest.TestCase):
-
-  def test_garbage_is_collected_again_afterwards(self):
-    self.assertTrue(gc.isenabled())
-    with self.assertRaises(ImportError), main._loading():
-      self.assertFalse(gc.isenabled())
-      raise ImportError
-    self.assertTrue(gc.isenabled())
 
   def test_heavy_packages_are_left_for_when_they_are_needed(self):
     # of a training on data that is at hand; each takes half a second or more

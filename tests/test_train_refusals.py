@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import health
 from ldc_vae.runtime import metric_writer
 from tests import train_case
@@ -118,10 +119,9 @@ class RefusalTest(train_case.TrainTest):
       return [own, {**own, name: value}]
 
     config = _config()
-    with self.assertRaisesRegex(ValueError, part):
-      train._check_agreement(
-          mock.Mock(barrier=barrier), config, experiment_lib.create(config)
-      )
+    with mock.patch.object(cluster, 'barrier', barrier):
+      with self.assertRaisesRegex(ValueError, part):
+        train._check_agreement(config, experiment_lib.create(config))
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import metric_writer
-from ldc_vae.runtime import processes
+from ldc_vae.runtime import signals
 
 NUM_STEPS = 12
 
@@ -121,7 +121,7 @@ class TrainTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     # a slow machine must not end the process of the tests
-    self.enter_context(mock.patch.object(processes, 'GRACE', 300.0))
+    self.enter_context(mock.patch.object(signals, 'GRACE', 300.0))
     # evaluation has tests of its own; here the loop is what is looked at
     self.enter_context(mock.patch.object(evaluate, 'evaluate'))
     self.dir = pathlib.Path(self.create_tempdir().full_path)

@@ -1,9 +1,10 @@
 """Tests of ldc_vae.runtime.progress."""
 
 import io
+from unittest import mock
 
 from absl.testing import absltest
-from absl.testing import parameterized
+import tqdm
 
 from ldc_vae.runtime import progress as progress_lib
 
@@ -14,22 +15,22 @@ class _Terminal(io.StringIO):
     return True
 
 
-class ProgressBarTest(parameterized.TestCase):
+class ProgressBarTest(absltest.TestCase):
 
   def setUp(self):
     super().setUp()
     self.now = 100.0
-    self.enter_context(
-        absltest.mock.patch('time.monotonic', side_effect=lambda: self.now)
-    )
+    clock = lambda unused_self=None: self.now
+    self.enter_context(mock.patch('tqdm.std.time', clock))
+    self.enter_context(mock.patch.object(tqdm.tqdm, 'monitor_interval', 0))
 
-  def run_steps(self, file, num_steps=100, seconds=1.0, **kwargs):
+  def run_steps(self, file, num_steps=100, seconds=1.0, initial=0):
     """Runs `num_steps` steps of so many seconds; the first takes 50."""
     with progress_lib.ProgressBar(
-        num_steps, batch_size=256, file=file, **kwargs
+        num_steps, initial=initial, file=file
     ) as progress:
       self.now += 50.0
-      for step in range(kwargs.get('initial', 0) + 1, num_steps + 1):
+      for step in range(initial + 1, num_steps + 1):
         progress.set_loss(1000.0 / step)
         progress.update(step)
         self.now += seconds
@@ -37,40 +38,24 @@ class ProgressBarTest(parameterized.TestCase):
   def test_away_from_a_terminal_a_line_every_ten_seconds(self):
     file = io.StringIO()
     self.run_steps(file)
-    lines = file.getvalue().splitlines()
-    self.assertLen(lines, 10)  # steps 11, 21, ..., 91 and the last
-    self.assertEqual(
-        lines[0], 'step 11/100  256 images/s  01:29 left  loss 90.91'
-    )
-    self.assertEqual(
-        lines[-1], 'step 100/100  256 images/s  00:00 left  loss 10'
-    )
+    lines = [line for line in file.getvalue().splitlines() if line.strip()]
+    self.assertBetween(len(lines), 10, 13)
+    self.assertIn('100/100', lines[-1])
+    self.assertIn('loss=10', lines[-1])
 
-  def test_first_step_does_not_count(self):
-    file = io.StringIO()
-    self.run_steps(file, interval=0.0, num_steps=3, initial=1)
-    self.assertEqual(
-        file.getvalue(), 'step 3/3  256 images/s  00:00 left  loss 333.3\n'
-    )
+  def test_the_first_step_does_not_count(self):
+    file = _Terminal()
+    self.run_steps(file, num_steps=30, seconds=0.5, initial=10)
+    last = file.getvalue().split('\r')[-1]
+    self.assertIn('30/30', last)
+    self.assertRegex(last, r'(2\.0\d|1\.9\d)step/s')
 
-  def test_a_run_of_one_step_says_so(self):
-    file = io.StringIO()
-    self.run_steps(file, num_steps=1)
-    self.assertEqual(file.getvalue(), 'step 1/1  loss 1000\n')
-
-  def test_nothing_to_do_says_nothing(self):
-    file = io.StringIO()
-    self.run_steps(file, num_steps=5, initial=5)
-    self.assertEmpty(file.getvalue())
-
-  def test_terminal_shows_a_bar(self):
+  def test_terminal_shows_a_bar_and_ends_with_a_line(self):
     file = _Terminal()
     self.run_steps(file)
     last = file.getvalue().split('\r')[-1]
-    self.assertIn('100%', last)
-    self.assertIn('100/100', last)
-    self.assertIn('256 images/s', last)
-    self.assertIn('loss 10', last)
+    self.assertIn('100%|', last)
+    self.assertIn('loss=10', last)
     self.assertEndsWith(file.getvalue(), '\n')
 
   def test_terminal_is_redrawn_at_most_ten_times_a_second(self):
@@ -80,7 +65,7 @@ class ProgressBarTest(parameterized.TestCase):
 
   def test_only_process_0_shows(self):
     file = _Terminal()
-    with absltest.mock.patch('jax.process_index', return_value=1):
+    with mock.patch('jax.process_index', return_value=1):
       self.run_steps(file)
     self.assertEmpty(file.getvalue())
 

@@ -1,0 +1,65 @@
+"""Tests of ldc_vae.runtime.memory."""
+
+import fnmatch
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from ldc_vae.runtime import memory
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+class KeepFreedMemoryTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('cpu', ['/dev/nvidiactl'], True),  # an accelerator that is not used
+      ('', [], True),
+      ('', ['/dev/nvidiactl'], False),
+      ('cuda', [], False),
+  )
+  def test_only_where_the_cpu_computes(self, platforms, nodes, expected):
+    options = []
+    library = absltest.mock.Mock()
+    library.mallopt = lambda *option: options.append(option) or 1
+    self.enter_context(absltest.mock.patch.dict(
+        os.environ, JAX_PLATFORMS=platforms
+    ))
+    for module, name, value in (
+        (memory.glob, 'glob', lambda pattern: [
+            node for node in nodes if fnmatch.fnmatch(node, pattern)
+        ]),
+        (memory.platform, 'libc_ver', lambda: ('glibc', '2.36')),
+        (memory.ctypes, 'CDLL', lambda unused_name: library),
+    ):
+      self.enter_context(absltest.mock.patch.object(module, name, value))
+    self.assertEqual(memory.keep_freed_memory(), expected)
+    self.assertEqual(bool(options), expected)
+
+  def test_freed_memory_costs_no_page_faults(self):
+    if platform.libc_ver()[0] != 'glibc':
+      self.skipTest('no glibc')
+    code = (
+        'import resource, numpy as np\n'
+        'from ldc_vae.runtime import memory\n'
+        'assert memory.keep_freed_memory()\n'
+        'def faults():\n'
+        '  np.ones(10**7)\n'  # 80 MB, which glibc would give back
+        '  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+        'faults()\n'
+        'before = faults()\n'
+        'print(faults() - before)\n'
+    )
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    output = subprocess.run(
+        (sys.executable, '-c', code), cwd=_ROOT, env=environment, check=True,
+        capture_output=True, text=True,
+    ).stdout
+    self.assertLess(int(output), 1000)  # of 19,532 pages
+
+
+if __name__ == '__main__':
+  absltest.main()
