@@ -1,0 +1,106 @@
+"""Finds a run file and calls its `get_config`.
+
+The run files that come with the package are those of the folder `configs/`. It
+is beside `ldc_vae/` in a checkout, and inside it where pip has installed it.
+Every run file can say `from ldc_vae.configs import default`.
+"""
+
+import difflib
+import pathlib
+import re
+import runpy
+from typing import Any
+
+from ldc_vae import errors
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+
+
+def _standard_folder() -> pathlib.Path:
+  """Returns the folder of the run files that come with the package."""
+  installed = _PACKAGE / 'configs'
+  return installed if installed.is_dir() else _PACKAGE.parent / 'configs'
+
+
+FOLDER = _standard_folder()
+
+
+def names() -> list[str]:
+  """Returns the short names of the run files that come with the package."""
+  stems = {path.stem for path in FOLDER.glob('[!_]*.py')}
+  return sorted(stems - {'default'})
+
+
+def split(spec: str) -> tuple[str, str]:
+  """Splits `FILE[:METHOD][,debug]` into (FILE, 'METHOD,debug')."""
+  match = re.fullmatch(r'(.+?\.py|[^:,]*)(?:[:,](.*))?', spec, re.DOTALL)
+  return (match[1], match[2] or '') if match else (spec, '')
+
+
+def find(name: str) -> pathlib.Path:
+  """Returns the path of a run file.
+
+  Args:
+    name: A path, such as `configs/digits.py`, or a short name, such as
+      `digits`. A path is relative to the current folder. The files that come
+      with the package are found from any folder.
+
+  Raises:
+    UserError: If there is no such file.
+  """
+  path = pathlib.Path(name)
+  for place in (path, FOLDER.parent / path, FOLDER / f'{name}.py'):
+    if place.suffix == '.py' and place.is_file():
+      return place
+  if path.is_dir():
+    what = 'this is a folder'
+  elif path.is_file():
+    what = 'a run file ends in .py (name a trained run by --workdir)'
+  else:
+    what = 'there is no such file'
+    close = difflib.get_close_matches(path.stem, names(), n=1)
+    what += f'; did you mean {close[0]}?' if close else ''
+  raise errors.UserError(
+      f'--config={name}: {what}; give a path, or one of'
+      f' {", ".join(names()) or "the names in configs/"}'
+  )
+
+
+def call(spec: str) -> Any:
+  """Returns what `get_config(arg)` of a run file returns.
+
+  Args:
+    spec: `FILE[:METHOD][,debug]`, where FILE is as in `find`. What follows FILE
+      is `arg`.
+
+  Raises:
+    UserError: If there is no such file, or if it fails. The sentence names the
+      line.
+  """
+  name, arg = split(spec)
+  path = find(name).absolute()
+  try:
+    defined = runpy.run_path(str(path))
+    if 'get_config' not in defined:
+      raise errors.UserError('it does not define get_config(arg)')
+    return defined['get_config'](arg)
+  except errors.UserError as error:
+    raise errors.UserError(f'--config={spec}: {error}') from error
+  except Exception as error:
+    message = ' '.join(str(error).split())
+    raise errors.UserError(
+        f'--config={spec}: {path}{_line_in(path, error)} raised'
+        f' {type(error).__name__}: {message}'
+    ) from error
+
+
+def _line_in(path: pathlib.Path, error: BaseException) -> str:
+  """Returns ', line N,' of the innermost frame of an error in `path`."""
+  if isinstance(error, SyntaxError):
+    return f', line {error.lineno},'
+  line, trace = None, error.__traceback__
+  while trace is not None:
+    if trace.tb_frame.f_code.co_filename == str(path):
+      line = trace.tb_lineno
+    trace = trace.tb_next
+  return '' if line is None else f', line {line},'
