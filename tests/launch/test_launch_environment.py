@@ -232,18 +232,33 @@ class TestTest(_LocalTestCase):
 
   SCRIPT = 'test.sh'
 
-  def test_runs_all_tests_in_the_project(self):
+  def test_checks_the_whole_project(self):
     self.assert_done(self.launch(cwd=self.folder))
-    *_, tests = self.calls('python')
+    lint, types, tests = self.calls('python')[-3:]
+    self.assertEqual(lint[5:], ('-m', 'ruff', 'check'))
+    self.assertEqual(types[5:], ('-m', 'mypy'))
     self.assertEqual(tests[1], str(self.root))
     self.assertEqual(tests[5:7], ('-m', 'pytest'))
     self.assertNotIn('tests', ''.join(tests[7:]))  # nothing is selected
 
+  @parameterized.parameters('ruff', 'mypy')
+  def test_a_failing_check_ends_it(self, name):
+    self.assertEqual(self.launch(FAKE_FAILING=name).returncode, 3)
+    self.assertEmpty(self.calls('pytest'))
+
   def test_arguments_are_those_of_pytest(self):
     self.launch('tests/test_svgd.py', '-k', 'a or b')
+    self.assertEmpty(self.calls('ruff'))
     (call,) = self.calls('pytest')
     self.assertEqual(
         call[5:], ('-m', 'pytest', 'tests/test_svgd.py', '-k', 'a or b')
+    )
+
+  def test_coverage_is_measured_on_request(self):
+    self.launch('tests/test_svgd.py', COVERAGE='1')
+    (call,) = self.calls('pytest')
+    self.assertEqual(
+        call[7:], ('tests/test_svgd.py', '--cov', '--cov-fail-under=1')
     )
 
 
