@@ -8,6 +8,7 @@ import typing
 from ldc_vae import run_files
 
 if typing.TYPE_CHECKING:
-  from configs import default  # where editors and type checkers find it
+  # Where editors and type checkers find it.
+  from configs import default as default
 
 __path__ = [str(run_files.FOLDER)]

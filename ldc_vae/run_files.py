@@ -6,10 +6,9 @@ Every run file can say `from ldc_vae.configs import default`.
 """
 
 import difflib
-import importlib.util
-import os
 import pathlib
 import re
+import runpy
 from typing import Any
 
 from ldc_vae import errors
@@ -86,14 +85,12 @@ def call(spec: str) -> Any:
       line.
   """
   name, arg = split(spec)
-  path = find(name)
-  module_spec = importlib.util.spec_from_file_location('_run_file', path)
-  module = importlib.util.module_from_spec(module_spec)
+  path = find(name).absolute()
   try:
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, 'get_config'):
+    defined = runpy.run_path(str(path))
+    if 'get_config' not in defined:
       raise errors.UserError('it does not define get_config(arg)')
-    return module.get_config(arg)
+    return defined['get_config'](arg)
   except errors.UserError as error:
     raise errors.UserError(f'--config={spec}: {error}') from error
   except Exception as error:
@@ -109,9 +106,8 @@ def _line_in(path: pathlib.Path, error: BaseException) -> str:
   if isinstance(error, SyntaxError):
     return f', line {error.lineno},'
   line, trace = None, error.__traceback__
-  file = os.path.abspath(path)
   while trace is not None:
-    if trace.tb_frame.f_code.co_filename == file:
+    if trace.tb_frame.f_code.co_filename == str(path):
       line = trace.tb_lineno
     trace = trace.tb_next
   return '' if line is None else f', line {line},'

@@ -16,11 +16,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 TIMEOUT = 300  # s: a busy machine is not a failure
 
+RUN = ('--', '--config=configs/mnist.py:vae', '--workdir=runs/mnist')
+RUN_INSIDE = (*RUN[:2], '--workdir=/runs/mnist')  # of a container
+
 # All that the launchers may count on besides what they are made for.
 _TOOLS = (
     'awk', 'bash', 'cat', 'cksum', 'cp', 'date', 'dirname', 'env', 'flock',
-    'gzip', 'id', 'ls', 'mkdir', 'mktemp', 'mv', 'rm', 'setsid', 'sleep',
-    'stat', 'tail', 'tar', 'touch',
+    'grep', 'gzip', 'id', 'ls', 'mkdir', 'mktemp', 'mv', 'rm', 'rmdir', 'seq',
+    'setsid', 'sleep', 'stat', 'tail', 'tar', 'tee', 'touch',
 )
 
 # The newest rule that matches answers; without one, all is well and silent.
@@ -46,11 +49,42 @@ for rule in "$FAKES"/rules/*; do
 done
 """
 
+# Stands in for Python, that of the machine and that of the environment. It
+# records the current folder, some variables and its arguments. As ldc_vae.main
+# it writes a line of metrics, and ends after some time or once it has saved.
+PYTHON = r"""#!/bin/bash
+case "$*" in
+  *version_info*'< (3, 11)'*) exit "${FAKE_OLD:-0}" ;;
+  *version_info*) echo 3.11; exit ;;
+  *ensurepip*) exit "${FAKE_NO_ENSUREPIP:-0}" ;;
+  --version) echo Python 3.11.9; exit ;;
+  '-m venv '*) mkdir "$3/bin" && cp "$0" "$3/bin/python"; exit ;;
+esac
+{ printf '%s\x1f' python "$PWD" "$JAX_PLATFORMS" "$JAX_LOCAL_DEVICE_IDS" \
+    "$LDC_VAE_DISTRIBUTED" "$@"; printf '\x1e'; } >> "$FAKES/log"
+case "$*" in
+  *'-m pip'*) sleep "${FAKE_PIP_SECONDS:-0}"; exit "${FAKE_PIP_CODE:-0}" ;;
+  *"-m ${FAKE_FAILING:-nothing}"*) exit 3 ;;
+  *'-m ldc_vae.main'*) ;;
+  *) exit ;;
+esac
+trap 'echo saved >> "$FAKES/saved"; exit 143' TERM
+echo $$ > "$FAKES/pid"
+for word in "$@"; do
+  [[ $word != --workdir=* || ! -d ${word#*=} ]] ||
+    echo '{"step": 1, "train/loss": 2.5}' >> "${word#*=}/metrics.jsonl"
+done
+echo 'the log of the program'
+for ((i = 0; i < ${FAKE_TENTHS:-0}; ++i)); do sleep 0.1; done
+exit "${FAKE_CODE:-0}"
+"""
+
 
 class LaunchTestCase(parameterized.TestCase):
   """A copy of the launchers in a folder of the test, and a bare PATH."""
 
   SCRIPT = ''  # the launcher under test
+  PROGRAMS = ()  # the programs that it calls
 
   def setUp(self):
     super().setUp()
@@ -58,7 +92,8 @@ class LaunchTestCase(parameterized.TestCase):
     self.folder = pathlib.Path(folder).resolve()
     self.root = self.folder / 'a clone'  # a path with a space
     shutil.copytree(ROOT / 'launch', self.root / 'launch')
-    (self.root / 'configs').mkdir()
+    for name in ('configs', 'ldc_vae'):
+      (self.root / name).mkdir()
     (self.root / 'configs/mnist.py').touch()
     (self.root / 'requirements.txt').write_text('jax==1\n')
     self.bin = self.folder / 'bin'
@@ -75,10 +110,13 @@ class LaunchTestCase(parameterized.TestCase):
         'HOME': str(self.folder),
     }
     self._num_rules = 0
+    for name in self.PROGRAMS:
+      self.program(name, PYTHON if name.startswith('python') else FAKE)
 
   def program(self, name, text=FAKE):
     """Puts a program on PATH, by default one that records and answers."""
     path = self.bin / name
+    path.unlink(missing_ok=True)  # a link to the real one
     path.write_text(text)
     path.chmod(0o755)
 
@@ -113,14 +151,20 @@ class LaunchTestCase(parameterized.TestCase):
     (self.fakes / 'log').write_text('')
     (self.fakes / 'count').unlink(missing_ok=True)
 
-  def launch(self, *args, script=None, cwd=None, **env):
-    """Returns the finished process of a launcher."""
-    return subprocess.run(
+  def start(self, *args, script=None, cwd=None, **env):
+    """Returns the process of a launcher, which leads a group of its own."""
+    return subprocess.Popen(
         ('bash', self.root / 'launch' / (script or self.SCRIPT), *args),
         env={**self.env, **env}, cwd=cwd or self.root, text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT,
-        check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
     )
+
+  def launch(self, *args, **kwargs):
+    """Returns the finished process of a launcher."""
+    process = self.start(*args, **kwargs)
+    out, err = process.communicate(timeout=TIMEOUT)
+    return subprocess.CompletedProcess(args, process.returncode, out, err)
 
   def assert_done(self, result, *parts):
     """It ended well, and told the parts."""
@@ -146,6 +190,25 @@ class LaunchTestCase(parameterized.TestCase):
     for part in parts:
       self.assertIn(part, line)
 
+  def assert_each_call_may_fail(self, count, *args, **env):
+    """Each call can fail, which is told; the next time it works.
+
+    Args:
+      count: The number of calls.
+      *args: The arguments of the launcher.
+      **env: Its variables.
+    """
+    for failing in range(1, count + 1):
+      self.forget()
+      result = self.launch(*args, FAKE_FAIL_AT=str(failing), **env)
+      self.assert_failed(result)
+      self.assertIn('HTTPError 503', result.stderr)
+      if 'create' not in self.calls()[-2:][0]:  # which is asked about
+        self.assertLen(self.calls(), failing)
+    self.forget()
+    self.assert_done(self.launch(*args, **env))
+    self.assertLen(self.calls(), count)
+
   def dry_run(self, *args, **kwargs):
     """The commands that a dry run prints; it runs nothing."""
     before = sorted(self.root.rglob('*'))
@@ -153,7 +216,7 @@ class LaunchTestCase(parameterized.TestCase):
     result = self.launch(
         *args[:where], '--dry-run', *args[where:], **kwargs
     )
-    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assert_done(result)
     self.assertEmpty(self.calls())
     self.assertEqual(sorted(self.root.rglob('*')), before)
     return result.stdout.splitlines()
