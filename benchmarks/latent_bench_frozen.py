@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks import common
 from benchmarks import latent_bench_sets
 from ldc_vae import config as config_lib
-from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
+from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.metrics import frechet
 from ldc_vae.metrics import stein
 from ldc_vae.runtime import checkpoint
@@ -60,7 +60,7 @@ def load_run(
     raise ValueError(
         f'--workdirs={workdir} holds no checkpoint; train it first'
     )
-  apply = evaluate.Apply(
+  apply = sources_lib.Networks(
       experiment,
       restored.state,
       binarize=config.dataset.binarize,

@@ -256,9 +256,24 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
   config = values.config and config_lib.load(values.config, overrides)
   workdir = values.workdir or _default_workdir(values.config, config)
   _check_workdir(workdir)
-  if values.mode == 'train':
-    return config, workdir
-  stored = _read_trained(workdir, values.process_id)
+  return config, workdir
+
+
+def resolve_trained(
+    values: flags.FlagValues, overrides: Sequence[str], config, workdir: str
+):
+  """Returns the config of a trained workdir, which process 0 alone reads.
+
+  Args:
+    values: The flags.
+    overrides: '--config.a.b=value' texts, read where there is no `--config`.
+    config: The config of `--config`, or None.
+    workdir: The workdir.
+
+  Raises:
+    UserError: The workdir was not trained, or with another config.
+  """
+  stored = _read_trained(workdir)
   if values.output is not None:
     _check_output(values.output, stored)
   config = config or config_lib.override(stored, overrides)
@@ -269,7 +284,7 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
         f' --config out of --mode={values.mode}, or name the workdir that was'
         ' trained with it'
     )
-  return config, workdir
+  return config
 
 
 def _default_workdir(spec: str, config) -> str:
@@ -347,17 +362,14 @@ def _check_output(output: str, config) -> None:
     )
 
 
-def _read_trained(workdir: str, process_id: int | None):
+def _read_trained(workdir: str):
   """Returns the config of a workdir that holds a checkpoint."""
   path = pathlib.Path(workdir)
   with _reading(workdir):
     is_there = path.is_dir()
   if not is_there:
-    remedy = 'train it first'
-    if process_id:
-      remedy = f'process {process_id} must see the folder of process 0'
     raise errors.UserError(
-        f'--workdir={workdir}: no such folder; {remedy}'
+        f'--workdir={workdir}: no such folder; train it first'
     )
   config = config_lib.read(path)
   checkpoints = path / 'checkpoints'

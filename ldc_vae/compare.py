@@ -15,20 +15,16 @@ from typing import Any, NamedTuple
 
 from absl import logging
 from ml_collections import config_dict
-import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import errors
-from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
-from ldc_vae import names
 from ldc_vae import plans
+from ldc_vae import run as run_lib
 from ldc_vae import run_files
-from ldc_vae import train
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
-from ldc_vae.metrics import spread
-from ldc_vae.reporting import comparison_figures
+from ldc_vae.reporting import comparison_page
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
@@ -36,11 +32,12 @@ from ldc_vae.runtime import lock
 from ldc_vae.runtime import provenance
 from ldc_vae.runtime import signals
 
-FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
+FINISHED = comparison_page.FINISHED
+FAILED = comparison_page.FAILED
+WAITING = comparison_page.WAITING
 
 _LONGER = 1.5  # seconds that the runs' ends are waited for after theirs
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
-_SHOWN = 10  # samples of a method
 # What would make the numbers of two methods no comparison, and what would not.
 _SAME_FOR_ALL = ('dataset.', 'evaluate.', 'model.likelihood')
 _MAY_DIFFER = ('evaluate.batch_size', 'evaluate.samplers')
@@ -97,13 +94,13 @@ def compare(
   jobs_lib.core_shares(num_jobs)  # refuses before a file is made
   runs = create_runs(plans, seeds, workdir)
   for run in runs:
-    train.check_same_run(run.workdir, run.config)
+    run_lib.check_same(run.workdir, run.config)
   with signals.watch() as watch, lock.lock_workdir(workdir):
     watch.grace = signals.GRACE + _LONGER
     dataset = _load_data(plans)
-    book = _Book(runs, plans, seeds, workdir, dataset)
-    book.write()
-    waiting = book.waiting()
+    table = _RunTable(runs, plans, seeds, workdir, dataset)
+    table.write()
+    waiting = table.waiting()
     if waiting and dataset.num_classes:  # once for all runs
       for seed in next(iter(plans.values())).config.evaluate.classifier_seeds:
         classifier_lib.load_or_train(dataset, seed=seed)
@@ -116,12 +113,12 @@ def compare(
     jobs_lib.run_all(
         [_job(run) for run in waiting],
         num_jobs,
-        on_start=book.start,
-        on_end=book.end,
+        on_start=table.start,
+        on_end=table.end,
         env={**os.environ, 'PYTHONPATH': path},
     )
-    record = book.write()
-    _draw(workdir, record, dataset)
+    record = table.write()
+    comparison_page.draw(workdir, record, dataset)
     logging.info('see %s', workdir / 'comparison.md')
   failed = [run for run in record['runs'] if run['status'] != FINISHED]
   if failed:
@@ -170,7 +167,7 @@ def is_finished(run: Run, num_steps: int, data: str) -> bool:
     num_steps: Of its training.
     data: What `datasets.describe` says of it.
   """
-  return evaluate.is_evaluated(run.workdir, run.config, num_steps, data)
+  return run_lib.is_evaluated(run.workdir, run.config, num_steps, data)
 
 
 def failure(end: jobs_lib.End) -> str:
@@ -185,7 +182,7 @@ def failure(end: jobs_lib.End) -> str:
   return f'exit code {end.code}{last}'
 
 
-class _Book:
+class _RunTable:
   """What is known of the runs, and the files that say it."""
 
   def __init__(self, runs, plans, seeds, workdir, dataset):
@@ -245,7 +242,7 @@ class _Book:
     record['rows'] = tables.create_rows(record['runs'])
     columns = tables.columns(record['runs'])
     files.write_json(self._workdir / 'comparison.json', record)
-    text = _markdown(record, columns)
+    text = comparison_page.to_markdown(record, columns)
     _write_text(self._workdir / 'comparison.md', text)
     text = tables.to_csv(record['rows'], columns)
     _write_text(self._workdir / 'comparison.csv', text)
@@ -340,184 +337,7 @@ def _command(
   return ' '.join(words)
 
 
-def _markdown(
-    record: Mapping[str, Any], columns: Sequence[names.Metric]
-) -> str:
-  """comparison.md."""
-  runs, seeds = record['runs'], record['seeds']
-  results = [run['results'] for run in runs if run['results']]
-  finished = f'{len(results)} of {len(runs)} runs are finished'
-  failed = [run for run in runs if run['status'] == FAILED]
-  if failed:
-    finished += f', {len(failed)} failed'
-  parts = ['# Methods side by side\n', f'`{record["command"]}`\n']
-  parts.append(f'{finished}. {_explanation(len(seeds))}\n')
-  if results:
-    parts.append(tables.to_markdown(record['rows'], columns, len(seeds)))
-  protocol = {x for each in results for x in each if x.startswith('protocol/')}
-  for name in sorted(protocol):
-    # earlier versions told less of theirs
-    values = dict.fromkeys(str(each.get(name, 'not told')) for each in results)
-    parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
-  commits = {run['git_commit'] for run in runs if run['results']}
-  if len(commits) > 1:
-    parts.append(
-        f'* The runs were made by {len(commits)} different commits, which stand'
-        ' in the last table.'
-    )
-  parts.append('')
-  if failed:
-    parts.append('### Runs that failed\n')
-    parts.append(tables.markdown_table(
-        ('run', 'seconds', 'why'),
-        (
-            (run['name'], _seconds(run),
-             (run['error'] or '').replace('|', r'\|'))
-            for run in failed
-        ),
-    ))
-  parts.append('### Runs\n')
-  parts.append(tables.markdown_table(
-      ('run', 'status', 'seconds of its commands', 'commit'),
-      (
-          (run['name'], run['status'], _seconds(run),
-           (run['git_commit'] or '–'))
-          for run in runs
-      ),
-  ))
-  versions = ', '.join(f'{k} {v}' for k, v in record['versions'].items())
-  parts.append(f'{versions}; commit {record["git_commit"]}.\n')
-  return '\n'.join(parts)
-
-
-def _explanation(num_seeds: int) -> str:
-  """How to read the tables."""
-  if num_seeds == 1:
-    return (
-        'One seed: there is no standard error and no interval, and differences'
-        ' may be chance. The best of each column is bold.'
-    )
-  return (
-      f'Mean ± standard error over {num_seeds} seeds; the best of each column'
-      ' is bold. Differences to the best are paired by seed, with their'
-      f' {100 * tables.CONFIDENCE:.0f} % interval (Student\'s t,'
-      f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
-      ' common seed has none, and they are not corrected for the number of'
-      ' comparisons. The protocol, and where hyper-parameters come from:'
-      ' docs/comparison-protocol.md.'
-  )
-
-
-def _seconds(run: Mapping[str, Any]) -> str:
-  return '–' if run['seconds'] is None else f'{run["seconds"]:,.0f}'
-
-
 def _write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file, atomically."""
   with files.open_atomically(path) as file:
     file.write(text.encode())
-
-
-def _draw(
-    workdir: pathlib.Path,
-    record: Mapping[str, Any],
-    dataset: datasets.Dataset,
-) -> None:
-  """Writes the figures of the runs that have results."""
-  runs = [run for run in record['runs'] if run['results']]
-  if not runs:
-    return
-  family = names.main_distance(*(run['results'] for run in runs))
-  name = dataset.name
-  num_seeds = len({run['seed'] for run in runs})
-  over = f'mean over {num_seeds} seeds' if num_seeds > 1 else 'one seed'
-  folder = workdir / 'figures'
-  firsts = {}  # method -> its first run that has results
-  for run in runs:
-    firsts.setdefault(run['method'], run)
-  split = runs[0]['results'].get('protocol/split', 'test')
-  images = {f'{split} images': np.asarray(dataset.images[split][:_SHOWN])}
-  details = {}
-  points = {}
-  for method in record['methods']:
-    if method not in firsts:
-      continue
-    run = firsts[method]
-    label = tables.label(method)
-    path = workdir / run['name'] / 'samples.npz'
-    if not path.exists():  # taken away, as it is large
-      continue
-    try:
-      with np.load(path) as samples:
-        own = {name: samples[name] for name in samples.files}
-      images[label] = own['images'][:_SHOWN]
-    except files.NPZ_ERRORS as error:
-      logging.warning(
-          '%s is damaged (%s) and not shown; its run evaluates again where its'
-          ' results.json is removed', path, error,
-      )
-      continue
-    if 'aggregate_latents' in own:
-      points[label] = {
-          'aggregate': own['aggregate_latents'],
-          'generator': own['latents'],
-      }
-    details[label] = run['results'].get(f'{family}/generator')
-  comparison_figures.samples(
-      images,
-      folder / 'comparison_samples.png',
-      distances=details,
-      title=f'Samples of each method\'s own generator on {name}, first seed',
-  )
-  comparison_figures.bars(
-      {
-          tables.label(method): _by_source(
-              [run for run in runs if run['method'] == method], family
-          )
-          for method in firsts
-      },
-      folder / 'comparison_bars.png',
-      family=family,
-      title=(
-          f'Distance from the {split} split of {name} by latent source, {over}'
-      ),
-  )
-  comparison_figures.latents(
-      points,
-      folder / 'comparison_latents.png',
-      title=f'Latents on {name}, first seed',
-  )
-  cells = {
-      row['label']: (
-          row['metrics'].get('time/sample_10k_seconds'),
-          row['metrics'].get(family),
-      )
-      for row in record['rows']
-      if row['source'] == 'generator'
-  }
-  comparison_figures.quality_and_time(
-      {
-          label: tuple((x['mean'], x['standard_error']) for x in pair)
-          for label, pair in cells.items()
-          if None not in pair
-      },
-      folder / 'comparison_time.png',
-      family=family,
-      title=f'Quality against sampling time on {name}, {over}',
-  )
-
-
-def _by_source(
-    runs: Sequence[Mapping[str, Any]], family: str
-) -> dict[str, tuple[float, float | None]]:
-  """Source -> mean and standard error over the runs of a method."""
-  values = {}
-  for run in runs:
-    for name, value in run['results'].items():
-      group, _, source = name.partition('/')
-      if group == family and value is not None:
-        values.setdefault(source, []).append(value)
-  return {
-      source: (spread.mean(each), spread.standard_error(each))
-      for source, each in values.items()
-  }

@@ -49,6 +49,8 @@ _PLACES = ('dataset.data_dir', 'dataset.path')
 # Fields that the word after the colon of --config decides.
 _CHOSEN_BY_ARG = ('debug', 'method.name')
 
+_loaded: set[str] = set()  # the extensions of this process
+
 
 def load(
     spec: str, overrides: Mapping[str, Any] | Iterable[str] = ()
@@ -154,6 +156,9 @@ def load_extensions(names: Iterable[str]) -> None:
     UserError: A file or module is missing, or raises.
   """
   for name in names:
+    key = str(pathlib.Path(name).resolve()) if name.endswith('.py') else name
+    if key in _loaded:
+      continue
     try:
       if name.endswith('.py'):
         path = pathlib.Path(name).resolve()
@@ -166,6 +171,7 @@ def load_extensions(names: Iterable[str]) -> None:
           f'config.extensions={name} cannot be loaded:'
           f' {type(error).__name__}: {error}'
       ) from error
+    _loaded.add(key)
 
 
 def load_extensions_of(overrides: Mapping[str, Any] | Iterable[str]) -> None:

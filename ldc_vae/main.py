@@ -111,6 +111,8 @@ def main(argv: Sequence[str]) -> int:
   with signals.watch() as watch:
     try:
       _set_up_jax(values, watch)
+      if values.mode in ('evaluate', 'sample'):
+        config = _share_config(values, overrides, config, workdir)
       _JOBS[values.mode](config, workdir, values)
       cluster.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -133,6 +135,27 @@ def main(argv: Sequence[str]) -> int:
       cluster.leave(code, f'has failed: {_sentence(error)}')
       return code
   return 0
+
+
+def _share_config(values, overrides, config, workdir):
+  """The config of a trained workdir, which process 0 gives to the others."""
+  from ldc_vae import cli
+  from ldc_vae import config as config_lib
+  from ldc_vae.runtime import cluster
+
+  record, failure = None, None
+  if cluster.is_first():
+    try:
+      config = cli.resolve_trained(values, overrides, config, workdir)
+      record = config_lib.to_json(config)
+    except (errors.UserError, OSError) as error:
+      failure = error
+  record = cluster.barrier('config', record)[0]
+  if failure is not None:
+    raise failure
+  if record is None:
+    raise errors.UserError('process 0 found no trained workdir; see its error')
+  return config if cluster.is_first() else config_lib.from_json(record)
 
 
 def _stop(code: int, mode: str, workdir: str) -> int:

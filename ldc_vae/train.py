@@ -6,34 +6,28 @@ bit for bit. An interrupted run that is started again therefore ends with the
 same parameters as one that was not.
 """
 
-import collections
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import os
-import pathlib
 import time
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
-from ldc_vae import streams
+from ldc_vae import validation
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import requirements
-from ldc_vae.methods import base
-from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import cluster
-from ldc_vae.runtime import files
 from ldc_vae.runtime import health
-from ldc_vae.runtime import lock
 from ldc_vae.runtime import metric_writer as metric_writer_lib
 from ldc_vae.runtime import progress as progress_lib
 from ldc_vae.runtime import signals
@@ -65,26 +59,24 @@ def train_and_evaluate(
     FloatingPointError: An update is not finite; the state before it is kept.
     OSError: A file cannot be read or written.
   """
-  workdir = pathlib.Path(workdir)
-  with signals.watch() as watch, lock.lock_workdir(workdir):
-    if cluster.is_first():
-      check_same_run(workdir, config)
-    experiment = experiment_lib.create(config)  # refuses before a file is made
+  with signals.watch() as watch, run_lib.open_run(config, workdir) as run:
+    experiment = run.experiment
+    # these refuse before a file is made
     requirements.check(config, experiment.dataset)
     experiment_lib.check_batch_size(
         config.train.batch_size, config.train.accumulate
     )
-    _check_agreement(config, experiment)
+    _check_agreement(run)
     if cluster.is_first():
-      _write_config(workdir, config)
-    with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
-      _train(config, workdir, experiment, checkpointer, watch)
+      run.write_config()
+    with checkpoint.Checkpointer(run.checkpoints) as checkpointer:
+      _train(run, checkpointer, watch)
     # scikit-learn and matplotlib take two seconds, which steps need not wait
     from ldc_vae import evaluate
 
-    # process 0 decides: the workdir may be out of sight of the others
-    done = evaluate.is_evaluated(
-        workdir,
+    # process 0 decides: the others never look at the workdir
+    done = cluster.is_first() and run_lib.is_evaluated(
+        run.workdir,
         config,
         experiment.num_steps,
         datasets.describe(experiment.dataset),
@@ -93,151 +85,19 @@ def train_and_evaluate(
       # somebody may be looking at the run: no reason to end without results
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
-      logging.info('already done: see %s', workdir / 'results.json')
+      logging.info('already done: see %s', run.workdir / 'results.json')
 
 
-def make_validation_fn(
-    experiment: experiment_lib.Experiment, binarize: bool, batch_size: int
-) -> Callable[..., dict[str, float] | None]:
-  """Returns a function of the state: the mean metrics on the validation split.
-
-  They are the metrics of the method's first phase under the averaged weights,
-  with noise that is the same each time, and the number of active units of a
-  method with an encoder. A second argument is asked after each batch whether
-  to stop; the function then returns None.
-
-  Args:
-    experiment: The run.
-    binarize: Draw binary images, as in training.
-    batch_size: Images at a time.
-  """
-  algorithm = experiment.algorithm
-  phase = algorithm.phases[0]
-  images = experiment.dataset.images['validation']
-  key = jax.random.fold_in(experiment.key, streams.Stream.VALIDATION.value)
-
-  @jax.jit
-  def batch_metrics(state, images, mask, first):
-    images, keys = step_lib.eval_images(images, key, binarize, first)
-    context = base.Context(
-        progress=jnp.ones(()), stats=state.stats, ema_params=state.ema_params
-    )
-
-    def metrics_fn(images, keys):
-      output = phase.objective_fn(state.ema_params, images, keys, context)
-      return output.metrics
-
-    if phase.per_image:
-      metrics = jax.vmap(metrics_fn)(images[:, None], keys[:, None])
-    else:
-      metrics = metrics_fn(images, keys)
-    sums = jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
-    if algorithm.encode is not None:  # chains: too long to run once more
-      return sums, None
-    posterior = base.encode(
-        algorithm,
-        experiment.model,
-        state.ema_params,
-        state.stats,
-        images,
-        keys,
-    )
-    return sums, (posterior.mean, posterior.mean_variance)
-
-  def validate(state, is_stopping_fn=lambda: False):
-    totals = collections.defaultdict(float)
-    means, first = [], 0
-    batches_fn = datasets.eval_batches if phase.per_image else _whole_sets
-    for batch, mask in batches_fn(images, batch_size):
-      if is_stopping_fn():
-        return None
-      sums, batch_means = jax.device_get(
-          batch_metrics(state, batch, mask, first)
-      )
-      first += len(batch)
-      if batch_means is not None:
-        means.append(jax.tree.map(lambda x, mask=mask: x[mask], batch_means))
-      for name, value in sums.items():
-        totals[f'validation/{name}'] += float(value) / len(images)
-    if len(images) > 1 and means:  # a lone mean does not vary
-      totals['validation/active_units'] = float(
-          latent_metrics.active_units(
-              *jax.tree.map(lambda *rows: np.concatenate(rows), *means)
-          )
-      )
-    return dict(totals)
-
-  return validate
-
-
-def _whole_sets(
-    images: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """As `datasets.eval_batches`, without padding, which a set would contain.
-
-  The parts differ by one image at most, so that none is too small a set.
-  """
-  for part in np.array_split(images, -(-len(images) // batch_size)):
-    yield part, np.ones(len(part), bool)
-
-
-def _write_config(
-    workdir: pathlib.Path, config: config_dict.ConfigDict
-) -> None:
-  """Writes config.json; a run that goes on keeps the commit that began it."""
-  record = config_lib.to_json(config)
-  before = files.read_json(workdir / 'config.json') or {}
-  if _holds_run(workdir) and 'git_commit' in before:
-    commits = [*before.get('later_commits', ()), record['git_commit']]
-    first = record['git_commit'] = before['git_commit']
-    later = [each for each in dict.fromkeys(commits) if each != first]
-    if later:
-      record['later_commits'] = later
-  files.write_json(workdir / 'config.json', record)
-
-
-def _holds_run(workdir: pathlib.Path) -> bool:
-  """Whether there is anything that could be continued, or lost."""
-  checkpoints = workdir / 'checkpoints'
-  begun = checkpoints.is_dir() and any(checkpoints.iterdir())
-  return begun or (workdir / 'results.json').exists()
-
-
-def check_same_run(
-    workdir: pathlib.Path, config: config_dict.ConfigDict
-) -> None:
-  """Refuses a workdir that holds a run of another config.
-
-  One that left no checkpoint and no results has nothing to lose, and passes.
-
-  Args:
-    workdir: Of the run; need not exist.
-    config: Of the run that is to begin or to continue there.
-
-  Raises:
-    ConfigError: A field differs, or config.json cannot be read.
-  """
-  if not _holds_run(workdir):
-    return
-  if (workdir / 'config.json').exists():
-    stored = config_lib.read(workdir).to_dict()
-  else:  # lost, perhaps: the checkpoints have it too
-    meta = checkpoint.read_meta(workdir / 'checkpoints') or {}
-    stored = meta.get('config')
-  if stored is not None:
-    config_lib.check_same_run(stored, config, str(workdir))
-
-
-def _check_agreement(config, experiment) -> None:
+def _check_agreement(run: run_lib.Run) -> None:
   """Waits for the other processes; refuses another config or other data."""
   own = {
       f'config.{name}': value
       for name, value in json.loads(
-          json.dumps(config_lib.flatten(config))
+          json.dumps(config_lib.flatten(run.config))
       ).items()
       if not name.startswith(_OF_THE_HOST)
   }
-  for split, value in datasets.fingerprint(experiment.dataset).items():
+  for split, value in run.data.items():
     own[f'the {split} images'] = value
   for index, other in enumerate(cluster.barrier('ready', own)):
     for name in own:
@@ -249,15 +109,15 @@ def _check_agreement(config, experiment) -> None:
         )
 
 
-def _train(config, workdir, experiment, checkpointer, watch) -> None:
+def _train(run: run_lib.Run, checkpointer, watch) -> None:
   """Runs the steps that are still to be done."""
-  state, step, unfinished = _begin(config, workdir, experiment, checkpointer)
-  num_steps = experiment.num_steps
+  state, step, unfinished = _begin(run, checkpointer)
+  num_steps = run.experiment.num_steps
   if step >= num_steps and unfinished is None:
     return
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
-        metric_writer_lib.MetricWriter(workdir / 'metrics.jsonl')
+        metric_writer_lib.MetricWriter(run.workdir / 'metrics.jsonl')
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(
@@ -265,9 +125,7 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     )
     stack.enter_context(watch.stepping(num_steps))
     loop = _Loop(
-        config,
-        workdir,
-        experiment,
+        run,
         checkpointer,
         watch,
         metric_writer,
@@ -278,30 +136,22 @@ def _train(config, workdir, experiment, checkpointer, watch) -> None:
     )
     loop.run()
   if loop.step < num_steps:
-    logging.info('interrupted: saved step %d of %s', loop.step, workdir)
+    logging.info('interrupted: saved step %d of %s', loop.step, run.workdir)
 
 
-def _begin(config, workdir, experiment, checkpointer):
+def _begin(run: run_lib.Run, checkpointer):
   """The state to go on from, its step, and the row that it has yet to write.
 
   The row is that of a step whose validation was stopped; else None.
   """
-  template = experiment.abstract_state()
-  experiment_lib.log_parameters(template)
-  cluster.meet('restore')
-  restored = checkpointer.restore(template)
+  experiment_lib.log_parameters(run.experiment.abstract_state())
+  restored = run.restore(checkpointer)
   if restored is None:
-    state, step, unfinished = experiment.init_state(), 0, None
+    state, step, unfinished = run.experiment.init_state(), 0, None
   else:
     state, step = restored.state, restored.step
-    config_lib.check_same_run(
-        restored.meta['config'], config, f'{workdir}/checkpoints'
-    )
-    datasets.check_same(
-        restored.meta.get('data'), experiment.dataset, f'{workdir}/checkpoints'
-    )
     unfinished = restored.meta.get('unfinished')
-    logging.info('continuing from step %d of %s', step, workdir)
+    logging.info('continuing from step %d of %s', step, run.workdir)
   cluster.meet('initialised')
   return state, step, unfinished
 
@@ -315,9 +165,7 @@ class _Loop:
 
   def __init__(
       self,
-      config,
-      workdir,
-      experiment,
+      run: run_lib.Run,
       checkpointer,
       watch,
       metric_writer,
@@ -331,9 +179,9 @@ class _Loop:
     self._state = state
     self._unfinished = unfinished  # the row of this step, or None
     self._saved = step
-    self._config = config
-    self._workdir = workdir
-    self._experiment = experiment
+    config, experiment = run.config, run.experiment
+    self._run = run
+    self._config, self._experiment = config, experiment
     self._checkpointer = checkpointer
     self._watch = watch
     self._metric_writer = metric_writer
@@ -343,14 +191,11 @@ class _Loop:
             config, experiment.algorithm, experiment.txs, experiment.num_steps
         )
     )
-    self._validation_fn = make_validation_fn(
+    self._validation_fn = validation.make_validation_fn(
         experiment, config.dataset.binarize, config.evaluate.batch_size
     )
     self._batches = _device_batches(config, experiment, step)
-    self._meta = {
-        'config': config.to_dict(),
-        'data': datasets.fingerprint(experiment.dataset),
-    }
+    self._meta = run.meta
     self._updates = health.Watch(
         config.train.non_finite,
         skipped=int(state.skipped),
@@ -451,7 +296,7 @@ class _Loop:
     step = self._checkpointer.latest_step()
     if step is None:
       return 'no checkpoint was saved before it'
-    path = self._workdir / 'checkpoints' / str(step)
+    path = self._run.checkpoints / str(step)
     return f'{path} is the last good checkpoint'
 
 

@@ -13,6 +13,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import plans
 from ldc_vae.evaluation import measures
+from ldc_vae.reporting import comparison_page
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 
@@ -52,7 +53,7 @@ class CompareTest(parameterized.TestCase):
     )
     self.enter_context(mock.patch.object(compare, '_job', self.job))
     # seconds each; they are drawn where a test undoes this
-    self.undrawn = mock.patch.object(compare, '_draw')
+    self.undrawn = mock.patch.object(comparison_page, 'draw')
     self.undrawn.start()
     self.addCleanup(mock.patch.stopall)
 

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 
 from ldc_vae import config as config_lib
-from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import train
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
+from ldc_vae.evaluation import sources as sources_lib
+from ldc_vae.reporting import evaluation_figures
 from ldc_vae.runtime import checkpoint
 from tests import device_case
 
@@ -91,7 +92,7 @@ class RunTest(parameterized.TestCase):
     # of no field of `evaluate`: what differs in these only may share them
     cls.experiment = experiment_lib.create(cls.config)
     cls.untrained = cls.experiment.init_state()
-    cls.apply = evaluate.Apply(
+    cls.apply = sources_lib.Networks(
         cls.experiment, cls.untrained, binarize=False, batch_size=50
     )
     with checkpoint.Checkpointer(
@@ -110,13 +111,13 @@ class RunTest(parameterized.TestCase):
         stack.enter_context(
             mock.patch.object(module, name, return_value={})
         )
-      stack.enter_context(mock.patch.object(evaluate, '_draw'))
+      stack.enter_context(mock.patch.object(evaluation_figures, 'draw'))
       yield stack.enter_context(
           mock.patch.object(measures, 'image_measures', return_value={})
       )
 
   def sources(self, config):
     """What an untrained run would be evaluated on."""
-    return evaluate.make_sources(
+    return sources_lib.make_sources(
         config, self.experiment, self.apply, jax.random.key(0)
     )

@@ -12,6 +12,7 @@ from ldc_vae import compare
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae.data import datasets
+from ldc_vae.reporting import comparison_page
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import lock
@@ -144,7 +145,7 @@ class CompareTest(compare_case.CompareTest):
     text = (self.workdir / 'comparison.md').read_text()
     self.assertRegex(text, r'\| vae_seed0 \| .* \| the loss is not finite \|')
     self.assertIn('31.0 (1 of 2 seeds)', text)
-    self.assertTrue(compare._draw.called)
+    self.assertTrue(comparison_page.draw.called)
     # mended, it is run alone
     self.make(self.runs(plans)['vae_seed0'], 30.0)
     compare.compare(plans, (0, 1), self.workdir)

@@ -16,9 +16,10 @@ import numpy as np
 from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import evaluate
+from ldc_vae import run as run_lib
 from ldc_vae.evaluation import inception
-from ldc_vae.evaluation import measures
 from ldc_vae.evaluation import requirements
+from ldc_vae.reporting import evaluation_figures
 from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
 from tests import evaluate_case
@@ -102,7 +103,7 @@ class EvaluateTest(evaluate_case.RunTest):
         mock.patch.multiple(
             inception, require=lambda: None, load=lambda: brightness
         ),
-        mock.patch.object(evaluate, '_draw'),
+        mock.patch.object(evaluation_figures, 'draw'),
     ):
       after = evaluate.evaluate(
           config_lib.override(self.config, {'evaluate.inception': True}),
@@ -129,8 +130,9 @@ class EvaluateTest(evaluate_case.RunTest):
   def test_the_same_seed_gives_the_same_run_bit_for_bit(self):
     again = self.workdir.with_name('again')
     program = (
-        'import sys; from ldc_vae import config, evaluate, train\n'
-        'evaluate._draw = lambda *args: None\n'
+        'import sys; from ldc_vae import config, train\n'
+        'from ldc_vae.reporting import evaluation_figures\n'
+        'evaluation_figures.draw = lambda *args: None\n'
         'train.train_and_evaluate(config.read(sys.argv[1]), sys.argv[2])'
     )
     subprocess.run(  # a process of its own: another order of Python's sets
@@ -190,14 +192,14 @@ class EvaluateTest(evaluate_case.RunTest):
     workdir = self.workdir.with_name('stopped')
     shutil.copytree(self.workdir, workdir)
     files.write_json(workdir / 'results.json', self.results)
-    self.assertTrue(evaluate.is_evaluated(workdir, self.config, 8))
+    self.assertTrue(run_lib.is_evaluated(workdir, self.config, 8))
     full = mock.patch.object(
         evaluate.report, 'write_report', side_effect=OSError('full')
     )
     with full, self.without_measures():
       with self.assertRaisesRegex(OSError, 'full'):
         evaluate.evaluate(self.config, workdir)
-    self.assertFalse(evaluate.is_evaluated(workdir, self.config, 8))
+    self.assertFalse(run_lib.is_evaluated(workdir, self.config, 8))
 
   @parameterized.parameters(1, 9)
   def test_few_training_images_are_told(self, num):
@@ -219,10 +221,10 @@ class EvaluateTest(evaluate_case.RunTest):
 
   def test_is_evaluated_knows_step_and_evaluation(self):
     files.write_json(self.workdir / 'results.json', self.results)
-    self.assertTrue(evaluate.is_evaluated(self.workdir, self.config, 8))
-    self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 9))
+    self.assertTrue(run_lib.is_evaluated(self.workdir, self.config, 8))
+    self.assertFalse(run_lib.is_evaluated(self.workdir, self.config, 9))
     files.write_json(self.workdir / 'results.json', [1])
-    self.assertFalse(evaluate.is_evaluated(self.workdir, self.config, 8))
+    self.assertFalse(run_lib.is_evaluated(self.workdir, self.config, 8))
     files.write_json(self.workdir / 'results.json', self.results)
     for field, value in (
         ('evaluate.split', 'validation'),
@@ -231,17 +233,17 @@ class EvaluateTest(evaluate_case.RunTest):
         ('evaluate.batch_size', 7),
     ):
       other = config_lib.override(self.config, {field: value})
-      self.assertFalse(evaluate.is_evaluated(self.workdir, other, 8), field)
+      self.assertFalse(run_lib.is_evaluated(self.workdir, other, 8), field)
     # the best is of some step, judged when the training had ended
     best = config_lib.override(self.config, {'evaluate.checkpoint': 'best'})
     results = {
         **self.results,
-        'protocol/evaluate': measures.describe_evaluation(best),
+        'protocol/evaluate': run_lib.describe_evaluation(best),
         'step': 3,
     }
     files.write_json(self.workdir / 'results.json', results)
-    self.assertTrue(evaluate.is_evaluated(self.workdir, best, 8))
-    self.assertFalse(evaluate.is_evaluated(self.workdir, best, 9))
+    self.assertTrue(run_lib.is_evaluated(self.workdir, best, 8))
+    self.assertFalse(run_lib.is_evaluated(self.workdir, best, 9))
 
   def test_untrained_workdir_is_refused(self):
     empty = pathlib.Path(self.create_tempdir().full_path)

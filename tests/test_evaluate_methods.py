@@ -17,6 +17,8 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
 from ldc_vae import streams
 from ldc_vae import train
+from ldc_vae.evaluation import sources as sources_lib
+from ldc_vae.reporting import evaluation_figures
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import metric_writer
 from tests import evaluate_case
@@ -30,7 +32,7 @@ class MethodsTest(parameterized.TestCase):
   def _results(self, method):
     workdir = pathlib.Path(self.create_tempdir().full_path)
     fields = {'train.num_steps': 4, 'evaluate.samplers': ('prior',)}
-    with mock.patch.object(evaluate, '_draw'):
+    with mock.patch.object(evaluation_figures, 'draw'):
       config = _train(workdir, method, fields)
     results = json.loads((workdir / 'results.json').read_text())
     for source in ('reconstruction', 'aggregate', 'generator'):
@@ -80,7 +82,7 @@ class MethodsTest(parameterized.TestCase):
     )
     state = experiment.init_state()
     self.assertNotIn('encoder', state.params)
-    apply = evaluate.Apply(experiment, state, binarize=False, batch_size=50)
+    apply = sources_lib.Networks(experiment, state, binarize=False, batch_size=50)
     images = experiment.dataset.images['test'][:70]
     posterior = apply.encode(images, jax.random.key(0))
     keys = streams.image_keys(jax.random.key(0), 50, None, 50)
@@ -137,7 +139,7 @@ class OtherRunsTest(absltest.TestCase):
 
   def test_vae_generates_from_the_prior(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)
-    with mock.patch.object(evaluate, '_draw'):
+    with mock.patch.object(evaluation_figures, 'draw'):
       _train(workdir, 'vae', {'evaluate.samplers': ('prior',)})
     with np.load(workdir / 'samples.npz') as samples:
       latents = samples['latents']

@@ -10,8 +10,10 @@ import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import evaluate
+from ldc_vae import run as run_lib
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
+from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.reporting import style
 from ldc_vae.samplers import latent_energy
 from ldc_vae.samplers import latents
@@ -28,7 +30,7 @@ class SourcesTest(evaluate_case.RunTest):
         self.config,
         {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior',)},
     )
-    self.assertFalse(evaluate.is_evaluated(workdir, config, 8))
+    self.assertFalse(run_lib.is_evaluated(workdir, config, 8))
     with mock.patch.object(
         style, 'source_bars', wraps=style.source_bars
     ) as source_bars:
@@ -37,7 +39,7 @@ class SourcesTest(evaluate_case.RunTest):
         results = evaluate.evaluate(config, workdir)
     self.assertIn('no training curves are drawn', ''.join(logs.output))
     self.assertTrue((workdir / 'figures' / 'training_curves.png').exists())
-    self.assertTrue(evaluate.is_evaluated(workdir, config, 8))
+    self.assertTrue(run_lib.is_evaluated(workdir, config, 8))
     self.assertEqual(results['num_samples'], 96)
     for source in ('aggregate', 'generator', 'prior'):
       deviation = results[f'frechet_classifier_deviation/{source}']
@@ -50,7 +52,7 @@ class SourcesTest(evaluate_case.RunTest):
     self.assertIn('means over 2 such', results['protocol/distances'])
 
   def test_results_of_one_draw_are_those_of_an_earlier_version(self):
-    self.assertNotIn('num_draws', measures.describe_evaluation(self.config))
+    self.assertNotIn('num_draws', run_lib.describe_evaluation(self.config))
 
   def test_a_law_with_a_draw_that_is_not_finite_is_left_out(self):
     config = config_lib.override(
@@ -196,7 +198,7 @@ class SourcesTest(evaluate_case.RunTest):
       self.assertIn(name, sources.images)
 
   def test_draws_are_those_of_any_batch_size(self):
-    other = evaluate.Apply(
+    other = sources_lib.Networks(
         self.experiment, self.untrained, binarize=False, batch_size=32
     )
     images = self.experiment.dataset.images['test'][:70]

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from ldc_vae import config as config_lib
-from ldc_vae import evaluate
 from ldc_vae.data import datasets
+from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.methods import base
 from ldc_vae.samplers import latents
 
@@ -62,7 +62,7 @@ class SplitsTest(parameterized.TestCase):
     )
     law = lambda num, seed: np.zeros((num, 4), np.float32)
     with mock.patch.object(latents, 'fit', return_value=law) as fit:
-      sources = evaluate.make_sources(
+      sources = sources_lib.make_sources(
           config, experiment, _MarkedApply(), jax.random.key(0)
       )
     self.assertEqual(

@@ -1,6 +1,7 @@
 """The examples of docs/extend.md work, from files outside of the package."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -9,13 +10,13 @@ import sys
 from absl.testing import absltest
 
 from ldc_vae.runtime import provenance
-from tests import device_case
 
 _PAGE = provenance.ROOT / 'docs' / 'extend.md'
 _STEPS = (
     '--config.train.num_steps=2',
     '--config.evaluate.num_samples=64',
     '--config.evaluate.num_nll_images=32',
+    '--config.evaluate.importance_samples=0',
 )
 
 
@@ -41,26 +42,33 @@ class ExtendTest(absltest.TestCase):
         '--config.dataset.name=bars',
         '--config.evaluate.samplers=prior,kernel_density',
     )
+    env = dict(
+        os.environ,
+        LDC_VAE_CACHE=str(folder / 'cache'),
+        PYTHONPATH=str(provenance.ROOT),
+    )
     subprocess.run(
         command, cwd=folder, check=True, timeout=600, capture_output=True,
-        env=device_case.environment(folder / 'cache'),
+        env=env,
     )
-    (run,) = workdir.glob('*free_bits*')
+    run = workdir / 'free_bits_seed0'
     results = json.loads((run / 'results.json').read_text())
     self.assertGreater(results['frechet_classifier/kernel_density'], 0.0)
     report = (run / 'report.html').read_text()
-    for name in ('free_bits', 'bars', 'kernel_density'):
+    self.assertBetween(results['brightness/generator'], 0.0, 1.0)
+    for name in ('free_bits', 'bars', 'kernel_density', 'brightness'):
       self.assertIn(name, report)
     tables = ''.join(
         path.read_text() for path in workdir.glob('*.md')
     )
     self.assertIn('free-bits VAE', tables)
+    self.assertIn('brightness', tables)
     # the workdir alone is enough to evaluate again
     subprocess.run(
         (sys.executable, '-m', 'ldc_vae.main', '--mode=sample',
          f'--workdir={run}', '--num_samples=4'),
         cwd=folder, check=True, timeout=600, capture_output=True,
-        env=device_case.environment(folder / 'cache'),
+        env=env,
     )
     self.assertTrue((run / 'generated.npz').exists())
 

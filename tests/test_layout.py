@@ -36,12 +36,14 @@ _FLOORS = {
     'experiment': 7,
     'plans': 7,
     'cli': 8,
-    'evaluation': 8,
-    'reporting': 8,
-    'evaluate': 9,
-    'train': 10,
-    'compare': 11,
-    'main': 12,
+    'run': 8,
+    'validation': 8,
+    'evaluation': 9,
+    'reporting': 10,
+    'evaluate': 11,
+    'train': 12,
+    'compare': 13,
+    'main': 14,
 }
 
 _FLOOR_0_IMPORTS = {'jax', 'numpy', 'scipy', 'chex'}

@@ -6,7 +6,7 @@ import numpy as np
 
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import streams
-from ldc_vae import train
+from ldc_vae import validation
 from ldc_vae.methods import base
 from tests import train_case
 
@@ -20,8 +20,8 @@ class ValidationTest(train_case.TrainTest):
     state = experiment.init_state()
     images = experiment.dataset.images['validation']
     self.assertNotEqual(len(images) % 24, 0)  # the last batch is partial
-    one = train.make_validation_fn(experiment, False, len(images))(state)
-    parts = train.make_validation_fn(experiment, False, 24)(state)
+    one = validation.make_validation_fn(experiment, False, len(images))(state)
+    parts = validation.make_validation_fn(experiment, False, 24)(state)
     # the KL term has no noise, so it must not depend on the batches
     np.testing.assert_allclose(
         parts['validation/kl'], one['validation/kl'], rtol=1e-5
@@ -32,8 +32,8 @@ class ValidationTest(train_case.TrainTest):
     state = experiment.init_state()
     images = experiment.dataset.images['validation']
     self.assertLen(images, 64)
-    whole = train.make_validation_fn(experiment, False, 64)(state)
-    parts = train.make_validation_fn(experiment, False, 60)(state)
+    whole = validation.make_validation_fn(experiment, False, 64)(state)
+    parts = validation.make_validation_fn(experiment, False, 60)(state)
     # a code has no noise: its loss is that of any division
     np.testing.assert_allclose(
         parts['validation/reconstruction'],

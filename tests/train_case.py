@@ -12,7 +12,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import evaluate
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
-from ldc_vae import train
+from ldc_vae import validation
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import signals
@@ -85,7 +85,7 @@ class _Programs:
             experiment_lib.Experiment, 'init_state', method_key, _copies
         ),
         self._keep(experiment_lib.Experiment, 'abstract_state', method_key),
-        self._keep(train, 'make_validation_fn', validation_key),
+        self._keep(validation, 'make_validation_fn', validation_key),
     )
 
   def _keep(self, module, name, key_fn, use_fn=lambda result: result):

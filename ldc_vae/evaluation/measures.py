@@ -12,8 +12,8 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from ldc_vae import config as config_lib
 from ldc_vae import names
+from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.evaluation import inception
@@ -38,15 +38,6 @@ _STEIN_POINTS = 2000  # of a Stein discrepancy: all pairs of them
 _STEIN_SCALE = 1.0  # c of its kernel, the prior's standard deviation
 
 
-def describe_evaluation(config: config_dict.ConfigDict) -> str:
-  """The fields of `config.evaluate` that results depend on, in one line."""
-  return ', '.join(
-      f'{name}={value}'
-      for name, value in config_lib.flatten(config.evaluate).items()
-      if (name, value) != ('num_draws', 1)  # as results without it are
-  )
-
-
 def protocol(
     config: config_dict.ConfigDict,
     num_samples: int,
@@ -65,7 +56,7 @@ def protocol(
     The results 'protocol/...'.
   """
   results = {
-      'protocol/evaluate': describe_evaluation(config),
+      'protocol/evaluate': run_lib.describe_evaluation(config),
       'protocol/split': config.evaluate.split,
       'protocol/distances': (
           f'{num_samples} uint8 images of each source against the'

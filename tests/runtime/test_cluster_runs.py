@@ -51,10 +51,10 @@ step.train_step = slow_train_step
 # Says when it evaluates, for so many seconds more; a death is noticed early.
 _EVALUATE = """
 import time
-from ldc_vae import evaluate
+from ldc_vae import run as run_lib
 from ldc_vae.runtime import cluster
 cluster.HEARTBEAT = 8
-restore = evaluate._restore
+restore = run_lib.Run.restore_trained
 
 def restore_and_say(*args):
   restored = restore(*args)
@@ -62,7 +62,7 @@ def restore_and_say(*args):
   time.sleep({seconds})
   return restored
 
-evaluate._restore = restore_and_say
+run_lib.Run.restore_trained = restore_and_say
 """
 
 # Process 1 sees nothing of the workdir, and could not make it.

@@ -1,0 +1,244 @@
+"""The latent sources of a checkpoint: their latents and decoded images."""
+
+from collections.abc import Mapping
+import time
+from typing import NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+import numpy as np
+
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
+from ldc_vae import step as step_lib
+from ldc_vae import streams
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import measures
+from ldc_vae.methods import base
+from ldc_vae.samplers import latents as latents_lib
+
+Array = jax.Array
+
+
+class Sources(NamedTuple):
+  """What the latent sources of one checkpoint made.
+
+  Attributes:
+    latents: Source -> float32 [N, D].
+    images: Source -> uint8 [N, H, W, C].
+    test_images: The reference, the test split unless another was chosen,
+      uint8 [M, H, W, C].
+    test_means: Posterior means of the reference, float32 [M, D].
+    train: Posteriors of all L training images.
+    other_aggregate: As `latents['aggregate']`, of other training images, as
+      many where there are so many.
+    aggregate_labels: Classes of the images behind the aggregate latents, or
+      None.
+    redraw_fn: Maps 1, ..., `evaluate.num_draws` - 1 to images as `images`, of
+      fresh latents of every source with a distribution; for the aggregate, of
+      fresh training images (with repeats).
+  """
+
+  latents: dict[str, np.ndarray]
+  images: dict[str, np.ndarray]
+  test_images: np.ndarray
+  test_means: np.ndarray
+  train: base.Posterior
+  other_aggregate: np.ndarray
+  aggregate_labels: np.ndarray | None
+  redraw_fn: measures.RedrawFn
+
+
+class Networks:
+  """The jitted functions of a checkpoint, in batches of one shape."""
+
+  def __init__(self, experiment, state, *, binarize: bool, batch_size: int):
+    """Takes the networks of `experiment` with the averaged weights of `state`.
+
+    Args:
+      experiment: The run.
+      state: Of a checkpoint.
+      binarize: Encode binary images, as in training.
+      batch_size: Images at a time.
+    """
+    self._experiment, self._batch_size = experiment, batch_size
+    self._params, self._stats = state.ema_params, state.stats
+    # The parameters are arguments: as constants they would be compiled in.
+    model, algorithm = experiment.model, experiment.algorithm
+
+    @jax.jit
+    def encode(params, stats, images, key, first):
+      images, keys = step_lib.eval_images(images, key, binarize, first)
+      return base.encode(algorithm, model, params, stats, images, keys)
+
+    @jax.jit
+    def decode(params, z):
+      images = model.decode(params, z)
+      return jnp.round(images * 255.0).astype(jnp.uint8)
+
+    @jax.jit
+    def generate(params, stats, key, first):
+      keys = streams.image_keys(key, batch_size, None, first)
+      return algorithm.generate(params, stats, keys)
+
+    self._encode, self._decode, self._generate = encode, decode, generate
+
+  @classmethod
+  def of_run(cls, run: run_lib.Run, state) -> 'Networks':
+    """Returns the networks of a run's checkpoint."""
+    return cls(
+        run.experiment,
+        state,
+        binarize=run.config.dataset.binarize,
+        batch_size=run.config.evaluate.batch_size,
+    )
+
+  def encode(self, images, key: Array) -> base.Posterior:
+    """The posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
+    parts = []
+    for index, (batch, mask) in enumerate(
+        datasets.eval_batches(images, self._batch_size)
+    ):
+      outputs = self._encode(
+          self._params, self._stats, batch, key, index * self._batch_size
+      )
+      parts.append(jax.tree.map(lambda x: np.asarray(x)[mask], outputs))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+  def decode(self, z: np.ndarray) -> np.ndarray:
+    """Mean images, uint8 [N, H, W, C], of latents [N, D]."""
+    size = self._batch_size
+    parts = []
+    for start in range(0, len(z), size):
+      batch = z[start : start + size]
+      padded = np.zeros((size, z.shape[1]), np.float32)
+      padded[: len(batch)] = batch
+      images = self._decode(self._params, padded)
+      parts.append(np.asarray(images)[: len(batch)])
+    return np.concatenate(parts)
+
+  def generate(self, num_samples: int, key: Array) -> np.ndarray:
+    """Latents [num_samples, D] from the method's own generator."""
+    batches = -(-num_samples // self._batch_size)
+    parts = [
+        np.asarray(
+            self._generate(
+                self._params, self._stats, key, index * self._batch_size
+            )
+        )
+        for index in range(batches)
+    ]
+    return np.concatenate(parts)[:num_samples]
+
+
+def make_sources(
+    config: config_dict.ConfigDict,
+    experiment: experiment_lib.Experiment,
+    networks: Networks,
+    key: Array,
+) -> Sources:
+  """Latents and images of every source that `config` asks for.
+
+  Args:
+    config: The run's config.
+    experiment: The run.
+    networks: Its checkpoint's functions.
+    key: PRNG key.
+
+  Returns:
+    The sources; as many images of each as `evaluate.num_samples`, or as the
+    reference has where that is fewer; of real and aggregate at most as many
+    as the training split has.
+  """
+  dataset = experiment.dataset
+  train = dataset.images['train']
+  test = dataset.images[config.evaluate.split]
+  keys = jax.random.split(key, 5)
+  seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
+  num_samples = min(config.evaluate.num_samples, len(test))
+  test_means = networks.encode(test, keys[1]).mean
+  posteriors = networks.encode(train, keys[2])
+  train_z = posteriors.z
+  order = np.random.default_rng(seed).permutation(len(train))
+  chosen = np.sort(order[:num_samples])
+  other = np.sort(order[num_samples : 2 * num_samples])
+  latents = {
+      'reconstruction': test_means,
+      'aggregate': train_z[chosen],
+      'generator': networks.generate(num_samples, keys[3]),
+  }
+  require_finite({**latents, 'training images': train_z})
+  further = []  # draws after the first
+  for index in range(1, config.evaluate.num_draws):
+    own_keys = jax.random.split(jax.random.fold_in(keys[4], index))
+    order = np.random.default_rng((seed, index)).permutation(len(train))
+    drawn = train[np.sort(order[:num_samples])]
+    further.append({
+        'aggregate': networks.encode(drawn, own_keys[0]).z,
+        'generator': networks.generate(num_samples, own_keys[1]),
+    })
+    require_finite(further[-1])
+  options = {
+      'two_stage': {'num_steps': config.evaluate.two_stage_steps},
+      'langevin': {'num_steps': config.evaluate.langevin_steps},
+      'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
+      'flow': {'num_steps': config.evaluate.flow_steps},
+      'drifting': {'num_steps': config.evaluate.drifting_steps},
+      'svgd': {'num_steps': config.evaluate.svgd_steps},
+      'nearest': {'noise': config.evaluate.nearest_noise},
+  }
+  for name in config.evaluate.samplers:
+    start = time.monotonic()
+    try:
+      sample_fn = latents_lib.fit(
+          name, train_z, seed=seed, **options.get(name, {})
+      )
+    except ValueError as error:  # e.g. fewer images than components
+      logging.warning('latent source %s is left out: %s', name, error)
+      continue
+    draws = [
+        sample_fn(num_samples, seed + index)
+        for index in range(config.evaluate.num_draws)
+    ]
+    if not all(np.all(np.isfinite(z)) for z in draws):
+      logging.warning(
+          'latent source %s is left out: it makes latents that are not finite',
+          name,
+      )
+      continue
+    for each, z in zip((latents, *further), draws, strict=True):
+      each[name] = z
+    logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
+  images = {name: networks.decode(z) for name, z in latents.items()}
+  images['real'] = np.asarray(train[chosen])
+  labels = None
+  if dataset.labels is not None:
+    labels = dataset.labels['train'][chosen]
+
+  def redraw(index: int) -> dict[str, np.ndarray]:
+    return {name: networks.decode(z) for name, z in further[index - 1].items()}
+
+  return Sources(
+      latents,
+      images,
+      test,
+      test_means,
+      posteriors,
+      train_z[other],
+      labels,
+      redraw,
+  )
+
+
+def require_finite(latents: Mapping[str, np.ndarray]) -> None:
+  """Raises where latents are not finite: decoded, they would be black."""
+  for name, z in latents.items():
+    bad = int(np.sum(~np.all(np.isfinite(z), axis=1)))
+    if bad:
+      raise FloatingPointError(
+          f'{bad} of {len(z)} latents ({name}) are not finite, so that no'
+          ' number would hold; train again with a lower'
+          ' config.optimizer.learning_rate, or smaller steps of its chains'
+      )

@@ -1,0 +1,214 @@
+"""One door to a workdir: its lock, its config, its checkpoints, its results.
+
+A workdir belongs to process 0. The others never look at it: they take part in
+`Run.restore`, which gives them process 0's checkpoint, and wait at barriers.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import config_dict
+
+from ldc_vae import config as config_lib
+from ldc_vae import errors
+from ldc_vae import experiment as experiment_lib
+from ldc_vae.data import datasets
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import cluster
+from ldc_vae.runtime import files
+from ldc_vae.runtime import health
+from ldc_vae.runtime import lock
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A workdir, the config of its run and what the config describes.
+
+  Attributes:
+    workdir: The folder.
+    config: The run's config.
+    experiment: What `experiment.create(config)` gives.
+  """
+
+  workdir: pathlib.Path
+  config: config_dict.ConfigDict
+  experiment: experiment_lib.Experiment
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    """The folder of checkpoints."""
+    return self.workdir / 'checkpoints'
+
+  @functools.cached_property
+  def data(self) -> dict[str, list[int]]:
+    """The fingerprint of the images, taken once."""
+    return datasets.fingerprint(self.experiment.dataset)
+
+  @property
+  def meta(self) -> dict[str, Any]:
+    """What each checkpoint keeps beside the state."""
+    return {'config': self.config.to_dict(), 'data': self.data}
+
+  def write_config(self) -> None:
+    """Writes config.json; a run that goes on keeps the commit that began it."""
+    record = config_lib.to_json(self.config)
+    path = self.workdir / 'config.json'
+    before = files.read_json(path) or {}
+    if has_begun(self.workdir) and 'git_commit' in before:
+      commits = [*before.get('later_commits', ()), record['git_commit']]
+      first = record['git_commit'] = before['git_commit']
+      later = [each for each in dict.fromkeys(commits) if each != first]
+      if later:
+        record['later_commits'] = later
+    files.write_json(path, record)
+
+  def restore(
+      self, checkpointer: checkpoint.Checkpointer, which: str = 'latest'
+  ) -> checkpoint.Restored | None:
+    """Restores a checkpoint on every process.
+
+    Args:
+      checkpointer: Of `checkpoints`.
+      which: 'latest', or 'best' by validation loss.
+
+    Returns:
+      The state, its step and its meta; None if there is no checkpoint.
+
+    Raises:
+      UserError: The checkpoint is of another config or of other data.
+    """
+    template = self.experiment.abstract_state()
+    cluster.meet('restore')
+    restored = checkpointer.restore(template, which)
+    if restored is not None:
+      place = str(self.checkpoints)
+      config_lib.check_same_run(restored.meta['config'], self.config, place)
+      datasets.check_same(
+          restored.meta.get('data'), self.experiment.dataset, place
+      )
+    return restored
+
+  def restore_trained(self) -> tuple[checkpoint.Restored, int]:
+    """Restores the checkpoint that `evaluate.checkpoint` names.
+
+    Returns:
+      What `restore` gives, and the step of the latest checkpoint.
+
+    Raises:
+      UserError: There is none, or it has numbers that are not finite.
+    """
+    with checkpoint.Checkpointer(
+        self.checkpoints, read_only=True
+    ) as checkpointer:
+      restored = self.restore(checkpointer, self.config.evaluate.checkpoint)
+      last_step = checkpointer.latest_step()
+    if restored is None:
+      raise errors.UserError(
+          f'{self.workdir} holds no checkpoint; train in it first'
+          ' (--mode=train)',
+          exit_code=1,
+      )
+    bad = health.first_non_finite(restored.state.ema_params)
+    if bad is not None:  # decoded, it would look like black images
+      raise errors.UserError(
+          f'{self.checkpoints}/{restored.step} has numbers in {bad} that are'
+          ' not finite; train again with a lower'
+          ' config.optimizer.learning_rate',
+          exit_code=1,
+      )
+    return restored, last_step
+
+
+@contextlib.contextmanager
+def open_run(
+    config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+) -> Iterator[Run]:
+  """Opens a workdir to train in it; no other process can meanwhile.
+
+  Args:
+    config: A validated config.
+    workdir: Made if it is missing.
+
+  Yields:
+    The run.
+
+  Raises:
+    UserError: The workdir holds a run of another config, or is in use.
+    OSError: A file or the data cannot be read.
+  """
+  workdir = pathlib.Path(workdir)
+  with lock.lock_workdir(workdir):
+    if cluster.is_first():
+      check_same(workdir, config)
+    yield Run(workdir, config, experiment_lib.create(config))
+
+
+def has_begun(workdir: pathlib.Path) -> bool:
+  """Returns whether the workdir has a checkpoint or results."""
+  checkpoints = workdir / 'checkpoints'
+  has_checkpoint = checkpoints.is_dir() and any(checkpoints.iterdir())
+  return has_checkpoint or (workdir / 'results.json').exists()
+
+
+def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
+  """Refuses a workdir that holds a run of another config.
+
+  A workdir without checkpoint and results has nothing to lose, and passes.
+
+  Args:
+    workdir: It need not exist.
+    config: The config of the run that is to begin or to continue there.
+
+  Raises:
+    UserError: A field differs, or config.json cannot be read.
+  """
+  if not has_begun(workdir):
+    return
+  if (workdir / 'config.json').exists():
+    stored = config_lib.read(workdir).to_dict()
+  else:  # the checkpoints have it too
+    stored = (checkpoint.read_meta(workdir / 'checkpoints') or {}).get('config')
+  if stored is not None:
+    config_lib.check_same_run(stored, config, str(workdir))
+
+
+def is_evaluated(
+    workdir: pathlib.Path,
+    config: config_dict.ConfigDict,
+    step: int,
+    data: str | None = None,
+) -> bool:
+  """Returns whether the workdir has the results of a run's end.
+
+  Args:
+    workdir: The folder.
+    config: Its `evaluate` must be that of the results.
+    step: The step of the latest checkpoint.
+    data: What `datasets.describe` says of the data that the results must be
+      of; None for any.
+  """
+  results = files.read_json(workdir / 'results.json')
+  if not isinstance(results, Mapping):
+    return False
+  of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
+  return (
+      results.get('last_step') == step
+      and (of_best or results.get('step') == step)
+      and results.get('protocol/evaluate') == describe_evaluation(config)
+      and data in (None, results.get('protocol/data', data))
+      and (workdir / 'report.html').exists()
+  )
+
+
+def describe_evaluation(config: config_dict.ConfigDict) -> str:
+  """Returns the fields of `config.evaluate`, which results depend on."""
+  return ', '.join(
+      f'{name}={value}'
+      for name, value in config_lib.flatten(config.evaluate).items()
+      if (name, value) != ('num_draws', 1)  # older results do not have it
+  )
