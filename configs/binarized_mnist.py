@@ -1,4 +1,4 @@
-"""MNIST, binarised anew each time an image is seen: likelihoods to compare.
+r"""MNIST, binarised anew each time an image is seen: likelihoods to compare.
 
 python -m ldc_vae.main --config=configs/binarized_mnist.py:vae \\
   --workdir=runs/binarized_mnist_vae

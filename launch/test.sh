@@ -2,7 +2,7 @@
 # Makes the environment if it is missing, then checks the project.
 #
 #   bash launch/test.sh        # lint, types, then all tests but the slow ones
-#   bash launch/test.sh tests/svgd/test_kernels.py -k rbf        # these tests only
+#   bash launch/test.sh tests/svgd/test_kernels.py -k rbf     # these tests only
 #   bash launch/test.sh -m slow
 #   COVERAGE=92 bash launch/test.sh     # prints the lines that no test has run,
 #                                       # and fails below 92 % of all lines

@@ -22,6 +22,7 @@ import jax
 from jax._src import distributed  # its key-value store has no public name
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.runtime import signals
 
 # Seconds without a heartbeat after which a process counts as dead.
@@ -54,11 +55,11 @@ def join(
 
   Raises:
     JoinError: No cluster was found, or not all processes came in time.
-    ValueError: LDC_VAE_DISTRIBUTED is neither 0 nor 1.
+    UserError: LDC_VAE_DISTRIBUTED is neither 0 nor 1.
   """
   asked = os.environ.get(_VARIABLE) or '0'
   if asked not in ('0', '1'):
-    raise ValueError(
+    raise errors.UserError(
         f'{_VARIABLE}={asked} is neither 0 nor 1; set it to 1 where jax is to'
         ' find the processes of the run itself'
     )

@@ -288,10 +288,10 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
       ' lower config.optimizer.latent_learning_rate',
   )
   silent = (
-      "the sampler's kernel does not act (below {}): its particles follow the"
+      f"the sampler's kernel does not act (below {_KERNEL_ACTS}): its particles follow the"
       ' plain gradient of the energy, and may miss modes; raise'
       ' config.method.sampler_mass'
-  ).format(_KERNEL_ACTS)
+  )
   yield _Alarm('train/kernel_mass', -math.inf, _KERNEL_ACTS, silent)
   yield _Alarm(
       'train/repulsion_share', -math.inf, _KERNEL_ACTS, silent,

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ldc_vae import errors
+
 # Names the process that runs the jobs: a run of ours stops when it is gone,
 # even if it could not say so.
 PARENT_VARIABLE = 'LDC_VAE_PARENT'
@@ -112,7 +114,7 @@ def core_shares(num_jobs: int) -> list[tuple[int, ...] | None]:
     One entry per job; of one job None, for it may use them all.
   """
   if num_jobs > num_cores():
-    raise ValueError(
+    raise errors.UserError(
         f'--jobs={num_jobs} is more than the {num_cores()} cores of this'
         ' process; use that many at most'
     )

@@ -16,8 +16,6 @@ import warnings
 from absl import logging
 import numpy as np
 from scipy import special
-from sklearn import cluster
-from sklearn import exceptions
 
 from ldc_vae import errors
 from ldc_vae.samplers import latent_training
@@ -57,6 +55,9 @@ def fit(
         f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
         f' number of components must be between 1 and {len(latents)}'
     )
+  from sklearn import cluster  # a second, which most commands need not wait
+  from sklearn import exceptions
+
   u, unwhiten = latent_training.whiten(latents)
   k_means = cluster.KMeans(num_components, n_init=1, random_state=seed)
   with warnings.catch_warnings():  # fewer different latents than components

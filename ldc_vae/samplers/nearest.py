@@ -12,7 +12,6 @@ Letters: N latents, D latent size, A of its directions that vary.
 from collections.abc import Callable
 
 import numpy as np
-from sklearn import neighbors
 
 from ldc_vae import errors
 from ldc_vae.samplers import latent_training
@@ -67,6 +66,8 @@ def median_distance(probes: np.ndarray, points: np.ndarray) -> float:
   Returns:
     The distance; 0 for a single point.
   """
+  from sklearn import neighbors  # a second, which most commands need not wait
+
   if len(points) < 2:
     return 0.0
   search = neighbors.NearestNeighbors(n_neighbors=2, algorithm='brute')

@@ -1,5 +1,6 @@
 """A mistake, and the one sentence that answers it."""
 
+from collections.abc import Callable
 import contextlib
 import hashlib
 import io
@@ -8,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 from absl.testing import parameterized

@@ -48,12 +48,6 @@ _FLAGS = {
         ('--mode=evaluate', '--workdir=nowhere'),
         r'--workdir=nowhere: no such folder; train it first',
     ),
-    'workdir_of_another_host': _Case(
-        ('--mode=evaluate', '--workdir=nowhere', '--process_id=1',
-         '--num_processes=2', '--coordinator_address=localhost:1'),
-        r'--workdir=nowhere: no such folder; process 1 must see the folder of'
-        r' process 0',
-    ),
     'workdir_too_long': _Case(
         (f'--config={_CONFIG}', f'--workdir={"x" * 300}'),
         r'--workdir=x+: it cannot be a folder \(File name too long\); give',
@@ -105,7 +99,7 @@ _RUN_FILES = {
     ),
     'raises': _Case(
         ('--config=my.py',),
-        r'--config=my.py: my.py, line 2, raised ZeroDivisionError',
+        r'--config=my.py: .*my.py, line 2, raised ZeroDivisionError',
         setup=_file('my.py', 'def get_config(arg):\n  return 1 / 0\n'),
     ),
     'of_a_long_name': _Case(
@@ -115,7 +109,7 @@ _RUN_FILES = {
     ),
     'does_not_parse': _Case(
         ('--config=my.py',),
-        r'--config=my.py: my.py, line 1, raised SyntaxError',
+        r'--config=my.py: .*my.py, line 1, raised SyntaxError',
         setup=_file('my.py', 'def get_config(arg:\n'),
     ),
     'imports_nothing_known': _Case(

@@ -35,12 +35,13 @@ main._JOBS['train'] = job
 # One process fails, the other waits for it where files are made.
 _FAILURE = """
 import sys
+from ldc_vae import errors
 from ldc_vae import main
 from ldc_vae.runtime import cluster
 
 def job(*unused):
   if not cluster.is_first():
-    raise ValueError('dataset.path=x is empty')
+    raise errors.UserError('dataset.path=x is empty')
   cluster.barrier('never')
 
 main._JOBS['train'] = job

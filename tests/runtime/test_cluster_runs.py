@@ -256,7 +256,7 @@ class TrainTest(parameterized.TestCase):
       _assert_close(actual, _trained(config, num_devices), method)
 
   def test_two_processes_train_as_four_devices(self):
-    fewer = '--config.objective.num_latent_updates=2'  # and collectives
+    fewer = '--config.method.num_latent_updates=2'  # and collectives
     self._assert_same_as_here('ldc', 2, 2, (4,), [fewer])
 
   @parameterized.parameters(
