@@ -15,7 +15,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/_common.sh"
 
 readonly state=$HOME/.ldc_vae
 readonly host="worker ${HOSTNAME:-?}"
-readonly file_systems_of_one_host='ext2/ext3|btrfs|tmpfs|overlayfs|xfs'
 
 is_idle() {
   (flock -n 9) 9>> "$state/lock"
@@ -64,10 +63,7 @@ train() {
   [[ -x $python ]] || fail "$host: there is no environment; set it up first"
   cd "$root"
   mkdir -p "$workdir" || fail "$host: cannot make --workdir=$workdir"
-  if ((num_workers > 1)); then
-    check_is_shared
-    export LDC_VAE_DISTRIBUTED=1
-  fi
+  ((num_workers == 1)) || export LDC_VAE_DISTRIBUTED=1
   quote "$@" > "$state/arguments"
   echo "$workdir" > "$state/workdir"
   rm -f "$state/pid" "$state/exit"
@@ -81,15 +77,6 @@ train() {
   pid=$(cat "$state/pid" 2> /dev/null) ||
     fail "$host: the program did not start; see $state/log"
   say "$host: started as process $pid, the log is $state/log"
-}
-
-# All workers write to the workdir, so it must not be on a disk of one of them.
-check_is_shared() {
-  local kind
-  kind=$(stat --file-system --format=%T "$workdir") || kind=unknown
-  [[ ! $kind =~ ^($file_systems_of_one_host)$ ]] ||
-    fail "$host: --workdir=$workdir is on the own disk of this machine" \
-      "($kind); give a folder that all workers see, such as one of Filestore"
 }
 
 # Runs the program, and keeps its process and its exit code.

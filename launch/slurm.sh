@@ -16,8 +16,8 @@
 #   --name=NAME                  of the job (default: from the workdir)
 #   --dry-run                    prints the commands, runs nothing
 #
-# All nodes must see the project, its environment and --workdir. If the compute
-# nodes cannot reach the internet, make the environment first:
+# All nodes must see the project and its environment, and the first node
+# --workdir. If the nodes cannot reach the internet, make the environment first:
 #   LDC_VAE_ACCELERATOR=cuda bash launch/local.sh --help
 
 case $1 in

@@ -22,9 +22,8 @@
 #   fetch:  --workdir=DIR [--output=DIR]  copies the workdir into the output
 #                                  folder, by default runs/NAME
 #
-# A relative --workdir is in ~/ldc_vae on the VM, and is lost with the VM. On
-# spot VMs, and on slices of several hosts, give a folder of a mounted file
-# system.
+# A relative --workdir is in ~/ldc_vae on worker 0, and is lost with the VM. On
+# spot VMs, give a folder of a mounted file system.
 # Google serves TPU7x and later through GKE only: see gke.sh.
 
 # shellcheck source=launch/_tpu_machine.sh
@@ -111,9 +110,6 @@ train() {
   need_node
   if ((dry_run)); then
     say 'train is followed by the number of workers, which describe prints:'
-  elif ((node_workers > 1)) && [[ $workdir != /* ]]; then
-    fail "--workdir=$workdir is a folder of each of the $node_workers" \
-      "workers of $name; give an absolute path that all of them see"
   fi
   on_workers "bash $worker train ${node_workers:-1} $(quote "${program[@]}")" ||
     fail "not every worker of $name started; see the lines above, and give" \
