@@ -93,6 +93,7 @@ def _explain(config) -> str:
   return '\n'.join(lines) + '\n'
 
 
+_TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
 # Flags that one mode alone reads.
 _FLAGS_OF_A_MODE = {
     'num_samples': 'sample',
@@ -174,12 +175,15 @@ def _check_flags(values: flags.FlagValues) -> None:
           f'--{name}={values[name].value}: not a local path; use one, or the'
           ' path where the storage is mounted'
       )
-  together = ('coordinator_address', 'num_processes', 'process_id')
-  missing = [name for name in together if values[name].value is None]
+  missing = [name for name in _TOGETHER if values[name].value is None]
   if values.mode == 'compare':
-    _check_alone(set(together) - set(missing))
+    if name := several_processes(values):
+      raise errors.UserError(
+          f'{name}: --mode=compare starts its runs by itself, on this host;'
+          ' leave it out'
+      )
     parse_seeds(values.seeds)
-  if len(missing) == len(together):
+  if len(missing) == len(_TOGETHER):
     return
   if missing:
     raise errors.UserError(
@@ -200,19 +204,13 @@ def _check_flags(values: flags.FlagValues) -> None:
     )
 
 
-def _check_alone(given: set[str]) -> None:
-  """Raises where a comparison is to be one of several processes."""
+def several_processes(values: flags.FlagValues) -> str:
+  """Returns the flag or variable that asks for several processes, or ''."""
   variable = 'LDC_VAE_DISTRIBUTED'
   if os.environ.get(variable, '0') not in ('', '0'):
-    name = f'{variable}={os.environ[variable]}'
-  elif given:
-    name = f'--{min(given)}'
-  else:
-    return
-  raise errors.UserError(
-      f'{name}: --mode=compare starts its runs by itself, on this host; leave'
-      ' it out'
-  )
+    return f'{variable}={os.environ[variable]}'
+  given = [name for name in _TOGETHER if values[name].value is not None]
+  return f'--{min(given)}' if given else ''
 
 
 def parse_seeds(text: str | None) -> list[int]:

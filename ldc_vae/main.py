@@ -100,6 +100,10 @@ def main(argv: Sequence[str]) -> int:
       return 0
     values, overrides = cli.parse(argv)
     config, workdir = cli.resolve(values, overrides)
+    is_trained = values.mode in ('evaluate', 'sample')
+    is_shared = is_trained and cli.several_processes(values)
+    if is_trained and not is_shared:
+      config = cli.resolve_trained(values, overrides, config, workdir)
   except (errors.UserError, flags.Error, OSError) as error:
     return _fail(error)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own flags
@@ -111,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
   with signals.watch() as watch:
     try:
       _set_up_jax(values, watch)
-      if values.mode in ('evaluate', 'sample'):
+      if is_shared:
         config = _share_config(values, overrides, config, workdir)
       _JOBS[values.mode](config, workdir, values)
       cluster.finish()

@@ -15,8 +15,10 @@ import numpy as np
 
 from ldc_vae import config as config_lib
 from ldc_vae import elbo
+from ldc_vae import errors
 from ldc_vae import evaluate
 from ldc_vae import run as run_lib
+from ldc_vae.data import datasets
 from ldc_vae.evaluation import inception
 from ldc_vae.evaluation import requirements
 from ldc_vae.reporting import evaluation_figures
@@ -211,7 +213,7 @@ class EvaluateTest(evaluate_case.RunTest):
     workdir = self.workdir.with_name(f'few_{num}')
     shutil.copytree(self.workdir, workdir)
     config = config_lib.override(self.config, {'evaluate.samplers': ('prior',)})
-    with mock.patch.object(evaluate.datasets, 'check_same'):
+    with mock.patch.object(datasets, 'check_same'):
       with self.without_measures() as image_measures:
         with self.assertLogs('absl', 'WARNING') as logs:
           results = evaluate.evaluate(config, workdir, experiment=experiment)
@@ -247,8 +249,9 @@ class EvaluateTest(evaluate_case.RunTest):
 
   def test_untrained_workdir_is_refused(self):
     empty = pathlib.Path(self.create_tempdir().full_path)
-    with self.assertRaisesRegex(OSError, 'no checkpoint'):
+    with self.assertRaisesRegex(errors.UserError, 'no checkpoint') as context:
       evaluate.evaluate(self.config, empty)
+    self.assertEqual(context.exception.exit_code, 1)
 
 
 class SamplerCheckTest(parameterized.TestCase):

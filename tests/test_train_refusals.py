@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax.numpy as jnp
 
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.runtime import cluster
@@ -121,7 +122,9 @@ class RefusalTest(train_case.TrainTest):
     config = _config()
     with mock.patch.object(cluster, 'barrier', barrier):
       with self.assertRaisesRegex(ValueError, part):
-        train._check_agreement(config, experiment_lib.create(config))
+        train._check_agreement(
+            run_lib.Run(self.dir, config, experiment_lib.create(config))
+        )
 
 
 if __name__ == '__main__':

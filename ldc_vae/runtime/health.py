@@ -288,8 +288,8 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
       ' lower config.optimizer.latent_learning_rate',
   )
   silent = (
-      f"the sampler's kernel does not act (below {_KERNEL_ACTS}): its particles follow the"
-      ' plain gradient of the energy, and may miss modes; raise'
+      f"the sampler's kernel does not act (below {_KERNEL_ACTS}): its particles"
+      ' follow the plain gradient of the energy, and may miss modes; raise'
       ' config.method.sampler_mass'
   )
   yield _Alarm('train/kernel_mass', -math.inf, _KERNEL_ACTS, silent)

@@ -1,5 +1,6 @@
 """Tests of ldc_vae.data.datasets."""
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -9,6 +10,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from ldc_vae.data import datasets
+from ldc_vae.data import request
 from tests.data import dataset_case
 
 _SPLITS = dataset_case.SPLITS
@@ -38,6 +40,15 @@ class LoadTest(dataset_case.DatasetTestCase):
   def test_impossible_number_is_refused(self, field, value):
     with self.assertRaisesRegex(ValueError, f'dataset.{field}={value}'):
       datasets.load('images', path='x', **{field: value})
+
+
+class RequestTest(dataset_case.DatasetTestCase):
+
+  def test_a_request_is_a_source_and_a_seed(self):
+    source = dataclasses.asdict(request.Source())
+    self.assertEqual(
+        dataclasses.asdict(request.Request()), {**source, 'seed': 0}
+    )
 
 
 class CacheDirTest(dataset_case.DatasetTestCase):

@@ -106,7 +106,7 @@ class FailureTest(absltest.TestCase):
       self.assertEqual(run.wait(60), [2, 2], run.printed)
     self._assert_one_sentence(
         run.printed[0],
-        'process 1 of 2 has failed: ValueError: dataset.path=x is empty',
+        'process 1 of 2 has failed: dataset.path=x is empty',
     )
 
   def _assert_one_sentence(self, printed, part):

@@ -87,7 +87,7 @@ def _trained(config, num_devices):
   experiment = experiment_lib.create(config)
   train_step = step_lib.pmap_train_step(
       experiment_lib.make_train_step(
-          config, experiment.method, experiment.txs, experiment.num_steps
+          config, experiment.algorithm, experiment.txs, experiment.num_steps
       ),
       num_devices,
   )
