@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any, BinaryIO
 import uuid
 import zipfile
@@ -20,6 +21,8 @@ import jax
 import numpy as np
 
 Path = str | os.PathLike[str]
+
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
 
 # What reading a damaged .npz raises, one array after another.
 NPZ_ERRORS = (
@@ -53,8 +56,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     FileError: If the file cannot be written.
   """
   path = pathlib.Path(path)
-  # Not tempfile: its files are readable by their owner alone.
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+  temporary = _temporary(path)
   try:
     with open(temporary, 'xb') as file:
       with contextlib.suppress(OSError):  # where files cannot be locked
@@ -62,7 +64,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
       yield file
       file.flush()
       os.fsync(file.fileno())
-      os.replace(temporary, path)  # while it is locked: see `lock`
+      os.replace(temporary, path)  # locked, or `remove_unfinished` takes it
   except OSError as error:
     if error.filename not in (None, os.fspath(temporary)):
       raise  # the block's own business with another file
@@ -70,6 +72,19 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
   finally:
     with contextlib.suppress(OSError):  # gone already, or never made
       temporary.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+  """Removes what killed processes have left of `open_atomically`.
+
+  Args:
+    folder: The folder that they wrote to.
+  """
+  for path in pathlib.Path(folder).glob('.*.tmp'):
+    if _TEMPORARY.fullmatch(path.name):
+      with contextlib.suppress(OSError), open(path, 'rb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it is in use
+        path.unlink()
 
 
 def check_writable(path: Path) -> None:
@@ -87,7 +102,7 @@ def check_writable(path: Path) -> None:
   if jax.process_index() != 0:
     return
   path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+  temporary = _temporary(path)
   try:
     if path.is_dir():
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -161,6 +176,12 @@ def write_npz(path: Path, /, **arrays: Any) -> None:
       )
   with open_atomically(path) as file:
     np.savez_compressed(file, **arrays)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  """Returns a new hidden name beside `path`."""
+  # Not tempfile: its files are readable by their owner alone.
+  return path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
 
 
 def finite(obj: Any) -> Any:
