@@ -19,6 +19,7 @@ from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
@@ -172,7 +173,8 @@ def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
   if (workdir / 'config.json').exists():
     stored = config_lib.read(workdir).to_dict()
   else:  # the checkpoints have it too
-    stored = (checkpoint.read_meta(workdir / 'checkpoints') or {}).get('config')
+    meta = checkpoint_folder.read_meta(workdir / 'checkpoints') or {}
+    stored = meta.get('config')
   if stored is not None:
     config_lib.check_same_run(stored, config, str(workdir))
 

@@ -17,6 +17,7 @@ from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import manifest
 from ldc_vae.runtime import metric_writer
+from ldc_vae.runtime import orbax_writer
 from ldc_vae.runtime import progress
 from ldc_vae.runtime import provenance
 from tests import train_case
@@ -128,19 +129,20 @@ class TrainAndEvaluateTest(train_case.TrainTest):
   def test_a_save_that_fails_stops_the_run_before_the_next_one(self):
     config = _config(**{'train.log_every': 1})
     real_save = checkpoint.Checkpointer.save
-    real_write = checkpoint.Checkpointer._write_with_orbax
+    real_write = orbax_writer.write
 
-    def write(checkpointer, manifest, values):
-      if manifest['step'] > 5:
+    def write(directory, record, values, **kwargs):
+      if record['step'] > 5:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-      real_write(checkpointer, manifest, values)
+      real_write(directory, record, values, **kwargs)
 
     def save(checkpointer, *args, **kwargs):
       real_save(checkpointer, *args, **kwargs)
       futures.wait([checkpointer._saving])  # as if a step took as long
 
-    with mock.patch.multiple(
-        checkpoint.Checkpointer, save=save, _write_with_orbax=write
+    with (
+        mock.patch.object(checkpoint.Checkpointer, 'save', save),
+        mock.patch.object(orbax_writer, 'write', write),
     ):
       with self.assertRaisesRegex(
           manifest.CheckpointError, 'checkpoint 10 could .*; free some disk'

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 from jax._src import distributed  # its key-value store has no public name
+from jax.experimental import multihost_utils
 import numpy as np
 
 from ldc_vae import errors
@@ -29,6 +30,7 @@ from ldc_vae.runtime import signals
 HEARTBEAT = 40
 
 _FAREWELL = 5.0  # seconds in which the others read why a process has failed
+_CHUNK = 1 << 26  # bytes of one broadcast
 _PREFIX = 'ldc_vae/processes'
 _VARIABLE = 'LDC_VAE_DISTRIBUTED'
 
@@ -148,6 +150,20 @@ def meet(name: str) -> None:
   if jax.process_count() > 1:
     sum_fn = jax.pmap(lambda x: jax.lax.psum(x, 'devices'), axis_name='devices')
     jax.block_until_ready(sum_fn(np.zeros(jax.local_device_count())))
+
+
+def broadcast(data: bytes) -> bytes:
+  """Returns process 0's bytes on every process."""
+  size = np.array(divmod(len(data), _CHUNK), np.int32)
+  num_chunks, rest = multihost_utils.broadcast_one_to_all(size).tolist()
+  parts: list[bytes] = []
+  for size in [_CHUNK] * num_chunks + [rest] * bool(rest):
+    part = np.zeros(size, np.uint8)
+    if is_first():
+      part = np.frombuffer(data, np.uint8, size, _CHUNK * len(parts))
+    part = multihost_utils.broadcast_one_to_all(part)
+    parts.append(np.asarray(part).tobytes())
+  return b''.join(parts)
 
 
 def connect(watch: signals.Watch) -> None:

@@ -19,6 +19,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
 from tests.bad_input import bad_input_case
@@ -342,8 +343,8 @@ class WorkdirsTest(bad_input_case.BadInputTest):
         out.getvalue(), err.getvalue(),
     )
     self.assertRegex(err.getvalue(), r'\(No space left on device\); free some')
-    self.assertNotEmpty(checkpoint.verify(workdir / 'checkpoints'))
-    for each in checkpoint.verify(workdir / 'checkpoints'):
+    self.assertNotEmpty(checkpoint_folder.verify(workdir / 'checkpoints'))
+    for each in checkpoint_folder.verify(workdir / 'checkpoints'):
       self.assertTrue(each.ok, each.reason)
 
 

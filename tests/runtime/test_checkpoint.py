@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import manifest
 from tests.runtime import checkpoint_case as case
 
@@ -20,7 +21,7 @@ class RoundTripTest(case.CheckpointTestCase):
 
   def test_empty_directory_restores_none(self):
     self.assertIsNone(self.restore())
-    self.assertEqual(checkpoint.verify(self.directory), [])
+    self.assertEqual(checkpoint_folder.verify(self.directory), [])
 
   def test_train_state_is_bit_identical(self):
     self.save(7)

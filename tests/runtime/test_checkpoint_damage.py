@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import manifest
 from tests.runtime import checkpoint_case as case
 
@@ -57,10 +58,10 @@ class CorruptionTest(case.CheckpointTestCase):
   def test_verify_names_the_corrupt(self):
     self.save(1, 2)
     case.corrupt(self.directory, 1)
-    first, second = checkpoint.verify(self.directory)
+    first, second = checkpoint_folder.verify(self.directory)
     self.assertEqual((first.step, first.ok), (1, False))
     self.assertNotEmpty(first.reason)
-    self.assertEqual(second, checkpoint.Verification(2, True, ''))
+    self.assertEqual(second, checkpoint_folder.Verification(2, True, ''))
     self.assertEqual(self.steps(), {1, 2})
 
   def test_a_corrupt_old_checkpoint_does_not_stop_a_save(self):
@@ -179,11 +180,11 @@ class CorruptionTest(case.CheckpointTestCase):
     )
 
   def test_meta_is_read_without_a_state(self):
-    self.assertIsNone(checkpoint.read_meta(self.directory))
+    self.assertIsNone(checkpoint_folder.read_meta(self.directory))
     self.save(1, 2)
-    self.assertEqual(checkpoint.read_meta(self.directory), {'epoch': 2})
+    self.assertEqual(checkpoint_folder.read_meta(self.directory), {'epoch': 2})
     (self.directory / '2' / 'manifest' / 'metadata').write_bytes(b'')
-    self.assertEqual(checkpoint.read_meta(self.directory), {'epoch': 1})
+    self.assertEqual(checkpoint_folder.read_meta(self.directory), {'epoch': 1})
 
 
 class MismatchTest(case.CheckpointTestCase):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import manifest
+from ldc_vae.runtime import orbax_writer
 from tests.runtime import checkpoint_case as case
 from tests.runtime import rights_case
 
@@ -47,7 +48,7 @@ class DirectoryTest(case.CheckpointTestCase):
     self.enter_context(
         absltest.mock.patch.object(sys, 'excepthook', shown)
     )
-    with self.assertRaises(OSError), checkpoint._silent_orbax():
+    with self.assertRaises(OSError), orbax_writer._silenced():
       raise OSError('full')
     closed = RuntimeError('Event loop is closed')
     sys.excepthook(RuntimeError, closed, None)
@@ -56,7 +57,7 @@ class DirectoryTest(case.CheckpointTestCase):
     sys.excepthook(OSError, OSError('Event loop is closed'), None)
     self.assertEqual(shown.call_count, 2)
     sys.excepthook = shown
-    with checkpoint._silent_orbax():
+    with orbax_writer._silenced():
       pass
     self.assertIs(sys.excepthook, shown)
 
@@ -116,13 +117,13 @@ class DirectoryTest(case.CheckpointTestCase):
     checkpointer = checkpoint.Checkpointer(self.directory)
     finish = threading.Event()
 
-    def write(unused_manifest, unused_values):
+    def write(*unused_args, **unused_kwargs):
       finish.wait(10)
       raise OSError(28, 'full')
 
     self.enter_context(
         absltest.mock.patch.object(
-            checkpointer, '_write_with_orbax', side_effect=write
+            orbax_writer, 'write', side_effect=write
         )
     )
     checkpointer.check()  # nothing to tell
@@ -140,7 +141,7 @@ class DirectoryTest(case.CheckpointTestCase):
     checkpointer = checkpoint.Checkpointer(self.directory)
     self.enter_context(
         absltest.mock.patch.object(
-            checkpointer, '_write_with_orbax', side_effect=OSError(28, 'full')
+            orbax_writer, 'write', side_effect=OSError(28, 'full')
         )
     )
     checkpointer.save(1, case.train_state(9), metrics={}, meta={})
@@ -178,14 +179,14 @@ class DirectoryTest(case.CheckpointTestCase):
     started = threading.Event()
     finish = threading.Event()
 
-    def write(unused_manifest, unused_values):
+    def write(*unused_args, **unused_kwargs):
       started.set()
       finish.wait(10)
 
     checkpointer = checkpoint.Checkpointer(self.directory)
     self.enter_context(
         absltest.mock.patch.object(
-            checkpointer, '_write_with_orbax', side_effect=write
+            orbax_writer, 'write', side_effect=write
         )
     )
     checkpointer.save(1, {'x': 1}, metrics={}, meta={})

@@ -22,7 +22,7 @@ from absl.testing import absltest
 import numpy as np
 import pytest
 
-from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import manifest
 from tests import device_case
 
@@ -77,7 +77,7 @@ class Attempt:
     """
     self._workdir = workdir
     self._begun = time.time_ns()
-    self._resumed = max([0, *checkpoint._steps(workdir / 'checkpoints')])
+    self._resumed = max([0, *checkpoint_folder.steps(workdir / 'checkpoints')])
     self._rows, self._inode = self.step(), self._metrics_inode()
     env = dict(
         os.environ,
@@ -186,7 +186,7 @@ class Attempt:
 def outcome(workdir):
   """Everything of a finished run that must not depend on interruptions."""
   directory = workdir / 'checkpoints'
-  path = directory / str(checkpoint._steps(directory)[-1])
+  path = directory / str(checkpoint_folder.steps(directory)[-1])
   leaves = manifest.read_values(path, manifest.read(path))
   results = json.loads((workdir / 'results.json').read_text())
   rows = [
@@ -200,7 +200,7 @@ def outcome(workdir):
     samples = {name: (x.shape, x.tobytes()) for name, x in file.items()}
   return {
       # an older one, too, where a kill came before it was deleted
-      'checkpoints': checkpoint._steps(directory)[-2:],
+      'checkpoints': checkpoint_folder.steps(directory)[-2:],
       'no checkpoints': [
           each.name for each in directory.iterdir()
           if not each.name.isdecimal()
