@@ -82,7 +82,9 @@ class MethodsTest(parameterized.TestCase):
     )
     state = experiment.init_state()
     self.assertNotIn('encoder', state.params)
-    apply = sources_lib.Networks(experiment, state, binarize=False, batch_size=50)
+    apply = sources_lib.Networks(
+        experiment, state, binarize=False, batch_size=50
+    )
     images = experiment.dataset.images['test'][:70]
     posterior = apply.encode(images, jax.random.key(0))
     keys = streams.image_keys(jax.random.key(0), 50, None, 50)
