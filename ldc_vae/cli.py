@@ -73,7 +73,7 @@ def help_text(spec: str | None = None) -> str:
   if spec:
     return _explain(config_lib.load(spec))
   listed = '\n'.join(
-      f'  {name:10s} {method.__doc__.splitlines()[0]}'
+      f'  {name:10s} {method.summary()}'
       for name, method in methods.METHODS.items()
   )
   return _HELP.replace('{methods}', listed)
@@ -85,7 +85,7 @@ def _explain(config) -> str:
   method = methods.METHODS[config.method.name]
   lines = []
   for group in (*sections.SECTIONS, method):
-    lines.append(f'{group.group}: {group.__doc__.splitlines()[0]}')
+    lines.append(f'{group.group}: {group.summary()}')
     for name, _, meaning in group.describe():
       lines.append(f'  --config.{name}={fields.show(values[name])}')
       wrapped = textwrap.wrap(meaning, width=74)
@@ -146,8 +146,9 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     )
   _check_flags(values)
   for name in ('workdir', 'output'):
-    if values[name].value is not None:
-      values[name].value = os.path.expanduser(values[name].value)
+    path = values[name].value
+    if path is not None:
+      values[name].value = os.path.expanduser(path)
   return values, overrides
 
 
@@ -164,15 +165,16 @@ def _check_flags(values: flags.FlagValues) -> None:
           f' --mode={values.mode}'
       )
   for name in ('workdir', 'output'):
-    if values[name].value is None:
+    path = values[name].value
+    if path is None:
       continue
-    if not values[name].value:
+    if not path:
       raise errors.UserError(
           f'--{name}=: it is empty; give a path, or leave the flag out'
       )
-    if '://' in values[name].value:
+    if '://' in path:
       raise errors.UserError(
-          f'--{name}={values[name].value}: not a local path; use one, or the'
+          f'--{name}={path}: not a local path; use one, or the'
           ' path where the storage is mounted'
       )
   missing = [name for name in _TOGETHER if values[name].value is None]

@@ -114,12 +114,9 @@ def validate(config: config_dict.ConfigDict) -> None:
         ' range'
     )
   load_extensions(config.extensions)
-  options = {
-      each.group: each.from_config(config[each.group])
-      for each in sections.SECTIONS
-  }
+  options = sections.Groups.from_config(config)
   create_method(config).check_with(options)
-  dataset, model = options['dataset'], options['model']
+  dataset, model = options.dataset, options.model
   if dataset.binarize and model.likelihood != 'bernoulli':
     raise fields.conflict(
         {
@@ -163,6 +160,7 @@ def load_extensions(names: Iterable[str]) -> None:
       if name.endswith('.py'):
         path = pathlib.Path(name).resolve()
         spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader  # it ends in .py
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
       else:
         importlib.import_module(name)

@@ -131,13 +131,10 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   results['seed'] = config.seed
   results['step'] = step
   results['last_step'] = last_step
-  results['num_samples'] = len(sources.images['generator'])
+  num_samples = results['num_samples'] = len(sources.images['generator'])
   results.update(
       measures.protocol(
-          config,
-          results['num_samples'],
-          len(sources.test_images),
-          experiment.dataset,
+          config, num_samples, len(sources.test_images), experiment.dataset
       )
   )
   results['protocol/device'] = (

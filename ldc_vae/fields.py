@@ -202,6 +202,11 @@ class Options:
     return cls(**values)
 
   @classmethod
+  def summary(cls) -> str:
+    """Returns the first line of the class's docstring."""
+    return (cls.__doc__ or '').partition('\n')[0]
+
+  @classmethod
   def describe(cls) -> list[tuple[str, Any, str]]:
     """Returns (dotted name, default, meaning and range) of each field."""
     described = []

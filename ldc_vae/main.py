@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
       _JOBS[values.mode](config, workdir, values)
       cluster.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
-      code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
+      code = getattr(stop, 'code', 128 + signal.SIGINT)
       return _stop(code, values.mode, workdir)
     except Exception as error:
       if isinstance(error, ImportError) and watch.exit_code:

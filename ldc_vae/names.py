@@ -11,7 +11,7 @@ import dataclasses
 import numbers
 import re
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 LOWER, HIGHER = 'lower', 'higher'
 # What braces in a metric's name stand for.
@@ -88,7 +88,7 @@ class Source:
   name: str
   label: str
   meaning: str
-  kind: str = SAMPLER
+  kind: int = SAMPLER
 
 
 SOURCES: dict[str, Source] = {}
@@ -102,7 +102,7 @@ def register(*entries: Metric | Source) -> None:
     ValueError: A name is already there.
   """
   for entry in entries:
-    known = METRICS if isinstance(entry, Metric) else SOURCES
+    known: dict[str, Any] = METRICS if isinstance(entry, Metric) else SOURCES
     if entry.name in known:
       raise ValueError(f'{entry.name!r} is already in the vocabulary')
     known[entry.name] = entry
@@ -342,7 +342,7 @@ def source_rank(name: str) -> tuple:
   return (index, -int(number or 0), name)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
   """Whether a value is a finite real number."""
   is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
   return is_real and abs(value) <= sys.float_info.max

@@ -108,7 +108,7 @@ class Run:
     ) as checkpointer:
       restored = self.restore(checkpointer, self.config.evaluate.checkpoint)
       last_step = checkpointer.latest_step()
-    if restored is None:
+    if restored is None or last_step is None:
       raise errors.UserError(
           f'{self.workdir} holds no checkpoint; train in it first'
           ' (--mode=train)',

@@ -4,8 +4,9 @@
 `ldc_vae/methods/`.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ldc_vae import fields
 from ldc_vae.data import datasets
@@ -315,3 +316,25 @@ class Evaluate(fields.Options):
 
 
 SECTIONS = (Dataset, Model, Optimizer, Train, Evaluate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """The options of one config, but for those of its method."""
+
+  dataset: Dataset
+  model: Model
+  optimizer: Optimizer
+  train: Train
+  evaluate: Evaluate
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> Self:
+    """Returns the options, or raises a `UserError` for the first wrong one."""
+    return cls(
+        Dataset.from_config(config['dataset']),
+        Model.from_config(config['model']),
+        Optimizer.from_config(config['optimizer']),
+        Train.from_config(config['train']),
+        Evaluate.from_config(config['evaluate']),
+    )

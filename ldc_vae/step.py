@@ -240,7 +240,9 @@ def keep_finite(
         lambda new, old: jnp.where(finite, new, old), new_state, state
     )
   skipped = state.skipped + (1 - finite.astype(jnp.int32))
-  new_state = new_state.replace(step=state.step + 1, skipped=skipped)
+  new_state = dataclasses.replace(
+      new_state, step=state.step + 1, skipped=skipped
+  )
   return new_state, {**metrics, health.SKIPPED: skipped}
 
 
@@ -291,12 +293,12 @@ def pmap_train_step(
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS_NAME,))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-  def step_fn(state, images, key):
+  def moved_step_fn(state, images, key):
     if not state.step.sharding.is_equivalent_to(everywhere, 0):
       state = jax.device_put(state, everywhere)
     return mapped_fn(state, images, key)
 
-  return step_fn
+  return moved_step_fn
 
 
 def _following(context: base.Context, output: base.Output) -> base.Context:

@@ -177,7 +177,7 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     for commit, later in (('a', None), ('b', ['b']), ('a', ['b']),
                           ('c', ['b', 'c'])):
       described = {'versions': {}, 'git_commit': commit}
-      with mock.patch.object(provenance, 'describe', lambda: described):
+      with mock.patch.object(provenance, 'describe', return_value=described):
         train.train_and_evaluate(_config(**{'train.num_steps': 5}), self.dir)
       record = files.read_json(path)
       self.assertEqual(record['git_commit'], 'a')

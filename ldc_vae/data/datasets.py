@@ -8,9 +8,8 @@ seed of a run. Binarisation belongs to the train step.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-import importlib.util
+import importlib.metadata
 import json
-import pathlib
 from typing import NamedTuple
 import zlib
 
@@ -65,7 +64,7 @@ def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
   found = {}
   for split, images in sorted(dataset.images.items()):
     stride = max(1, len(images) // _FINGERPRINT_IMAGES)
-    sample = np.ascontiguousarray(images[::stride])
+    sample = images[::stride].tobytes()
     found[split] = [*images.shape, zlib.crc32(sample)]
   return found
 
@@ -79,7 +78,7 @@ def describe(dataset: Dataset) -> str:
   seen = fingerprint(dataset)
   if dataset.name == 'images' and dataset.labels is not None:
     for split, labels in sorted(dataset.labels.items()):
-      seen[split].append(zlib.crc32(np.ascontiguousarray(labels)))
+      seen[split].append(zlib.crc32(labels.tobytes()))
   text = json.dumps(seen, sort_keys=True)
   return f'{zlib.crc32(text.encode()):08x}'
 
@@ -246,10 +245,9 @@ def _eval_batches(images, batch_size):
 def _load_digits(num_validation: int, seed: int):
   """1,797 images of 8x8 pixels with values 0..16, scaled to 0..255."""
   # the file itself: importing scikit-learn for it takes two seconds
-  package = pathlib.Path(importlib.util.find_spec('sklearn').origin).parent
-  digits = np.loadtxt(
-      package / 'datasets' / 'data' / 'digits.csv.gz', delimiter=','
-  )
+  package = importlib.metadata.distribution('scikit-learn')
+  path = package.locate_file('sklearn/datasets/data/digits.csv.gz')
+  digits = np.loadtxt(str(path), delimiter=',')
   digits = digits[splits.permutation(len(digits), seed)]
   images = np.round(digits[:, :-1] * (255 / 16)).astype(np.uint8)
   images = images.reshape(-1, 8, 8)

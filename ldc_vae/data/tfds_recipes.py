@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
 
 def _read_mnist(paths) -> dict[str, Iterator[Any]]:
   """MNIST's format: images [N, 28, 28] and labels [N] as IDX files."""
-  examples = {}
+  examples: dict[str, Iterator[Any]] = {}
   for split, prefix in (('train', 'train'), ('test', 't10k')):
     images = _read_idx(paths[f'{prefix}-images-idx3-ubyte.gz'])
     labels = _read_idx(paths[f'{prefix}-labels-idx1-ubyte.gz'])
@@ -65,11 +65,17 @@ def _read_cifar(paths) -> dict[str, Iterator[Any]]:
       'train': [f'data_batch_{i}.bin' for i in range(1, 6)],
       'test': ['test_batch.bin'],
   }
-  examples = {}
+  examples: dict[str, Iterator[Any]] = {}
   with tarfile.open(os.fspath(paths['cifar-10-binary.tar.gz'])) as archive:
     members = {os.path.basename(m.name): m for m in archive.getmembers()}
+
+    def read(name: str) -> bytes:
+      file = archive.extractfile(members[name])
+      assert file is not None  # it is no folder
+      return file.read()
+
     for split, names in batches.items():
-      content = b''.join(archive.extractfile(members[n]).read() for n in names)
+      content = b''.join(map(read, names))
       rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
       images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
       examples[split] = zip(images, rows[:, 0])

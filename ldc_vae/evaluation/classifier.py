@@ -100,7 +100,7 @@ class Classifier:
       params: chex.ArrayTree,
       test_accuracy: float,
   ):
-    self.image_shape = tuple(image_shape)
+    self.image_shape = image_shape
     self.num_classes = num_classes
     self.params = params
     self.test_accuracy = test_accuracy
@@ -184,12 +184,10 @@ def load_or_train(
 
   Returns:
     The same classifier for the same training images, labels and seed.
+
+  Raises:
+    UserError: The data set has no labels, or no training images.
   """
-  if dataset.labels is None or dataset.num_classes == 0:
-    raise errors.UserError(
-        f'dataset.name={dataset.name!r} has no labels to train a classifier'
-        ' on; use frechet_pca (principal components of the pixels) instead'
-    )
   if len(dataset.images['train']) == 0:
     raise errors.UserError(
         f'dataset.name={dataset.name!r} has an empty training split; lower'
@@ -221,8 +219,8 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   Returns:
     The classifier; nothing is read from the cache or written to it.
   """
-  images, labels = dataset.images['train'], dataset.labels['train']
-  image_shape = tuple(images.shape[1:])
+  images, labels = dataset.images['train'], _labels(dataset)['train']
+  image_shape = dataset.image_shape
   _check_images(images, image_shape)
   batch_size = min(_TRAIN_BATCH, len(images))
   steps_per_epoch = len(images) // batch_size
@@ -250,7 +248,7 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   classifier = Classifier(image_shape, dataset.num_classes, params, 0.0)
   predictions = classifier.probabilities(dataset.images['test']).argmax(axis=1)
   classifier.test_accuracy = float(
-      np.mean(predictions == dataset.labels['test'])
+      np.mean(predictions == _labels(dataset)['test'])
   )
   logging.info('Its test accuracy is %.4f.', classifier.test_accuracy)
   return classifier
@@ -346,6 +344,16 @@ def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]):
     )
 
 
+def _labels(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
+  """The labels of each split, or a `UserError` where there are none."""
+  if dataset.labels is None or dataset.num_classes == 0:
+    raise errors.UserError(
+        f'dataset.name={dataset.name!r} has no labels to train a classifier'
+        ' on; use frechet_pca (principal components of the pixels) instead'
+    )
+  return dataset.labels
+
+
 def _cache_path(
     dataset: datasets.Dataset,
     seed: int,
@@ -361,7 +369,7 @@ def _fingerprint(dataset: datasets.Dataset) -> str:
   """Hash of a sample of the images and of the labels of train and test."""
   digest = hashlib.sha256(str(dataset.num_classes).encode())
   for split in ('train', 'test'):
-    images, labels = dataset.images[split], dataset.labels[split]
+    images, labels = dataset.images[split], _labels(dataset)[split]
     digest.update(f'{split}{tuple(images.shape)}{images.dtype}'.encode())
     stride = max(1, len(images) // _FINGERPRINT_IMAGES)
     digest.update(np.ascontiguousarray(images[::stride]).tobytes())
@@ -408,5 +416,6 @@ def _load(
     logging.warning('%s is damaged (%s); training it anew.', path, error)
     return None
   params = flax.traverse_util.unflatten_dict(arrays, sep='/')
-  image_shape = tuple(dataset.images['train'].shape[1:])
-  return Classifier(image_shape, dataset.num_classes, params, test_accuracy)
+  return Classifier(
+      dataset.image_shape, dataset.num_classes, params, test_accuracy
+  )

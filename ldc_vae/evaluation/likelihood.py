@@ -261,7 +261,7 @@ _SIMULATORS = {
 
 
 def _means(
-    batch_fn: Callable[[Array, Array, int], tuple[Array, ...]],
+    batch_fn: Callable[[np.ndarray, Array, int], tuple[Array, ...]],
     images: np.ndarray,
     batch_size: int,
     key: Array,

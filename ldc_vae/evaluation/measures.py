@@ -119,7 +119,10 @@ def image_measures(
   test = dataset.images[config.evaluate.split]
   at_most = functools.partial(_evenly, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
-  results = _nearest_images(dataset.images['train'], images['generator'], test)
+  train = dataset.images['train']
+  results: dict[str, float | str] = {
+      **_nearest_images(train, images['generator'], test)
+  }
   judges = {}
   if dataset.num_classes:
     for seed in config.evaluate.classifier_seeds:
@@ -143,7 +146,10 @@ def image_measures(
   }
   distances = {family: [] for family in features_fns}
   for index in range(config.evaluate.num_draws):
-    drawn = redraw_fn(index) if index else images
+    drawn = images
+    if index:
+      assert redraw_fn is not None  # num_draws > 1
+      drawn = redraw_fn(index)
     for family, features_fn in features_fns.items():
       features = {
           name: features_fn(at_most(each)) for name, each in drawn.items()
@@ -208,7 +214,7 @@ def latent_measures(
   """
   aggregate = latents['aggregate']
   active_units = latent.active_units(train.mean, train.mean_variance)
-  results = {'latent/active_units': int(active_units)}
+  results: dict[str, float] = {'latent/active_units': int(active_units)}
   if len(other_aggregate):
     results['latent/sliced_wasserstein_aggregate'] = float(
         latent.sliced_wasserstein(

@@ -104,7 +104,8 @@ class Networks:
       outputs = self._encode(
           self._params, self._stats, batch, key, index * self._batch_size
       )
-      parts.append(jax.tree.map(lambda x: np.asarray(x)[mask], outputs))
+      rows = lambda x, mask=mask: np.asarray(x)[mask]
+      parts.append(jax.tree.map(rows, outputs))
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
   def decode(self, z: np.ndarray) -> np.ndarray:
@@ -158,9 +159,9 @@ def make_sources(
   keys = jax.random.split(key, 5)
   seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
   num_samples = min(config.evaluate.num_samples, len(test))
-  test_means = networks.encode(test, keys[1]).mean
+  test_means = np.asarray(networks.encode(test, keys[1]).mean)
   posteriors = networks.encode(train, keys[2])
-  train_z = posteriors.z
+  train_z = np.asarray(posteriors.z)
   order = np.random.default_rng(seed).permutation(len(train))
   chosen = np.sort(order[:num_samples])
   other = np.sort(order[num_samples : 2 * num_samples])
@@ -176,7 +177,7 @@ def make_sources(
     order = np.random.default_rng((seed, index)).permutation(len(train))
     drawn = train[np.sort(order[:num_samples])]
     further.append({
-        'aggregate': networks.encode(drawn, own_keys[0]).z,
+        'aggregate': np.asarray(networks.encode(drawn, own_keys[0]).z),
         'generator': networks.generate(num_samples, own_keys[1]),
     })
     require_finite(further[-1])

@@ -65,6 +65,7 @@ def discriminator_objective(
     The loss and the metrics.
   """
   del images
+  assert context.latents is not None  # the first phase gave them
   z = context.latents[:, 0]
   draws = base.draw_normal(keys, z.shape[1:])
   logits_fn = functools.partial(

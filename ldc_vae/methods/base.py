@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from ldc_vae import elbo
 from ldc_vae import fields
+from ldc_vae import sections
 from ldc_vae.models import model as model_lib
 
 Array = jax.Array
@@ -167,17 +168,13 @@ class Method(fields.Options):
     """
     raise NotImplementedError
 
-  def check_with(self, options: Mapping[str, Any]) -> None:
-    """Raises a `UserError` where other groups of the config do not fit.
-
-    Args:
-      options: The options of each group, by its name.
-    """
-    model, train = options['model'], options['train']
-    self.require_encoder(model.encoder)
-    if self.compares_sets and train.batch_size < 2:
+  def check_with(self, groups: sections.Groups) -> None:
+    """Raises a `UserError` where other groups of the config do not fit."""
+    self.require_encoder(groups.model.encoder)
+    batch_size = groups.train.batch_size
+    if self.compares_sets and batch_size < 2:
       raise fields.conflict(
-          {'train.batch_size': train.batch_size, 'method.name': self.name},
+          {'train.batch_size': batch_size, 'method.name': self.name},
           'compares no sets; use a batch_size of 2 or more',
       )
 

@@ -156,6 +156,7 @@ def autoencoder_objective(
       temperature=weight,
   )
   if whiten:
+    assert mean is not None and logvar is not None  # of a gaussian encoder
     particles = whitened_particles(z, mean, logvar, stein_fn)
   else:
     particles = stein_fn(z)
@@ -178,7 +179,7 @@ def autoencoder_objective(
       'reconstruction': -jnp.mean(log_likelihoods),
       **base.posterior_metrics(logvar, z),
   }
-  if mean is not None:
+  if mean is not None and logvar is not None:
     # KL(q || p_lambda) up to log Z: what SVGD descends, and what can be logged
     # where q has a density. The mean energy alone would favour collapse.
     kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))

@@ -49,7 +49,7 @@ def objective(
   Returns:
     The loss and the metrics.
   """
-  z, mean, logvar = model.particles(params, images, keys, 1)
+  z, mean, logvar = model.gaussian_particles(params, images, keys, 1)
   reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
   kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
   # the posterior's noise has used the keys

@@ -45,7 +45,9 @@ def objective(
   Returns:
     The loss and the metrics.
   """
-  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  z, mean, logvar = model.gaussian_particles(
+      params, images, keys, num_samples
+  )
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   weight = base.kl_weight(context.progress, kl_warmup)
   log_weight_fn = functools.partial(elbo.log_weight, beta=weight)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from ldc_vae import energy
 from ldc_vae import fields
+from ldc_vae import sections
 from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
 from ldc_vae.methods import moments
@@ -62,6 +63,7 @@ def latent_objective(
   """
   del images
   latents = context.latents
+  assert latents is not None  # the first phase gave them
   batch, num_particles, dim = latents.shape
   group = min(latents_per_image, num_particles)
   first = context.update * group
@@ -159,10 +161,10 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
           'asks for more latents than there are; use num_particles at most',
       )
 
-  def check_with(self, options: Mapping[str, Any]) -> None:
-    super().check_with(options)
-    self._check_whiten(options['model'].encoder)
-    batch_size = options['train'].batch_size
+  def check_with(self, groups: sections.Groups) -> None:
+    super().check_with(groups)
+    self._check_whiten(groups.model.encoder)
+    batch_size = groups.train.batch_size
     if batch_size * self.latents_per_image - 1 <= self.sampler_mass:
       raise fields.conflict(
           {

@@ -142,6 +142,7 @@ def energy_objective(
     The loss and the metrics.
   """
   del images
+  assert context.latents is not None  # the first phase gave them
   # none flows along the chains
   samples = prior_fn(jax.lax.stop_gradient(params), keys)
   energy_fn = functools.partial(

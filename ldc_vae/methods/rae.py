@@ -37,7 +37,8 @@ def embedding_penalty(z: Array) -> Array:
 def weight_penalty(params) -> Array:
   """Sum of squares of a network's kernels, biases left out, as in the code."""
   kernels = [x for x in jax.tree.leaves(params) if x.ndim > 1]
-  return sum(jnp.sum(jnp.square(kernel)) for kernel in kernels)
+  squares = (jnp.sum(jnp.square(kernel)) for kernel in kernels)
+  return sum(squares, jnp.zeros(()))
 
 
 def gradient_penalty(

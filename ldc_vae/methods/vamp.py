@@ -59,7 +59,9 @@ def objective(
   Returns:
     The loss and the metrics.
   """
-  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  z, mean, logvar = model.gaussian_particles(
+      params, images, keys, num_samples
+  )
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   log_prior_fn = functools.partial(
       log_prior, params, context.stats, model=model

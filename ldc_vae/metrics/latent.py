@@ -9,6 +9,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 from scipy.cluster import vq
 
@@ -58,8 +59,8 @@ def missed_share(
 
 
 def mmd(
-    x: Array,
-    y: Array,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     scales: Sequence[float] = WAE_SCALES,
     block_size: int = 512,
@@ -103,7 +104,7 @@ def mmd(
 
 
 def sliced_wasserstein(
-    x: Array, y: Array, key: Array, num_projections: int
+    x: ArrayLike, y: ArrayLike, key: Array, num_projections: int
 ) -> Array:
   """Sliced 2-Wasserstein distance, sqrt(E_theta W_2^2(theta^T x, theta^T y)).
 

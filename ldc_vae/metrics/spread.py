@@ -63,7 +63,8 @@ def paired_difference(
   if not seeds:
     return None
   differences = [values[seed] - reference[seed] for seed in seeds]
-  centre, error = mean(differences), standard_error(differences)
+  centre = float(np.mean(differences))
+  error = standard_error(differences)
   if error is None:
     return Difference(centre, None, None, 1)
   quantile = stats.t.ppf((1.0 + confidence) / 2.0, len(seeds) - 1)

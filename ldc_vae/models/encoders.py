@@ -143,15 +143,16 @@ class Encoder(NamedTuple):
   """How an encoder is built, and how it gives particles.
 
   Attributes:
-    create_fn: Maps a torso and the `Sizes` to the module, or to None.
+    create_fn: Maps a torso and the `Sizes` to the module; None for no encoder.
     particles_fn: `(apply_fn, images [B, H, W, C], keys [B], num_particles,
       noise_size) -> (z [B, K, D], mean, logvar)`, where `apply_fn` is the
       module with its weights; mean and logvar [B, D] are None where unknown.
+      None for no encoder.
     noise_size_fn: Maps the `Sizes` to the numbers of noise that the module
       takes beside an image; 0 for none.
   """
 
-  create_fn: Callable[[nn.Module, Sizes], nn.Module | None]
+  create_fn: Callable[[nn.Module, Sizes], nn.Module] | None
   particles_fn: Callable[..., Particles] | None
   noise_size_fn: Callable[[Sizes], int] = lambda sizes: 0
 
@@ -180,5 +181,5 @@ ENCODERS = {
         _repeated_codes,
     ),
     # for a method that infers latents without an encoder
-    'none': Encoder(lambda torso, sizes: None, None),
+    'none': Encoder(None, None),
 }

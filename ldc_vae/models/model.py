@@ -8,7 +8,7 @@ are float32; `dtype` is that of the matmuls.
 A new architecture is one function and one line of `ARCHITECTURES`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ Array = jax.Array
 # name -> (sizes, image_shape, dtype, convolution) -> (torso, decoder): a torso
 # maps images [..., H, W, C] to features [..., F], a decoder latents [..., D] to
 # logits [..., H, W, C]
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     'mlp': mlp.create,
     'gated_mlp': functools.partial(mlp.create, gated=True),
     'conv': conv.create,
@@ -41,10 +41,11 @@ class Model(NamedTuple):
   """The networks of a run, and the functions that every method needs.
 
   `params` is a dict with one entry per network that the method trains; a
-  method without a sampler has no 'sampler'.
+  method without a sampler has no 'sampler'. The modules are those of all
+  methods; with the encoder 'none' there is no 'encoder'.
   """
 
-  modules: dict[str, nn.Module | None]
+  modules: dict[str, nn.Module]
   image_shape: tuple[int, int, int]
   sizes: Sizes
   encoder: str
@@ -85,7 +86,7 @@ class Model(NamedTuple):
 
   def autoencoder_names(self) -> tuple[str, ...]:
     """The networks of every method: encoder, decoder, a learned scale."""
-    encoder = () if self.modules['encoder'] is None else ('encoder',)
+    encoder = ('encoder',) if 'encoder' in self.modules else ()
     return (*encoder, 'decoder', *(('scale',) if self.learn_scale else ()))
 
   def particles(
@@ -104,12 +105,20 @@ class Model(NamedTuple):
       encoder knows both. An implicit or a warped one knows neither: both are
       None. A deterministic one has a mean, of which z is K copies.
     """
+    particles_fn = encoders.ENCODERS[self.encoder].particles_fn
+    assert particles_fn is not None, 'there is no encoder'
     apply_fn = functools.partial(
         self.modules['encoder'].apply, params['encoder']
     )
-    return encoders.ENCODERS[self.encoder].particles_fn(
-        apply_fn, images, keys, num_particles, self.noise_size
-    )
+    return particles_fn(apply_fn, images, keys, num_particles, self.noise_size)
+
+  def gaussian_particles(
+      self, params, images: Array, keys: Array, num_particles: int
+  ) -> tuple[Array, Array, Array]:
+    """`particles` of a gaussian encoder, with their mean and logvar."""
+    z, mean, logvar = self.particles(params, images, keys, num_particles)
+    assert mean is not None and logvar is not None, self.encoder
+    return z, mean, logvar
 
   def decode(self, params, z: Array) -> Array:
     """The mean images [..., H, W, C] of latents [..., D]."""
@@ -170,7 +179,6 @@ def create_model(
       sizes, image_shape, jnp.dtype(dtype), convolution
   )
   modules = {
-      'encoder': encoders.ENCODERS[encoder].create_fn(torso, sizes),
       'decoder': decoder,
       'sampler': latent_nets.SamplerNet(
           sizes.sampler_width, sizes.sampler_blocks
@@ -182,13 +190,16 @@ def create_model(
           sizes.energy_width, sizes.energy_blocks
       ),
       'pseudo_inputs': latent_nets.PseudoInputs(
-          sizes.num_pseudo_inputs, tuple(image_shape)
+          sizes.num_pseudo_inputs, image_shape
       ),
       'scale': likelihoods.ObservationScale(scale),
   }
+  create_fn = encoders.ENCODERS[encoder].create_fn
+  if create_fn is not None:
+    modules['encoder'] = create_fn(torso, sizes)
   return Model(
       modules=modules,
-      image_shape=tuple(image_shape),
+      image_shape=image_shape,
       sizes=sizes,
       encoder=encoder,
       likelihood=likelihood,

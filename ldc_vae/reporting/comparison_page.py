@@ -169,9 +169,9 @@ def draw(
   }
   comparison_figures.quality_and_time(
       {
-          label: tuple((x['mean'], x['standard_error']) for x in pair)
-          for label, pair in cells.items()
-          if None not in pair
+          label: (_estimate(seconds), _estimate(distance))
+          for label, (seconds, distance) in cells.items()
+          if seconds and distance
       },
       folder / 'comparison_time.png',
       family=family,
@@ -179,9 +179,14 @@ def draw(
   )
 
 
+def _estimate(cell: Mapping[str, Any]) -> comparison_figures.Estimate:
+  """The mean and the standard error of a cell of the tables."""
+  return cell['mean'], cell['standard_error']
+
+
 def _by_source(
     runs: Sequence[Mapping[str, Any]], family: str
-) -> dict[str, tuple[float, float | None]]:
+) -> dict[str, comparison_figures.Estimate]:
   """Source -> mean and standard error over the runs of a method."""
   values = {}
   for run in runs:
@@ -190,6 +195,6 @@ def _by_source(
       if group == family and value is not None:
         values.setdefault(source, []).append(value)
   return {
-      source: (spread.mean(each), spread.standard_error(each))
+      source: (float(np.mean(each)), spread.standard_error(each))
       for source, each in values.items()
   }

@@ -184,9 +184,10 @@ def decomposition_bars(
   labels = {}
   for name in sorted(results, key=names.metric_rank):
     metric, source = names.find_metric(name)
+    value = results[name]
     is_frechet = metric.better and metric.name.startswith('frechet_')
-    if is_frechet and names.is_number(results[name]):
-      families[metric.name][source] = (float(results[name]), None)
+    if is_frechet and names.is_number(value):
+      families[metric.name][source] = (float(value), None)
       labels[metric.name] = metric.label
   with style.applied():
     if not families:

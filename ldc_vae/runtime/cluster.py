@@ -70,7 +70,7 @@ def join(
   # jax's own service knows SIGTERM only, and no Python code sees it any more.
   jax.config.update('jax_enable_preemption_service', False)
   if coordinator_address is None:
-    arguments = {}
+    arguments: dict[str, Any] = {}
     failure = f'{_VARIABLE}=1, but jax found no cluster to join'
     remedy = (
         'unset it, or give --coordinator_address, --num_processes and'
@@ -123,6 +123,7 @@ def barrier(name: str, value: Any = None) -> list[Any]:
   if is_alone():
     return [value]
   state = distributed.global_state
+  assert state.client is not None  # not alone
   _calls[name] += 1
   place = f'{_PREFIX}_at/{name}/{_calls[name]}/'
   try:
@@ -302,7 +303,9 @@ class _Peers:
 
 def _read(place: str) -> dict[int, Any]:
   """Returns what each process has told under a name that ends in '/'."""
-  found = distributed.global_state.client.key_value_dir_get(place)
+  client = distributed.global_state.client
+  assert client is not None  # not alone
+  found = client.key_value_dir_get(place)
   return {int(key.rpartition('/')[2]): json.loads(x) for key, x in found}
 
 

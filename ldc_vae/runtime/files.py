@@ -211,7 +211,7 @@ def file_error(path: pathlib.Path, error: OSError) -> FileError:
       errno.ENOTDIR: f'{path.parent} must be a directory',
       errno.EEXIST: 'a file has this name: move it away',
       errno.EISDIR: 'a directory has this name: move it away',
-  }.get(error.errno, 'choose a place that can be written to')
+  }.get(error.errno or 0, 'choose a place that can be written to')
   cause = error.strerror or str(error)
   message = f'{path} cannot be written ({cause}); {remedy}'
   return FileError(message, error.errno)

@@ -88,7 +88,8 @@ class Watch:
       raise ValueError(f'policy={policy!r}; known: {", ".join(POLICIES)}')
     self._policy, self._skipped = policy, skipped
     self._depth, self._seconds = depth, seconds
-    self._step_seconds, self._last = 0.0, None  # of a step, smoothed
+    self._step_seconds = 0.0  # of a step, smoothed
+    self._last: float | None = None
     self._last_good_fn = last_good_fn
     self._in_a_row = 0
     self._under_way = collections.deque()

@@ -181,7 +181,7 @@ def to_host(
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
   """Returns the leaves by name, as NumPy copies, and what they stand for."""
   names, leaves = leaf_names(state), jax.tree.leaves(state)
-  entries = {}
+  entries: dict[str, dict[str, Any]] = {}
   for name, leaf in zip(names, leaves, strict=True):
     entries[name] = {'dtype': _dtype_name(leaf), 'shape': list(np.shape(leaf))}
     if isinstance(leaf, jax.Array):

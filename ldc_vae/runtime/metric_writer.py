@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import contextlib
+import io
 import json
 import math
 import os
@@ -28,7 +29,7 @@ class MetricWriter:
       path: The file; made if it is missing.
     """
     self._path = pathlib.Path(path)
-    self._file = None
+    self._file: io.FileIO | None = None
     if jax.process_index() == 0:
       self._open()
       self._keep_lines(lambda unused_row: True)
@@ -50,7 +51,7 @@ class MetricWriter:
       ValueError: If a metric is named 'step' or is not a scalar.
       FileError: If the line cannot be written; the file is as before, then.
     """
-    row = {'step': int(step)}
+    row: dict[str, Any] = {'step': int(step)}
     for name, value in metrics.items():
       if name == 'step':
         raise ValueError("metric name 'step' is taken by the step itself")
@@ -110,9 +111,9 @@ class MetricWriter:
     )
     if new == old:
       return
-    self._file.close()
     with files.open_atomically(self._path) as file:
       file.write(new)
+    self.close()  # it is still the old file
     self._open()
 
 

@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
   The commit ends in '+dirty' where tracked files are modified, and is None
   where the package does not lie at the top of a git repository.
   """
-  versions = {'python': platform.python_version()}
+  versions: dict[str, str | None] = {'python': platform.python_version()}
   for package in _PACKAGES:
     try:
       versions[package] = importlib.metadata.version(package)

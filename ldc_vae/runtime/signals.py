@@ -42,11 +42,11 @@ class Watch:
     name: How messages name the process, as ' (process 1)'.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.grace, self.deadline = GRACE, math.inf
     self.signum, self.last_step = 0, -1
     self.others_fn: Callable[[], Sequence[int | None]] = list
-    self.exit_fn: Callable[[int], None] = os._exit
+    self.exit_fn: Callable[[int], NoReturn] = os._exit
     self.name = ''
     self._lock = threading.RLock()  # the handler may interrupt its holder
     self._is_stepping = self._has_raised = False
@@ -99,8 +99,9 @@ class Watch:
       if not self.signum:
         self.last_step = step
         return True
-    while None in (steps := [self.last_step, *self.others_fn()]):
+    while None in (others := self.others_fn()):
       time.sleep(0.02)
+    steps = [self.last_step, *(x for x in others if x is not None)]
     if min(steps) < 0:  # a process has not begun: no step can be finished
       self.raise_signal()
     return step <= max(steps)

@@ -21,6 +21,7 @@ Letters: N latents, D latent size, n particles of an update.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 
@@ -145,6 +146,22 @@ def objective(
   return loss + svgd.follow(u, direction), {'sampler_std': std, **metrics}
 
 
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """A trained sampler net; called, it draws latents by one pass of it.
+
+  Attributes:
+    sample_fn: Maps `(num, seed)` to float32 [num, D].
+    metrics: Those of `objective`, each of shape [num_steps].
+  """
+
+  sample_fn: Callable[[int, int], np.ndarray]
+  metrics: dict[str, np.ndarray]
+
+  def __call__(self, num: int, seed: int) -> np.ndarray:
+    return self.sample_fn(num, seed)
+
+
 def fit(
     latents: np.ndarray,
     *,
@@ -153,7 +170,7 @@ def fit(
     batch_size: int = _BATCH_SIZE,
     learning_rate: float = _LEARNING_RATE,
     **options: Any,
-) -> Callable[[int, int], np.ndarray]:
+) -> Fit:
   """Trains a sampler net on latents that stay as they are.
 
   Args:
@@ -165,9 +182,7 @@ def fit(
     **options: Fields of `sampler_options.SamplerOptions`.
 
   Returns:
-    A function `(num, seed) -> float32 [num, D]`: one pass of the net. It warns
-    of latents that the net misses; `metrics` of the function has those of
-    `objective`, each of shape [num_steps].
+    The trained net; a warning tells of latents that it misses.
 
   Raises:
     ValueError: The training diverged, or has no steps.
@@ -204,8 +219,7 @@ def fit(
         ' num_steps=%d; use more, or a smaller learning_rate=%g',
         share, num_steps, learning_rate,
     )
-  sample.metrics = {name: np.asarray(x) for name, x in metrics.items()}
-  return sample
+  return Fit(sample, {name: np.asarray(x) for name, x in metrics.items()})
 
 
 @functools.partial(jax.jit, static_argnames='shape')

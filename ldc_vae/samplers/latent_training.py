@@ -9,6 +9,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 import optax
 
@@ -22,7 +23,7 @@ _MIN_STD = 1e-6  # of a direction that the latents use, in units of the widest
 
 def whiten(
     latents: np.ndarray,
-) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+) -> tuple[np.ndarray, Callable[[ArrayLike], np.ndarray]]:
   """Turns latents into uncorrelated numbers of mean 0 and deviation 1.
 
   Directions in which the latents do not vary are left out: a density has no
@@ -45,7 +46,7 @@ def whiten(
   std, vectors = std[used], vectors[:, used]
   u = centered @ (vectors / np.where(std > 0.0, std, 1.0))
 
-  def unwhiten(u: np.ndarray) -> np.ndarray:
+  def unwhiten(u: ArrayLike) -> np.ndarray:
     z = mean + (np.asarray(u, np.float64) * std) @ vectors.T
     return z.astype(np.float32)
 

@@ -92,7 +92,7 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
 
 
 # A trailing K stands for a number.
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[..., SampleFn]] = {
     'prior': fit_prior,
     'gaussian': fit_gaussian,
     'gmm_K': gaussian_mixture.fit,

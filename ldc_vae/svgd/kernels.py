@@ -87,9 +87,8 @@ def multi_scale_kernel(
   Returns:
     A scalar in (0, 1].
   """
-  return sum(rbf_kernel(x, y, scale * bandwidth) for scale in scales) / len(
-      scales
-  )
+  kernels = [rbf_kernel(x, y, scale * bandwidth) for scale in scales]
+  return sum(kernels, jnp.zeros_like(kernels[0])) / len(scales)
 
 
 def linear_kernel(x: Array, y: Array, bandwidth: Array | float = 1.0) -> Array:

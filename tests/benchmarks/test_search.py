@@ -137,7 +137,7 @@ class SearchTest(parameterized.TestCase):
         f'--output={root}/search.json',
     ]
     for failed, code in ([], 0), (['ae_1'], 1):
-      with absltest.mock.patch.object(search, 'run', lambda *_: failed):
+      with absltest.mock.patch.object(search, 'run', return_value=failed):
         self.assertEqual(search.main(argv), code)
 
   def test_a_mistake_is_told_before_the_first_trial(self):

@@ -134,11 +134,11 @@ class MixtureScoreTest(_RankPromotionTest):
     means, points = means.astype(np.float32), points.astype(np.float32)
     logvars = 2.0 * np.log(std).astype(np.float32)
     exact = [x.astype(np.float64) for x in (points, means, logvars)]
-    z, m, l = exact[0][:, None], exact[1][None], exact[2][None]
+    z, m, s = exact[0][:, None], exact[1][None], exact[2][None]
     weights = scipy.special.softmax(
-        -0.5 * np.sum((z - m) ** 2 / np.exp(l) + l, axis=2), axis=1
+        -0.5 * np.sum((z - m) ** 2 / np.exp(s) + s, axis=2), axis=1
     )
-    expected = np.sum(weights[..., None] * (m - z) / np.exp(l), axis=1)
+    expected = np.sum(weights[..., None] * (m - z) / np.exp(s), axis=1)
     actual = stein.mixture_score(points, means, logvars)
     # scores of order 50; float32 means of 100 are known to 4e-6, over 0.02^2
     np.testing.assert_allclose(actual, expected, atol=0.05)
