@@ -83,7 +83,7 @@ def prepare_directory(directory: pathlib.Path) -> None:
         replaced.rename(replaced.with_suffix(''))
   except OSError as error:
     remedy = _REMEDIES.get(
-        error.errno, 'choose a directory that can be written to'
+        error.errno or 0, 'choose a directory that can be written to'
     )
     if not directory.parent.exists():
       remedy = f'create {directory.parent} first'
@@ -157,7 +157,7 @@ def save_error(
     if os.strerror(known) in text:  # Orbax wraps the system's error in others
       number = number or known
   cause = os.strerror(number) if number else manifest_lib.one_line(error)
-  remedy = _REMEDIES.get(number, 'check the disk')
+  remedy = _REMEDIES.get(number or 0, 'check the disk')
   return manifest_lib.CheckpointError(
       f'checkpoint {step} could not be saved in {directory} ({cause});'
       f' {remedy} and run again: the checkpoints before it are whole',
