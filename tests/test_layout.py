@@ -152,6 +152,10 @@ class LookTest(parameterized.TestCase):
         self.assertLessEqual(len(line), 80, where)
 
   @parameterized.parameters(_ALL)
+  def test_files_can_be_read_in_one_sitting(self, name):
+    self.assertLessEqual(len((_ROOT / name).read_text().splitlines()), 400)
+
+  @parameterized.parameters(_ALL)
   def test_files_have_a_docstring(self, name):
     self.assertIsNotNone(ast.get_docstring(_parse(name)), name)
 
