@@ -17,7 +17,7 @@ from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
-from ldc_vae.samplers import latents as latents_lib
+from ldc_vae.samplers import registry
 
 Array = jax.Array
 
@@ -192,7 +192,7 @@ def make_sources(
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:
-      sample_fn = latents_lib.fit(
+      sample_fn = registry.fit(
           name, train_z, seed=seed, **options.get(name, {})
       )
     except ValueError as error:  # e.g. fewer images than components

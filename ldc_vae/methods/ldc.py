@@ -8,7 +8,7 @@ SVGD, see `gibbs`.
 *Latent.* The sampler net's distribution is to become the aggregate posterior
 E_x p(z|x), which the decoder is trained on. Latents are standardised with
 running moments; the net's particles move by SVGD on a latent energy that
-learns to tell them from the encoder's, see `latent_svgd`.
+learns to tell them from the encoder's, see `sampler_net`.
 
 Several devices share one set of the sampler's particles, and one of the
 encoder's: a direction gathers both from all devices, so that each particle sees
@@ -30,7 +30,7 @@ from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
 from ldc_vae.methods import moments
 from ldc_vae.models import model as model_lib
-from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import sampler_net
 from ldc_vae.samplers import sampler_options
 
 Array = jax.Array
@@ -55,7 +55,7 @@ def latent_objective(
     context: With latents [B, K, D], and statistics as `Ldc` keeps them.
     model: The networks.
     latents_per_image: g; a set has n = g B particles (over all devices).
-    options: Of `latent_svgd.objective`.
+    options: Of `sampler_net.objective`.
 
   Returns:
     The loss and the metrics.
@@ -70,7 +70,7 @@ def latent_objective(
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
   mu, sigma = moments.mean_and_std(context.stats['latents'])
   flips = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(group,)))
-  loss, metrics = latent_svgd.objective(
+  loss, metrics = sampler_net.objective(
       params,
       noise,
       energy.standardise(aggregate, mu, sigma),

@@ -21,7 +21,7 @@ import numpy as np
 
 from ldc_vae import elbo
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
@@ -54,8 +54,8 @@ def fit(
   Raises:
     ValueError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'flow')
-  return latent_training.fit(
+  training.check_steps(num_steps, 'flow')
+  return training.fit(
       _train,
       draws,
       latents,
@@ -271,7 +271,7 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     del key
     return -jnp.mean(jax.vmap(log_prob, in_axes=(None, 0))(params, rows))
 
-  return latent_training.train(
+  return training.train(
       loss_fn,
       init(init_key, u.shape[1]),
       u,

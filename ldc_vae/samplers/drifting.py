@@ -18,7 +18,7 @@ import numpy as np
 
 from ldc_vae import svgd
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
@@ -48,8 +48,8 @@ def fit(
   Raises:
     ValueError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'drifting net')
-  return latent_training.fit(
+  training.check_steps(num_steps, 'drifting net')
+  return training.fit(
       _train,
       draws,
       latents,
@@ -98,7 +98,7 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     noise = jax.random.normal(key, rows.shape)
     return drifting_loss(create_net().apply(params, noise), rows)
 
-  return latent_training.train(
+  return training.train(
       loss_fn,
       create_net().init(init_key, u[:1]),
       u,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
@@ -77,8 +77,8 @@ def fit(
   Raises:
     ValueError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'velocity')
-  return latent_training.fit(
+  training.check_steps(num_steps, 'velocity')
+  return training.fit(
       _train,
       draws,
       latents,
@@ -173,7 +173,7 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
         parts / rows.shape[0],
     )
 
-  return latent_training.train(
+  return training.train(
       loss_fn,
       params,
       u,

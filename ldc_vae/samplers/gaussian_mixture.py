@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from ldc_vae import errors
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 _TOLERANCE = 1e-3  # nats a latent; EM ends where an iteration gains less
 _MAX_ITERATIONS = 1000
@@ -58,7 +58,7 @@ def fit(
   from sklearn import cluster  # a second, which most commands need not wait
   from sklearn import exceptions
 
-  u, unwhiten = latent_training.whiten(latents)
+  u, unwhiten = training.whiten(latents)
   k_means = cluster.KMeans(num_components, n_init=1, random_state=seed)
   with warnings.catch_warnings():  # fewer different latents than components
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ldc_vae import errors
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 NOISE = 0.5  # of the distance to the nearest other latent
 
@@ -43,7 +43,7 @@ def fit(
     raise errors.UserError(
         f'noise={noise} is no share of a distance; use 0 or more'
     )
-  u, unwhiten = latent_training.whiten(latents)
+  u, unwhiten = training.whiten(latents)
   rng = np.random.default_rng(seed)
   probes = u[rng.permutation(len(u))[:_NUM_PROBES]]
   deviation = noise * median_distance(probes, u) / np.sqrt(u.shape[1])

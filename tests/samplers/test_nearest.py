@@ -4,8 +4,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from ldc_vae.samplers import latents
 from ldc_vae.samplers import nearest
+from ldc_vae.samplers import registry
 from tests.samplers import latent_case
 
 
@@ -55,7 +55,7 @@ class FitTest(parameterized.TestCase):
     z = latent_case.two_clusters(10)
     z[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, "not finite, so 'nearest'"):
-      latents.fit('nearest', z)
+      registry.fit('nearest', z)
 
 
 class MedianDistanceTest(parameterized.TestCase):

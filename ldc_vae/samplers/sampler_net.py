@@ -35,8 +35,8 @@ from ldc_vae import energy
 from ldc_vae import svgd
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
 from ldc_vae.samplers import sampler_options
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
@@ -172,7 +172,7 @@ def fit(
   Raises:
     ValueError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'sampler net')
+  training.check_steps(num_steps, 'sampler net')
   latents = np.asarray(latents, np.float64)
   chex.assert_rank(latents, 2)
   mean, std = latents.mean(axis=0), latents.std(axis=0)
@@ -187,12 +187,12 @@ def fit(
       learning_rate,
       sampler_options.SamplerOptions(**options),
   )
-  latent_training.check_trained(params, num_steps, 'sampler net')
+  training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
   own_mean, matrix = _affine_match(np.asarray(own, np.float64), u)
 
   def sample(num: int, seed: int) -> np.ndarray:
-    key = latent_training.draw_key(seed)
+    key = training.draw_key(seed)
     raw = np.asarray(draws(params, key, (num, u.shape[1])), np.float64)
     return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
 

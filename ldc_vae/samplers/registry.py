@@ -19,9 +19,9 @@ from ldc_vae.samplers import coupling_flow
 from ldc_vae.samplers import drifting
 from ldc_vae.samplers import flow_matching
 from ldc_vae.samplers import gaussian_mixture
-from ldc_vae.samplers import latent_energy
-from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import langevin
 from ldc_vae.samplers import nearest
+from ldc_vae.samplers import sampler_net
 from ldc_vae.samplers import two_stage
 
 SampleFn = Callable[[int, int], np.ndarray]
@@ -97,11 +97,11 @@ SAMPLERS = {
     'gaussian': fit_gaussian,
     'gmm_K': gaussian_mixture.fit,
     'two_stage': two_stage.fit,
-    'langevin': latent_energy.fit,
+    'langevin': langevin.fit,
     'flow_matching': flow_matching.fit,
     'flow': coupling_flow.fit,
     'drifting': drifting.fit,
-    'svgd': latent_svgd.fit,
+    'svgd': sampler_net.fit,
     'nearest': nearest.fit,
 }
 
