@@ -48,7 +48,7 @@ class FitTest(parameterized.TestCase):
 
   @parameterized.parameters(-0.1, float('nan'))
   def test_no_share_is_refused(self, noise):
-    with self.assertRaisesRegex(ValueError, f'noise={noise} is no share'):
+    with self.assertRaisesRegex(ValueError, f'noise={noise} is not a fraction'):
       nearest.fit(latent_case.two_clusters(10), seed=0, noise=noise)
 
   def test_latents_that_are_not_finite_are_refused(self):

@@ -97,7 +97,7 @@ class FitTest(parameterized.TestCase):
 
   @parameterized.parameters(((5,),), ((0, 3),), ((3, 0),), ((2, 2, 2),))
   def test_latents_of_a_wrong_shape_are_refused(self, shape):
-    with self.assertRaisesRegex(ValueError, r'fitted to \[N, D\]'):
+    with self.assertRaisesRegex(ValueError, r'needs shape \[N, D\]'):
       registry.fit('prior', np.zeros(shape))
 
   def test_one_latent_has_no_gaussian(self):
