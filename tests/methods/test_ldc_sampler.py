@@ -167,7 +167,7 @@ class LdcCreateTest(chex.TestCase):
       (
           'bandwidth_of_a_set',
           dict(bandwidth='mean'),
-          "method.bandwidth=mean follows the few",
+          "method.bandwidth=mean depends on the few",
       ),
       ('bandwidth', dict(bandwidth=-1.0), 'bandwidth=-1.0'),
       (
