@@ -68,7 +68,7 @@ class SourcesTest(evaluate_case.RunTest):
     with mock.patch.object(registry, 'fit', fit):
       with self.assertLogs('absl', 'WARNING') as logs:
         sources = self.sources(config)
-    self.assertIn('gaussian is left out', ' '.join(logs.output))
+    self.assertIn('gaussian is skipped', ' '.join(logs.output))
     self.assertNotIn('gaussian', sources.images)
     self.assertNotIn('gaussian', sources.redraw_fn(1))
 
