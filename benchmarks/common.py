@@ -18,7 +18,7 @@ from absl import logging
 import jax
 
 from ldc_vae.data import datasets
-from ldc_vae.metrics import spread
+from ldc_vae.metrics import intervals
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import provenance
@@ -303,12 +303,12 @@ def show_spread(values: Sequence[float | None], digits: int = 3) -> str:
   if not present:
     return 'n/a'
   if len(present) < len(values):
-    mean = show(spread.mean(present), digits)
+    mean = show(intervals.mean(present), digits)
     return f'{mean} ({len(present)} of {len(values)})'
   if len(present) == 1:
     return show(present[0], digits)
-  deviation = spread.standard_deviation(present)
-  return f'{show(spread.mean(present), digits)} ± {show(deviation, 2)}'
+  deviation = intervals.standard_deviation(present)
+  return f'{show(intervals.mean(present), digits)} ± {show(deviation, 2)}'
 
 
 def write(

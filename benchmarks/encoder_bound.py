@@ -28,7 +28,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
-from ldc_vae.metrics import spread
+from ldc_vae.metrics import intervals
 from ldc_vae.models import model as model_lib
 from ldc_vae.reporting import tables
 
@@ -249,8 +249,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
         summary[f'{method}/{split}/{bound}'] = {
             'differences': differences,
-            'mean': spread.mean(differences),
-            'standard_error': spread.standard_error(differences),
+            'mean': intervals.mean(differences),
+            'standard_error': intervals.standard_error(differences),
         }
   return summary
 

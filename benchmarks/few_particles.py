@@ -26,7 +26,7 @@ import optax
 from benchmarks import common
 from ldc_vae import svgd
 from ldc_vae.methods import moments
-from ldc_vae.metrics import spread
+from ldc_vae.metrics import intervals
 from ldc_vae.reporting import tables
 
 Array = jax.Array
@@ -188,9 +188,9 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
       (
           f'{row["encoder"]} L from {row["start"]}, {row["direction"]}',
           str(row['particles']),
-          f'{spread.mean(row["kl"]):.2f}',
+          f'{intervals.mean(row["kl"]):.2f}',
           f'{max(row["kl"]):.2f}',
-          f'{spread.mean(row["width"]):.3f}',
+          f'{intervals.mean(row["width"]):.3f}',
       )
       for row in rows
   ]

@@ -2,7 +2,7 @@
 
 python -m benchmarks.latent_bench --samplers=gmm_50,two_stage
 
-A sampler of ldc_vae/samplers/latents.py is fitted to draws of a set and judged
+A sampler of ldc_vae/samplers/registry.py is fitted to draws of a set and judged
 by fresh ones. Every distance stands beside that of *fresh draws* of the same
 set, the floor: what a perfect sampler gets. The sets are
 
@@ -38,7 +38,7 @@ from benchmarks import latent_bench_distances as distances
 from benchmarks import latent_bench_frozen as frozen_lib
 from benchmarks import latent_bench_sets as sets_lib
 from ldc_vae.reporting import tables
-from ldc_vae.samplers import latents as latents_lib
+from ldc_vae.samplers import registry
 
 MODULE = 'benchmarks.latent_bench'
 _TRAIN, _REFERENCE, _FRESH = range(3)  # streams of a seed's random numbers
@@ -61,7 +61,7 @@ def run_set(
 
   Args:
     latent_set: The set.
-    samplers: Names, as of `latents.fit`.
+    samplers: Names, as of `registry.fit`.
     seed: Of the set's draws, the fits and the samples.
     options: Of the samplers.
     num_samples: Of a draw.
@@ -288,10 +288,10 @@ def _set_makers(args) -> list[Callable[[], sets_lib.LatentSet]]:
   return makers
 
 
-def _fit(name, latents, seed, options) -> latents_lib.SampleFn:
+def _fit(name, latents, seed, options) -> registry.SampleFn:
   """A sampler; one that diverges makes latents that are not finite."""
   try:
-    return latents_lib.fit(name, latents, seed=seed, **options)
+    return registry.fit(name, latents, seed=seed, **options)
   except TypeError as error:
     raise ValueError(f'--options do not fit {name}: {error}') from error
   except (FloatingPointError, np.linalg.LinAlgError) as error:

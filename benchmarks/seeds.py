@@ -22,7 +22,7 @@ from absl import logging
 from benchmarks import common
 from ldc_vae import config as config_lib
 from ldc_vae import run_files
-from ldc_vae.metrics import spread
+from ldc_vae.metrics import intervals
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
@@ -238,8 +238,8 @@ def summarise(
       present = [value for value in values if isinstance(value, float)]
       if present:
         summary[name][quantity] = {
-            'mean': spread.mean(present),
-            'standard_deviation': spread.standard_deviation(present),
+            'mean': intervals.mean(present),
+            'standard_deviation': intervals.standard_deviation(present),
             'worst': max(present),
             'values': values,
         }

@@ -1,23 +1,26 @@
-r"""MNIST, binarised anew each time an image is seen: likelihoods to compare.
+r"""LDC-VAE on binarised MNIST, for likelihoods that can be compared.
 
 python -m ldc_vae.main --config=configs/binarized_mnist.py:vae \\
   --workdir=runs/binarized_mnist_vae
 
-Nets, latents and data are those of Tomczak and Welling (2018),
-https://arxiv.org/abs/1705.07120: there 500 epochs and more at a constant rate
-of 5e-4, with the weights of the best validation bound; here a cosine, which
-needs no choice among them and is done sooner at a higher rate: of 50 epochs,
-the validation bound of `vae` is 94.2 nats at 1e-3, and 92.6 at 2e-3 after 42 of
-them. `nll/importance` is the figure that they report. Fixed binarisation, as
-that of Larochelle and Murray (2011), differs by about 2 nats; never compare one
-with the other.
+Each image is binarised again, at random, each time it is used. Nets, latent
+size and data are those of Tomczak and Welling (2018),
+https://arxiv.org/abs/1705.07120. They train for 500 epochs or more at a
+constant rate of 5e-4, and take the weights with the best validation bound. Here
+the rate falls along a cosine, so the last weights are taken. A higher rate then
+takes fewer epochs: after 50 epochs, the validation bound of `vae` is 94.2 nats
+at 1e-3; at 2e-3 it is 92.6 nats after 42.
+
+They report the number `nll/importance`. A fixed binarisation, such as that of
+Larochelle and Murray (2011), gives a result that differs by about 2 nats. Never
+compare one with the other.
 """
 
 from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
-  """The config of `arg`, see `default.create`."""
+  """Returns the config for `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'mnist'
   config.dataset.binarize = True
@@ -25,7 +28,7 @@ def get_config(arg: str = ''):
   config.model.hidden_sizes = (300, 300)
   config.model.latent_size = 40
   config.model.likelihood = 'bernoulli'
-  config.model.learn_scale = False  # it has none
+  config.model.learn_scale = False  # a Bernoulli likelihood has no scale
   if config.method.name in ('iwae', 'stein_vae', 'vae', 'vamp'):
     config.optimizer.learning_rate = 2e-3
   config.train.batch_size = 100
@@ -35,7 +38,7 @@ def get_config(arg: str = ''):
   if 'kl_warmup' in config.method:
     config.method.kl_warmup = 0.1
   if config.method.name == 'stein_vae':
-    # 2.6 nats by the encoder, 1.0 by the particles: docs/lab-notes.md
+    # The encoder gains 2.6 nats, the particles 1.0 nats: docs/lab-notes.md
     config.model.encoder = 'warped'
     config.method.num_particles = 8
   if config.method.name == 'iwae':

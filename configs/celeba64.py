@@ -1,4 +1,4 @@
-"""LDC-VAE on CelebA, the central 140x140 pixels resized to 64x64.
+"""LDC-VAE on CelebA; the central 140x140 pixels are resized to 64x64.
 
 python -m ldc_vae.main --config=configs/celeba64.py --workdir=runs/celeba64
 """
@@ -7,7 +7,7 @@ from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
-  """The config of `arg`, see `default.create`."""
+  """Returns the config for `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'celeba64'
   config.model.architecture = 'conv64'

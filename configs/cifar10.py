@@ -1,4 +1,4 @@
-"""LDC-VAE on CIFAR-10, 32x32 colour.
+"""LDC-VAE on CIFAR-10, colour images of 32x32 pixels.
 
 python -m ldc_vae.main --config=configs/cifar10.py --workdir=runs/cifar10
 """
@@ -7,7 +7,7 @@ from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
-  """The config of `arg`, see `default.create`."""
+  """Returns the config for `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'cifar10'
   config.dataset.num_validation = 5_000

@@ -1,9 +1,9 @@
 """The fields of a run, composed from their groups; a run file changes some.
 
-Names, defaults, ranges and meanings stand in `ldc_vae/sections.py` and in the
-methods' files; `--help --config=FILE:METHOD` prints them. A run file is
-`get_config(arg)` around `create(arg)` below. `arg` is what follows the colon of
-`--config=FILE[:METHOD][,debug]`.
+The names, defaults, ranges and meanings of the fields are in
+`ldc_vae/sections.py` and in the methods' files. `--help --config=FILE:METHOD`
+prints them. A run file defines `get_config(arg)`, which calls `create(arg)`
+below. `arg` is the text after the colon of `--config=FILE[:METHOD][,debug]`.
 """
 
 import dataclasses
@@ -14,8 +14,9 @@ from ldc_vae import errors
 from ldc_vae import methods
 from ldc_vae import sections
 
-# What `benchmarks/search.py` chose for 28x28 images, on the validation split of
-# MNIST: benchmarks/results/search*.md. None where the value above was the best.
+# The values that `benchmarks/search.py` chose for 28x28 images on the
+# validation split of MNIST: benchmarks/results/search*.md. A method is missing
+# if its defaults were the best.
 SEARCHED = {
     'aae': {'method.adversarial_weight': 3.0},
     'ae': {'optimizer.learning_rate': 2e-3},
@@ -50,12 +51,12 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   config = config_dict.ConfigDict({
       'seed': 0,
       'debug': debug,
-      # Python files or modules that register methods and other things
+      # Python files or modules that register the user's own methods etc.
       'extensions': (),
       **groups,
   })
   config.update_from_flattened_dict(method.defaults)
-  return config.lock()  # a run file cannot add fields, only change them
+  return config.lock()  # a run file can change fields, but not add any
 
 
 def parse_arg(arg: str) -> tuple[str, bool]:
@@ -73,7 +74,7 @@ def parse_arg(arg: str) -> tuple[str, bool]:
 
 
 def apply_search(config: config_dict.ConfigDict) -> None:
-  """Sets the options of `SEARCHED`."""
+  """Sets the options in `SEARCHED` of the config's method."""
   chosen = SEARCHED.get(config.method.name, {})
   config.update_from_flattened_dict(chosen)
 
@@ -95,7 +96,8 @@ def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     config.evaluate.two_stage_steps = config.evaluate.langevin_steps = 20
     config.evaluate.flow_matching_steps = config.evaluate.flow_steps = 20
     config.evaluate.drifting_steps = config.evaluate.svgd_steps = 20
-    if config.dataset.name != 'digits':  # a mixture of many latents: a minute
+    # a mixture of many latents takes a minute
+    if config.dataset.name != 'digits':
       config.evaluate.samplers = ('prior', 'gaussian')
     config.evaluate.importance_samples = 8
     config.evaluate.num_nll_images = 128

@@ -1,4 +1,4 @@
-"""LDC-VAE on the 1,797 digits of 8x8 pixels inside scikit-learn.
+"""LDC-VAE on the 1,797 digits of scikit-learn, images of 8x8 pixels.
 
 python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 """
@@ -7,14 +7,15 @@ from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
-  """The config of `arg`, see `default.create`."""
+  """Returns the config for `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'digits'
   config.dataset.num_validation = 180
   config.model.latent_size = 8
   config.model.hidden_sizes = (256, 256)
   config.model.energy_width = 128
-  config.model.scale = 0.12  # smaller than for 784 pixels: 64 say less
+  # smaller than for 784 pixels, because 64 pixels have less information
+  config.model.scale = 0.12
   config.train.batch_size = 64
   config.train.num_epochs = 100
   return default.finish(config)

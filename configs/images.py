@@ -8,7 +8,7 @@ from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
-  """The config of `arg`, see `default.create`."""
+  """Returns the config for `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'images'
   config.dataset.num_validation = 1_000  # at most a tenth of the images

@@ -1,4 +1,4 @@
-"""LDC-VAE on MNIST, 28x28 grey.
+"""LDC-VAE on MNIST, grey images of 28x28 pixels.
 
 python -m ldc_vae.main --config=configs/mnist.py --workdir=runs/mnist
 """
@@ -7,7 +7,7 @@ from ldc_vae.configs import default
 
 
 def get_config(arg: str = ''):
-  """The config of `arg`, see `default.create`."""
+  """Returns the config for `arg`, see `default.create`."""
   config = default.create(arg)
   config.dataset.name = 'mnist'
   default.apply_search(config)

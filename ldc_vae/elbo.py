@@ -1,8 +1,8 @@
 r"""Likelihoods, KL divergences and evidence bounds, in nats.
 
-Images are in [0, 1]; a function takes one image (or one latent) and is lifted
-by `vmap`. The bounds: Kingma and Welling (2014),
-https://arxiv.org/abs/1312.6114; Burda et al. (2016),
+Images are in [0, 1]. Each function takes one image or one latent; lift it by
+`vmap`. The bounds are those of Kingma and Welling (2014),
+https://arxiv.org/abs/1312.6114, and Burda et al. (2016),
 https://arxiv.org/abs/1509.00519.
 """
 
@@ -16,14 +16,15 @@ import jax.numpy as jnp
 Array = jax.Array
 
 _LOG_2PI = math.log(2.0 * math.pi)
-# Half the distance of two grey levels, pixels in [0, 1].
+# Half the distance between two grey levels of pixels in [0, 1].
 _HALF_BIN = 0.5 / 255.0
 
 
 def bernoulli_log_likelihood(logits: Array, image: Array) -> Array:
-  """log p(x) = sum_i x_i log sigmoid(l_i) + (1 - x_i) log sigmoid(-l_i).
+  """Returns the Bernoulli log likelihood of an image, given logits l.
 
-  For grey values it is the cross entropy, which is no normalised density.
+  log p(x) = sum_i x_i log sigmoid(l_i) + (1 - x_i) log sigmoid(-l_i). For grey
+  values this is the cross entropy, which is not a normalised density.
 
   Args:
     logits: Shape [H, W, C].
@@ -39,7 +40,7 @@ def bernoulli_log_likelihood(logits: Array, image: Array) -> Array:
 def gaussian_log_likelihood(
     mean: Array, image: Array, log_scale: Array | float
 ) -> Array:
-  """log N(x; mean, scale^2), the normaliser included.
+  """Returns log N(x; mean, scale^2), including the normaliser.
 
   Args:
     mean: Shape [H, W, C].
@@ -52,18 +53,19 @@ def gaussian_log_likelihood(
   chex.assert_equal_shape([mean, image])
   residual = (image - mean) * jnp.exp(-jnp.asarray(log_scale))
   normaliser = jnp.broadcast_to(log_scale, image.shape) + 0.5 * _LOG_2PI
-  # two sums: all in one, XLA's on a CPU takes ten times as long
+  # two sums, because XLA's single sum takes ten times as long on a CPU
   return -0.5 * jnp.sum(jnp.square(residual)) - jnp.sum(normaliser)
 
 
 def discretized_logistic_log_likelihood(
     mean: Array, image: Array, log_scale: Array | float
 ) -> Array:
-  """log probability of 256 grey levels under a logistic with open end bins.
+  """Returns the log probability of grey levels under a discretised logistic.
 
-  Salimans et al. (2017), https://arxiv.org/abs/1701.05517, eq. 2, of one
-  logistic; Kingma et al. (2016), https://arxiv.org/abs/1606.04934, had it from
-  a level to the next instead of around it.
+  There are 256 levels; the first and the last bin are open. Salimans et al.
+  (2017), https://arxiv.org/abs/1701.05517, eq. 2, with one logistic. In Kingma
+  et al. (2016), https://arxiv.org/abs/1606.04934, a bin reaches from a level to
+  the next one; here it is centred at the level.
 
   Args:
     mean: Shape [H, W, C], in the units of the image.
@@ -78,7 +80,7 @@ def discretized_logistic_log_likelihood(
   upper = (image - mean + _HALF_BIN) * inverse
   lower = (image - mean - _HALF_BIN) * inverse
   # log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b)
-  #   + log(1 - exp(b - a)), exact also where both sigmoids round to 0 or 1.
+  #   + log(1 - exp(b - a)) is exact even if both sigmoids round to 0 or 1
   inner = (
       jax.nn.log_sigmoid(upper)
       + jax.nn.log_sigmoid(-lower)
@@ -95,7 +97,7 @@ def discretized_logistic_log_likelihood(
 
 
 def gaussian_log_prob(z: Array, mean: Array, logvar: Array) -> Array:
-  """log N(z; mean, exp(logvar)), for shapes [D]; a scalar in nats."""
+  """Returns log N(z; mean, exp(logvar)) for shapes [D], a scalar in nats."""
   chex.assert_equal_shape([z, mean, logvar])
   chex.assert_rank(z, 1)
   residual = jnp.square(z - mean) * jnp.exp(-logvar)
@@ -103,10 +105,10 @@ def gaussian_log_prob(z: Array, mean: Array, logvar: Array) -> Array:
 
 
 def mixture_log_prob(z: Array, means: Array, logvars: Array) -> Array:
-  """log (1/C) sum_c N(z; mean_c, exp(logvar_c)), equal weights.
+  """Returns log (1/C) sum_c N(z; mean_c, exp(logvar_c)), a mixture's density.
 
-  With the posteriors of C pseudo-inputs, the VampPrior: Tomczak and Welling
-  (2018), https://arxiv.org/abs/1705.07120.
+  With the posteriors of C pseudo-inputs this is the VampPrior: Tomczak and
+  Welling (2018), https://arxiv.org/abs/1705.07120.
 
   Args:
     z: One latent, shape [D].
@@ -122,13 +124,13 @@ def mixture_log_prob(z: Array, means: Array, logvars: Array) -> Array:
 
 
 def standard_normal_log_prob(z: Array) -> Array:
-  """log N(z; 0, I), for z [D]; a scalar in nats."""
+  """Returns log N(z; 0, I) for z [D], a scalar in nats."""
   chex.assert_rank(z, 1)
   return -0.5 * jnp.sum(jnp.square(z) + _LOG_2PI)
 
 
 def gaussian_kl(mean: Array, logvar: Array) -> Array:
-  """KL(N(mean, exp(logvar)) || N(0, I)) in closed form.
+  """Returns KL(N(mean, exp(logvar)) || N(0, I)) in closed form.
 
   Kingma and Welling (2014), appendix B.
 
@@ -141,7 +143,7 @@ def gaussian_kl(mean: Array, logvar: Array) -> Array:
   """
   chex.assert_equal_shape([mean, logvar])
   chex.assert_rank(mean, 1)
-  # expm1: exp(l) - 1 - l loses its digits at l near 0
+  # expm1, because exp(l) - 1 - l loses digits at l near 0
   return 0.5 * jnp.sum(jnp.square(mean) + jnp.expm1(logvar) - logvar)
 
 
@@ -151,15 +153,15 @@ def elbo(
     logvar: Array,
     beta: Array | float = 1.0,
 ) -> Array:
-  """E_q log p(x|z) - beta KL(q(z|x) || N(0, I)) of one image.
+  """Returns E_q log p(x|z) - beta KL(q(z|x) || N(0, I)) of one image.
 
-  beta = 1 is a lower bound of log p(x); other values: Higgins et al. (2017),
-  https://openreview.net/forum?id=Sy2fzU9gl.
+  beta = 1 gives a lower bound of log p(x). For other values see Higgins et al.
+  (2017), https://openreview.net/forum?id=Sy2fzU9gl.
 
   Args:
     log_likelihoods: log p(x|z_k) of K posterior samples, shape [K], in nats.
-    mean: Of the posterior, shape [D].
-    logvar: Of the posterior, shape [D].
+    mean: Mean of the posterior, shape [D].
+    logvar: Log variance of the posterior, shape [D].
     beta: Weight of the KL divergence.
 
   Returns:
@@ -177,31 +179,31 @@ def log_weight(
     log_prior_fn: Callable[[Array], Array] = standard_normal_log_prob,
     beta: Array | float = 1.0,
 ) -> Array:
-  """log p(x|z) + beta log [ p(z) / q(z|x) ] of one latent.
+  """Returns log p(x|z) + beta log [ p(z) / q(z|x) ] of one latent.
 
   Args:
     log_likelihood: log p(x|z), a scalar in nats.
     z: One draw of q, shape [D].
-    mean: Of q, shape [D].
-    logvar: Of q, shape [D].
-    log_prior_fn: Maps z [D] to log p(z); N(0, I) if it is left out.
-    beta: 1 gives the importance weight p(x, z) / q(z|x).
+    mean: Mean of q, shape [D].
+    logvar: Log variance of q, shape [D].
+    log_prior_fn: Maps z [D] to log p(z); the default is N(0, I).
+    beta: The exponent; 1 gives the importance weight p(x, z) / q(z|x).
 
   Returns:
-    A scalar in nats; its mean over draws of q is the ELBO of that beta.
+    A scalar in nats. Its mean over draws of q is the ELBO with this beta.
   """
   log_ratio = log_prior_fn(z) - gaussian_log_prob(z, mean, logvar)
   return log_likelihood + beta * log_ratio
 
 
 def importance_weighted_bound(log_weights: Array) -> Array:
-  """log (1/K) sum_k w_k, Burda et al. (2016), eq. 8.
+  """Returns log (1/K) sum_k w_k, Burda et al. (2016), eq. 8.
 
   Args:
     log_weights: log w_k of K independent posterior samples, shape [K].
 
   Returns:
-    A scalar in nats: a lower bound of log p(x), tighter with K.
+    A scalar in nats: a lower bound of log p(x), which is tighter for larger K.
   """
   chex.assert_rank(log_weights, 1)
   count = log_weights.shape[0]

@@ -15,7 +15,7 @@ from ldc_vae.models import convolution
 from ldc_vae.models import encoders
 from ldc_vae.models import likelihoods
 from ldc_vae.models import model as model_lib
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import registry
 
 DTYPES = ('float32', 'bfloat16')
 SCHEDULES = ('cosine', 'constant')
@@ -223,12 +223,12 @@ class Train(fields.Options):
 
 def _explain_samplers(names: Any) -> str:
   """Names the first latent sampler that is unknown, or says what is wrong."""
-  known = (*latents.SAMPLERS, 'gmm_10', 'gmm_50', 'gmm_200')
+  known = (*registry.SAMPLERS, 'gmm_10', 'gmm_50', 'gmm_200')
   for name in names:
-    if not latents.is_known(name):
+    if not registry.is_known(name):
       return (
           f'holds an unknown sampler {name!r}{fields.suggest(name, known)};'
-          f' known: {", ".join(latents.SAMPLERS)}, where K is a number'
+          f' known: {", ".join(registry.SAMPLERS)}, where K is a number'
       )
   return 'does not hold; use a tuple of different names, as prior,gmm_10'
 
@@ -259,7 +259,7 @@ class Evaluate(fields.Options):
       'latent samplers that are fitted and decoded; two_stage, langevin,'
       ' flow_matching, flow, drifting, svgd take half a minute to two each',
       fields.Range(
-          lambda x: all(map(latents.is_known, x)) and len(set(x)) == len(x),
+          lambda x: all(map(registry.is_known, x)) and len(set(x)) == len(x),
           'different names',
           _explain_samplers,
       ),

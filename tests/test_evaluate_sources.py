@@ -15,8 +15,8 @@ from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
 from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.reporting import style
-from ldc_vae.samplers import latent_energy
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import langevin
+from ldc_vae.samplers import registry
 from ldc_vae.samplers import two_stage
 from tests import evaluate_case
 
@@ -60,15 +60,15 @@ class SourcesTest(evaluate_case.RunTest):
         {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior', 'gaussian')},
     )
     bad = lambda num, seed: np.full((num, 16), np.nan if seed % 2 else 0.0)
-    real_fit = latents.fit
+    real_fit = registry.fit
 
     def fit(name, *args, **kwargs):
       return bad if name == 'gaussian' else real_fit(name, *args, **kwargs)
 
-    with mock.patch.object(latents, 'fit', fit):
+    with mock.patch.object(registry, 'fit', fit):
       with self.assertLogs('absl', 'WARNING') as logs:
         sources = self.sources(config)
-    self.assertIn('gaussian is left out', ' '.join(logs.output))
+    self.assertIn('gaussian is skipped', ' '.join(logs.output))
     self.assertNotIn('gaussian', sources.images)
     self.assertNotIn('gaussian', sources.redraw_fn(1))
 
@@ -141,13 +141,13 @@ class SourcesTest(evaluate_case.RunTest):
         self.config, {'evaluate.samplers': ('prior', 'gaussian')}
     )
     broken = lambda z, **unused: lambda num, seed: np.full((num, 16), np.nan)
-    with mock.patch.dict(latents.SAMPLERS, gaussian=broken):
+    with mock.patch.dict(registry.SAMPLERS, gaussian=broken):
       sources = self.sources(config)
     self.assertNotIn('gaussian', sources.images)
     self.assertIn('prior', sources.images)
 
   @parameterized.parameters(
-      ('langevin', latent_energy.fit), ('two_stage', two_stage.fit)
+      ('langevin', langevin.fit), ('two_stage', two_stage.fit)
   )
   def test_a_trained_law_takes_the_steps_asked_for(self, name, fit_fn):
     config = config_lib.override(
@@ -160,7 +160,7 @@ class SourcesTest(evaluate_case.RunTest):
         },
     )
     fit = mock.Mock(wraps=fit_fn)
-    with mock.patch.dict(latents.SAMPLERS, {name: fit}):
+    with mock.patch.dict(registry.SAMPLERS, {name: fit}):
       sources = self.sources(config)
     self.assertEqual(fit.call_args.kwargs['num_steps'], 3)
     self.assertEqual(
@@ -189,7 +189,7 @@ class SourcesTest(evaluate_case.RunTest):
     size = self.config.model.latent_size
     zeros = lambda num, seed: np.zeros((num, size), np.float32)
     fits = {name: mock.Mock(return_value=zeros) for name in options}
-    with mock.patch.dict(latents.SAMPLERS, fits):
+    with mock.patch.dict(registry.SAMPLERS, fits):
       sources = self.sources(config)
     for name, own in options.items():
       self.assertEqual(

@@ -11,7 +11,7 @@ from ldc_vae import config as config_lib
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.methods import base
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import registry
 
 
 class _MarkedApply:
@@ -61,7 +61,7 @@ class SplitsTest(parameterized.TestCase):
         },
     )
     law = lambda num, seed: np.zeros((num, 4), np.float32)
-    with mock.patch.object(latents, 'fit', return_value=law) as fit:
+    with mock.patch.object(registry, 'fit', return_value=law) as fit:
       sources = sources_lib.make_sources(
           config, experiment, _MarkedApply(), jax.random.key(0)
       )

@@ -15,7 +15,7 @@ from ldc_vae.models import encoders
 from ldc_vae.models import model as model_lib
 from ldc_vae.models import sizes as sizes_lib
 from ldc_vae.runtime import health
-from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import sampler_net
 from tests import config_case
 
 
@@ -246,7 +246,7 @@ class KnownNamesTest(parameterized.TestCase):
 
   def test_a_sampler_net_is_trained_for_its_own_number_of_steps(self):
     self.assertEqual(
-        default.create().evaluate.svgd_steps, latent_svgd.NUM_STEPS
+        default.create().evaluate.svgd_steps, sampler_net.NUM_STEPS
     )
 
   @parameterized.parameters(*methods.METHODS)

@@ -1,10 +1,10 @@
-"""Data sets as uint8 arrays with fixed splits, and the batches made of them.
+"""Data sets as uint8 arrays with fixed splits, and batches of their images.
 
-Sources: scikit-learn's embedded digits; TFDS sets, read as ArrayRecord (and
-downloaded and prepared where they are missing) without TensorFlow; the user's
-own folder or array file. A set is decoded once into .npy files in the cache;
-arrays too large for memory stay memory-mapped. The splits never depend on the
-seed of a run. Binarisation belongs to the train step.
+There are three kinds of sources: scikit-learn's digits, TFDS sets, and the
+user's own folder or array file. TFDS sets are downloaded and prepared if they
+are missing, without TensorFlow. A set is decoded once into .npy files in the
+cache; large arrays stay memory-mapped. The splits never depend on the seed of a
+run. The train step, not this module, binarises images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,21 +23,21 @@ from ldc_vae.data import splits
 
 cache_dir = array_cache.cache_dir
 Parts = tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]
-_FINGERPRINT_IMAGES = 1000  # of each split
+_FINGERPRINT_IMAGES = 1000  # number of sampled images in each split
 
-_DIGITS_TEST = 360  # of 1,797 images, a fifth
+_DIGITS_TEST = 360  # a fifth of the 1,797 images
 _DIGITS_VALIDATION = 180
 
 
 class Dataset(NamedTuple):
-  """Images and, where there are any, labels of the three splits.
+  """The images of the three splits and, if they exist, their labels.
 
   Attributes:
-    name: As in `load`.
-    images: 'train', 'validation', 'test' to uint8, shape [N, H, W, C]. Read
-      only; large ones are memory-mapped.
-    labels: The same keys to int32, shape [N], or None.
-    num_classes: 0 without labels.
+    name: A key of `DATASETS`.
+    images: A dict from 'train', 'validation' and 'test' to uint8 [N, H, W, C].
+      The arrays are read-only; large ones are memory-mapped.
+    labels: A dict from the same keys to int32 [N]; None without labels.
+    num_classes: The number of classes; 0 without labels.
   """
 
   name: str
@@ -47,19 +47,21 @@ class Dataset(NamedTuple):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C)."""
+    """Shape (H, W, C) of one image."""
     return self.images['train'].shape[1:]
 
 
 def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
-  """What tells two data sets apart: shapes, and checksums of a sample.
+  """Returns the shapes of the images, and checksums of a sample of them.
+
+  Two data sets with equal fingerprints are taken to be the same.
 
   Args:
     dataset: The data.
 
   Returns:
-    For each split the shape of its images and a CRC-32 of a thousand of them,
-    evenly spaced; JSON can hold it.
+    A dict, which JSON can store. It maps each split to the shape of its images
+    and a CRC-32 of about a thousand of them, evenly spaced.
   """
   found = {}
   for split, images in sorted(dataset.images.items()):
@@ -70,10 +72,11 @@ def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
 
 
 def describe(dataset: Dataset) -> str:
-  """Eight hexadecimal digits for all that an evaluation sees of the data.
+  """Returns eight hexadecimal digits that identify the data of an evaluation.
 
-  That is the `fingerprint` and, of the user's own images, the labels: they may
-  come or change later, and the judge with them.
+  They depend on the `fingerprint` and, for the user's own images, on the
+  labels. A user can add or change labels later, which changes the feature
+  classifier.
   """
   seen = fingerprint(dataset)
   if dataset.name == 'images' and dataset.labels is not None:
@@ -86,12 +89,12 @@ def describe(dataset: Dataset) -> str:
 def check_same(
     stored: Mapping[str, list[int]] | None, dataset: Dataset, where: str
 ) -> None:
-  """Raises a `UserError` where a run was trained on other images.
+  """Raises a `UserError` if a run was trained on other images.
 
   Args:
-    stored: The `fingerprint` of what it was trained on; None is not checked.
-    dataset: The data at hand.
-    where: What holds the run, for the message.
+    stored: The `fingerprint` of the run's training data; None is not checked.
+    dataset: The present data.
+    where: The run's folder, for the message.
   """
   for split, now in fingerprint(dataset).items():
     before = (stored or {}).get(split, now)
@@ -101,17 +104,17 @@ def check_same(
           f'other {split} images'
       )
       raise errors.UserError(
-          f'{where} holds a run on {what}: the splits would mix; give it the'
-          ' data that it had (config.dataset), or use another --workdir'
+          f'{where} holds a run on {what}: training and test images would mix;'
+          ' use the same data as before (config.dataset), or another --workdir'
       )
 
 
 def load(name: str, **options) -> Dataset:
-  """Loads a data set; the first time, downloads and decodes what is missing.
+  """Loads a data set; the first time, downloads and decodes it.
 
   Args:
     name: A key of `DATASETS`.
-    **options: The fields of `request.Request`.
+    **options: Fields of `request.Request`.
 
   Returns:
     The data set.
@@ -130,14 +133,14 @@ def load(name: str, **options) -> Dataset:
 
 
 def _load_images(request: request_lib.Request) -> Parts:
-  """The user's own folder or array file."""
-  from ldc_vae.data import own_images  # with Pillow, which few sets need
+  """Loads the user's own folder or array file."""
+  from ldc_vae.data import own_images  # it imports Pillow, which few sets need
 
   return own_images.load(request)
 
 
 def _load_tfds(request: request_lib.Request) -> Parts:
-  """A set of TFDS."""
+  """Loads a TFDS set."""
   from ldc_vae.data import tfds_sets
 
   return tfds_sets.load(
@@ -157,7 +160,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[np.ndarray]:
-  """Endless batches; the batch of a step depends on (seed, step) only.
+  """Returns endless batches; a step's batch depends on (seed, step) only.
 
   An epoch is floor(N / batch_size) steps over the permutation of
   default_rng((seed, epoch)).
@@ -165,10 +168,10 @@ def train_batches(
   Args:
     images: uint8, shape [N, H, W, C].
     batch_size: Images per step, over all processes.
-    seed: Of the run, at least 0.
+    seed: The run's seed, at least 0.
     start_step: The step of the first batch.
-    process_index: Which contiguous slice of each batch this process gets.
-    process_count: Number of slices.
+    process_index: The index of this process's contiguous slice of each batch.
+    process_count: The number of slices.
 
   Returns:
     An iterator of uint8 arrays, shape [batch_size / process_count, H, W, C].
@@ -200,15 +203,15 @@ def train_batches(
 def eval_batches(
     images: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Every image once, in order; the last batch is padded, never dropped.
+  """Returns batches with every image once, in order; the last one is padded.
 
   Args:
     images: uint8, shape [N, H, W, C].
     batch_size: Images per batch.
 
   Returns:
-    An iterator of (images uint8 [batch_size, H, W, C] padded with zeros, mask
-    bool [batch_size], False on the padding).
+    An iterator of pairs (images uint8 [batch_size, H, W, C], mask bool
+    [batch_size]). The padding is zeros, and its mask is False.
   """
   if batch_size < 1:
     raise errors.UserError(
@@ -220,7 +223,7 @@ def eval_batches(
 def _train_batches(
     images, batch_size, seed, start_step, process_index, process_count
 ):
-  """The generator behind `train_batches`, which checks at once."""
+  """Yields the batches of `train_batches`, which has checked the arguments."""
   num_steps = len(images) // batch_size
   local_size = batch_size // process_count
   epoch, step = divmod(start_step, num_steps)
@@ -234,7 +237,7 @@ def _train_batches(
 
 
 def _eval_batches(images, batch_size):
-  """The generator behind `eval_batches`, which checks at once."""
+  """Yields the batches of `eval_batches`, which has checked the arguments."""
   for start in range(0, len(images), batch_size):
     chunk = np.asarray(images[start : start + batch_size])
     padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
@@ -243,8 +246,8 @@ def _eval_batches(images, batch_size):
 
 
 def _load_digits(num_validation: int, seed: int):
-  """1,797 images of 8x8 pixels with values 0..16, scaled to 0..255."""
-  # the file itself: importing scikit-learn for it takes two seconds
+  """Loads 1,797 images of 8x8 pixels, and scales values 0..16 to 0..255."""
+  # the file is read directly: an import of scikit-learn takes two seconds
   package = importlib.metadata.distribution('scikit-learn')
   path = package.locate_file('sklearn/datasets/data/digits.csv.gz')
   digits = np.loadtxt(str(path), delimiter=',')
@@ -258,9 +261,9 @@ def _load_digits(num_validation: int, seed: int):
   return cut(images[..., np.newaxis]), cut(labels), 10
 
 
-# A new data set is a function of its `request.Request` and a line here. It
-# returns the images and the labels (or None) of 'train', 'validation' and
-# 'test', and the number of classes (0 without labels).
+# A new data set needs a loading function and a line here. The function maps a
+# `request.Request` to the images and the labels (or None) of 'train',
+# 'validation' and 'test', and the number of classes (0 without labels).
 DATASETS: dict[str, Callable[[request_lib.Request], Parts]] = {
     'digits': lambda request: _load_digits(
         request.num_validation, request.seed

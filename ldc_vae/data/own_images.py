@@ -1,7 +1,7 @@
 """The user's own images: a folder of PNG and JPEG files, or an array file.
 
-They are resized, cropped and converted as asked, permuted and written once into
-the array cache. Every refusal names the file and what to do.
+The images are resized, cropped, converted, permuted and written once into the
+array cache. Every error message names the file and a remedy.
 """
 
 import concurrent.futures
@@ -21,23 +21,23 @@ from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
-_MAX_CLASSES = 2**16  # beyond it, labels are something else
+_MAX_CLASSES = 2**16  # larger values are probably not class labels
 
 
 def load(
     request: request_lib.Request,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
-  """Loads a folder, an .npz or an .npy file, cut along a fixed permutation.
+  """Loads a folder, an .npz or an .npy file, and cuts it into fixed splits.
 
   Args:
-    request: With numbers that are not negative.
+    request: The request, with numbers that are not negative.
 
   Returns:
     `images`, `labels` and `num_classes` of a `datasets.Dataset`.
 
   Raises:
-    UserError: The path, a file, an array or a number does not do; the message
-      names it.
+    UserError: The path, a file, an array or a number cannot be used; the
+      message names it.
     OSError: The cache cannot be written.
   """
   if not request.path:
@@ -51,7 +51,7 @@ def load(
   except OSError as error:
     raise errors.UserError(
         f'dataset.path={request.path!r} cannot be read ({error.strerror};'
-        f' looked for {path}): name a folder, an .npz or an .npy file'
+        f' tried {path}): name a folder, an .npz or an .npy file'
     ) from error
   if path.is_dir():
     files = _list_images(path)
@@ -66,7 +66,7 @@ def load(
     )
   try:
     fingerprint = array_cache.fingerprint_of(files)
-  except OSError as error:  # a link to nothing
+  except OSError as error:  # e.g. a broken link
     raise errors.UserError(
         f'dataset.path: {error.filename} cannot be read ({error.strerror}):'
         ' remove or replace it'
@@ -77,8 +77,8 @@ def load(
   cut = lambda array: splits.cut(array, num_validation, num_test)
   images, labels = cut(arrays['images']), arrays.get('labels')
   if labels is not None and labels.min() == labels.max():
-    logging.warning('all labels are %d: they are left aside', labels[0])
-    labels = None  # a classifier of one class tells nothing apart
+    logging.warning('all labels are %d: they are ignored', labels[0])
+    labels = None  # a classifier of one class has nothing to learn
   if labels is None:
     return images, None, 0
   return images, cut(labels), int(labels.max()) + 1
@@ -87,7 +87,11 @@ def load(
 def _split_sizes(
     num_images: int, request: request_lib.Request
 ) -> tuple[int, int]:
-  """Number of test and validation images; refuses what leaves none to train."""
+  """Returns the numbers of test and validation images.
+
+  Raises:
+    UserError: They leave no image to train on.
+  """
   if num_images < 3:
     raise errors.UserError(
         f'dataset.path={request.path!r} holds {num_images} image'
@@ -106,21 +110,21 @@ def _split_sizes(
 
 
 def _check_room(num_images: int, request: request_lib.Request, folder) -> None:
-  """Refuses images of a size that the disk cannot hold, before one is made."""
+  """Raises a `UserError` if the resized images need more than the free disk."""
   wanted = num_images * request.image_size**2 * (request.num_channels or 1)
   free = shutil.disk_usage(folder).free
   if wanted > free:
     raise errors.UserError(
-        f'dataset.image_size={request.image_size} makes {wanted:,} bytes of'
-        f' {num_images} images, and {folder.parent} has {free:,} free: use a'
-        ' smaller size, or set LDC_VAE_CACHE to a folder with more room'
+        f'dataset.image_size={request.image_size}: {num_images} images need'
+        f' {wanted:,} bytes, but {folder.parent} has {free:,} free: use a'
+        ' smaller size, or set LDC_VAE_CACHE to a folder with more free space'
     )
 
 
 def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """All PNG and JPEG files below `folder`, in the order of their names."""
+  """Returns all PNG and JPEG files below `folder`, sorted by name."""
 
-  def refuse(error: OSError) -> NoReturn:  # os.walk would leave it out
+  def refuse(error: OSError) -> NoReturn:  # os.walk would skip the folder
     raise errors.UserError(
         f'dataset.path: the folder {error.filename} cannot be read'
         f' ({error.strerror}): make it readable, or move it away'
@@ -135,7 +139,7 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         for name in sorted(folders)
         if not name.startswith('.')
     }
-    # links may lead to one folder twice, or to where they are themselves
+    # two links may lead to the same folder, or a link to its own parent
     folders[:] = [name for place, name in places.items() if place not in seen]
     seen.update(places)
     files += [
@@ -146,14 +150,15 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   if not files:
     raise errors.UserError(
         f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file: name'
-        ' the folder that has them'
+        ' the folder that contains the images'
     )
   return sorted(files)
 
 
 def _decode_files(files, request: request_lib.Request, folder) -> None:
-  """Writes images.npy, permuted, decoding in parallel into the file itself."""
-  _split_sizes(len(files), request)  # refuse before the work, not after
+  """Decodes files in parallel, and writes them permuted into images.npy."""
+  # raises before the long work, not after it
+  _split_sizes(len(files), request)
   _check_room(len(files), request, folder)
   logging.info('decoding %d images', len(files))
   decode = lambda file: _decode_file(
@@ -182,7 +187,7 @@ def _decode_files(files, request: request_lib.Request, folder) -> None:
 
 
 def _differs(first, first_shape, second, second_shape) -> str:
-  """The sentence on two files that do not go into one array."""
+  """Returns the message for two files whose shapes differ."""
   describe = lambda shape: (
       f'{shape[1]}x{shape[0]} {"grey" if shape[2] == 1 else "colour"}'
   )
@@ -199,7 +204,7 @@ def _differs(first, first_shape, second, second_shape) -> str:
 
 
 def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
-  """One file as uint8 [H, W, C], upright; an alpha channel is dropped."""
+  """Decodes one file to uint8 [H, W, C], upright and without alpha channel."""
   try:
     with Image.open(file) as image:
       image = ImageOps.exif_transpose(image)
@@ -217,12 +222,12 @@ def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
 
 
 def _conform(image: Image.Image, image_size, num_channels) -> np.ndarray:
-  """An 'L' or 'RGB' image as uint8 [H, W, C] of the wanted size and colour."""
+  """Converts an 'L' or 'RGB' image to uint8 [H, W, C] as requested."""
   if num_channels:
     image = image.convert('L' if num_channels == 1 else 'RGB')
   if image_size:
     scale = image_size / min(image.size)
-    # The shorter side is exact; the other is never below it.
+    # The shorter side becomes image_size; the other is never smaller.
     size = [max(image_size, round(side * scale)) for side in image.size]
     if size != list(image.size):
       image = image.resize(size, Image.Resampling.BICUBIC)
@@ -233,7 +238,7 @@ def _conform(image: Image.Image, image_size, num_channels) -> np.ndarray:
 
 
 def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
-  """The images of an .npz or .npy file as they are, and labels int32 [N]."""
+  """Returns the unconverted images of an array file, and labels int32 [N]."""
   labels = None
   try:
     # Never allow_pickle: loading a pickle runs whatever its author wrote.
@@ -243,13 +248,13 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
       with np.load(path, allow_pickle=False) as archive:
         names = [name for name in archive.files if name != 'labels']
         if 'images' not in names and len(names) != 1:
-          raise ValueError(f'arrays {names}, none of them named images')
+          raise ValueError(f'it has arrays {names}, but none named images')
         images = archive['images' if 'images' in names else names[0]]
         labels = archive['labels'] if 'labels' in archive.files else None
   except Exception as error:  # NumPy and zipfile raise many types
     raise errors.UserError(
         f'dataset.path: {path} cannot be read as an array file'
-        f' ({array_cache.first_line(error)}): write it anew with'
+        f' ({array_cache.first_line(error)}): write it again with'
         ' np.savez(path, images=images) or np.save(path, images)'
     ) from error
   if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
@@ -280,9 +285,10 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _convert_array_file(path, request: request_lib.Request, folder) -> None:
-  """Writes images.npy, permuted uint8, and labels.npy where there are any."""
+  """Writes images.npy as permuted uint8, and labels.npy if there are labels."""
   images, labels = _read_array_file(path)
-  _split_sizes(len(images), request)  # refuse before the work, not after
+  # raises before the long work, not after it
+  _split_sizes(len(images), request)
   _check_room(len(images), request, folder)
   num_channels = request.num_channels or images.shape[3]
   shape = (*images.shape[1:3], num_channels)
@@ -312,18 +318,27 @@ def _convert_array_file(path, request: request_lib.Request, folder) -> None:
 
 
 def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
-  """Images [n, H, W, C] from `start` on, float in [0, 1] scaled to 0..255."""
+  """Converts images [n, H, W, C] to uint8; floats are in [0, 1].
+
+  Args:
+    path: The array file, for the message.
+    images: A part of the file's images.
+    start: The number of its first image in the file.
+
+  Returns:
+    uint8 [n, H, W, C].
+  """
   if images.dtype == np.uint8:
     return np.asarray(images)
   lowest = images.min(axis=(1, 2, 3))
   highest = images.max(axis=(1, 2, 3))
-  # NaN fails every comparison, and min and max keep it.
+  # min and max return NaN if there is one, and NaN fails both comparisons.
   good = (lowest >= 0) & (highest <= 1)
   if not good.all():
     i = int(np.argmin(good))
     what = 'NaN' if np.isnan(lowest[i]) else f'[{lowest[i]:g}, {highest[i]:g}]'
     raise errors.UserError(
-        f'dataset.path: image {start + i} of {path} holds {what}: float images'
-        ' must be in [0, 1], others uint8'
+        f'dataset.path: image {start + i} of {path} holds {what}: values must'
+        ' be floats in [0, 1], or uint8'
     )
   return np.round(images.astype(np.float32) * 255).astype(np.uint8)

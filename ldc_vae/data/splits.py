@@ -1,21 +1,21 @@
 """The fixed split of a data set: images are permuted once, then cut.
 
-A source that has no official split stores or reads its images in the order of
-`permutation` and cuts them with `cut`. Neither depends on the seed of a run.
+A source without an official split orders its images by `permutation` and cuts
+them with `cut`. The seed of a run has no influence on either.
 """
 
 import numpy as np
 
 
 def permutation(num_images: int, seed: int) -> np.ndarray:
-  """The fixed order of the images of a set before it is cut.
+  """Returns the fixed order of a set's images before the set is cut.
 
   Args:
     num_images: N.
-    seed: Of the split, at least 0.
+    seed: The seed of the split, at least 0.
 
   Returns:
-    int64, shape [N]; element i is the image that comes i-th.
+    int64, shape [N]; element i is the number of the image at position i.
 
   Raises:
     ValueError: The seed is negative.
@@ -30,12 +30,12 @@ def cut(
 
   Args:
     array: Images or labels, shape [N, ...].
-    num_validation: V.
-    num_test: T, with V + T <= N.
+    num_validation: V, the number of validation images.
+    num_test: T, the number of test images, with V + T <= N.
 
   Returns:
-    'train', 'validation', 'test' to views of shapes [N - V - T, ...], [V, ...]
-    and [T, ...].
+    A dict from 'train', 'validation' and 'test' to views of shapes
+    [N - V - T, ...], [V, ...] and [T, ...].
   """
   num_images = len(array)
   num_train = num_images - num_validation - num_test

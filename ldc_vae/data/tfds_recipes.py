@@ -1,7 +1,7 @@
-"""TFDS sets as their authors publish them: which files, and how to read them.
+"""Recipes for TFDS sets: the files that the authors publish, and their readers.
 
-A recipe names the files of a set and turns them into images and labels with
-NumPy and Pillow alone. Another TFDS set is another recipe.
+A recipe names the files of a set and reads images and labels from them with
+NumPy and Pillow alone. To add another TFDS set, add a recipe.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ import numpy as np
 
 
 class Recipe(NamedTuple):
-  """How to get one TFDS set.
+  """The files of one TFDS set, and the function that reads them.
 
   Attributes:
-    tfds_name: TFDS's own name of it.
-    files: The names, in TFDS's registered checksums, of the files to download.
+    tfds_name: The set's name in TFDS.
+    files: The names of the files to download, as in TFDS's checksums.
     read_fn: Maps {file name: path} to {split: iterator of (image, label)}.
-    image_shape: (H, W, C) of the images.
-    num_classes: 0: labels are not kept.
-    crop_fn: Maps an image of another shape to `image_shape`, or None.
+    image_shape: Shape (H, W, C) of the images.
+    num_classes: The number of classes; 0 if labels are not kept.
+    crop_fn: Maps an image of another shape to one of `image_shape`, or None.
   """
 
   tfds_name: str
@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
 
 
 def _read_mnist(paths) -> dict[str, Iterator[Any]]:
-  """MNIST's format: images [N, 28, 28] and labels [N] as IDX files."""
+  """Reads MNIST's format: images [N, 28, 28] and labels [N] as IDX files."""
   examples: dict[str, Iterator[Any]] = {}
   for split, prefix in (('train', 'train'), ('test', 't10k')):
     images = _read_idx(paths[f'{prefix}-images-idx3-ubyte.gz'])
@@ -49,7 +49,7 @@ def _read_mnist(paths) -> dict[str, Iterator[Any]]:
 
 
 def _read_idx(path) -> np.ndarray:
-  """A gzipped IDX file of bytes: 0 0 8 rank, big-endian sizes, values."""
+  """Reads a gzipped IDX file of bytes: 0 0 8 rank, big-endian sizes, values."""
   with gzip.open(os.fspath(path)) as file:
     content = file.read()
   if content[:3] != b'\0\0\x08':
@@ -60,7 +60,7 @@ def _read_idx(path) -> np.ndarray:
 
 
 def _read_cifar(paths) -> dict[str, Iterator[Any]]:
-  """CIFAR-10's binary files: rows of a label and a [3, 32, 32] image."""
+  """Reads CIFAR-10's binary files: rows of a label and a [3, 32, 32] image."""
   batches = {
       'train': [f'data_batch_{i}.bin' for i in range(1, 6)],
       'test': ['test_batch.bin'],
@@ -83,8 +83,8 @@ def _read_cifar(paths) -> dict[str, Iterator[Any]]:
 
 
 def _read_celeba(paths) -> dict[str, Iterator[Any]]:
-  """CelebA's zip of aligned JPEGs, cropped, in the official partition."""
-  from PIL import Image  # the other sets need no decoder
+  """Reads and crops CelebA's aligned JPEGs, in the official partition."""
+  from PIL import Image  # only this set needs a decoder
 
   partition = {'0': [], '1': [], '2': []}
   lines = pathlib.Path(paths['list_eval_partition.txt']).read_text().split('\n')
@@ -106,11 +106,16 @@ def _read_celeba(paths) -> dict[str, Iterator[Any]]:
 
 
 def _crop_celeba(image: np.ndarray) -> np.ndarray:
-  """The centre 140x140 of [218, 178, 3], bicubic with antialiasing to 64x64."""
-  from PIL import Image  # as above
+  """Crops the centre 140x140 of [218, 178, 3], and resizes it to 64x64.
+
+  The resize is bicubic, with antialiasing.
+  """
+  from PIL import Image  # only this set needs a decoder
 
   if image.shape != (218, 178, 3):
-    raise ValueError(f'an aligned CelebA image is {image.shape}')
+    raise ValueError(
+        f'an aligned CelebA image has shape {image.shape}, not (218, 178, 3)'
+    )
   face = Image.fromarray(image[39:179, 19:159])
   return np.asarray(face.resize((64, 64), Image.Resampling.BICUBIC))
 

@@ -1,8 +1,8 @@
-"""TFDS sets read as ArrayRecord, prepared where they are missing.
+"""TFDS sets, read as ArrayRecord and prepared if they are missing.
 
-A prepared set is looked for, else downloaded and prepared, without TensorFlow:
-with Tensor features, and with the downloads and the checksums of TFDS. It is
-decoded once into the array cache.
+A set that is not prepared is downloaded and prepared without TensorFlow: with
+Tensor features, and with TFDS's own downloads and checksums. The prepared set
+is decoded once into the array cache.
 """
 
 import contextlib
@@ -22,20 +22,21 @@ from ldc_vae.data import array_cache
 from ldc_vae.data import splits
 from ldc_vae.data import tfds_recipes
 
-_PROBE_SECONDS = 4.0  # so that a missing network is reported within 5 s
+_PROBE_SECONDS = 4.0  # a missing network is reported within 5 s
 
 
 def load(
     name: str, *, data_dir: str, num_validation: int, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
-  """Loads a TFDS set; the first time, prepares and decodes what is missing.
+  """Loads a TFDS set; the first time, prepares and decodes it.
 
   Args:
     name: A key of `tfds_recipes.RECIPES`.
-    data_dir: As in `datasets.load`.
-    num_validation: Images at the end of a permutation of the training split;
-      where the set has a validation split of its own, the most of it to take.
-    seed: Of the permutation.
+    data_dir: The field of `request.Source`.
+    num_validation: The number of validation images. They are the end of a
+      permutation of the training split, or the start of the official
+      validation split where the set has one.
+    seed: The seed of the permutation.
 
   Returns:
     `images`, `labels` and `num_classes` of a `datasets.Dataset`.
@@ -74,14 +75,14 @@ def load(
   return images, labels or None, recipe.num_classes
 
 
-# Finding what is prepared.
+# The search for a prepared set.
 
 
 def _find_prepared(
     name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
 ) -> pathlib.Path | None:
-  """The folder of a complete ArrayRecord set, or None."""
-  # Our own build before TFDS's of CelebA, which is yet to be cropped.
+  """Returns the folder of a complete ArrayRecord set, or None."""
+  # Our own build comes first: CelebA's images are already cropped there.
   folders = (name, _builder_name(name), recipe.tfds_name)
   for root in roots:
     for folder in folders:
@@ -97,7 +98,7 @@ def _find_prepared(
 
 
 def _roots(data_dir: str) -> list[pathlib.Path]:
-  """Where prepared sets are looked for; the last is where they are made."""
+  """Returns the folders to search; new sets are prepared in the last one."""
   if data_dir:
     roots = [data_dir]
   else:
@@ -106,7 +107,7 @@ def _roots(data_dir: str) -> list[pathlib.Path]:
 
 
 def _is_prepared(directory: pathlib.Path) -> bool:
-  """Whether all files are there that the set's own description names."""
+  """Returns whether a folder has all files that its description names."""
   try:
     info = json.loads((directory / 'dataset_info.json').read_text())
     json.loads((directory / 'features.json').read_text())
@@ -118,27 +119,29 @@ def _is_prepared(directory: pathlib.Path) -> bool:
 
 
 def _builder_name(name: str) -> str:
-  """Our own builds, named apart from TFDS's, whose features differ."""
+  """Returns the name of our own build; TFDS's build has other features."""
   return f'{name}_arrays'
 
 
-# Decoding it into the array cache.
+# The decoding of a prepared set into the array cache.
 
 
 def _decode_records(directory, name, recipe, seed, folder) -> None:
   """Writes <split>_images.npy and <split>_labels.npy into `folder`."""
-  import tensorflow_datasets as tfds  # half a second
+  import tensorflow_datasets as tfds  # the import takes half a second
 
   logging.info('decoding %s from %s', name, directory)
   with _readable(name, directory):
     builder = tfds.builder_from_directory(directory)
     sources = {s: builder.as_data_source(s) for s in builder.info.splits}
     if not {'train', 'test'} <= set(sources):
-      raise ValueError(f'its splits are {sorted(sources)}')
+      raise ValueError(
+          f'its splits are {sorted(sources)}, but train and test are needed'
+      )
   for split, source in sources.items():
     count = len(source)
-    # rows[i] is where image i goes: the validation images are cut from the
-    # end, and a file sorted by class must not bias them.
+    # Image i is written to rows[i]. The validation images are cut from the
+    # end, so the rows are permuted in case the file is sorted by class.
     rows = np.arange(count)
     if split == 'train' and 'validation' not in sources:
       rows = np.argsort(splits.permutation(count, seed))
@@ -161,37 +164,40 @@ def _decode_records(directory, name, recipe, seed, folder) -> None:
 
 @contextlib.contextmanager
 def _readable(name: str, directory: pathlib.Path):
-  """Turns whatever a damaged prepared set raises into one sentence."""
+  """Replaces any exception of a damaged prepared set by one sentence."""
   try:
     yield
   except Exception as error:  # TFDS, ArrayRecord and Pillow raise many types
     raise OSError(
         f'{name} in {directory} cannot be read'
-        f' ({array_cache.first_line(error)}): delete that folder to have it'
-        ' prepared anew, or point dataset.data_dir at another'
+        f' ({array_cache.first_line(error)}): delete that folder, and the set'
+        ' is prepared again, or set dataset.data_dir to another folder'
     ) from error
 
 
 def _fit(image: np.ndarray, recipe: tfds_recipes.Recipe) -> np.ndarray:
-  """The image in the shape of the recipe, cropped where it knows how."""
+  """Returns the image in the recipe's shape, cropped if necessary."""
   if image.shape != recipe.image_shape and recipe.crop_fn is not None:
     image = recipe.crop_fn(image)
   if image.shape != recipe.image_shape:
-    raise ValueError(f'an image is {image.shape}, not {recipe.image_shape}')
+    raise ValueError(
+        f'an image has shape {image.shape}, not {recipe.image_shape}'
+    )
   return image
 
 
-# Preparing without TensorFlow: Tensor features, TFDS's downloads and checksums.
+# The preparation of a set without TensorFlow.
 
 
 def _prepare(
     name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
 ) -> pathlib.Path:
   """Downloads and prepares a set as ArrayRecord; returns its folder."""
-  import tensorflow_datasets as tfds  # half a second
+  import tensorflow_datasets as tfds  # the import takes half a second
 
   downloads = roots[-1] / 'downloads'
-  manual = downloads / 'manual' / name  # two sets have files of the same names
+  # one folder per set, because two sets have files of the same names
+  manual = downloads / 'manual' / name
   by_hand = f'put {", ".join(recipe.files)} into {manual}'
   url_infos = _url_infos(recipe)
   absent = [
@@ -200,7 +206,7 @@ def _prepare(
       if not (manual / url_info.filename).exists()
       and not _is_downloaded(downloads, url, url_info)
   ]
-  # Before TFDS tries, since it retries for minutes.
+  # The network is checked first, because TFDS would retry for minutes.
   reason = _unreachable_reason(absent[0]) if absent else ''
   if reason:
     raise FileNotFoundError(
@@ -208,11 +214,12 @@ def _prepare(
         f' {" or ".join(map(str, roots))} and the network cannot be reached'
         f' ({reason}); prepare it on a machine with a network and copy that'
         ' folder, or set TFDS_DATA_DIR or --config.dataset.data_dir to a folder'
-        f' that has it, or {by_hand}'
+        f' that contains it, or {by_hand}'
     )
   builder_name = _builder_name(name)
   with array_cache.locked(roots[-1] / f'{builder_name}.lock'):
-    found = _find_prepared(name, recipe, roots)  # by another process meanwhile
+    # another process may have prepared it while this one waited
+    found = _find_prepared(name, recipe, roots)
     if found is not None:
       return found
     for leftover in (roots[-1] / builder_name).glob('incomplete.*'):
@@ -223,7 +230,7 @@ def _prepare(
           download_dir=downloads,
           download_config=tfds.download.DownloadConfig(
               manual_dir=manual,
-              # Replaces a folder without description, which TFDS would reuse.
+              # TFDS would otherwise reuse a folder without description.
               download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
               force_checksums_validation=True,
               try_download_gcs=False,
@@ -239,8 +246,8 @@ def _prepare(
 
 
 def _url_infos(recipe: tfds_recipes.Recipe) -> dict[str, Any]:
-  """{url: size, checksum, file name} of the files, as TFDS registers them."""
-  import tensorflow_datasets as tfds  # half a second
+  """Returns {url: size, checksum, file name}, as TFDS registers the files."""
+  import tensorflow_datasets as tfds  # the import takes half a second
 
   tfds_path = tfds.core.tfds_path()
   path = tfds_path / 'url_checksums' / f'{recipe.tfds_name}.txt'
@@ -255,29 +262,29 @@ def _url_infos(recipe: tfds_recipes.Recipe) -> dict[str, Any]:
 
 
 def _is_downloaded(downloads: pathlib.Path, url: str, url_info: Any) -> bool:
-  """Whether TFDS's download manager has the file already."""
-  import tensorflow_datasets as tfds  # half a second
+  """Returns whether TFDS's download manager already has the file."""
+  import tensorflow_datasets as tfds  # the import takes half a second
 
   file_name = tfds.core.download.resource.get_dl_fname(url, url_info.checksum)
   return any(downloads.glob(f'**/{file_name}'))
 
 
 def _unreachable_reason(url: str) -> str:
-  """Why `url` cannot be read, or '' if it can; within `_PROBE_SECONDS`."""
-  import requests  # where something is to be downloaded, and only there
+  """Returns why `url` cannot be read, or ''; takes at most `_PROBE_SECONDS`."""
+  import requests  # only a download needs it
 
   reasons = []
 
   def probe():
     try:
-      # A GET without its body, since not every host answers a HEAD.
+      # A GET whose body is not read; some hosts do not answer a HEAD.
       with requests.get(url, stream=True, timeout=_PROBE_SECONDS / 2) as answer:
         ok = answer.status_code < 400
         reasons.append('' if ok else f'HTTP {answer.status_code}')
     except requests.RequestException as error:
       reasons.append(type(error).__name__)
 
-  # A thread, because looking up a name has no timeout of its own.
+  # The probe runs in a thread, because a look-up of a name has no timeout.
   thread = threading.Thread(target=probe, daemon=True)
   thread.start()
   thread.join(_PROBE_SECONDS)
@@ -285,8 +292,8 @@ def _unreachable_reason(url: str) -> str:
 
 
 def _make_builder(builder_name, recipe, root, url_infos):
-  """A TFDS builder whose features need no TensorFlow to be written."""
-  import tensorflow_datasets as tfds  # half a second
+  """Returns a TFDS builder whose features are written without TensorFlow."""
+  import tensorflow_datasets as tfds  # the import takes half a second
 
   registered_infos = url_infos
   features = {'image': tfds.features.Tensor(

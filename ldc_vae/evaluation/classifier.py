@@ -1,16 +1,17 @@
-"""A small convolutional classifier, whose features measure generated images.
+"""The feature classifier: a small network whose features compare images.
 
-It is trained once per data set and seed, on the training split, and kept in
-the cache. Its penultimate layer is the feature of `frechet_classifier/*` and
-`kid_classifier/*`. Such a distance ranks methods on one data set; it is never
-a FID, which is defined by the Inception network.
+It is trained once per data set and seed, on the training split, and kept in the
+cache. Its penultimate layer gives the features of `frechet_classifier/*` and
+`kid_classifier/*`. Such a distance compares methods on one data set. It is not
+an FID, which needs the Inception network.
 
   classifier = load_or_train(dataset)
   frechet.frechet_distance(
       classifier.features(samples), classifier.features(dataset.images['test'])
   )
 
-Letters: B images of a batch, N images in all, H W C an image, F features.
+Letters: N images of a set, B images of a batch, H W C the shape of an image, F
+features.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
 from ldc_vae.runtime import files
 
-# Part of the cache key: raise it with every change that changes the features.
+# A part of the cache key: increase it with every change of the features.
 VERSION = 1
 
 Array = jax.Array
@@ -41,16 +42,16 @@ Array = jax.Array
 _TRAIN_BATCH = 128
 _EVAL_BATCH = 500
 _NUM_EPOCHS = 5
-_MIN_STEPS = 1000  # small data sets see more epochs
+_MIN_STEPS = 1000  # gives small data sets more epochs
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-4
 _FINGERPRINT_IMAGES = 1000
 
 
 class PatchConv(nn.Module):
-  """Convolution as patches and one matmul, SAME padding.
+  """A convolution by one matmul of patches, with SAME padding.
 
-  On CPU its step takes a fraction of the time of `nn.Conv`'s.
+  On a CPU it is several times faster than `nn.Conv`.
   """
 
   features: int
@@ -67,7 +68,7 @@ class PatchConv(nn.Module):
 
 
 class Network(nn.Module):
-  """Strided convolutions, a feature layer and a linear read-out."""
+  """A network of strided convolutions, a feature layer and a linear layer."""
 
   channels: tuple[int, ...]
   kernel_sizes: tuple[int, ...]
@@ -84,14 +85,14 @@ class Network(nn.Module):
     ):
       x = nn.gelu(PatchConv(channels, kernel_size, stride)(x))
     x = x.reshape(x.shape[0], -1)
-    # GELU: with a ReLU up to half of the features are 0 for every image.
+    # GELU, because with a ReLU up to half of the features are always 0
     features = nn.gelu(nn.Dense(self.num_features, name='features')(x))
     logits = nn.Dense(self.num_classes, name='logits')(features)
     return features, logits
 
 
 class Classifier:
-  """A trained network: features and class probabilities of images."""
+  """A trained network, which gives features and class probabilities."""
 
   def __init__(
       self,
@@ -111,27 +112,27 @@ class Classifier:
     return self._network.num_features
 
   def describe(self) -> str:
-    """What tells two trainings apart: a hash of the weights, the accuracy."""
+    """Returns a hash of the weights, and the test accuracy."""
     digest = _digest(flax.traverse_util.flatten_dict(self.params, sep='/'))
     return f'{digest[:16]}, test accuracy {self.test_accuracy:.4f}'
 
   def features(self, images: np.ndarray) -> np.ndarray:
-    """Penultimate activations of images [N, H, W, C], float32 [N, F].
+    """Returns features, the penultimate activations of images.
 
     Args:
-      images: uint8, or floats in [0, 1].
+      images: uint8, or floats in [0, 1], shape [N, H, W, C].
 
     Returns:
-      The features, one row per image.
+      float32 [N, F].
     """
     return self._apply(images)[0]
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
-    """Class probabilities of images [N, H, W, C], [N, num_classes]."""
+    """Returns class probabilities [N, num_classes] of images [N, H, W, C]."""
     return np.asarray(jax.nn.softmax(self._apply(images)[1], axis=-1))
 
   def _apply(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features [N, F] and logits [N, num_classes], one batch shape."""
+    """Returns features [N, F] and logits; all batches have one shape."""
     _check_images(images, self.image_shape)
     features, logits = [], []
     for start in range(0, len(images), _EVAL_BATCH):
@@ -152,12 +153,12 @@ class Classifier:
 def create_network(
     image_shape: tuple[int, int, int], num_classes: int
 ) -> Network:
-  """The network for images [H, W, C]: strides of 2 until 4 pixels or fewer."""
+  """Returns a network whose strides reduce a side to 4 pixels or fewer."""
   side = max(image_shape[:2])
   if min(image_shape[:2]) < 4:
     raise errors.UserError(
-        f'images of {image_shape[0]}x{image_shape[1]} pixels are too small to'
-        ' classify; give some whose smaller side is 4 or more, or no labels'
+        f'images of {image_shape[0]}x{image_shape[1]} pixels are too small for'
+        ' the feature classifier; use at least 4x4 pixels, or no labels'
     )
   if side < 16:
     return Network((32, 64), (3, 3), (1, 2), 32, num_classes)
@@ -173,20 +174,19 @@ def load_or_train(
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Classifier:
-  """The classifier of a data set, from the cache or else trained now.
+  """Loads a data set's classifier from the cache, or trains it.
 
   Args:
     dataset: A data set with labels and the splits 'train' and 'test'.
-    seed: Of the initial weights and the order of the images. Two seeds are two
-      independently trained classifiers.
-    cache_dir: The folder that holds `classifiers/`; None is the cache of the
+    seed: The seed of the initial weights and of the order of the images.
+    cache_dir: The folder that contains `classifiers/`; None is the cache of the
       data sets.
 
   Returns:
-    The same classifier for the same training images, labels and seed.
+    The classifier; the same one for equal images, labels and seed.
 
   Raises:
-    UserError: The data set has no labels, or no training images.
+    UserError: The data set has no labels or no training images.
   """
   if len(dataset.images['train']) == 0:
     raise errors.UserError(
@@ -198,9 +198,9 @@ def load_or_train(
   if classifier is not None:
     return classifier
   with contextlib.ExitStack() as stack:
-    with contextlib.suppress(OSError):  # `_save` tells of it
+    with contextlib.suppress(OSError):  # `_save` warns about the same error
       stack.enter_context(array_cache.locked(path.with_suffix('.lock')))
-    # another process may have trained it: all are to have the same judge
+    # another process may have trained it while this one waited
     classifier = _load(path, dataset)
     if classifier is None:
       classifier = train(dataset, seed=seed)
@@ -212,12 +212,12 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   """Trains a classifier on the training split.
 
   Args:
-    dataset: As in `load_or_train`.
-    seed: As in `load_or_train`. On one machine with one number of threads, the
-      same seed gives the same bits.
+    dataset: See `load_or_train`.
+    seed: See `load_or_train`. On one machine with a fixed number of threads,
+      equal seeds give equal bits.
 
   Returns:
-    The classifier; nothing is read from the cache or written to it.
+    The classifier. The cache is not used.
   """
   images, labels = dataset.images['train'], _labels(dataset)['train']
   image_shape = dataset.image_shape
@@ -226,7 +226,7 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   steps_per_epoch = len(images) // batch_size
   num_steps = max(_MIN_STEPS, _NUM_EPOCHS * steps_per_epoch)
   logging.info(
-      'Training the feature classifier of %s (seed %d, %d steps), once.',
+      'Training the feature classifier of %s (seed %d, %d steps).',
       dataset.name, seed, num_steps,
   )
   network = create_network(image_shape, dataset.num_classes)
@@ -241,7 +241,7 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
         network, num_steps, params, opt_state, _to_unit(images[rows]),
         labels[rows],
     )
-    if step % 16 == 15:  # few steps in flight, or emulated devices deadlock
+    if step % 16 == 15:  # many queued steps can deadlock emulated devices
       jax.block_until_ready(params)
 
   params = jax.tree.map(np.asarray, params)
@@ -250,18 +250,18 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   classifier.test_accuracy = float(
       np.mean(predictions == _labels(dataset)['test'])
   )
-  logging.info('Its test accuracy is %.4f.', classifier.test_accuracy)
+  logging.info('The test accuracy is %.4f.', classifier.test_accuracy)
   return classifier
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(network: Network, params: chex.ArrayTree, images: Array):
-  """Features [B, F] and logits of images [B, H, W, C] in [0, 1]."""
+  """Returns features [B, F] and logits of images [B, H, W, C] in [0, 1]."""
   return network.apply(params, images)
 
 
 def _create_tx(num_steps: int) -> optax.GradientTransformation:
-  """AdamW with a cosine decay to 0 over the steps."""
+  """Returns AdamW with a rate that falls to 0 along a cosine."""
   schedule = optax.cosine_decay_schedule(_LEARNING_RATE, num_steps)
   return optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
 
@@ -270,11 +270,11 @@ def _create_tx(num_steps: int) -> optax.GradientTransformation:
 def _init(
     network: Network, image_shape: tuple[int, int, int], key: Array
 ) -> chex.ArrayTree:
-  """Initial parameters for images of a shape [H, W, C]."""
+  """Returns initial weights for images of a shape (H, W, C)."""
   return network.init(key, jnp.zeros((1,) + image_shape))
 
 
-# One jitted step per batch: in a scan, XLA's CPU code is several times slower.
+# Each batch is one call: XLA's CPU code for a scan is several times slower.
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _train_step(
     network: Network,
@@ -284,7 +284,7 @@ def _train_step(
     images: Array,
     labels: Array,
 ) -> tuple[chex.ArrayTree, optax.OptState]:
-  """One step on images in [0, 1], [B, H, W, C], and their labels [B]."""
+  """Makes one step on images [B, H, W, C] in [0, 1] and their labels [B]."""
 
   def loss_fn(params):
     _, logits = network.apply(params, images)
@@ -298,7 +298,7 @@ def _train_step(
 
 
 def _extract_patches(x: Array, kernel_size: int, stride: int) -> Array:
-  """Patches [B, H', W', kernel_size^2 * C] of x [B, H, W, C], SAME padding."""
+  """Returns SAME patches [B, H', W', kernel_size^2 C] of x [B, H, W, C]."""
   sizes = [-(-size // stride) for size in x.shape[1:3]]
   pads = []
   for size, out in zip(x.shape[1:3], sizes):
@@ -315,25 +315,25 @@ def _extract_patches(x: Array, kernel_size: int, stride: int) -> Array:
 
 
 def _to_unit(images: np.ndarray) -> np.ndarray:
-  """Float32 images in [0, 1] of uint8 or float images."""
+  """Converts uint8 or float images to float32 in [0, 1]."""
   images = np.asarray(images)
   if images.dtype == np.uint8:
     return images.astype(np.float32) / np.float32(255)
   images = images.astype(np.float32)
-  # The negation also catches NaN; 1e-3 is the rounding of bfloat16 images.
+  # `not` also rejects NaN; 1e-3 allows the rounding of bfloat16 images.
   if images.size and not (images.min() >= -1e-3 and images.max() <= 1.001):
     raise errors.UserError(
-        f'images of dtype {images.dtype} span [{images.min():.4g},'
+        f'images of dtype {images.dtype} are in [{images.min():.4g},'
         f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
     )
   return images
 
 
 def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]):
-  """Raises ValueError unless images are [N, *image_shape], uint8 or float."""
+  """Raises a `UserError` if images have a wrong shape or type."""
   if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
     raise errors.UserError(
-        f'images have shape {tuple(images.shape)}; the classifier was made for'
+        f'images have shape {tuple(images.shape)}; the classifier needs shape'
         f' [N, {", ".join(map(str, image_shape))}]'
     )
   if images.dtype != np.uint8 and not jnp.issubdtype(
@@ -359,14 +359,14 @@ def _cache_path(
     seed: int,
     cache_dir: str | os.PathLike[str] | None,
 ) -> pathlib.Path:
-  """Where the classifier of this data, seed and architecture is kept."""
+  """Returns the cache file for this data, seed and version."""
   folder = pathlib.Path(cache_dir) if cache_dir else datasets.cache_dir()
   name = f'{dataset.name}-{_fingerprint(dataset)}-v{VERSION}-seed{seed}.npz'
   return folder / 'classifiers' / name
 
 
 def _fingerprint(dataset: datasets.Dataset) -> str:
-  """Hash of a sample of the images and of the labels of train and test."""
+  """Returns a hash of a sample of the images, and of all labels."""
   digest = hashlib.sha256(str(dataset.num_classes).encode())
   for split in ('train', 'test'):
     images, labels = dataset.images[split], _labels(dataset)[split]
@@ -378,7 +378,7 @@ def _fingerprint(dataset: datasets.Dataset) -> str:
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
-  """Hash of names, shapes, types and bytes of all arrays."""
+  """Returns a hash of the names, shapes, types and bytes of arrays."""
   digest = hashlib.sha256()
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])
@@ -388,7 +388,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _save(path: pathlib.Path, classifier: Classifier) -> None:
-  """Writes the classifier and its digest atomically; warns if it cannot."""
+  """Writes the classifier and its digest atomically; a failure only warns."""
   arrays = flax.traverse_util.flatten_dict(classifier.params, sep='/')
   arrays['test_accuracy'] = np.asarray(classifier.test_accuracy, np.float64)
   try:
@@ -396,13 +396,13 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
     with files.open_atomically(path) as file:
       np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
   except OSError as error:
-    logging.warning('Cannot keep the feature classifier: %s', error)
+    logging.warning('Cannot write the feature classifier: %s', error)
 
 
 def _load(
     path: pathlib.Path, dataset: datasets.Dataset
 ) -> Classifier | None:
-  """The classifier at path; None if there is none or it does not verify."""
+  """Returns the classifier in a file; None if it is missing or damaged."""
   if not path.exists():
     return None
   try:
@@ -413,7 +413,7 @@ def _load(
       raise ValueError('its digest does not match')
     test_accuracy = float(arrays.pop('test_accuracy'))
   except files.NPZ_ERRORS as error:
-    logging.warning('%s is damaged (%s); training it anew.', path, error)
+    logging.warning('%s is damaged (%s); it is trained again.', path, error)
     return None
   params = flax.traverse_util.unflatten_dict(arrays, sep='/')
   return Classifier(

@@ -1,8 +1,8 @@
-"""Inception features, for the FID of users who have the weights.
+"""Inception features, for an FID.
 
-An optional extra, `pip install '.[inception]'` in the project's folder: the
-network and its weights (those of the original TensorFlow FID) come with
-torch-fidelity, which needs PyTorch. Nothing else of the project does.
+This is an optional extra: run `pip install '.[inception]'` in the project's
+folder. The network and its weights, those of the original TensorFlow FID, come
+with torch-fidelity. It needs PyTorch, which no other part of the project uses.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,11 @@ import numpy as np
 
 from ldc_vae import errors
 
-# A file with the weights; without it the library downloads them once.
+# The environment variable that names a file with the weights. Without it, the
+# library downloads them once.
 WEIGHTS_VARIABLE = 'LDC_VAE_INCEPTION_WEIGHTS'
 
-# How the numbers come about, in the words of results.json.
+# The description of the features in results.json.
 PROTOCOL = (
     'torch-fidelity inception-v3-compat, 2048 features of pool3; uint8 arrays,'
     ' never PNG files; grey images three times as RGB; resized to 299x299'
@@ -28,11 +29,11 @@ _BATCH_SIZE = 50
 
 
 class InceptionError(errors.UserError):
-  """The network cannot be had; one sentence says what to do."""
+  """The error if the network cannot be loaded; it names a remedy."""
 
 
 def require() -> None:
-  """Raises an `InceptionError` where `load` would fail without trying."""
+  """Raises an `InceptionError` if `load` would certainly fail."""
   for name in ('torch', 'torch_fidelity'):
     if importlib.util.find_spec(name) is None:
       raise InceptionError(
@@ -43,23 +44,23 @@ def require() -> None:
   path = os.environ.get(WEIGHTS_VARIABLE)
   if path and not pathlib.Path(path).is_file():
     raise InceptionError(
-        f'{WEIGHTS_VARIABLE}={path}: no such file; it must hold the weights of'
+        f'{WEIGHTS_VARIABLE}={path}: no such file; give the weights file of'
         ' torch-fidelity, weights-inception-2015-12-05-6726825d.pth'
     )
 
 
 def load() -> Callable[[np.ndarray], np.ndarray]:
-  """The features function of the Inception network.
+  """Returns the feature function of the Inception network.
 
   Returns:
-    A function of images, uint8 [N, H, W, C] with C 1 or 3, that gives float32
+    A function that maps images, uint8 [N, H, W, C] with C 1 or 3, to float32
     [N, 2048].
 
   Raises:
-    InceptionError: The library or the weights cannot be had.
+    InceptionError: The library or the weights cannot be loaded.
   """
   require()
-  # as late as here: both are optional, and torch takes seconds
+  # imported here, because both are optional, and torch takes seconds
   import torch
   from torch_fidelity import feature_extractor_inceptionv3 as library
 
@@ -70,11 +71,11 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
         ['2048'],
         feature_extractor_weights_path=path or None,
     )
-  except Exception as error:  # of urllib, pickle, zipfile or torch
-    remedy = f'{WEIGHTS_VARIABLE}={path} does not hold its weights'
+  except Exception as error:  # urllib, pickle, zipfile and torch raise many
+    remedy = f'{WEIGHTS_VARIABLE}={path} does not contain the weights'
     if not path:
       remedy = (
-          f'its weights cannot be downloaded; get {library.URL_INCEPTION_V3} on'
+          f'the weights cannot be downloaded; get {library.URL_INCEPTION_V3} on'
           f' a machine with a network and set {WEIGHTS_VARIABLE} to the file'
       )
     reason = ' '.join(str(error).split()) or type(error).__name__
@@ -95,22 +96,22 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
 def features(
     images: np.ndarray, extract: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-  """Features of images in batches, in the layout that the network wants.
+  """Computes features of images in batches, in the network's layout.
 
   Args:
     images: uint8, shape [N, H, W, C], C 1 or 3.
     extract: Maps uint8 [B, 3, H, W] to [B, F].
 
   Returns:
-    Float32 [N, F].
+    float32 [N, F].
   """
   images = np.asarray(images)
   if images.ndim != 4 or images.dtype != np.uint8 or (
       images.shape[-1] not in (1, 3)
   ):
     raise ValueError(
-        f'images of shape {images.shape} and dtype {images.dtype}; Inception'
-        ' takes uint8 [N, H, W, C] with C 1 or 3'
+        f'images have shape {images.shape} and dtype {images.dtype}; Inception'
+        ' needs uint8 [N, H, W, C] with C 1 or 3'
     )
   parts = []
   for start in range(0, len(images), _BATCH_SIZE):

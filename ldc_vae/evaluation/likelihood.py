@@ -1,8 +1,9 @@
 """The likelihood of test images under a trained decoder, by sampling.
 
-Importance sampling draws from a gaussian encoder; annealed importance sampling
-needs the prior alone, and so scores every decoder. lambda = 1, under the
-method's prior; nats per image.
+Importance sampling draws from a gaussian encoder. Annealed importance sampling
+(AIS) needs only the prior, so it works with any encoder. The likelihood is
+p(x) = E p(x|z) under the method's prior; the inverse temperature lambda is not
+used. All results are in nats per image.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from ldc_vae.models import model as model_lib
 Array = jax.Array
 
 _DECODES_AT_ONCE = 4_000  # latents in one decoder call
-_NUM_LEAPFROG = 10  # of one move; Wu et al. (2017), section 5
+_NUM_LEAPFROG = 10  # leapfrog steps of a move; Wu et al. (2017), section 5
 
 
 def importance(
@@ -35,17 +36,17 @@ def importance(
     state: step_lib.TrainState,
     key: Array,
 ) -> dict[str, float]:
-  """-ELBO and -log p of test images, both from the same posterior samples.
+  """Estimates -ELBO and -log p of test images from posterior samples.
 
   Args:
     config: The run's config.
     experiment: The run.
-    state: Of its checkpoint.
+    state: The state in its checkpoint.
     key: PRNG key.
 
   Returns:
-    'nll/elbo' and 'nll/importance'; nothing where the posterior or the prior
-    has no density, or `evaluate.importance_samples` is 0.
+    'nll/elbo' and 'nll/importance'. The dict is empty if the posterior or the
+    prior has no density, or if `evaluate.importance_samples` is 0.
   """
   num_samples = config.evaluate.importance_samples
   images = _reference(config, experiment)[: config.evaluate.num_nll_images]
@@ -80,23 +81,27 @@ def annealed(
     state: step_lib.TrainState,
     key: Array,
 ) -> dict[str, float]:
-  """-log p of test images by annealed importance sampling.
+  """Estimates -log p of test images by annealed importance sampling.
 
   Wu et al. (2017), https://arxiv.org/abs/1611.04273, with Hamiltonian Monte
-  Carlo and, as there, a bidirectional check on images that the model itself
-  made: what the bounds from above and below leave open.
+  Carlo. As there, a check uses images drawn from the model itself. For these
+  images there is also an upper bound of log p; the gap between the two bounds
+  limits the error.
 
   Args:
     config: The run's config.
     experiment: The run.
-    state: Of its checkpoint.
+    state: The state in its checkpoint.
     key: PRNG key.
 
   Returns:
-    'nll/ais'; with a gaussian encoder 'nll/ais_importance', by importance
-    sampling of the same images; under the prior N(0, I), of which exact draws
-    are known, 'nll/ais_gap'. Nothing where the prior has no density or
+    A dict with up to three results. It is empty if the prior has no density or
     `evaluate.ais_chains` is 0.
+      'nll/ais': -log p by annealed importance sampling.
+      'nll/ais_importance': -log p of the same images by importance sampling,
+        with a gaussian encoder only.
+      'nll/ais_gap': The gap between the two bounds, with the prior N(0, I)
+        only, which has exact draws.
   """
   num_chains = config.evaluate.ais_chains
   num_samples = config.evaluate.importance_samples
@@ -157,13 +162,13 @@ def annealed(
 
 
 def _has_densities(experiment: experiment_lib.Experiment) -> bool:
-  """Whether posterior and prior have densities, as a weight needs."""
+  """Returns whether posterior and prior have densities, for the weights."""
   gaussian = experiment.model.encoder == 'gaussian'
   return gaussian and experiment.algorithm.log_prior is not None
 
 
 def _reference(config, experiment) -> np.ndarray:
-  """The images whose likelihood is asked for, uint8 [N, H, W, C]."""
+  """Returns the images of the evaluated split, uint8 [N, H, W, C]."""
   return experiment.dataset.images[config.evaluate.split]
 
 
@@ -175,7 +180,7 @@ def _log_weights(
     keys: Array,
     num_samples: int,
 ) -> Array:
-  """log [p(x|z) p(z) / q(z|x)] of K draws of each posterior, [B, K]."""
+  """Returns log [p(x|z) p(z) / q(z|x)] of K draws of each posterior, [B, K]."""
   model = experiment.model
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
@@ -198,7 +203,7 @@ def _enclose(
     key: Array,
     z: Array | None = None,
 ) -> tuple[Array, Array | None]:
-  """Bounds of log p(x) from below and, given an exact z, from above."""
+  """Returns bounds of log p(x): a lower one and, given an exact z, an upper."""
   model = experiment.model
   log_initial_fn = elbo.standard_normal_log_prob
 
@@ -208,7 +213,7 @@ def _enclose(
     return log_prior + log_likelihood[0, 0]
 
   path = ais_lib.sigmoid_schedule(num_temperatures)
-  # not the key of the encoder's noise
+  # a new key, because the encoder's noise may use the other one
   keys = jax.random.split(jax.random.fold_in(key, 1), 4)
   start = jax.random.normal(keys[0], (num_chains, model.latent_size))
   step_sizes = ais_lib.adapt_step_sizes(
@@ -222,7 +227,7 @@ def _enclose(
     log_weights = jax.vmap(chain)(jax.random.split(key, num_chains), start)
     return elbo.importance_weighted_bound(log_weights)
 
-  # fresh starts: the step sizes depend on the others
+  # fresh starts, because the step sizes depend on the first ones
   start = jax.random.normal(keys[2], start.shape)
   lower = log_evidence(jax.random.fold_in(keys[3], 0), start, path, step_sizes)
   if z is None:
@@ -235,7 +240,7 @@ def _enclose(
 def _simulate(
     model: model_lib.Model, params: chex.ArrayTree, z: Array, key: Array
 ) -> Array:
-  """An image [H, W, C] drawn from p(x|z) of one latent [D]."""
+  """Draws an image [H, W, C] from p(x|z) of one latent [D]."""
   mean = model.decode(params, z)
   log_scale = jnp.log(model.scale)
   if model.learn_scale:
@@ -244,7 +249,7 @@ def _simulate(
 
 
 def _draw_grey_levels(key: Array, mean: Array, log_scale: Array) -> Array:
-  """Of a discretised logistic, whose outermost bins are open."""
+  """Draws from a discretised logistic, whose first and last bin are open."""
   values = mean + jnp.exp(log_scale) * jax.random.logistic(key, mean.shape)
   return jnp.clip(jnp.round(255.0 * values), 0.0, 255.0) / 255.0
 
@@ -266,7 +271,17 @@ def _means(
     batch_size: int,
     key: Array,
 ) -> tuple[float, ...]:
-  """Means over images of what `batch_fn(batch, key, first)` gives, each [B]."""
+  """Returns means over images of each output [B] of `batch_fn`.
+
+  Args:
+    batch_fn: A function `(batch, key, number of its first image)`.
+    images: uint8, shape [N, H, W, C].
+    batch_size: B.
+    key: PRNG key.
+
+  Returns:
+    One mean for each output.
+  """
   batch_size = max(1, min(batch_size, len(images)))
   totals = []
   for index, (batch, mask) in enumerate(

@@ -1,6 +1,7 @@
-"""What an evaluation measures on images and on latents.
+"""The metrics of an evaluation, computed from images and from latents.
 
-Each function returns names of results.json; what does not apply is left out.
+Each function returns a dict from names in results.json to values. Metrics that
+do not apply are left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +30,13 @@ Array = jax.Array
 FeaturesFn = Callable[[np.ndarray], np.ndarray]
 RedrawFn = Callable[[int], Mapping[str, np.ndarray]]
 
-_NUM_COMPONENTS = 64  # of the pixels, for data without labels
-_KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000  # of Binkowski et al.'s code
-_NUM_NEIGHBOURS = 5  # of Naeem et al.'s code
-_NEAREST_IMAGES = 1000  # whose nearest training images are sought
-_NUM_PROJECTIONS = 512  # of the sliced Wasserstein distance
-_STEIN_POINTS = 2000  # of a Stein discrepancy: all pairs of them
-_STEIN_SCALE = 1.0  # c of its kernel, the prior's standard deviation
+_NUM_COMPONENTS = 64  # principal components of pixels, for data without labels
+_KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000  # values in Binkowski et al.'s code
+_NUM_NEIGHBOURS = 5  # the value in Naeem et al.'s code
+_NEAREST_IMAGES = 1000  # images whose nearest training images are searched
+_NUM_PROJECTIONS = 512  # directions of the sliced Wasserstein distance
+_STEIN_POINTS = 2000  # points of a Stein discrepancy, whose pairs are all used
+_STEIN_SCALE = 1.0  # c of its kernel: the standard deviation of the prior
 
 
 def protocol(
@@ -44,12 +45,12 @@ def protocol(
     num_test: int,
     dataset: datasets.Dataset,
 ) -> dict[str, str]:
-  """How the numbers come about, in words.
+  """Describes in words how the numbers are measured.
 
   Args:
     config: The run's config.
-    num_samples: Images of each source.
-    num_test: Images of the reference.
+    num_samples: The number of images of each source.
+    num_test: The number of images of the reference.
     dataset: The data.
 
   Returns:
@@ -75,8 +76,8 @@ def protocol(
         f'; of real and aggregate {num_train}, all training images'
     )
     logging.warning(
-        'distances of real and aggregate are of %d images, those of other'
-        ' sources of %d: do not compare them',
+        'distances of real and aggregate use %d images, those of other sources'
+        ' use %d: do not compare them',
         num_train,
         num_samples,
     )
@@ -99,46 +100,49 @@ def image_measures(
 ) -> dict[str, float | str]:
   """Compares the images of all sources with those of `evaluate.split`.
 
-  Of each source as many as `evaluate.num_samples`, evenly spaced where there
-  are more: a distance falls with the number of images.
+  At most `evaluate.num_samples` images of each source are used, evenly spaced,
+  because a distance falls with the number of images.
 
   Args:
     config: The run's config.
-    dataset: With the split 'train' and that of the reference.
-    images: Source -> uint8 [N, H, W, C]; with 'generator'.
-    inception_fn: Features of the Inception network, if they are wanted.
-    redraw_fn: Maps 1, 2, ... to images as `images`, of latents drawn anew; read
-      where `evaluate.num_draws` is more than 1.
+    dataset: The data, with the split 'train' and that of the reference.
+    images: A dict from source to uint8 [N, H, W, C]; it must have 'generator'.
+    inception_fn: The feature function of the Inception network, or None.
+    redraw_fn: Maps 1, 2, ... to images like `images`, from fresh latents. It is
+      only used if `evaluate.num_draws` is more than 1.
 
   Returns:
-    Frechet and kernel distances of each source; of the generator also
-    fidelity and diversity, predicted classes, nearest training images. Frechet
-    distances are means over `evaluate.num_draws`, all else is of `images`.
-    'protocol/judge' says by which classifiers.
+    Frechet and kernel distances of each source. For the generator also
+    fidelity, diversity, predicted classes and nearest training images. Frechet
+    distances are means over `evaluate.num_draws`; all else uses only `images`.
+    'protocol/judge' describes the feature classifiers.
   """
   test = dataset.images[config.evaluate.split]
-  at_most = functools.partial(_evenly, count=config.evaluate.num_samples)
+  at_most = functools.partial(
+      _evenly_spaced, count=config.evaluate.num_samples
+  )
   images = {name: at_most(each) for name, each in images.items()}
   train = dataset.images['train']
   results: dict[str, float | str] = {
       **_nearest_images(train, images['generator'], test)
   }
-  judges = {}
+  classifiers = {}
   if dataset.num_classes:
     for seed in config.evaluate.classifier_seeds:
-      judges[seed] = classifier_lib.load_or_train(dataset, seed=seed)
+      classifiers[seed] = classifier_lib.load_or_train(dataset, seed=seed)
       logging.info(
           'feature classifier, seed %d: test accuracy %.4f',
           seed,
-          judges[seed].test_accuracy,
+          classifiers[seed].test_accuracy,
       )
-    # where it is trained again, on other cores say, it is another one
+    # the weights differ if it is trained again, for example on other cores
     results['protocol/judge'] = '; '.join(
-        f'seed {seed}: {judge.describe()}' for seed, judge in judges.items()
+        f'seed {seed}: {classifier.describe()}'
+        for seed, classifier in classifiers.items()
     )
-    first, *_ = judges.values()
+    first, *_ = classifiers.values()
     results.update(_classes(first.probabilities(images['generator'])))
-  features_fns = _feature_families(judges, test, inception_fn)
+  features_fns = _feature_families(classifiers, test, inception_fn)
   references = {family: fn(test) for family, fn in features_fns.items()}
   moments = {
       family: frechet.moments(reference)
@@ -155,7 +159,7 @@ def image_measures(
           name: features_fn(at_most(each)) for name, each in drawn.items()
       }
       distances[family].append(_frechet(features, moments[family]))
-      if index:  # all else is of the first draw
+      if index:  # all else uses only the first draw
         continue
       reference = references[family]
       if family == 'frechet_classifier':
@@ -168,18 +172,18 @@ def image_measures(
 
 
 def _feature_families(
-    judges: Mapping[int, classifier_lib.Classifier],
+    classifiers: Mapping[int, classifier_lib.Classifier],
     test: np.ndarray,
     inception_fn: FeaturesFn | None,
 ) -> dict[str, FeaturesFn]:
-  """The features that images are compared in, by the name of the distance."""
+  """Returns the feature functions, by the name of the distance."""
   families = {}
   if inception_fn is not None:
     families['frechet_inception'] = inception_fn
-  for index, (seed, judge) in enumerate(judges.items()):
+  for index, (seed, classifier) in enumerate(classifiers.items()):
     suffix = f'_seed_{seed}' if index else ''
-    families[f'frechet_classifier{suffix}'] = judge.features
-  if not judges:
+    families[f'frechet_classifier{suffix}'] = classifier.features
+  if not classifiers:
     flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
     mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
     families['frechet_pca'] = lambda images: frechet.project(
@@ -188,11 +192,11 @@ def _feature_families(
   return families
 
 
-def _evenly(images: np.ndarray, count: int) -> np.ndarray:
-  """At most `count` of images [N, ...], evenly spaced."""
-  if len(images) <= count:
-    return images
-  return images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
+def _evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
+  """Returns at most `count` of the rows [N, ...], evenly spaced."""
+  if len(rows) <= count:
+    return rows
+  return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
 
 
 def latent_measures(
@@ -201,13 +205,17 @@ def latent_measures(
     train: base.Posterior,
     key: Array,
 ) -> dict[str, float]:
-  """Distances of latent laws from the aggregate posterior; active units.
+  """Measures the distance of each source from the aggregate posterior.
+
+  The number of active units is measured too.
 
   Args:
-    latents: Source -> [N, D]; with 'aggregate' and 'generator'.
-    other_aggregate: Draws of it from other images, shape [M, D]; M may be 0.
+    latents: A dict from source to [N, D]; it must have 'aggregate' and
+      'generator'.
+    other_aggregate: Draws of the aggregate posterior from other images, shape
+      [M, D]; M may be 0.
     train: Posteriors of L training images.
-    key: Of random projections.
+    key: PRNG key of the random projections.
 
   Returns:
     The results.
@@ -231,14 +239,14 @@ def latent_measures(
     )
   distributions = [name for name in latents if name != 'reconstruction']
   for name in distributions:
-    # the aggregate's own share is that of other draws of it
+    # for the aggregate itself, other draws are used
     z = other_aggregate if name == 'aggregate' else latents[name]
     if len(z):
       results[f'latent/missed_share_{name}'] = latent.missed_share(aggregate, z)
   if train.logvar is not None:
     discrepancy_fn = jax.jit(_stein_discrepancy)
     for name in distributions:
-      points = _spread(latents[name], _STEIN_POINTS)
+      points = _evenly_spaced(latents[name], _STEIN_POINTS)
       results[f'latent/ksd_{name}'] = float(
           discrepancy_fn(points, train.mean, train.logvar)
       )
@@ -246,10 +254,10 @@ def latent_measures(
 
 
 def registered_measures(sources: Any) -> dict[str, float | None]:
-  """Measures the metrics that were registered from outside of this package.
+  """Measures the metrics that were registered from outside this package.
 
   Args:
-    sources: From `evaluate.make_sources`.
+    sources: The `sources.Sources` of the checkpoint.
 
   Returns:
     The results; None where a metric does not apply.
@@ -271,7 +279,7 @@ def _frechet(
     features: Mapping[str, np.ndarray],
     reference: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, float]:
-  """Frechet distances of all sources from the reference's moments."""
+  """Returns Frechet distances of all sources from the reference's moments."""
   return {
       name: frechet.frechet_from_moments(*frechet.moments(own), *reference)
       for name, own in features.items()
@@ -281,21 +289,21 @@ def _frechet(
 def _over_draws(
     family: str, draws: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
-  """Means over draws, and where a source has several their deviations."""
+  """Returns means and, for sources with several draws, standard deviations."""
   results = {}
   for name in draws[0]:
     values = [draw[name] for draw in draws if name in draw]
     results[f'{family}/{name}'] = float(np.mean(values))
     if len(values) > 1:
-      deviation = float(np.std(values, ddof=1))
-      results[f'{family}_deviation/{name}'] = deviation
+      std = float(np.std(values, ddof=1))
+      results[f'{family}_deviation/{name}'] = std
   return results
 
 
 def _kid(
     family: str, features: Mapping[str, np.ndarray], reference: np.ndarray
 ) -> dict[str, float]:
-  """Kernel distances of all sources from the features of the reference."""
+  """Returns kernel distances of all sources from the reference's features."""
   results = {}
   for name, own in features.items():
     distances = kid.kernel_distance(
@@ -310,7 +318,7 @@ def _kid(
 
 
 def _prdc(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
-  """Fidelity and diversity of the generator's features."""
+  """Returns the fidelity and the diversity of the generator's features."""
   if min(len(real), len(fake)) <= _NUM_NEIGHBOURS:
     return {}
   values = neighbours.precision_recall_density_coverage(
@@ -320,7 +328,7 @@ def _prdc(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def _classes(probabilities: np.ndarray) -> dict[str, float]:
-  """What the classifier says of samples, given its probabilities [N, Y]."""
+  """Returns the metrics of the class probabilities [N, Y] of samples."""
   return {
       'classifier/entropy': classes.mean_entropy(probabilities),
       'classifier/class_balance': classes.class_balance(probabilities),
@@ -330,24 +338,21 @@ def _classes(probabilities: np.ndarray) -> dict[str, float]:
 def _nearest_images(
     train: np.ndarray, samples: np.ndarray, test: np.ndarray
 ) -> dict[str, float]:
-  """Median distances from the nearest training image; pixels in [0, 1]."""
+  """Returns median distances from the nearest training image.
+
+  The unit is that of pixels in [0, 1].
+  """
   flat = lambda images: images.reshape(len(images), -1)
   train = flat(train)
   results = {}
   for name, images in {'generator': samples, 'test': test}.items():
-    chosen = flat(_spread(images, _NEAREST_IMAGES))
+    chosen = flat(_evenly_spaced(images, _NEAREST_IMAGES))
     distances = neighbours.nearest_distances(chosen, train)
     results[f'nearest/train_{name}'] = float(np.median(distances)) / 255.0
   return results
 
 
 def _stein_discrepancy(points: Array, means: Array, logvars: Array) -> Array:
-  """Of points [n, D] from the mixture of the posteriors [L, D]."""
+  """Returns the discrepancy of points [n, D] and a mixture of L posteriors."""
   scores = stein.mixture_score(points, means, logvars)
   return stein.kernel_stein_discrepancy(points, scores, _STEIN_SCALE)
-
-
-def _spread(rows: np.ndarray, num: int) -> np.ndarray:
-  """At most `num` rows, evenly spaced."""
-  chosen = np.linspace(0, len(rows) - 1, min(num, len(rows)))
-  return np.asarray(rows[chosen.astype(np.int64)])

@@ -1,4 +1,4 @@
-"""What an evaluation needs, asked before the training rather than after it."""
+"""A check, before the training, that the evaluation after it is possible."""
 
 from ml_collections import config_dict
 
@@ -8,16 +8,16 @@ from ldc_vae.evaluation import inception
 
 
 def check(config: config_dict.ConfigDict, dataset: datasets.Dataset) -> None:
-  """Raises if a run's evaluation cannot be done.
+  """Raises a `UserError` if the evaluation of a run is not possible.
 
   Args:
     config: A validated config.
-    dataset: Its data.
+    dataset: The data set of the config.
 
   Raises:
-    InceptionError: `evaluate.inception` is set and its library or weights are
-      missing.
-    ValueError: The images are too small for the feature classifier.
+    InceptionError: `evaluate.inception` is set, but the library or the weights
+      are missing.
+    UserError: The images are too small for the feature classifier.
   """
   if config.evaluate.inception:
     inception.require()

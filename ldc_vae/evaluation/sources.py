@@ -17,28 +17,28 @@ from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
-from ldc_vae.samplers import latents as latents_lib
+from ldc_vae.samplers import registry
 
 Array = jax.Array
 
 
 class Sources(NamedTuple):
-  """What the latent sources of one checkpoint made.
+  """The latents and images of the latent sources of one checkpoint.
 
   Attributes:
-    latents: Source -> float32 [N, D].
-    images: Source -> uint8 [N, H, W, C].
-    test_images: The reference, the test split unless another was chosen,
-      uint8 [M, H, W, C].
+    latents: A dict from source to float32 [N, D].
+    images: A dict from source to uint8 [N, H, W, C].
+    test_images: The reference images, uint8 [M, H, W, C]; by default the test
+      split.
     test_means: Posterior means of the reference, float32 [M, D].
     train: Posteriors of all L training images.
-    other_aggregate: As `latents['aggregate']`, of other training images, as
-      many where there are so many.
-    aggregate_labels: Classes of the images behind the aggregate latents, or
-      None.
-    redraw_fn: Maps 1, ..., `evaluate.num_draws` - 1 to images as `images`, of
-      fresh latents of every source with a distribution; for the aggregate, of
-      fresh training images (with repeats).
+    other_aggregate: Like `latents['aggregate']`, but for other training images;
+      fewer if the training split is too small.
+    aggregate_labels: Classes of the images that `latents['aggregate']` comes
+      from, or None.
+    redraw_fn: Maps 1, ..., `evaluate.num_draws` - 1 to images like `images`.
+      They are decoded from fresh draws of every source with a distribution. For
+      the aggregate these come from fresh training images, with repeats.
   """
 
   latents: dict[str, np.ndarray]
@@ -52,20 +52,20 @@ class Sources(NamedTuple):
 
 
 class Networks:
-  """The jitted functions of a checkpoint, in batches of one shape."""
+  """The networks of a checkpoint as jitted functions with one batch shape."""
 
   def __init__(self, experiment, state, *, binarize: bool, batch_size: int):
-    """Takes the networks of `experiment` with the averaged weights of `state`.
+    """Creates the functions, with the averaged weights of `state`.
 
     Args:
       experiment: The run.
-      state: Of a checkpoint.
-      binarize: Encode binary images, as in training.
+      state: The state in a checkpoint.
+      binarize: Whether images are binarised before they are encoded.
       batch_size: Images at a time.
     """
     self._experiment, self._batch_size = experiment, batch_size
     self._params, self._stats = state.ema_params, state.stats
-    # The parameters are arguments: as constants they would be compiled in.
+    # The weights are arguments, because jit would compile constants in.
     model, algorithm = experiment.model, experiment.algorithm
 
     @jax.jit
@@ -96,7 +96,7 @@ class Networks:
     )
 
   def encode(self, images, key: Array) -> base.Posterior:
-    """The posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
+    """Returns the posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
     parts = []
     for index, (batch, mask) in enumerate(
         datasets.eval_batches(images, self._batch_size)
@@ -109,7 +109,7 @@ class Networks:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
   def decode(self, z: np.ndarray) -> np.ndarray:
-    """Mean images, uint8 [N, H, W, C], of latents [N, D]."""
+    """Returns mean images, uint8 [N, H, W, C], of latents [N, D]."""
     size = self._batch_size
     parts = []
     for start in range(0, len(z), size):
@@ -121,7 +121,7 @@ class Networks:
     return np.concatenate(parts)
 
   def generate(self, num_samples: int, key: Array) -> np.ndarray:
-    """Latents [num_samples, D] from the method's own generator."""
+    """Draws latents [num_samples, D] from the method's own generator."""
     batches = -(-num_samples // self._batch_size)
     parts = [
         np.asarray(
@@ -140,18 +140,18 @@ def make_sources(
     networks: Networks,
     key: Array,
 ) -> Sources:
-  """Latents and images of every source that `config` asks for.
+  """Makes the latents and images of every source that `config` asks for.
 
   Args:
     config: The run's config.
     experiment: The run.
-    networks: Its checkpoint's functions.
+    networks: The networks of its checkpoint.
     key: PRNG key.
 
   Returns:
-    The sources; as many images of each as `evaluate.num_samples`, or as the
-    reference has where that is fewer; of real and aggregate at most as many
-    as the training split has.
+    The sources. Each has `evaluate.num_samples` images, or fewer if the
+    reference has fewer. Real and aggregate have at most as many as the training
+    split.
   """
   dataset = experiment.dataset
   train = dataset.images['train']
@@ -171,7 +171,7 @@ def make_sources(
       'generator': networks.generate(num_samples, keys[3]),
   }
   require_finite({**latents, 'training images': train_z})
-  further = []  # draws after the first
+  further = []  # the second and later draws
   for index in range(1, config.evaluate.num_draws):
     own_keys = jax.random.split(jax.random.fold_in(keys[4], index))
     order = np.random.default_rng((seed, index)).permutation(len(train))
@@ -193,11 +193,11 @@ def make_sources(
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:
-      sample_fn = latents_lib.fit(
+      sample_fn = registry.fit(
           name, train_z, seed=seed, **options.get(name, {})
       )
     except ValueError as error:  # e.g. fewer images than components
-      logging.warning('latent source %s is left out: %s', name, error)
+      logging.warning('latent source %s is skipped: %s', name, error)
       continue
     draws = [
         sample_fn(num_samples, seed + index)
@@ -205,7 +205,7 @@ def make_sources(
     ]
     if not all(np.all(np.isfinite(z)) for z in draws):
       logging.warning(
-          'latent source %s is left out: it makes latents that are not finite',
+          'latent source %s is skipped: some of its latents are not finite',
           name,
       )
       continue
@@ -234,12 +234,12 @@ def make_sources(
 
 
 def require_finite(latents: Mapping[str, np.ndarray]) -> None:
-  """Raises where latents are not finite: decoded, they would be black."""
+  """Raises an error if latents are not finite; their images would be black."""
   for name, z in latents.items():
     bad = int(np.sum(~np.all(np.isfinite(z), axis=1)))
     if bad:
       raise FloatingPointError(
-          f'{bad} of {len(z)} latents ({name}) are not finite, so that no'
-          ' number would hold; train again with a lower'
+          f'{bad} of {len(z)} latents ({name}) are not finite, so all results'
+          ' would be wrong; train again with a lower'
           ' config.optimizer.learning_rate, or smaller steps of its chains'
       )

@@ -1,4 +1,4 @@
-"""The methods by name; a new one is a file and a line here."""
+"""The methods by name; a new method is one new file and one line here."""
 
 from ldc_vae.methods import aae
 from ldc_vae.methods import ae
@@ -34,6 +34,6 @@ METHODS: dict[str, type[Method]] = {
 
 
 def register(method: type[Method]) -> type[Method]:
-  """Adds a method from outside the package; usable as a decorator."""
+  """Adds a method from outside the package; can be used as a decorator."""
   METHODS[method.name] = method
   return method

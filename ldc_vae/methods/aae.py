@@ -1,9 +1,10 @@
 """The adversarial autoencoder.
 
-Makhzani et al. (2016), https://arxiv.org/abs/1511.05644, section 2: a
-discriminator tells codes from draws of the prior, and the encoder learns to
-confuse it. Reconstruction and confusion are one loss here, with a weight, as in
-algorithm 1 of Tolstikhin et al. (2018), https://arxiv.org/abs/1711.01558.
+Makhzani et al. (2016), https://arxiv.org/abs/1511.05644, section 2. A
+discriminator learns to tell codes from draws of the prior, and the encoder
+learns to confuse it. Here reconstruction and confusion form one weighted loss,
+as in algorithm 1 of Tolstikhin et al. (2018),
+https://arxiv.org/abs/1711.01558.
 """
 
 from collections.abc import Mapping
@@ -23,16 +24,16 @@ Array = jax.Array
 
 
 def discriminator_loss(prior_logits: Array, code_logits: Array) -> Array:
-  """-E log D(prior) - E log(1 - D(code)), D = sigmoid(logit).
+  """Returns -E log D(prior) - E log(1 - D(code)), with D = sigmoid(logit).
 
   Goodfellow et al. (2014), eq. 1, https://arxiv.org/abs/1406.2661.
 
   Args:
-    prior_logits: Log odds of the prior's draws, shape [n].
-    code_logits: Log odds of the codes, shape [n].
+    prior_logits: Log odds for draws of the prior, shape [n].
+    code_logits: Log odds for codes, shape [n].
 
   Returns:
-    A scalar in nats; 2 log 2 where D = 1/2.
+    A scalar in nats; 2 log 2 if D = 1/2 everywhere.
   """
   return jnp.mean(jax.nn.softplus(-prior_logits)) + jnp.mean(
       jax.nn.softplus(code_logits)
@@ -40,7 +41,7 @@ def discriminator_loss(prior_logits: Array, code_logits: Array) -> Array:
 
 
 def confusion_loss(code_logits: Array) -> Array:
-  """-E log D(code), the loss of a generator that does not saturate; nats."""
+  """Returns -E log D(code), a generator loss that does not saturate; nats."""
   return jnp.mean(jax.nn.softplus(-code_logits))
 
 
@@ -52,13 +53,13 @@ def discriminator_objective(
     *,
     model: model_lib.Model,
 ) -> base.Output:
-  """One update of the discriminator, on the codes of the first phase.
+  """Returns the loss of the discriminator on the codes of the first phase.
 
   Args:
-    params: With 'discriminator'.
+    params: Weights with the key 'discriminator'.
     images: Unused.
-    keys: Shape [B].
-    context: With latents [B, 1, D].
+    keys: PRNG keys, shape [B].
+    context: The context with the codes, `latents` [B, 1, D].
     model: The networks.
 
   Returns:
@@ -90,8 +91,8 @@ class Aae(base.Method):
   encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
   defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
 
-  # On digits, 100 leaves codes further from the prior than 10, and
-  # reconstructions worse.
+  # On digits, a weight of 100 is worse than 10: the codes are further from the
+  # prior, and the reconstructions are worse.
   adversarial_weight: float = fields.at_least(
       0, default=10.0, help='weight of -log D(z), in nats'
   )
@@ -104,7 +105,7 @@ class Aae(base.Method):
 
     def penalty_fn(params, z, keys, context):
       del keys, context
-      # the encoder confuses the discriminator and must not train it
+      # no gradient into the discriminator: this loss trains the encoder only
       frozen = jax.lax.stop_gradient(params['discriminator'])
       logits = model.modules['discriminator'].apply(frozen, z)
       confusion = confusion_loss(logits)

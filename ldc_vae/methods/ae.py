@@ -2,11 +2,11 @@
 
     L = E_x[-log p(x|z)] + penalty(z),    z the code of x.
 
-`rae_l2`, `rae_gp`, `wae_mmd` and `aae` differ in the penalty only; here it is
-0. The codes have no prior. Their law is estimated from the outside, after Ghosh
-et al. (2020), https://arxiv.org/abs/1903.12436, section 4: the generator is a
-Gaussian with the running mean and covariance of the codes, and evaluation fits
-mixtures to them.
+`rae_l2`, `rae_gp`, `wae_mmd` and `aae` differ only in the penalty, which is 0
+here. The codes have no prior. Their distribution is estimated separately, as in
+Ghosh et al. (2020), https://arxiv.org/abs/1903.12436, section 4. The generator
+is a Gaussian with the running mean and covariance of the codes, and the
+evaluation fits mixtures to them.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ PenaltyFn = Callable[..., tuple[Array, dict[str, Array]]]
 def no_penalty(
     params, z: Array, keys: Array, context: base.Context
 ) -> tuple[Array, dict[str, Array]]:
-  """The penalty of the plain autoencoder, 0."""
+  """Returns the penalty of the plain autoencoder, 0."""
   del params, z, keys, context
   return jnp.zeros(()), {}
 
@@ -41,23 +41,24 @@ def objective(
     model: model_lib.Model,
     penalty_fn: PenaltyFn,
 ) -> base.Output:
-  """Mean -log p(x|z) and a penalty, one code per image; nats.
+  """Returns the mean -log p(x|z) plus a penalty, with one code per image.
 
   Args:
-    params: With 'encoder', 'decoder' and what the penalty needs.
+    params: Weights with 'encoder', 'decoder' and the keys of the penalty.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
-    context: Handed to the penalty.
-    model: With any encoder; one draw of a random one is the code.
-    penalty_fn: `(params, z [B, D], keys, context) -> (penalty [], metrics)`, in
-      nats, the weight included.
+    keys: PRNG keys, shape [B].
+    context: The context, which is passed on to the penalty.
+    model: The networks, with any encoder. If the encoder is random, one draw is
+      the code.
+    penalty_fn: `(params, z [B, D], keys, context) -> (penalty [], metrics)`.
+      The penalty is in nats and includes its weight.
 
   Returns:
-    The loss, the metrics and latents [B, 1, D].
+    The loss in nats, the metrics and latents [B, 1, D].
   """
   z, _, logvar = model.particles(params, images, keys, 1)
   reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
-  # the codes' noise has used the keys
+  # new keys, because the noise of the codes has used the others
   penalty, terms = penalty_fn(params, z[:, 0], base.fold_in(keys, 1), context)
   loss = reconstruction + penalty
   metrics = {
@@ -66,15 +67,15 @@ def objective(
       **terms,
       **base.posterior_metrics(logvar, z),
   }
-  # what learns from the codes must not move them
+  # no gradient: a loss on these latents must not train the encoder
   return base.Output(loss, metrics, latents=jax.lax.stop_gradient(z))
 
 
 def generate(params, stats, keys: Array) -> Array:
-  """z ~ N(mean, covariance of the codes), shape [N, D]."""
+  """Draws z ~ N(mean, covariance of the codes), shape [N, D]."""
   del params
   mean, covariance = moments.mean_and_covariance(stats['latents'])
-  # eigenvectors rather than Cholesky: an unused dimension may be constant
+  # eigenvectors, because a Cholesky factor fails where a dimension is constant
   values, vectors = jnp.linalg.eigh(covariance)
   root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
   noise = base.draw_normal(keys, mean.shape)
@@ -83,7 +84,7 @@ def generate(params, stats, keys: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Ae(base.Method):
-  """The plain autoencoder, and the base of those with a penalty."""
+  """The plain autoencoder, and the base class of those with a penalty."""
 
   name: ClassVar[str] = 'ae'
   label: ClassVar[str] = 'Autoencoder'

@@ -1,16 +1,17 @@
-"""What a method is: options, phases of updates, and a way to make latents.
+"""The base of a method: its options, its training phases and its generator.
 
-A method is one file beside this one: a frozen dataclass `Method` whose fields
-are `config.method`, and pure functions. `build` gives its `Algorithm` for a
-model's networks. A train step runs the algorithm's phases in order; a phase is
-an objective and the networks that its gradient trains.
+Each method is one file in this folder. It has a frozen dataclass, a subclass of
+`Method`, whose fields are `config.method`; and it has pure functions. `build`
+returns its `Algorithm` for a model's networks. A train step runs the
+algorithm's phases in order. A phase is an objective and the networks that its
+gradient trains.
 
     objective_fn(params, images, keys, context) -> Output
 
-`images` [B, H, W, C] are in [0, 1]. `keys` [B] holds one PRNG key per image, a
-function of (seed, step, phase, update, position in the global batch): noise
-drawn by `vmap` over them does not depend on the number of devices or
-micro-batches.
+`images` [B, H, W, C] are in [0, 1]. `keys` [B] has one PRNG key per image. It
+depends on the seed, step, phase, update and position in the global batch. So
+noise that is drawn by `vmap` over the keys does not depend on the number of
+devices or micro-batches.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,23 +31,23 @@ from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
-# Draws behind the mean of a posterior that has no closed form.
+# The number of draws that estimate the mean of an implicit posterior.
 _NUM_PARTICLES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What an objective knows besides weights, images and keys.
+  """The inputs of an objective besides weights, images and keys.
 
   Attributes:
     progress: Fraction of the training done, a scalar in [0, 1).
-    stats: What the method keeps between steps without a gradient.
-    ema_params: Averaged weights before this step, without a gradient.
+    stats: The statistics that the method keeps between steps; no gradient.
+    ema_params: Averaged weights before this step; no gradient.
     latents: Particles of the first phase, [B, K, D], without a gradient; None
       in the first phase.
     update: Index of this update within its phase, a scalar.
-    axis_name: The device axis, for particles that must see each other; None on
-      one device.
+    axis_name: The name of the device axis, over which particles are gathered;
+      None on one device.
   """
 
   progress: Array | float
@@ -59,13 +60,13 @@ class Context:
 
 @struct.dataclass
 class Output:
-  """What an objective returns.
+  """The output of an objective.
 
   Attributes:
     loss: A scalar whose gradient trains the phase's networks.
-    metrics: Scalars to log, by name; a first phase has 'loss'.
-    latents: Particles for the later phases, [B, K, D], without a gradient;
-      each device keeps its own. Or None.
+    metrics: Scalars to log, by name; the first phase must have 'loss'.
+    latents: Particles for the later phases, [B, K, D], without a gradient, or
+      None. Each device keeps its own.
     stats: The new statistics, which are averaged over devices; None keeps the
       old ones.
   """
@@ -82,16 +83,16 @@ AUTOENCODER, LATENT = 'autoencoder', 'latent'
 
 
 class Phase(NamedTuple):
-  """One objective and the networks it trains.
+  """One objective and the networks that it trains.
 
   Attributes:
     objective_fn: See the module's docstring.
-    trains: Keys of `params` whose gradient is taken.
+    trains: The keys of `params` that are trained.
     num_updates: Optimiser updates per train step.
-    per_image: The objective is a mean over images, so that micro-batches of it
-      add up. The others see the whole batch at once; an objective that looks
-      at a set of latents gathers it from all devices, see `gather`.
-    role: AUTOENCODER or LATENT, which chooses the optimiser's options.
+    per_image: Whether the objective is a mean over images. Then it can be
+      computed in micro-batches. Otherwise it gets the whole batch at once; an
+      objective of a set of latents also uses `gather` over all devices.
+    role: AUTOENCODER or LATENT; it selects the optimiser's options.
   """
 
   objective_fn: ObjectiveFn
@@ -102,25 +103,25 @@ class Phase(NamedTuple):
 
 
 def normal_log_prior(params, stats, z: Array) -> Array:
-  """log N(z; 0, I) of one latent z [D]: the prior of most methods; nats."""
+  """Returns log N(z; 0, I) of one latent z [D] in nats, the usual prior."""
   del params, stats
   return elbo.standard_normal_log_prob(z)
 
 
 class Algorithm(NamedTuple):
-  """A method with its networks: how to train, and how to make images.
+  """The functions of a method for given networks.
 
   Attributes:
-    phases: Run in this order in each step; the first trains the autoencoder,
-      and its metrics are those of validation.
+    phases: The phases of a step, in this order. The first one trains the
+      autoencoder, and its metrics are also those of the validation.
     init_stats: `() -> stats`, a pytree of arrays, or ().
-    generate: `(params, stats, keys [N]) -> z [N, D]`: latents whose decoding is
-      the method's own sample.
-    log_prior: `(params, stats, z [D]) -> log p(z)`, a scalar in nats, under
-      which likelihoods are evaluated; None where its normaliser is not known.
+    generate: `(params, stats, keys [N]) -> z [N, D]`, the latents that are
+      decoded to the method's own samples.
+    log_prior: `(params, stats, z [D]) -> log p(z)`, a scalar in nats, which
+      likelihoods use; None if its normaliser is not known.
     encode: `(params, stats, images, keys [B]) -> z [B, K, D]`, independent
-      draws of each posterior, K >= 2, of a method that infers without an
-      encoder net; None where the net does it.
+      draws of each posterior, K >= 2, for a method without an encoder net; None
+      if it has an encoder net.
   """
 
   phases: tuple[Phase, ...]
@@ -131,22 +132,23 @@ class Algorithm(NamedTuple):
 
   @property
   def trained(self) -> tuple[str, ...]:
-    """The names of all networks that the method trains, each once."""
+    """Returns the names of all networks that the method trains, each once."""
     names = [name for phase in self.phases for name in phase.trains]
     return tuple(dict.fromkeys(names))
 
 
 @dataclasses.dataclass(frozen=True)
 class Method(fields.Options):
-  """The base of all methods; the fields of a subclass are `config.method`.
+  """The base class of all methods; a subclass's fields are `config.method`.
 
   Attributes:
     name: The method's name in configs and on the command line.
     label: Its name in tables and pictures.
     encoders: The values of `model.encoder` that it can train, the best first.
-    encoder_reason: Why it needs one of them, for the error message.
-    defaults: Fields of other groups whose default it changes, by dotted name.
-    compares_sets: Its loss compares sets of latents, which need two images.
+    encoder_reason: The reason for this restriction, for the error message.
+    defaults: Its defaults for fields of other groups, by dotted name.
+    compares_sets: Whether its loss compares sets of latents, which needs a
+      batch of at least two images.
   """
 
   group: ClassVar[str] = 'method'
@@ -158,28 +160,29 @@ class Method(fields.Options):
   compares_sets: ClassVar[bool] = False
 
   def build(self, model: model_lib.Model) -> Algorithm:
-    """Returns the algorithm with a model's networks.
+    """Returns the algorithm for a model's networks.
 
     Args:
-      model: The networks; with one of `encoders`.
+      model: The networks, with one of `encoders`.
 
     Raises:
-      UserError: The model's encoder is another.
+      UserError: The model has another encoder.
     """
     raise NotImplementedError
 
   def check_with(self, groups: sections.Groups) -> None:
-    """Raises a `UserError` where other groups of the config do not fit."""
+    """Raises a `UserError` if other groups of the config do not fit."""
     self.require_encoder(groups.model.encoder)
     batch_size = groups.train.batch_size
     if self.compares_sets and batch_size < 2:
       raise fields.conflict(
           {'train.batch_size': batch_size, 'method.name': self.name},
-          'compares no sets; use a batch_size of 2 or more',
+          'is too small: this method compares sets of latents; use a batch_size'
+          ' of 2 or more',
       )
 
   def require_encoder(self, encoder: str) -> None:
-    """Raises a `UserError` unless the method can train an encoder."""
+    """Raises a `UserError` if the method cannot train this encoder."""
     if encoder not in self.encoders:
       raise fields.conflict(
           {'model.encoder': encoder, 'method.name': self.name},
@@ -192,11 +195,11 @@ class Posterior(NamedTuple):
   """The posteriors of B images.
 
   Attributes:
-    z: One draw of each, [B, D].
-    mean: [B, D]; that of draws where nothing knows it exactly.
-    logvar: [B, D], of a gaussian encoder, else None.
-    mean_variance: [B, D], the variance of `mean` as an estimate, itself an
-      unbiased one; None where it is exact.
+    z: One draw of each posterior, [B, D].
+    mean: The means, [B, D]; estimated from draws if they are not known exactly.
+    logvar: The log variances [B, D] of a gaussian encoder, else None.
+    mean_variance: An unbiased estimate of the variance of `mean`, [B, D]; None
+      if `mean` is exact.
   """
 
   z: Array
@@ -213,15 +216,15 @@ def encode(
     images: Array,
     keys: Array,
 ) -> Posterior:
-  """Posteriors of images, by whatever the method infers with.
+  """Returns the posteriors of images, by the method's own inference.
 
   Args:
-    algorithm: The method with its networks.
+    algorithm: The method's functions.
     model: The networks.
-    params: Their weights.
+    params: The weights of the networks.
     stats: The method's statistics.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
+    keys: PRNG keys, shape [B].
 
   Returns:
     The posteriors.
@@ -237,16 +240,15 @@ def encode(
 
 
 def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
-  """Standard normal noise [B, *shape], one key per leading index."""
+  """Draws standard normal noise [B, *shape], one row for each key."""
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def kl_weight(progress: Array | float, warmup: float) -> Array | float:
-  """Weight of what pulls posteriors to the prior: 0, rising to 1 linearly.
+  """Returns the weight of the KL divergence, which rises from 0 to 1 linearly.
 
-  Sonderby et al. (2016), https://arxiv.org/abs/1602.02282: a KL divergence that
-  weighs fully from the start switches latents off before the decoder has found
-  a use for them.
+  Sonderby et al. (2016), https://arxiv.org/abs/1602.02282. With the full weight
+  from the start, latents become inactive before the decoder learns to use them.
 
   Args:
     progress: Fraction of the training done, a scalar in [0, 1].
@@ -267,17 +269,17 @@ def kl_warmup_field() -> float:
 
 
 def prior_latents(params, stats, keys: Array, *, latent_size: int) -> Array:
-  """z ~ N(0, I), shape [N, D]: the generator of a plain VAE."""
+  """Draws z ~ N(0, I), shape [N, D]: the generator of a plain VAE."""
   del params, stats
   return draw_normal(keys, (latent_size,))
 
 
 def with_normal_prior(model: model_lib.Model, *phases: Phase) -> Algorithm:
-  """An algorithm whose images are made from z ~ N(0, I), without statistics.
+  """Returns an algorithm that generates from z ~ N(0, I), without statistics.
 
   Args:
     model: The networks.
-    *phases: Run in this order in each step.
+    *phases: The phases of a step, in this order.
 
   Returns:
     The algorithm.
@@ -290,10 +292,10 @@ def with_normal_prior(model: model_lib.Model, *phases: Phase) -> Algorithm:
 
 
 def gather(points: Array, axis_name: str | None) -> Array:
-  """The points [n, D] of all devices, one set [devices n, D].
+  """Returns the points [n, D] of all devices as one set [devices n, D].
 
-  A loss of such a set is the same on every device, and the mean over devices of
-  its gradients is the gradient of the whole set's loss.
+  A loss of this set has the same value on every device. The mean of its
+  gradients over devices is the gradient of the loss of the whole set.
   """
   if axis_name is None:
     return points
@@ -301,35 +303,36 @@ def gather(points: Array, axis_name: str | None) -> Array:
 
 
 def fold_in(keys: Array, data: Array | int) -> Array:
-  """`jax.random.fold_in` of each key of keys [B]."""
+  """Applies `jax.random.fold_in` to each key of keys [B]."""
   return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
 def posterior_metrics(logvar: Array | None, z: Array) -> dict[str, Array]:
-  """Scale of the posteriors, to see collapse and blow-up in the log.
+  """Returns the scale of the posteriors, which shows collapse and divergence.
 
   Args:
-    logvar: Of a gaussian encoder, shape [B, D], or None of another.
+    logvar: The log variances of a gaussian encoder, shape [B, D], else None.
     z: Particles, shape [B, K, D].
 
   Returns:
-    'posterior_std', mean over images and dimensions (without a logvar, by the
-    particles: unbiased for normal ones, 0 of a lone one), and
-    'latent_mean_square', which is a mean over devices and parts of a batch too.
+    A dict of two scalars. 'posterior_std' is the mean standard deviation over
+    images and dimensions. Without a logvar it is estimated from the particles:
+    unbiased if they are normal, and 0 for K = 1. 'latent_mean_square' is the
+    mean of z^2, so it can be averaged over devices and micro-batches.
   """
-  std = _deviations(z) if logvar is None else jnp.exp(0.5 * logvar)
+  std = _standard_deviations(z) if logvar is None else jnp.exp(0.5 * logvar)
   return {
       'posterior_std': jnp.mean(std),
       'latent_mean_square': jnp.mean(jnp.square(z)),
   }
 
 
-def _deviations(z: Array) -> Array:
-  """Standard deviations [B, D] of particles z [B, K, D]."""
+def _standard_deviations(z: Array) -> Array:
+  """Returns the standard deviations [B, D] of particles z [B, K, D]."""
   k = z.shape[1]
   if k == 1:
     return jnp.zeros_like(z[:, 0])
-  # E of the square root of the unbiased variance of K normal numbers, in sigma
+  # the mean sample standard deviation of K normal numbers, in units of sigma
   ratio = math.exp(math.lgamma(0.5 * k) - math.lgamma(0.5 * (k - 1)))
   expected = math.sqrt(2.0 / (k - 1)) * ratio
   return jnp.std(z, axis=1, ddof=1) / expected

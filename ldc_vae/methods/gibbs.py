@@ -1,9 +1,9 @@
-"""The encoder's SVGD on the Gibbs energy: what `ldc` and `stein_vae` share.
+"""The encoder's SVGD on the Gibbs energy, which `ldc` and `stein_vae` share.
 
-Arxiv 2109.10640. The loss is the mean of the Gibbs energy U(z; x) over K
-particles of each image. Its gradient trains the decoder as it is, and the
-encoder after `svgd.stein_particles` has turned it into the SVGD direction: one
-backward pass. Pu et al. (2017), https://arxiv.org/abs/1704.05155.
+Arxiv 2109.10640; Pu et al. (2017), https://arxiv.org/abs/1704.05155. The loss
+is the mean of the Gibbs energy U(z; x) over K particles of each image. One
+backward pass trains both nets. The decoder follows the plain gradient. For the
+encoder, `svgd.stein_particles` replaces the gradient by the SVGD direction.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,12 @@ def whitened_particles(
     logvar: Array,
     stein_fn: Callable[[Array], Array],
 ) -> Array:
-  """Stein particles under the kernel k((x - m) / s, (y - m) / s).
+  """Returns Stein particles for the kernel k((x - m) / s, (y - m) / s).
 
-  m and s are the posterior's own mean and standard deviations. A kernel that is
-  scalar in z is as wide as the widest dimension, so that the narrow ones, which
-  the decoder uses most, learn their width slowly and stay too narrow.
+  m and s are the posterior's own mean and standard deviations. A kernel with
+  one width for all dimensions of z is as wide as the widest dimension. Then the
+  narrow dimensions, which the decoder uses most, learn their width slowly and
+  stay too narrow.
 
   Args:
     z: Particles, shape [B, K, D].
@@ -42,9 +43,9 @@ def whitened_particles(
     stein_fn: `svgd.stein_particles` with its kernel.
 
   Returns:
-    z, unchanged; backwards, the SVGD direction.
+    z, unchanged. In the backward pass, its gradient is the SVGD direction.
   """
-  # the metric is a constant of the update, as the bandwidth is
+  # no gradient: like the bandwidth, m and s are constants of the update
   mean, std = jax.lax.stop_gradient((mean, jnp.exp(0.5 * logvar)))
   mean, std = mean[:, None], std[:, None]
   return energy.unstandardise(
@@ -55,26 +56,29 @@ def whitened_particles(
 def keeps_distance(
     bandwidth: float | str, num_particles: int, whiten: bool
 ) -> bool:
-  """Whether stats hold 'distance': E|x - y|^2 is needed and not known."""
+  """Returns whether stats must have 'distance', the running E|x - y|^2.
+
+  It is needed only if the bandwidth depends on an unknown distance.
+  """
   return bandwidth == 'expected' and num_particles > 1 and not whiten
 
 
 def encoder_kernel(name: str, bandwidth: float | str) -> svgd.Kernel:
-  """A kernel for the few particles of an image.
+  """Returns a kernel for the few particles of an image.
 
   Args:
-    name: A key of `svgd.KERNELS`. The linear one has no width: it is at rest
-      at the same posteriors with any h, which only weighs the covariance's part
-      of the direction against the mean's.
-    bandwidth: A number, or 'expected' where h is given with each direction.
+    name: A key of `svgd.KERNELS`. The linear kernel has no width: its
+      equilibrium is the same for any h. There h only weighs the direction's
+      part for the covariance against its part for the mean.
+    bandwidth: A number, or 'expected' if h is given with each direction.
 
   Returns:
     The kernel.
 
   Raises:
-    ValueError: The bandwidth is another rule, by which the distance of an
-      image's particles would be their own measure. Nothing but their repulsion
-      would then decide how wide they are: with K = 2 up to six times too wide.
+    ValueError: The bandwidth is another rule, such as 'median'. A rule that
+      depends on the few particles themselves makes posteriors too wide, up to
+      six times with K = 2.
   """
   if bandwidth == 'expected':
     return svgd.KERNELS[name]()
@@ -82,8 +86,8 @@ def encoder_kernel(name: str, bandwidth: float | str) -> svgd.Kernel:
     h = float(bandwidth)
   except (TypeError, ValueError):
     raise ValueError(
-        f"bandwidth={bandwidth!r} is neither 'expected' nor a number; a rule"
-        ' that looks at one image makes its posterior too wide'
+        f"bandwidth={bandwidth!r} must be 'expected' or a number; a rule that"
+        ' depends on the particles of one image makes its posterior too wide'
     ) from None
   return svgd.KERNELS[name](h)
 
@@ -105,49 +109,50 @@ def autoencoder_objective(
     latent_energy_weight: float,
     kl_warmup: float,
 ) -> base.Output:
-  """Mean Gibbs energy; its gradient is SVGD for the encoder. Nats.
+  """Returns the mean Gibbs energy; its gradient is SVGD for the encoder.
 
   Args:
-    params: With 'encoder', 'decoder' and, where the weight is not 0, 'energy'.
+    params: Weights with 'encoder', 'decoder' and, if
+      `latent_energy_weight` is not 0, 'energy'.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
-    context: For `keeps_distance` its statistics hold 'distance', the running
-      mean of `moments`.
+    keys: PRNG keys, shape [B].
+    context: The context. Its statistics must have 'distance' if
+      `keeps_distance`, see `moments.mean_distance`.
     model: The networks.
     inverse_temperature: lambda.
     num_particles: K.
-    kernel: Of the K particles of one image, see `encoder_kernel`.
-    bandwidth: Its number h, or 'expected': h is then E|x - y|^2 / sqrt(D) of
-      two particles of an image, 2 sqrt(D) where they are whitened, and by a
-      running mean over images and steps where not.
-    bandwidth_factor: Multiplies the bandwidth 'expected'.
-    off_diagonal: Leave out j = i.
-    whiten: Measure the kernel's distances in standard deviations of each
+    kernel: The kernel of the K particles of one image, see `encoder_kernel`.
+    bandwidth: The kernel's number h, or 'expected'. Then h is
+      E|x - y|^2 / sqrt(D) for two particles x and y of an image. This is
+      2 sqrt(D) if they are whitened; else it is a running mean over images and
+      steps.
+    bandwidth_factor: A factor of the bandwidth 'expected'.
+    off_diagonal: Whether to leave out the term j = i.
+    whiten: Whether the kernel's distances are in standard deviations of each
       image's posterior, see `whitened_particles`.
-    latent_energy_weight: w of w f(u) in U.
-    kl_warmup: Fraction of the training until what is not likelihood in U, and
-      the repulsion that balances it, weigh 1. At a weight b the fixed point is
-      p(x|z)^(lambda / b) N(z; 0, I) exp(-w f).
+    latent_energy_weight: The weight w of w f(u) in U.
+    kl_warmup: Fraction of the training in which a weight b rises from 0 to 1.
+      It multiplies the repulsion, and all terms of U except the likelihood. At
+      a weight b the fixed point is p(x|z)^(lambda / b) N(z; 0, I) exp(-w f).
 
   Returns:
-    The loss, the metrics, latents [B, K, D] and stats. The logged 'loss' of a
-    gaussian encoder is the free energy
-    lambda E(-log p(x|z)) + b KL(q || N(0, I)) + b w E f with the warm-up's
-    weight b; that of an implicit encoder is E U.
+    The loss in nats, the metrics, latents [B, K, D] and stats. The logged
+    'loss' of an implicit encoder is E U. That of a gaussian encoder is the free
+    energy lambda E(-log p(x|z)) + b KL(q || N(0, I)) + b w E f.
   """
   z, mean, logvar = model.particles(params, images, keys, num_particles)
   stats = context.stats
-  h = None  # the kernel's own number
+  h = None  # the kernel has its own bandwidth
   if bandwidth == 'expected':
     dim = z.shape[-1]
-    distance = 2.0 * dim  # of N(0, I)
+    distance = 2.0 * dim  # for N(0, I)
     if keeps_distance(bandwidth, num_particles, whiten):
-      # of the steps before this one: no particle has a part in its bandwidth,
-      # and all parts of a batch have the same
+      # The mean is over the steps before this one. So no particle changes its
+      # own bandwidth, and all micro-batches have the same bandwidth.
       distance = moments.mean_distance(stats['distance'], dim)
     h = svgd.expected_bandwidth(distance, dim, factor=bandwidth_factor)
   weight = base.kl_weight(context.progress, kl_warmup)
-  # U only: every other use takes the latents without gradient, below
+  # only U gets the Stein particles; all else gets the latents, no gradient
   stein_fn = functools.partial(
       svgd.stein_particles,
       kernel=kernel,
@@ -163,7 +168,7 @@ def autoencoder_objective(
   log_likelihoods = model.log_likelihood(params, images, particles)
   latent_energies = jnp.zeros(log_likelihoods.shape)
   if latent_energy_weight:
-    # f shapes the posterior here; it is trained in the latent phase only
+    # no gradient into f: only the latent phase trains it
     frozen = jax.lax.stop_gradient(params['energy'])
     mu, sigma = moments.mean_and_std(context.stats['latents'])
     u = energy.standardise(particles, mu, sigma)
@@ -180,8 +185,8 @@ def autoencoder_objective(
       **base.posterior_metrics(logvar, z),
   }
   if mean is not None and logvar is not None:
-    # KL(q || p_lambda) up to log Z: what SVGD descends, and what can be logged
-    # where q has a density. The mean energy alone would favour collapse.
+    # The logged loss is KL(q || p_lambda) up to log Z, which SVGD descends. It
+    # needs a density of q. The mean energy alone would prefer a collapsed q.
     kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
     metrics['kl'] = kl
     metrics['loss'] = (
@@ -189,7 +194,7 @@ def autoencoder_objective(
         + weight * kl
         + jnp.mean(latent_energies)
     )
-  # the sampler learns from the latents; the encoder must not please it
+  # no gradient: a loss on these latents must not train the encoder
   z = jax.lax.stop_gradient(z)
   if keeps_distance(bandwidth, num_particles, whiten):
     distance = moments.update_distance(stats['distance'], z)
@@ -216,9 +221,9 @@ def bandwidth_field() -> str | float:
   """Returns the field `bandwidth`, see `encoder_kernel`."""
   return fields.field(
       'expected',
-      'expected, or a number: squared posterior standard deviations where'
-      ' whitened, squared latent units where not; expected is 2 sqrt(D) where'
-      ' whitened and follows a running mean of squared distances where not',
+      'expected, or a number, in squared posterior standard deviations if'
+      ' whitened, else in squared latent units; expected is 2 sqrt(D) if'
+      ' whitened, else it follows a running mean of squared distances',
       fields.Range(_is_bandwidth, 'or a positive number', _explain_bandwidth),
       also=(float, int),
   )
@@ -227,7 +232,7 @@ def bandwidth_field() -> str | float:
 def bandwidth_factor_field() -> float:
   """Returns the field `bandwidth_factor`."""
   return fields.positive(
-      default=1.0, help='multiplies the bandwidth where it is expected'
+      default=1.0, help='factor of the bandwidth if that is expected'
   )
 
 
@@ -246,7 +251,7 @@ def check_particles(options) -> None:
             'method.num_particles': options.num_particles,
             'method.off_diagonal': options.off_diagonal,
         },
-        'leaves a lone particle no direction; use 2 particles or more',
+        'gives a single particle no direction; use 2 particles or more',
     )
   if options.bandwidth_factor != 1 and options.bandwidth != 'expected':
     raise fields.conflict(
@@ -254,15 +259,16 @@ def check_particles(options) -> None:
             'method.bandwidth_factor': options.bandwidth_factor,
             'method.bandwidth': options.bandwidth,
         },
-        'multiplies no rule; use factor 1, or bandwidth expected',
+        'has no effect: the factor belongs to bandwidth=expected; use factor 1,'
+        ' or bandwidth expected',
     )
 
 
-_TINY = 2.0**-126  # the least float32 with all its digits
+_TINY = 2.0**-126  # the smallest normal float32
 
 
 def _is_bandwidth(value: str | float) -> bool:
-  """Whether a value is 'expected' or a positive float32."""
+  """Returns whether a value is 'expected' or a positive float32."""
   try:
     return value == 'expected' or _TINY <= float(value) < float('inf')
   except ValueError:
@@ -270,11 +276,11 @@ def _is_bandwidth(value: str | float) -> bool:
 
 
 def _explain_bandwidth(value: str) -> str:
-  """Says what is wrong with a bandwidth."""
+  """Returns the error message for a wrong bandwidth."""
   remedy = 'use expected, or a positive number'
   if value in ('mean', 'median'):
     return (
-        'follows the few particles of an image, which makes posteriors too'
+        'depends on the few particles of an image, which makes posteriors too'
         f' wide; {remedy}'
     )
   return f'is unknown; {remedy}'

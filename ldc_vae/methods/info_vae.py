@@ -5,8 +5,8 @@ Zhao et al. (2019), https://arxiv.org/abs/1706.02262, the family L_InfoVAE:
     L = E[-log p(x|z)] + (1 - alpha) KL(q(z|x) || p(z))
         + (alpha + lambda - 1) D(q(z) || p(z)).
 
-The paper leaves the kernel of D open; it is that of `wae_mmd` here, so that the
-two can be compared.
+The paper does not choose the kernel of D. Here it is the kernel of `wae_mmd`,
+so that the two methods can be compared.
 """
 
 import dataclasses
@@ -35,24 +35,24 @@ def objective(
     alpha: float,
     mmd_scaling: float,
 ) -> base.Output:
-  """L of the module's docstring, one posterior draw per image; nats.
+  """Returns L of the module's docstring, with one posterior draw per image.
 
   Args:
-    params: With 'encoder' and 'decoder'.
+    params: Weights with 'encoder' and 'decoder'.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
-    context: With 'axis_name'.
-    model: With a gaussian encoder.
-    alpha: Of the information between x and z.
+    keys: PRNG keys, shape [B].
+    context: The context; only `axis_name` is used.
+    model: The networks, with a gaussian encoder.
+    alpha: The weight of the mutual information between x and z.
     mmd_scaling: lambda.
 
   Returns:
-    The loss and the metrics.
+    The loss in nats, and the metrics.
   """
   z, mean, logvar = model.gaussian_particles(params, images, keys, 1)
   reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
   kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
-  # the posterior's noise has used the keys
+  # new keys, because the noise of the posterior has used the others
   mmd = wae_mmd.prior_mmd(
       z[:, 0], base.fold_in(keys, 1), context.axis_name
   )
@@ -82,12 +82,14 @@ class InfoVae(base.Method):
   compares_sets: ClassVar[bool] = True
 
   alpha: float = fields.at_most(
-      1, default=0.0, help='1 - alpha weighs the KL term; 1 is the MMD-VAE'
+      1,
+      default=0.0,
+      help='1 - alpha is the weight of the KL term; 1 is the MMD-VAE',
   )
   mmd_scaling: float = fields.at_least(
       0,
       default=1000.0,
-      help='lambda; alpha + lambda - 1 weighs the MMD, in nats',
+      help='lambda; alpha + lambda - 1 is the weight of the MMD, in nats',
   )
 
   def check(self) -> None:
@@ -97,7 +99,8 @@ class InfoVae(base.Method):
               'method.alpha': self.alpha,
               'method.mmd_scaling': self.mmd_scaling,
           },
-          'rewards a discrepancy; use alpha + mmd_scaling of 1 or more',
+          'gives the MMD a negative weight; use alpha + mmd_scaling of 1 or'
+          ' more',
       )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
@@ -105,6 +108,6 @@ class InfoVae(base.Method):
     objective_fn = functools.partial(
         objective, model=model, **dataclasses.asdict(self)
     )
-    # the discrepancy is one of sets, not a mean over images
+    # the discrepancy compares sets, so it is not a mean over images
     phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
     return base.with_normal_prior(model, phase)

@@ -1,7 +1,7 @@
 """The importance weighted autoencoder.
 
 Burda et al. (2016), https://arxiv.org/abs/1509.00519. With one sample it is the
-VAE, its KL divergence estimated from that sample.
+VAE, but its KL divergence is estimated from that sample.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ def objective(
     num_samples: int,
     kl_warmup: float,
 ) -> base.Output:
-  """-log (1/K) sum_k w_k, eq. 8, the mean over images; nats.
+  """Returns -log (1/K) sum_k w_k, eq. 8, as a mean over images.
 
   While the KL divergence warms up, w = p(x|z) [p(z) / q(z|x)]^weight.
 
   Args:
-    params: With 'encoder' and 'decoder'.
+    params: Weights with 'encoder' and 'decoder'.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
-    context: With 'progress'.
-    model: With a gaussian encoder.
+    keys: PRNG keys, shape [B].
+    context: The context; only `progress` is used.
+    model: The networks, with a gaussian encoder.
     num_samples: K.
     kl_warmup: Fraction of the training until the weight is 1.
 
   Returns:
-    The loss and the metrics.
+    The loss in nats, and the metrics.
   """
   z, mean, logvar = model.gaussian_particles(
       params, images, keys, num_samples
@@ -76,7 +76,9 @@ class Iwae(base.Method):
   )
 
   num_samples: int = fields.at_least(
-      1, default=5, help="K, posterior samples per image; the paper's: 1, 5, 50"
+      1,
+      default=5,
+      help='K, posterior samples per image; the paper uses 1, 5 and 50',
   )
   kl_warmup: float = base.kl_warmup_field()
 

@@ -2,18 +2,18 @@ r"""LDC-VAE: encoder, decoder and sampler net on one Gibbs posterior, by SVGD.
 
 Arxiv 2109.10640. Each train step has two phases.
 
-*Autoencoder.* Encoder and decoder descend the Gibbs energy, the encoder by
-SVGD, see `gibbs`.
+*Autoencoder.* The encoder and the decoder descend the Gibbs energy; the encoder
+does so by SVGD, see `gibbs`.
 
-*Latent.* The sampler net's distribution is to become the aggregate posterior
-E_x p(z|x), which the decoder is trained on. Latents are standardised with
-running moments; the net's particles move by SVGD on a latent energy that
-learns to tell them from the encoder's, see `latent_svgd`.
+*Latent.* The sampler net learns the aggregate posterior E_x p(z|x), on which
+the decoder is trained. Latents are standardised with running moments. The net's
+particles move by SVGD on a latent energy, which learns to tell them from the
+encoder's latents, see `samplers.sampler_net`.
 
-Several devices share one set of the sampler's particles, and one of the
-encoder's: a direction gathers both from all devices, so that each particle sees
-every other one, while the K particles of an image stay on its device. The
-running moments are means over the global batch.
+With several devices, the latent phase gathers the particles of the sampler and
+those of the encoder from all devices, so each particle interacts with all
+others. The K particles of an image stay on their device. The running moments
+are means over the global batch.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
 from ldc_vae.methods import moments
 from ldc_vae.models import model as model_lib
-from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import sampler_net
 from ldc_vae.samplers import sampler_options
 
 Array = jax.Array
@@ -47,16 +47,16 @@ def latent_objective(
     latents_per_image: int,
     options: sampler_options.SamplerOptions,
 ) -> base.Output:
-  """One update of the sampler net and of the latent energy.
+  """Returns the loss of one update of the sampler net and the latent energy.
 
   Args:
-    params: With 'sampler' and 'energy'.
-    images: Unused but for their number B.
-    keys: Shape [B].
-    context: With latents [B, K, D], and statistics as `Ldc` keeps them.
+    params: Weights with 'sampler' and 'energy'.
+    images: Unused.
+    keys: PRNG keys, shape [B].
+    context: The context with latents [B, K, D] and the statistics of `Ldc`.
     model: The networks.
-    latents_per_image: g; a set has n = g B particles (over all devices).
-    options: Of `latent_svgd.objective`.
+    latents_per_image: g; a set has g particles for each image of the batch.
+    options: The options of `sampler_net.objective`.
 
   Returns:
     The loss and the metrics.
@@ -72,7 +72,7 @@ def latent_objective(
   noise = base.draw_normal(keys, (group, dim)).reshape(batch * group, dim)
   mu, sigma = moments.mean_and_std(context.stats['latents'])
   flips = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(group,)))
-  loss, metrics = latent_svgd.objective(
+  loss, metrics = sampler_net.objective(
       params,
       noise,
       energy.standardise(aggregate, mu, sigma),
@@ -87,19 +87,19 @@ def latent_objective(
 
 
 def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
-  """z = m + L L_S^-1 (u - m_S) of u = xi + net(xi), xi ~ N(0, I).
+  """Draws z = m + L L_S^-1 (u - m_S), with u = xi + net(xi) and xi ~ N(0, I).
 
-  m and L L^T are the mean and covariance of the aggregate latents, m_S and
-  L_S L_S^T those of u: the first two moments are known, so that they are set.
+  m and L L^T are the mean and covariance of the aggregate latents. m_S and
+  L_S L_S^T are those of u. So z has the known mean and covariance.
 
   Args:
-    params: With 'sampler'.
-    stats: With the moments 'latents' and 'sampler'.
-    keys: Shape [N].
+    params: Weights with 'sampler'.
+    stats: Statistics with the moments 'latents' and 'sampler'.
+    keys: PRNG keys, shape [N].
     model: The networks.
 
   Returns:
-    Shape [N, D].
+    Latents, shape [N, D].
   """
   noise = base.draw_normal(keys, (model.latent_size,))
   u = model.modules['sampler'].apply(params['sampler'], noise)
@@ -123,7 +123,7 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
       'optimizer.latent_final_fraction': 0.0,
   }
 
-  # 1 is the posterior of the bound; the likelihood's own scale is learned
+  # 1 gives the Bayes posterior; the scale of the likelihood is learned
   inverse_temperature: float = fields.positive(
       default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
   )
@@ -146,7 +146,8 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
   latents_per_image: int = fields.at_least(
       1,
       default=1,
-      help='particles of each image in one latent update; 256 in all suffice',
+      help='particles of each image in one latent update; 256 in a batch are'
+      ' enough',
   )
   moments_decay: float = moments.decay_field('latents')
 
@@ -158,7 +159,7 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
               'method.latents_per_image': self.latents_per_image,
               'method.num_particles': self.num_particles,
           },
-          'asks for more latents than there are; use num_particles at most',
+          'is more than the particles of an image; use num_particles at most',
       )
 
   def check_with(self, groups: sections.Groups) -> None:
@@ -172,15 +173,16 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
               'method.latents_per_image': self.latents_per_image,
               'method.sampler_mass': self.sampler_mass,
           },
-          'gives a particle too few others to feel; use a batch_size above'
-          ' sampler_mass + 1',
+          'gives a particle too few others to interact with; use a batch_size'
+          ' above sampler_mass + 1',
       )
 
   def _check_whiten(self, encoder: str) -> None:
     if self.whiten and encoder != 'gaussian':
       raise fields.conflict(
           {'method.whiten': self.whiten, 'model.encoder': encoder},
-          'has no standard deviations; use whiten=false or encoder gaussian',
+          'does not go together: only a gaussian encoder has standard'
+          ' deviations; use whiten=false or encoder gaussian',
       )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
@@ -207,9 +209,9 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
       stats['latents'] = moments.update(
           stats['latents'], output.latents.reshape(-1, dim), self.moments_decay
       )
-      # the averaged weights generate, so their moments are needed
+      # the averaged weights generate images, so their moments are needed
       averaged = context.ema_params.get('sampler')
-      if averaged is not None:  # None where this phase is trained alone
+      if averaged is not None:  # None if this phase is trained alone
         noise = base.draw_normal(
             base.fold_in(keys, 1), (self.latents_per_image, dim)
         )

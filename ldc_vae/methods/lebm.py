@@ -1,9 +1,10 @@
 """The latent space energy-based prior, by short-run Langevin dynamics.
 
 Pang et al. (2020), https://arxiv.org/abs/2006.08205; code:
-https://github.com/bpucla/latent-space-EBM-prior. The prior is p(z) ~ exp(-f(z))
-N(z; 0, I), f a net. There is no encoder: chains of a few steps from N(0, I)
-draw from the posterior and from the prior, in training and afterwards.
+https://github.com/bpucla/latent-space-EBM-prior. The prior is
+p(z) ~ exp(-f(z)) N(z; 0, I) with a net f. There is no encoder. Short Langevin
+chains from N(0, I) draw from the posterior and from the prior, also after the
+training.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,12 +22,12 @@ from ldc_vae.models import model as model_lib
 
 Array = jax.Array
 
-# Chains per image behind a posterior mean.
+# The number of chains that estimate the posterior mean of an image.
 _NUM_CHAINS = 4
 
 
 def prior_energy(params, z: Array, *, model: model_lib.Model) -> Array:
-  """-log p(z) up to a constant, f(z) + |z|^2 / 2, of one latent [D]; nats."""
+  """Returns f(z) + |z|^2 / 2, which is -log p(z) up to a constant; nats."""
   f = model.modules['energy'].apply(params['energy'], z)
   return f + 0.5 * jnp.sum(jnp.square(z))
 
@@ -34,7 +35,7 @@ def prior_energy(params, z: Array, *, model: model_lib.Model) -> Array:
 def posterior_energy(
     params, z: Array, image: Array, *, model: model_lib.Model
 ) -> Array:
-  """-log p(x, z) up to a constant, of z [D] and x [H, W, C]; nats."""
+  """Returns -log p(x, z) of z [D] and x [H, W, C], up to a constant; nats."""
   likelihood = model.log_likelihood(params, image[None], z[None, None])[0, 0]
   return prior_energy(params, z, model=model) - likelihood
 
@@ -47,7 +48,7 @@ def prior_draws(
     step_size: float,
     num_steps: int,
 ) -> Array:
-  """z [N, D] by Langevin dynamics on the prior from N(0, I), for keys [N]."""
+  """Draws z [N, D] from the prior by Langevin chains from N(0, I)."""
   energy_fn = functools.partial(prior_energy, params, model=model)
 
   def draw(key, start):
@@ -68,7 +69,7 @@ def posterior_draws(
     step_size: float,
     num_steps: int,
 ) -> Array:
-  """z [B, D] by Langevin dynamics on the posteriors of images, from N(0, I)."""
+  """Draws z [B, D] from posteriors by Langevin chains from N(0, I)."""
 
   def draw(key, start, image):
     energy_fn = functools.partial(
@@ -91,21 +92,21 @@ def decoder_objective(
     model: model_lib.Model,
     posterior_fn: Callable[..., Array],
 ) -> base.Output:
-  """-log p(x|z) at a posterior draw, the mean over images; nats.
+  """Returns the mean of -log p(x|z) over images, at one posterior draw each.
 
   Args:
-    params: With 'decoder' and 'energy'.
+    params: Weights with 'decoder' and 'energy'.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
+    keys: PRNG keys, shape [B].
     context: Unused.
     model: The networks.
-    posterior_fn: `posterior_draws` with its keywords.
+    posterior_fn: `posterior_draws` with its keyword arguments.
 
   Returns:
-    The loss, the metrics and latents [B, 1, D].
+    The loss in nats, the metrics and latents [B, 1, D].
   """
   del context
-  # the gradient of log p(x) is that at the draws; none flows along the chains
+  # no gradient along the chains: that of log p(x) needs only their ends
   frozen = jax.lax.stop_gradient(params)
   z = jax.lax.stop_gradient(posterior_fn(frozen, images, keys))[:, None]
   loss = -jnp.mean(model.log_likelihood(params, images, z))
@@ -127,23 +128,23 @@ def energy_objective(
     prior_fn: Callable[..., Array],
     r1_weight: float,
 ) -> base.Output:
-  """E f(posterior draws) - E f(prior draws); nats.
+  """Returns E f(posterior draws) - E f(prior draws) plus a gradient penalty.
 
   Args:
-    params: With 'energy'.
+    params: Weights with 'energy'.
     images: Unused.
-    keys: Shape [B].
-    context: With 'latents' [B, 1, D].
+    keys: PRNG keys, shape [B].
+    context: The context with posterior draws, `latents` [B, 1, D].
     model: The networks.
-    prior_fn: `prior_draws` with its keywords.
-    r1_weight: R1 of the contrastive loss.
+    prior_fn: `prior_draws` with its keyword arguments.
+    r1_weight: The weight R1 in `energy.contrastive_loss`.
 
   Returns:
-    The loss and the metrics.
+    The loss in nats, and the metrics.
   """
   del images
   assert context.latents is not None  # the first phase gave them
-  # none flows along the chains
+  # no gradient along the chains
   samples = prior_fn(jax.lax.stop_gradient(params), keys)
   energy_fn = functools.partial(
       model.modules['energy'].apply, params['energy']
@@ -163,7 +164,7 @@ def encode(
     *,
     posterior_fn: Callable[..., Array],
 ) -> Array:
-  """Independent draws [B, K, D] of the posterior of each image."""
+  """Returns independent draws [B, K, D] of the posterior of each image."""
   del stats
   chains = [
       posterior_fn(params, images, base.fold_in(keys, index))
@@ -176,7 +177,7 @@ def encode(
 class Lebm(base.Method):
   """The latent space energy-based prior. Pang et al. (2020).
 
-  Steps and step sizes are those of their code.
+  The numbers of steps and the step sizes are those of their code.
   """
 
   name: ClassVar[str] = 'lebm'
@@ -193,16 +194,16 @@ class Lebm(base.Method):
       1, default=20, help='Langevin steps of a posterior draw, from N(0, I)'
   )
   posterior_step_size: float = fields.positive(
-      default=0.1, help='step size of these, in latent units'
+      default=0.1, help='step size of a posterior draw, in latent units'
   )
   prior_steps: int = fields.at_least(
       1, default=60, help='Langevin steps of a prior draw'
   )
   prior_step_size: float = fields.positive(
-      default=0.4, help='step size of these, in latent units'
+      default=0.4, help='step size of a prior draw, in latent units'
   )
-  # The paper has none, and a rate of 2e-5; here f became so steep without it
-  # that its chains diverged.
+  # The paper has no such penalty, and a learning rate of 2e-5. Here f without
+  # the penalty became so steep that the chains diverged.
   r1_weight: float = fields.at_least(
       0, default=0.1, help='weight of E|grad f|^2 / 2 on posterior draws'
   )

@@ -1,8 +1,9 @@
 """Running mean and covariance of latents, which a method keeps in its stats.
 
-A dict of decaying sums: 'first' [D] and 'second' [D, D] of the moments, and
-'weight' [], their total weight, by which they are divided. The running mean of
-squared distances within the posteriors has 'distance' [] and 'weight' [].
+They are a dict of decaying sums: 'first' [D] and 'second' [D, D] of the first
+and second moments, and 'weight' []. A moment is its sum divided by the weight.
+The running mean of squared distances within posteriors is a dict of 'distance'
+[] and 'weight' [].
 """
 
 import jax
@@ -13,14 +14,14 @@ from ldc_vae import svgd
 
 Array = jax.Array
 
-# Keeps sigma > 0 for a latent dimension that the encoder does not use.
+# The smallest sigma, for a latent dimension that the encoder does not use.
 _MIN_STD = 1e-3
-# Of a squared mean: what float32 leaves of it in a difference of moments.
+# The rounding error of a variance in float32, relative to the squared mean.
 _ROUNDING = 1e-5
-# Of the sum of all variances: what it leaves of a narrow direction beside them.
+# The same error, relative to the sum of all variances.
 _ROUNDING_OF_SUMS = 1e-6
-# Of the distances, by step. A long memory would keep the kernel too wide while
-# posteriors shrink, and they become too narrow.
+# The decay of the distances per step. With a larger decay the kernel would stay
+# too wide while posteriors shrink, and they would become too narrow.
 _DISTANCE_DECAY = 0.9
 
 
@@ -34,7 +35,7 @@ def decay_field(of: str) -> float:
 
 
 def init(latent_size: int) -> dict[str, Array]:
-  """Running sums of first and second moments, with no weight yet."""
+  """Returns running sums of first and second moments, with weight 0."""
   return {
       'first': jnp.zeros(latent_size),
       'second': jnp.zeros((latent_size, latent_size)),
@@ -47,7 +48,7 @@ def update(
 ) -> dict[str, Array]:
   """Moves the running moments towards those of points [n, D]."""
   mix = lambda old, new: decay * old + (1.0 - decay) * new
-  # in full float32: the covariance is a difference of two such moments
+  # in full float32, because the covariance is a difference of two moments
   second = jnp.matmul(points.T, points, precision=jax.lax.Precision.HIGHEST)
   return {
       'first': mix(moments['first'], jnp.mean(points, axis=0)),
@@ -57,7 +58,7 @@ def update(
 
 
 def mean_and_covariance(moments: dict[str, Array]) -> tuple[Array, Array]:
-  """Mean [D] and covariance [D, D]; 0 and I before the first update."""
+  """Returns mean [D] and covariance [D, D]; 0 and I before any update."""
   seen = moments['weight'] > 0.0
   weight = jnp.where(seen, moments['weight'], 1.0)
   mean = moments['first'] / weight
@@ -66,17 +67,17 @@ def mean_and_covariance(moments: dict[str, Array]) -> tuple[Array, Array]:
 
 
 def mean_and_std(moments: dict[str, Array]) -> tuple[Array, Array]:
-  """Mean and standard deviation [D]; 0 and 1 before the first update."""
+  """Returns mean and standard deviation [D]; 0 and 1 before any update."""
   mean, covariance = mean_and_covariance(moments)
   variance = jnp.diagonal(covariance)
   return mean, jnp.sqrt(jnp.maximum(variance, _MIN_STD**2))
 
 
 def root(moments: dict[str, Array]) -> Array:
-  """Cholesky factor L [D, D] of the covariance, L L^T; I before any update."""
+  """Returns L [D, D] with L L^T the covariance; I before any update."""
   mean, covariance = mean_and_covariance(moments)
-  # a covariance that is lost in the rounding has no root otherwise: in that of
-  # the mean's square, or of the widest directions where others are narrow
+  # A rounding error could make a narrow direction's variance negative, and then
+  # there is no Cholesky factor. The floor is above that error.
   floor = _MIN_STD**2 + _ROUNDING * jnp.square(mean)
   floor += _ROUNDING_OF_SUMS * jnp.trace(covariance)
   return jnp.linalg.cholesky(covariance + jnp.diag(floor))
@@ -85,31 +86,31 @@ def root(moments: dict[str, Array]) -> Array:
 def affine_match(
     u: Array, own: dict[str, Array], wanted: dict[str, Array]
 ) -> Array:
-  """The affine map that gives points the mean and covariance of others.
+  """Maps points to the wanted mean and covariance.
 
-  u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the covariances. The
-  averages of SVGD leave the sampler a few percent too narrow; its first two
-  moments are known, so that they are set, not learned.
+  The map is u -> mean_w + L_w L_o^{-1} (u - mean_o), with L L^T the
+  covariances, w for wanted and o for own. SVGD leaves the sampler a few percent
+  too narrow. The wanted moments are known, so they are set instead of learned.
 
   Args:
     u: Points, shape [n, D].
-    own: Moments of the law of u.
-    wanted: Moments of the law that u should have, in the same units.
+    own: Moments of the distribution of u.
+    wanted: Moments that the mapped points should have.
 
   Returns:
-    Shape [n, D].
+    The mapped points, shape [n, D].
   """
   own_mean, _ = mean_and_covariance(own)
   mean, _ = mean_and_covariance(wanted)
   white = jax.scipy.linalg.solve_triangular(
       root(own), (u - own_mean).T, lower=True
   )
-  highest = jax.lax.Precision.HIGHEST  # a latent keeps all its digits
+  highest = jax.lax.Precision.HIGHEST  # latents in full float32
   return mean + jnp.matmul(root(wanted), white, precision=highest).T
 
 
 def init_distance() -> dict[str, Array]:
-  """Running sums of squared pair distances, with no weight yet."""
+  """Returns running sums of squared pair distances, with weight 0."""
   return {'distance': jnp.zeros(()), 'weight': jnp.zeros(())}
 
 
@@ -124,7 +125,10 @@ def update_distance(distances: dict[str, Array], z: Array) -> dict[str, Array]:
 
 
 def mean_distance(distances: dict[str, Array], latent_size: int) -> Array:
-  """E|x - y|^2 of two particles of an image; of N(0, I) before any update."""
+  """Returns E|x - y|^2 of two particles of an image.
+
+  Before any update it is the value for N(0, I), 2 D.
+  """
   seen = distances['weight'] > 0.0
   weight = jnp.where(seen, distances['weight'], 1.0)
   return jnp.where(seen, distances['distance'] / weight, 2.0 * latent_size)

@@ -1,15 +1,17 @@
 """Regularised autoencoders: a penalty on the decoder, and one on the codes.
 
 Ghosh et al. (2020), https://arxiv.org/abs/1903.12436; code:
-https://github.com/ParthaEth/Regularized_autoencoders-RAE-. L_RAE has L_REG =
-|theta|^2 (`rae_l2`) or |grad D(E(x))|^2 (`rae_gp`). The derivative is by the
-latent, as in their code (the text could be read as one by the image), and of
-the image as in their text (the code squares the pixels first).
+https://github.com/ParthaEth/Regularized_autoencoders-RAE-. L_RAE has the term
+L_REG: |theta|^2 in `rae_l2`, or |grad D(E(x))|^2 in `rae_gp`. The text and the
+code of the paper differ in this gradient. Here it is taken with respect to the
+latent, as in the code. The image is differentiated, as in the text; the code
+squares the pixels first.
 
-Their code weighs 1e-4 of the mean z_d^2 and 1e-7 of the sum of squared weights
-against the mean squared error of a pixel. -log p is 784 / (2 scale^2) = 3920
-times that error at scale^2 = 0.1; in |z|^2 / 2, with 16 dimensions, the first
-is 3920 * 1e-4 * 2 / 16.
+The default weights come from their code. Its loss is the mean squared error of
+a pixel, plus 1e-4 times the mean z_d^2, plus 1e-7 times the sum of squared
+weights. Here -log p is 784 / (2 scale^2) = 3920 times that error at
+scale^2 = 0.1. So with 16 dimensions, the weight of |z|^2 / 2 is
+3920 * 1e-4 * 2 / 16.
 """
 
 from collections.abc import Callable
@@ -30,12 +32,12 @@ Array = jax.Array
 
 
 def embedding_penalty(z: Array) -> Array:
-  """Mean |z|^2 / 2 over codes z [B, D]: keeps them from drifting apart."""
+  """Returns the mean |z|^2 / 2 over codes z [B, D], which keeps codes small."""
   return 0.5 * jnp.mean(jnp.sum(jnp.square(z), axis=-1))
 
 
 def weight_penalty(params) -> Array:
-  """Sum of squares of a network's kernels, biases left out, as in the code."""
+  """Returns the sum of squared weights without biases, as in their code."""
   kernels = [x for x in jax.tree.leaves(params) if x.ndim > 1]
   squares = (jnp.sum(jnp.square(kernel)) for kernel in kernels)
   return sum(squares, jnp.zeros(()))
@@ -44,10 +46,11 @@ def weight_penalty(params) -> Array:
 def gradient_penalty(
     decode_fn: Callable[[Array], Array], z: Array, direction: Array
 ) -> Array:
-  """|J v|^2, whose mean over v ~ N(0, I) is |J|^2 (Frobenius), J = dD / dz.
+  """Returns |J v|^2; its mean over v ~ N(0, I) is |J|^2 (Frobenius).
 
-  One forward derivative instead of D; the batch averages over directions.
-  Hutchinson (1990), https://doi.org/10.1080/03610919008812866.
+  J = dD / dz is the decoder's Jacobian. One forward derivative replaces one for
+  each latent dimension, and the batch averages over directions. Hutchinson
+  (1990), https://doi.org/10.1080/03610919008812866.
 
   Args:
     decode_fn: Maps z [D] to an array of any shape.
@@ -102,8 +105,8 @@ class RaeGp(ae.Ae):
   embedding_weight: float = fields.at_least(
       0, default=0.05, help='weight of |z|^2 / 2, in nats'
   )
-  # Noise of standard deviation 0.1 in z would cost 0.1^2 / (2 * 0.1) |J|^2 on
-  # average at scale^2 = 0.1.
+  # The default is the mean cost of noise in z with standard deviation 0.1: at
+  # scale^2 = 0.1 this is 0.1^2 / (2 * 0.1) |J|^2.
   gradient_weight: float = fields.at_least(
       0, default=0.05, help='weight of |dD / dz|^2, in nats'
   )

@@ -1,8 +1,8 @@
-"""The Stein VAE: an encoder of any shape, by amortised SVGD.
+"""The Stein VAE: amortised SVGD trains an encoder with any distribution.
 
 Pu et al. (2017), https://arxiv.org/abs/1704.05155. It is the first phase of
-`ldc` at inverse temperature 1, the Bayes posterior under N(0, I), without a
-sampler net: images are made from the prior.
+`ldc` at inverse temperature 1, which gives the Bayes posterior under N(0, I).
+It has no sampler net: images are generated from the prior.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The variational autoencoder, with the KL weight of a beta-VAE.
+"""The variational autoencoder and the beta-VAE.
 
 Kingma and Welling (2014), https://arxiv.org/abs/1312.6114; beta: Higgins et al.
 (2017), https://openreview.net/forum?id=Sy2fzU9gl.
@@ -30,20 +30,20 @@ def objective(
     num_samples: int,
     kl_warmup: float,
 ) -> base.Output:
-  """-ELBO, the mean over images; nats.
+  """Returns the mean of -ELBO over images.
 
   Args:
-    params: With 'encoder' and 'decoder'.
+    params: Weights with 'encoder' and 'decoder'.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
-    context: With 'progress'.
-    model: With a gaussian encoder.
+    keys: PRNG keys, shape [B].
+    context: The context; only `progress` is used.
+    model: The networks, with a gaussian encoder.
     beta: Weight of the KL divergence.
     num_samples: Posterior samples per image.
-    kl_warmup: Fraction of the training until beta is reached.
+    kl_warmup: Fraction of the training until the weight is beta.
 
   Returns:
-    The loss and the metrics.
+    The loss in nats, and the metrics.
   """
   z, mean, logvar = model.gaussian_particles(
       params, images, keys, num_samples
@@ -93,10 +93,10 @@ class Vae(base.Method):
 
 @dataclasses.dataclass(frozen=True)
 class BetaVae(Vae):
-  """The VAE with another weight of its KL divergence.
+  """The VAE with another weight of the KL divergence.
 
   Higgins et al. (2017), eq. 4, https://openreview.net/forum?id=Sy2fzU9gl. Its
-  posterior is the Gibbs posterior of inverse temperature 1 / beta.
+  posterior is the Gibbs posterior with inverse temperature 1 / beta.
   """
 
   name: ClassVar[str] = 'beta_vae'

@@ -1,7 +1,9 @@
 """The VAE with a VampPrior, a mixture of the posteriors of pseudo-inputs.
 
 Tomczak and Welling (2018), https://arxiv.org/abs/1705.07120; code:
-https://github.com/jmtomczak/vae_vampprior. Letters: C pseudo-inputs.
+https://github.com/jmtomczak/vae_vampprior.
+
+Letters: C pseudo-inputs.
 """
 
 import dataclasses
@@ -20,13 +22,13 @@ Array = jax.Array
 
 
 def prior_components(params, *, model: model_lib.Model) -> tuple[Array, Array]:
-  """Means and logvars [C, D] of the posteriors of the pseudo-inputs."""
+  """Returns means and logvars [C, D] of the posteriors of pseudo-inputs."""
   inputs = model.modules['pseudo_inputs'].apply(params['pseudo_inputs'])
   return model.modules['encoder'].apply(params['encoder'], inputs)
 
 
 def log_prior(params, stats, z: Array, *, model: model_lib.Model) -> Array:
-  """log p(z) under the VampPrior of one latent z [D]; nats."""
+  """Returns log p(z) of one latent z [D] under the VampPrior, in nats."""
   del stats
   means, logvars = prior_components(params, model=model)
   return elbo.mixture_log_prob(z, means, logvars)
@@ -42,22 +44,23 @@ def objective(
     num_samples: int,
     kl_warmup: float,
 ) -> base.Output:
-  """-ELBO under the VampPrior, the mean over images; nats.
+  """Returns the mean of -ELBO over images, under the VampPrior.
 
-  The prior is part of the bound: its gradient reaches the pseudo-inputs, and
-  the encoder a second time.
+  The prior is part of the bound. So the gradient flows through it into the
+  pseudo-inputs, and into the encoder a second time.
 
   Args:
-    params: With 'encoder', 'decoder' and 'pseudo_inputs'.
+    params: Weights with 'encoder', 'decoder' and 'pseudo_inputs'.
     images: Shape [B, H, W, C], in [0, 1].
-    keys: Shape [B].
-    context: With 'stats' and 'progress'.
-    model: With a gaussian encoder.
+    keys: PRNG keys, shape [B].
+    context: The context; only `stats` and `progress` are used.
+    model: The networks, with a gaussian encoder.
     num_samples: K, posterior samples per image.
-    kl_warmup: Fraction of the training until the KL divergence weighs 1.
+    kl_warmup: Fraction of the training until the weight of the KL divergence is
+      1.
 
   Returns:
-    The loss and the metrics.
+    The loss in nats, and the metrics.
   """
   z, mean, logvar = model.gaussian_particles(
       params, images, keys, num_samples
@@ -70,7 +73,7 @@ def objective(
   over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
   log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
   reconstruction = -jnp.mean(log_likelihoods)
-  kl = -jnp.mean(log_weights) - reconstruction  # from the samples
+  kl = -jnp.mean(log_weights) - reconstruction  # estimated from the samples
   weight = base.kl_weight(context.progress, kl_warmup)
   loss = reconstruction + weight * kl
   metrics = {
@@ -83,7 +86,7 @@ def objective(
 
 
 def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
-  """z from the posterior of a random pseudo-input, shape [N, D]."""
+  """Draws z [N, D] from the posteriors of random pseudo-inputs."""
   del stats
   means, logvars = prior_components(params, model=model)
   chosen = jax.vmap(

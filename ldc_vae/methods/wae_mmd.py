@@ -1,8 +1,8 @@
 """The Wasserstein autoencoder with a maximum mean discrepancy.
 
-Tolstikhin et al. (2018), https://arxiv.org/abs/1711.01558, algorithm 2, with
-the kernels of their code, https://github.com/tolstikhin/wae: inverse
-multiquadrics of seven scales.
+Tolstikhin et al. (2018), https://arxiv.org/abs/1711.01558, algorithm 2. The
+kernels are those of their code, https://github.com/tolstikhin/wae: inverse
+multiquadrics with seven scales.
 """
 
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ Array = jax.Array
 
 
 def prior_mmd(z: Array, keys: Array, axis_name: str | None) -> Array:
-  """Squared MMD between codes z [B, D] of all devices and as many prior draws.
+  """Returns the squared MMD between all devices' codes and draws of the prior.
 
   Args:
-    z: This device's codes.
-    keys: Of the prior's draws, shape [B].
-    axis_name: The device axis.
+    z: The codes of this device, shape [B, D].
+    keys: PRNG keys of the draws, shape [B].
+    axis_name: The name of the device axis, or None.
 
   Returns:
-    The unbiased estimate of `metrics.latent.mmd`, the same on every device; 0
-    for a lone code, which has no pairs (a validation split of one image).
+    The unbiased estimate of `metrics.latent.mmd`, equal on all devices. It is 0
+    for a single code, which has no pairs.
   """
   draws = base.draw_normal(keys, z.shape[1:])
   z, draws = base.gather(z, axis_name), base.gather(draws, axis_name)
@@ -54,9 +54,9 @@ class WaeMmd(base.Method):
   defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
   compares_sets: ClassVar[bool] = True
 
-  # The code weighs 10 times the sum over 7 scales against 0.05 |x - y|^2. Here
-  # -log p is |x - y|^2 / (2 scale^2), or 5 |x - y|^2 at scale^2 = 0.1, and the
-  # MMD is a mean: 10 * 7 * 5 / 0.05 = 7000.
+  # Their code has 0.05 |x - y|^2 plus 10 times the sum of MMDs over 7 scales.
+  # Here -log p is |x - y|^2 / (2 scale^2), or 5 |x - y|^2 at scale^2 = 0.1, and
+  # the MMD is a mean over scales. So the weight is 10 * 7 * 5 / 0.05 = 7000.
   mmd_weight: float = fields.at_least(
       0, default=7000.0, help='weight of the squared MMD, in nats'
   )
@@ -72,6 +72,6 @@ class WaeMmd(base.Method):
     objective_fn = functools.partial(
         ae.objective, model=model, penalty_fn=penalty_fn
     )
-    # the discrepancy is one of sets, not a mean over images
+    # the discrepancy compares sets, so it is not a mean over images
     phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
     return base.with_normal_prior(model, phase)

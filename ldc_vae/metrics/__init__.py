@@ -1,1 +1,1 @@
-"""Measures of generated images and of latents, as pure functions."""
+"""Metrics of generated images and of latents, as pure functions."""

@@ -1,14 +1,14 @@
 r"""Annealed importance sampling with Hamiltonian Monte Carlo.
 
 Neal (2001), https://arxiv.org/abs/physics/9803008; for decoders: Wu et al.
-(2017), https://arxiv.org/abs/1611.04273. A chain moves along
+(2017), https://arxiv.org/abs/1611.04273. A chain starts from a draw of the
+normalised p_0 and moves along
 
-    p_b(z) ~ p_0(z)^{1 - b} p_1(z)^b,   0 = b_0 < ... < b_T = 1,
+    p_b(z) ~ p_0(z)^{1 - b} p_1(z)^b,   0 = b_0 < ... < b_T = 1.
 
-from a draw of the normalised p_0 to p_1(z) = p(x, z), say; its weight is an
-unbiased estimate of the normaliser of p_1, here p(x), whatever the chain's
-mixing. It needs no density of an encoder. All functions are of one chain, and
-lifted by `vmap`.
+Its weight is an unbiased estimate of the normaliser of p_1, even if the chain
+mixes badly. For p_1(z) = p(x, z) this normaliser is p(x). No density of an
+encoder is needed. Each function takes one chain; lift it by `vmap`:
 
   z = jax.random.normal(z_key, (num_chains, latent_size))
   step_sizes = adapt_step_sizes(adapt_key, z, ...)
@@ -16,10 +16,10 @@ lifted by `vmap`.
   weights = vmap(lambda key, z: ais(key, z, ...).log_weight)(keys, fresh_z)
   log_evidence = elbo.importance_weighted_bound(weights)
 
-The other way, from an exact draw of p_1 to p_0, the mean weight estimates the
-inverse normaliser: a bound from above. For data that the model itself made,
-whose latent is known, both enclose log p(x) (Grosse et al. (2015),
-https://arxiv.org/abs/1511.02543).
+A chain can also run backwards, from an exact draw of p_1 to p_0. Its mean
+weight estimates the inverse normaliser, which gives an upper bound. For an
+image drawn from the model, the latent is known, so two bounds enclose log p(x):
+Grosse et al. (2015), https://arxiv.org/abs/1511.02543.
 
 Letters: T temperatures after the first, D latent size, n chains.
 """
@@ -36,12 +36,12 @@ LogDensityFn = Callable[[Array], Array]
 
 
 class Result(NamedTuple):
-  """The end of a chain.
+  """The result of a chain.
 
   Attributes:
     log_weight: Log of the importance weight, a scalar in nats.
-    z: Where the chain ends, shape [D].
-    acceptance: Mean probability of accepting a move, a scalar.
+    z: The last position of the chain, shape [D].
+    acceptance: Mean probability that a move is accepted, a scalar.
   """
 
   log_weight: Array
@@ -50,7 +50,7 @@ class Result(NamedTuple):
 
 
 class _Point(NamedTuple):
-  """A position [D], and both log densities with their gradients there."""
+  """A position z [D], and both log densities and their gradients at z."""
 
   z: Array
   initial: Array
@@ -66,18 +66,20 @@ class _Point(NamedTuple):
 
 
 def sigmoid_schedule(num_temperatures: int, steepness: float = 4.0) -> Array:
-  """b_0 = 0 to b_T = 1, dense at both ends; Wu et al. (2017), section 5.
+  """Returns b_0 = 0 to b_T = 1, dense at both ends.
+
+  Wu et al. (2017), section 5.
 
   Args:
     num_temperatures: T, at least 1.
-    steepness: The sigmoid is used on [-steepness, steepness].
+    steepness: The sigmoid is evaluated on [-steepness, steepness].
 
   Returns:
     Shape [T + 1].
   """
   if num_temperatures < 1:
     raise ValueError(
-        f'num_temperatures={num_temperatures} make no path; use 1 or more'
+        f'num_temperatures={num_temperatures} gives no path; use 1 or more'
     )
   b = jax.nn.sigmoid(jnp.linspace(-steepness, steepness, num_temperatures + 1))
   return (b - b[0]) / (b[-1] - b[0])
@@ -94,23 +96,24 @@ def ais(
 ) -> Result:
   """Runs one chain along the inverse temperatures, in their order.
 
-  At each it adds (b_t - b_{t-1}) log [p_1(z) / p_0(z)] to the log weight, then
-  moves z by one step of Hamiltonian Monte Carlo that leaves p_{b_t} as it is.
+  At each of them, the chain first adds (b_t - b_{t-1}) log [p_1(z) / p_0(z)] to
+  the log weight. Then it moves z by one step of Hamiltonian Monte Carlo, which
+  leaves p_{b_t} invariant.
 
   Args:
     key: PRNG key.
-    z: A draw of the law at the first inverse temperature, shape [D].
+    z: A draw of the distribution at the first inverse temperature, shape [D].
     log_initial_fn: Maps z [D] to log p_0(z), normalised, in nats.
     log_target_fn: Maps z [D] to log p_1(z), in nats.
-    inverse_temperatures: b, shape [T + 1]: from 0 to 1, or from 1 to 0, when z
-      must be a draw of p_1.
-    step_sizes: Of the leapfrog at b_1 ... b_T, shape [T], in latent units. The
-      weight is unbiased if they do not depend on this chain.
+    inverse_temperatures: b, shape [T + 1], from 0 to 1. It may also go from 1
+      to 0; then z must be a draw of p_1.
+    step_sizes: Leapfrog step sizes at b_1 ... b_T, shape [T], in latent units.
+      The weight is unbiased if they do not depend on this chain.
     num_leapfrog: Leapfrog steps of one move, at least 1.
 
   Returns:
-    The weight, an estimate of the normaliser of the last law over that of the
-    first.
+    The result. Its weight estimates the normaliser of the last distribution,
+    divided by that of the first.
   """
   chex.assert_rank([z, inverse_temperatures, step_sizes], 1)
   chex.assert_equal(inverse_temperatures.shape[0], step_sizes.shape[0] + 1)
@@ -146,26 +149,26 @@ def adapt_step_sizes(
     acceptance: float = 0.65,
     gain: float = 0.2,
 ) -> Array:
-  """Step sizes from a run of chains that is for this alone.
+  """Finds step sizes with a separate run of chains.
 
-  Along the path, log step size += gain (mean acceptance - wanted acceptance),
-  the mean over the chains. Chains that use what they found would be biased;
-  chains with other keys that use it are not.
+  Along the path, log step size += gain (mean acceptance - wanted acceptance).
+  The mean is over the chains. The weights of these chains would be biased, so
+  use the step sizes for other chains, which have other keys.
 
   Args:
-    key: PRNG key, not of the chains that are measured.
+    key: PRNG key; it must differ from the key of the measured chains.
     z: Draws of p_0, shape [n, D].
     log_initial_fn: See `ais`.
     log_target_fn: See `ais`.
-    inverse_temperatures: From 0 to 1, shape [T + 1].
+    inverse_temperatures: b from 0 to 1, shape [T + 1].
     num_leapfrog: See `ais`.
-    initial: Where the step sizes start, in latent units.
-    acceptance: Wanted; 0.65 is the optimum of Beskos et al. (2013),
-      https://doi.org/10.3150/12-BEJ414.
-    gain: Of the log step size per temperature.
+    initial: The first step size, in latent units.
+    acceptance: The wanted acceptance; 0.65 is the optimum of Beskos et al.
+      (2013), https://doi.org/10.3150/12-BEJ414.
+    gain: The gain in the formula above, for each temperature.
 
   Returns:
-    Shape [T].
+    The step sizes, shape [T].
   """
   chex.assert_rank([z, inverse_temperatures], [2, 1])
   point_fn = _make_point_fn(log_initial_fn, log_target_fn)
@@ -191,14 +194,15 @@ def adapt_step_sizes(
 def reverse_path(
     inverse_temperatures: Array, step_sizes: Array
 ) -> tuple[Array, Array]:
-  """The path from 1 to 0: b [T + 1] and the step sizes [T] at its b."""
-  # its first move is at b_{T-1}, its last at b_0, which had none
+  """Returns the path from 1 to 0: b [T + 1] and its step sizes [T]."""
+  # The first move is at b_{T-1}. The last one is at b_0, which has no step size
+  # of its own and takes that of b_1.
   sizes = jnp.concatenate([step_sizes[:-1][::-1], step_sizes[:1]])
   return inverse_temperatures[::-1], sizes
 
 
 def _make_point_fn(log_initial_fn, log_target_fn) -> Callable[[Array], _Point]:
-  """Maps z [D] to the point there."""
+  """Returns a function that maps z [D] to its `_Point`."""
 
   def point_fn(z):
     initial, initial_grad = jax.value_and_grad(log_initial_fn)(z)
@@ -216,7 +220,7 @@ def _hmc(
     step_size: Array,
     num_leapfrog: int,
 ) -> tuple[_Point, Array]:
-  """One step of Hamiltonian Monte Carlo on p_b; and its acceptance."""
+  """Makes one step of Hamiltonian Monte Carlo; also returns its acceptance."""
   momentum_key, accept_key = jax.random.split(key)
   start = jax.random.normal(momentum_key, point.z.shape, point.z.dtype)
 
@@ -236,7 +240,7 @@ def _hmc(
       + kinetic(start)
       - kinetic(momentum)
   )
-  # a path that overflowed is rejected
+  # a move that overflowed is rejected
   log_ratio = jnp.where(jnp.isfinite(log_ratio), log_ratio, -jnp.inf)
   accepted = jnp.log(jax.random.uniform(accept_key)) < log_ratio
   point = jax.tree.map(

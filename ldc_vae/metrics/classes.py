@@ -1,4 +1,4 @@
-"""What a classifier says about a set of images.
+"""Metrics of a classifier's predictions for a set of images.
 
 Letters: n images, Y classes.
 """
@@ -8,30 +8,30 @@ import numpy as np
 
 
 def mean_entropy(probabilities: chex.Array) -> float:
-  """Mean entropy of p(y|x): how unsure a classifier is of single images.
+  """Returns the mean entropy of p(y|x): the classifier's mean uncertainty.
 
   Args:
-    probabilities: Shape [n, Y], rows sum to 1.
+    probabilities: Class probabilities, shape [n, Y]; rows sum to 1.
 
   Returns:
-    Nats in [0, log Y]; 0 where every image has a certain class.
+    Nats in [0, log Y]; 0 if each image has one class with probability 1.
   """
   return float(np.mean(_entropy(_check(probabilities))))
 
 
 def class_balance(probabilities: chex.Array) -> float:
-  """exp(H(mean p(y|x))) / Y: the effective share of the classes that occur.
+  """Returns exp(H(mean p(y|x))) / Y, the effective share of classes that occur.
 
-  With `mean_entropy` it gives the two terms of the inception score, Salimans et
-  al. (2016), https://arxiv.org/abs/1606.03498: log IS = log(Y balance) - mean
+  This number and `mean_entropy` give the inception score IS, Salimans et al.
+  (2016), https://arxiv.org/abs/1606.03498: log IS = log(Y balance) - mean
   entropy.
 
   Args:
-    probabilities: Shape [n, Y], rows sum to 1.
+    probabilities: Class probabilities, shape [n, Y]; rows sum to 1.
 
   Returns:
-    A number in [1 / Y, 1]: 1 where all classes are equally frequent, j / Y
-    where j of them are and the others do not occur.
+    A number in [1 / Y, 1]. It is 1 if all classes are equally frequent, and
+    j / Y if only j classes occur and these are equally frequent.
   """
   probabilities = _check(probabilities)
   marginal = np.mean(probabilities, axis=0)
@@ -39,17 +39,17 @@ def class_balance(probabilities: chex.Array) -> float:
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-  """-sum p log p over the last axis, 0 log 0 = 0."""
+  """Returns -sum p log p over the last axis, with 0 log 0 = 0."""
   logs = np.log(np.where(probabilities > 0.0, probabilities, 1.0))
   return -np.sum(probabilities * logs, axis=-1)
 
 
 def _check(probabilities: chex.Array) -> np.ndarray:
-  """The probabilities [n, Y] in float64, n and Y at least 1."""
+  """Returns the probabilities [n, Y] in float64; n and Y must not be 0."""
   probabilities = np.asarray(probabilities, np.float64)
   chex.assert_rank(probabilities, 2)
   if not probabilities.size:
     raise ValueError(
-        f'probabilities of shape {probabilities.shape} are of no image'
+        f'probabilities have shape {probabilities.shape}: there is no image'
     )
   return probabilities

@@ -1,22 +1,24 @@
-"""The Frechet distance between two sets of features, and PCA as a feature.
+"""The Frechet distance between two sets of features, and features by PCA.
 
 Letters: n, m vectors of a set, F features, P pixels of an image, K components.
-Everything is float64 NumPy: the distance is a small difference of large traces.
+All computations are in float64 with NumPy, because the distance is a small
+difference of large traces.
 """
 
 import chex
 import numpy as np
 import scipy.linalg
 
-# Largest eigendecomposition of `fit_components`: a few seconds and 130 MB.
+# Largest matrix that `fit_components` decomposes: a few seconds and 130 MB.
 _MAX_SIZE = 4096
 
 
 def frechet_distance(x: chex.Array, y: chex.Array) -> float:
-  """Squared Frechet distance of Gaussians fitted to two sets of features.
+  """Returns the squared Frechet distance between two sets of features.
 
-  Heusel et al. (2017), equation 6, https://arxiv.org/abs/1706.08500, whose FID
-  is this number on Inception features.
+  It is the distance between Gaussians fitted to the sets. Heusel et al. (2017),
+  equation 6, https://arxiv.org/abs/1706.08500. On Inception features, this
+  number is their FID.
 
   Args:
     x: Features, shape [n, F], n at least 2.
@@ -24,7 +26,7 @@ def frechet_distance(x: chex.Array, y: chex.Array) -> float:
 
   Returns:
     A number of at least 0, in squared units of the features. It is biased
-    upwards by O(1/n + 1/m): compare at equal counts only.
+    upwards by O(1/n + 1/m), so compare distances only at equal n and m.
   """
   return frechet_from_moments(*moments(x), *moments(y))
 
@@ -32,13 +34,12 @@ def frechet_distance(x: chex.Array, y: chex.Array) -> float:
 def frechet_from_moments(
     mean1: chex.Array, cov1: chex.Array, mean2: chex.Array, cov2: chex.Array
 ) -> float:
-  """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^{1/2}), at least 0.
+  """Returns |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^{1/2}), at least 0.
 
   Dowson and Landau (1982), The Frechet distance between multivariate normal
   distributions, equation 4, https://doi.org/10.1016/0047-259X(82)90077-X. The
-  trace of (S1 S2)^{1/2} is that of the symmetric (S1^{1/2} S2 S1^{1/2})^{1/2},
-  the sum of the singular values of S1^{1/2} S2^{1/2}: real, and accurate where
-  a covariance is singular.
+  trace of (S1 S2)^{1/2} is computed as the sum of the singular values of
+  S1^{1/2} S2^{1/2}. This sum is real, and accurate if a covariance is singular.
 
   Args:
     mean1: Shape [F].
@@ -63,11 +64,11 @@ def frechet_from_moments(
       + np.trace(cov2)
       - 2.0 * np.sum(cross)
   )
-  return float(max(squared, 0.0))  # rounding of equal moments
+  return float(max(squared, 0.0))  # rounding makes it negative at equal moments
 
 
 def moments(x: chex.Array) -> tuple[np.ndarray, np.ndarray]:
-  """Mean [F] and unbiased covariance [F, F] of features x [n, F]."""
+  """Returns the mean [F] and unbiased covariance [F, F] of features [n, F]."""
   x = as_finite(x)
   if len(x) < 2:
     raise ValueError(f'{len(x)} vectors have no covariance; give at least 2')
@@ -79,14 +80,15 @@ def moments(x: chex.Array) -> tuple[np.ndarray, np.ndarray]:
 def fit_components(
     reference: chex.Array, num_components: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The first principal components of a reference set.
+  """Returns the first principal components of a reference set.
 
-  Above 4096 pixels, the components are those of 4096 evenly spaced rows: they
-  are a fixed choice of features, the same for all sets that are compared.
+  If both n and P are above 4096, only 4096 evenly spaced rows are used. The
+  components are only a fixed choice of features, the same for all compared
+  sets.
 
   Args:
     reference: Flattened images, shape [n, P], n at least 2.
-    num_components: K; lowered to P, and to n - 1, where these are less.
+    num_components: K; reduced to P or to n - 1 if these are smaller.
 
   Returns:
     The mean [P] and orthonormal components [K, P], largest variance first.
@@ -108,9 +110,10 @@ def fit_components(
   _, vectors = scipy.linalg.eigh(
       gram, subset_by_index=[size - num_components, size - 1]
   )
-  vectors = vectors[:, ::-1]  # eigh sorts upwards
+  vectors = vectors[:, ::-1]  # eigh sorts in ascending order
   if wide:
-    # x^T v of a Gram eigenvector v; QR keeps directions of no variance unit.
+    # A component is x^T v of a Gram eigenvector v. QR gives it length 1, also
+    # where its variance is 0.
     vectors, _ = np.linalg.qr(x.T @ vectors)
   return mean, np.ascontiguousarray(vectors.T)
 
@@ -118,7 +121,7 @@ def fit_components(
 def project(
     x: chex.Array, mean: chex.Array, components: chex.Array
 ) -> np.ndarray:
-  """Coordinates [n, K] of flattened images x [n, P] on components [K, P]."""
+  """Returns coordinates [n, K] of images x [n, P] on components [K, P]."""
   mean, components = np.asarray(mean), np.asarray(components)
   chex.assert_rank([x, mean, components], [2, 1, 2])
   chex.assert_equal(x.shape[1:], mean.shape)
@@ -127,20 +130,20 @@ def project(
 
 
 def as_finite(x: chex.Array) -> np.ndarray:
-  """x [n, F] in float64; ValueError if any entry is not finite."""
+  """Returns x [n, F] in float64; raises ValueError if it is not finite."""
   x = np.asarray(x, np.float64)
   chex.assert_rank(x, 2)
   num_bad = int(np.sum(~np.isfinite(x)))
   if num_bad:
     raise ValueError(
-        f'{num_bad} of {x.size} features are not finite; check that the images'
-        ' they come from are finite'
+        f'{num_bad} of {x.size} features are not finite; check whether their'
+        ' images are finite'
     )
   return x
 
 
 def _matrix_sqrt(cov: np.ndarray) -> np.ndarray:
-  """Symmetric square root of a positive semi-definite matrix [F, F]."""
+  """Returns the symmetric square root of a positive semi-definite [F, F]."""
   values, vectors = np.linalg.eigh(cov)
-  roots = np.sqrt(np.maximum(values, 0.0))  # rounding of zeros
+  roots = np.sqrt(np.maximum(values, 0.0))  # rounding may make zeros negative
   return (vectors * roots[None]) @ vectors.T

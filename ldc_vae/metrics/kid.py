@@ -19,21 +19,23 @@ def kernel_distance(
     subset_size: int,
     seed: int,
 ) -> np.ndarray:
-  """Kernel distances (KID) of random subsets of two sets of features.
+  """Returns kernel distances (KID) of random subsets of two sets of features.
 
-  Binkowski et al. (2018), section 4, https://arxiv.org/abs/1801.01401: the mean
-  over subsets is the distance, their deviation tells its error. Unlike the
-  Frechet distance it is unbiased, so that different counts compare.
+  Binkowski et al. (2018), section 4, https://arxiv.org/abs/1801.01401. The mean
+  over subsets is the distance; their standard deviation shows its error. Unlike
+  the Frechet distance it is unbiased, so sets of different sizes can be
+  compared.
 
   Args:
     x: Features, shape [n, F], n at least 2.
     y: Features, shape [m, F], m at least 2.
-    num_subsets: S; 1 where a subset is all of both sets.
-    subset_size: b; lowered to n and to m where these are less.
-    seed: Of the subsets; each is drawn without replacement.
+    num_subsets: S; it is 1 if a subset would be all of both sets.
+    subset_size: b; reduced to n or m if these are smaller.
+    seed: The seed of the subsets, which are drawn without replacement.
 
   Returns:
-    Float32 [S]; two sets of one law expect 0, and are as often below.
+    float32 [S]. It is unbiased: 0 in expectation for equal distributions, and
+    often negative.
   """
   x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
   chex.assert_rank([x, y], 2)
@@ -42,10 +44,10 @@ def kernel_distance(
   if size < 2:
     raise ValueError(
         f'subsets of {size} vectors have no unbiased kernel distance; give at'
-        ' least 2'
+        ' least 2 vectors'
     )
   if size == len(x) == len(y):
-    num_subsets = 1  # every other subset is the same
+    num_subsets = 1  # all subsets would be equal
   rng = np.random.default_rng(seed)
   distance_fn = jax.jit(polynomial_mmd)
   return np.array(
@@ -61,7 +63,7 @@ def kernel_distance(
 
 
 def polynomial_mmd(x: Array, y: Array) -> Array:
-  """Squared MMD, unbiased, with k(a, b) = (a^T b / F + 1)^3.
+  """Returns the unbiased squared MMD with k(a, b) = (a^T b / F + 1)^3.
 
   Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html, eq. 3; the
   kernel is that of Binkowski et al. (2018).
@@ -83,12 +85,16 @@ def polynomial_mmd(x: Array, y: Array) -> Array:
 
 
 def _mean_kernel(a: Array, b: Array, *, same: bool) -> Array:
-  """Mean kernel of all pairs a [n, F], b [m, F]; without i = j if same."""
+  """Returns the mean kernel of all pairs a [n, F], b [m, F].
+
+  If `same`, a and b are one set, and pairs of a vector with itself are left
+  out.
+  """
   # in full float32: the distance is a small difference of large means
   products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
   kernel = (products / a.shape[1] + 1.0) ** 3
   if same:
     rows = jnp.arange(a.shape[0])
     kernel = jnp.where(rows[:, None] == rows[None], 0.0, kernel)
-  # row by row, as one sum of a million terms loses digits
+  # row by row, because one sum of a million terms loses digits
   return jnp.mean(jnp.sum(kernel, axis=1) / (b.shape[0] - same))

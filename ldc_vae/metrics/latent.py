@@ -15,12 +15,12 @@ from scipy.cluster import vq
 
 Array = jax.Array
 
-# Of Tolstikhin et al.'s code, https://github.com/tolstikhin/wae
+# The scales in Tolstikhin et al.'s code, https://github.com/tolstikhin/wae
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
-# A `missed_share` above it means that a sampler has lost part of the latents.
-# Of two sets of one distribution, a cell of 100 points has less than half of
-# its share once in 5,000 times.
+# A larger `missed_share` means that a sampler has lost part of the latents. For
+# two sets of one distribution, a cell of 100 points gets less than half of its
+# samples only once in 5,000 times.
 LARGEST_MISSED_SHARE = 0.05
 
 
@@ -31,20 +31,22 @@ def missed_share(
     num_cells: int = 50,
     seed: int = 0,
 ) -> float:
-  """The share of a set that samples visit less than half as often as is due.
+  """Returns the share of a set that samples visit less than half as often.
 
-  The reference is cut into cells by k-means, and the cells with fewer than half
-  of the samples that are due are added up. With at least 100 reference points a
-  cell, two sets of one distribution expect 0.
+  k-means cuts the reference into cells. A cell is missed if the samples visit
+  it less than half as often as the reference points do. The shares of all
+  missed cells are added. For two sets of one distribution the result is almost
+  always 0, because a cell has about 100 reference points or more.
 
   Args:
     reference: Draws of the distribution, shape [n, D], at least two.
     samples: Shape [m, D], finite.
-    num_cells: At most; fewer where there are not 100 points for each.
-    seed: Of k-means.
+    num_cells: The largest number of cells. There are fewer if n is less than
+      100 times this number.
+    seed: The seed of k-means.
 
   Returns:
-    In [0, 1].
+    A number in [0, 1].
   """
   chex.assert_rank([reference, samples], 2)
   chex.assert_equal(reference.shape[1], samples.shape[1])
@@ -65,22 +67,23 @@ def mmd(
     scales: Sequence[float] = WAE_SCALES,
     block_size: int = 512,
 ) -> Array:
-  """Squared maximum mean discrepancy, unbiased, inverse multiquadric kernels.
+  """Returns the unbiased squared maximum mean discrepancy (MMD).
 
-  Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html, eq. 3.
-  The kernel is the mean over scales s of k(a, b) = C / (C + ||a - b||^2),
-  C = 2 D s: Tolstikhin et al. (2018), https://arxiv.org/abs/1711.01558, section
-  4. At s = 1, C is the mean squared distance of two draws of N(0, I).
+  Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html, eq. 3. The
+  kernel is a mean of inverse multiquadrics over scales s:
+  k(a, b) = C / (C + ||a - b||^2) with C = 2 D s. Tolstikhin et al. (2018),
+  https://arxiv.org/abs/1711.01558, section 4. At s = 1, C is the mean squared
+  distance of two draws of N(0, I).
 
   Args:
     x: Latents, shape [n, D], n at least 2.
     y: Latents, shape [m, D], m at least 2.
     scales: The scales s, in squared units of a latent coordinate.
-    block_size: B, rows of the kernel matrix held at once; memory is O(n B).
+    block_size: B, rows of the kernel matrix in memory at once, which is O(n B).
 
   Returns:
-    A scalar without unit, at most 2: expected 0 for two sets of one law, and
-    then as often below 0 as above.
+    A scalar without unit, at most 2. It is unbiased: 0 in expectation for equal
+    distributions, and often negative.
   """
   x, y = jnp.asarray(x), jnp.asarray(y)
   chex.assert_rank([x, y], 2)
@@ -92,7 +95,7 @@ def mmd(
     )
   if not scales or min(scales) <= 0:
     raise ValueError(f'scales={tuple(scales)} must be positive numbers')
-  # One centre for both: the matmul form of distances loses digits far from 0.
+  # Both are centred: far from 0, distances from a matmul lose digits.
   center = jnp.mean(jnp.concatenate([x, y]), axis=0, keepdims=True)
   x, y = x - center, y - center
   constants = tuple(2.0 * x.shape[1] * scale for scale in scales)
@@ -106,18 +109,19 @@ def mmd(
 def sliced_wasserstein(
     x: ArrayLike, y: ArrayLike, key: Array, num_projections: int
 ) -> Array:
-  """Sliced 2-Wasserstein distance, sqrt(E_theta W_2^2(theta^T x, theta^T y)).
+  """Returns sqrt(E_theta W_2^2(theta^T x, theta^T y)), a sliced distance.
 
-  Bonneel et al. (2015), https://doi.org/10.1007/s10851-014-0506-3. In one
-  dimension W_2 compares quantile functions; these are step functions, so that
-  unequal counts are exact too. It is biased upwards: two draws of 10,000 from
-  N(0, I) in 16 dimensions are 0.03 apart, two of 360 in 8 dimensions 0.14.
+  It is the sliced 2-Wasserstein distance, Bonneel et al. (2015),
+  https://doi.org/10.1007/s10851-014-0506-3. In one dimension W_2 compares
+  quantile functions. These are step functions, so the result is also exact for
+  n != m. It is biased upwards: two sets of 10,000 draws from N(0, I) in 16
+  dimensions are 0.03 apart, two sets of 360 in 8 dimensions 0.14.
 
   Args:
     x: Latents, shape [n, D].
     y: Latents, shape [m, D].
-    key: Of the directions theta, uniform on the sphere.
-    num_projections: P, directions of the average.
+    key: The PRNG key of the directions theta, uniform on the sphere.
+    num_projections: P, the number of directions.
 
   Returns:
     A scalar of at least 0, in latent units.
@@ -139,17 +143,17 @@ def active_units(
     mean_variances: Array | None = None,
     threshold: float = 0.01,
 ) -> Array:
-  """The number of latents that depend on the image, Var_x E[z|x] > threshold.
+  """Returns the number of active latents, those with Var_x E[z|x] > threshold.
 
-  Burda et al. (2016), section 5.2, https://arxiv.org/abs/1509.00519, whose
-  threshold is the default.
+  These latents depend on the image. Burda et al. (2016), section 5.2,
+  https://arxiv.org/abs/1509.00519; the default threshold is theirs.
 
   Args:
     means: Posterior means of N images, shape [N, D].
-    mean_variances: Of means that are estimates, the variance of each, shape
-      [N, D], an unbiased estimate itself: without it, the noise of a mean of
-      few draws passes for a dependence on the image. None of exact means.
-    threshold: In squared latent units.
+    mean_variances: The variance of each mean if the means are estimates from
+      draws, shape [N, D]; None for exact means. It is subtracted, because the
+      noise of a mean would otherwise count as a dependence on the image.
+    threshold: The threshold, in squared latent units.
 
   Returns:
     A whole number in [0, D], as a float scalar; NaN if a mean is not finite.
@@ -160,7 +164,7 @@ def active_units(
   if mean_variances is not None:
     chex.assert_equal_shape([means, mean_variances])
     variances -= jnp.mean(mean_variances, axis=0)
-  # a comparison with NaN is False: it would pass for a latent at rest
+  # a comparison with NaN is False, which would count as an inactive latent
   count = jnp.sum(variances > threshold).astype(means.dtype)
   return jnp.where(jnp.all(jnp.isfinite(variances)), count, jnp.nan)
 
@@ -176,7 +180,11 @@ def _mean_kernel(
     *,
     same: bool,
 ) -> Array:
-  """Mean kernel of all pairs a [n, D], b [m, D]; without i = j if same."""
+  """Returns the mean kernel of all pairs a [n, D], b [m, D].
+
+  If `same`, a and b are one set, and pairs of a latent with itself are left
+  out.
+  """
   num = len(a)
   block_size = min(block_size, num)
   num_blocks = -(-num // block_size)
@@ -194,7 +202,7 @@ def _mean_kernel(
         + squared_b[None]
         - 2.0 * jnp.matmul(block, b.T, precision=jax.lax.Precision.HIGHEST)
     )
-    squared = jnp.maximum(squared, 0.0)  # [B, m], rounding of equal latents
+    squared = jnp.maximum(squared, 0.0)  # [B, m], rounding may be negative
     kernel = sum(c / (c + squared) for c in constants) / len(constants)
     if same:
       kernel = jnp.where(rows[:, None] == columns[None], 0.0, kernel)
@@ -207,7 +215,16 @@ def _mean_kernel(
 def _common_quantiles(
     n: int, m: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Steps on which two quantile functions are constant: rows, rows, lengths."""
-  # In units of 1 / (n m), where every edge is an integer.
+  """Returns the common steps of two quantile functions.
+
+  Args:
+    n: The size of the first set.
+    m: The size of the second set.
+
+  Returns:
+    For each step, the row in the first sorted set, the row in the second one,
+    and the length of the step.
+  """
+  # The unit is 1 / (n m), in which every edge is an integer.
   edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
   return edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)

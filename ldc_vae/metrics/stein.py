@@ -1,4 +1,4 @@
-"""The kernelised Stein discrepancy of a sample from a law of known score.
+"""The kernelised Stein discrepancy between a sample and a known score.
 
 Letters: n points of a sample, N components of a mixture, D latent size, B rows
 of a block.
@@ -19,14 +19,16 @@ _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 def kernel_stein_discrepancy(
     points: Array, scores: Array, scale: Array | float
 ) -> Array:
-  """Squared kernelised Stein discrepancy, unbiased, of a sample from a law p.
+  """Returns the unbiased squared Stein discrepancy of a sample and p.
 
-  E_{x, y ~ sample} of the Stein kernel
-  s_x^T s_y k + s_x^T grad_y k + s_y^T grad_x k + tr grad_x grad_y k over pairs
-  of different points: Liu et al. (2016), theorem 3.6 and equation 14,
-  https://arxiv.org/abs/1602.03253. It needs the score of p, not its normaliser
-  nor draws from it. k(x, y) = (c^2 + ||x - y||^2)^{-1/2}, under which the
-  discrepancy tells convergence: Gorham and Mackey (2017), theorem 8,
+  It is the mean over pairs of different points x, y of the Stein kernel
+  s_x^T s_y k + s_x^T grad_y k + s_y^T grad_x k + tr grad_x grad_y k.
+  Liu et al. (2016), theorem 3.6 and equation 14,
+  https://arxiv.org/abs/1602.03253. Only the score s of p is needed, without its
+  normaliser or draws from it.
+
+  The kernel is k(x, y) = (c^2 + ||x - y||^2)^{-1/2}. With this kernel the
+  discrepancy detects convergence: Gorham and Mackey (2017), theorem 8,
   https://arxiv.org/abs/1703.01717.
 
   Args:
@@ -35,18 +37,19 @@ def kernel_stein_discrepancy(
     scale: c > 0, in units of the points.
 
   Returns:
-    A scalar: expected 0 for a sample of p, and then as often below as above.
+    A scalar. It is unbiased: 0 in expectation for a sample of p, and often
+    negative.
   """
   chex.assert_equal_shape([points, scores])
   chex.assert_rank(points, 2)
   num, dim = points.shape
   if num < 2:
     raise ValueError(f'{num} points have no pairs; give at least 2')
-  # the matmul form of distances loses digits far from 0
+  # the points are centred: far from 0, distances from a matmul lose digits
   x = points - jnp.mean(points, axis=0, keepdims=True)
   norms = jnp.sum(jnp.square(x), axis=1)
   squared = norms[:, None] + norms[None] - 2.0 * _matmul(x, x.T)
-  squared = jnp.maximum(squared, 0.0)  # rounding of equal points
+  squared = jnp.maximum(squared, 0.0)  # rounding may be negative
   inverse = 1.0 / (scale**2 + squared)
   kernel = jnp.sqrt(inverse)
   # (s_x - s_y)^T (x - y), with grad_x k = -(x - y) k inverse = -grad_y k
@@ -66,12 +69,12 @@ def kernel_stein_discrepancy(
 def mixture_score(
     points: Array, means: Array, logvars: Array, *, block_size: int = 128
 ) -> Array:
-  """grad log (1/N) sum_i N(z; m_i, diag exp(l_i)) at points z.
+  """Returns grad log (1/N) sum_i N(z; m_i, diag exp(l_i)) at points z.
 
-  With the posteriors of N images it is the score of their aggregate posterior.
+  For the posteriors of N images, it is the score of the aggregate posterior.
 
   Args:
-    points: Shape [n, D].
+    points: z, shape [n, D].
     means: m, shape [N, D].
     logvars: l, shape [N, D].
     block_size: B, points at a time; memory is O(B N).

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldc_vae import names
 from ldc_vae.data import datasets
-from ldc_vae.metrics import spread
+from ldc_vae.metrics import intervals
 from ldc_vae.reporting import comparison_figures
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
@@ -195,6 +195,6 @@ def _by_source(
       if group == family and value is not None:
         values.setdefault(source, []).append(value)
   return {
-      source: (float(np.mean(each)), spread.standard_error(each))
+      source: (float(np.mean(each)), intervals.standard_error(each))
       for source, each in values.items()
   }

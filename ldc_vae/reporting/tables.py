@@ -13,7 +13,7 @@ from typing import Any
 
 from ldc_vae import methods
 from ldc_vae import names
-from ldc_vae.metrics import spread
+from ldc_vae.metrics import intervals
 
 CONFIDENCE = 0.95  # of the intervals
 
@@ -88,8 +88,8 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if values:
           cells[column_name(metric)] = {
               'values': values,
-              'mean': spread.mean(list(values.values())),
-              'standard_error': spread.standard_error(list(values.values())),
+              'mean': intervals.mean(list(values.values())),
+              'standard_error': intervals.standard_error(list(values.values())),
               'num_seeds': len(values),
           }
       rows.append({
@@ -213,7 +213,7 @@ def _compare(rows, metric: names.Metric, scope: str) -> None:
   for index, cell in enumerate(cells):
     difference = None
     if index != best:
-      difference = spread.paired_difference(
+      difference = intervals.paired_difference(
           cell['values'], cells[best]['values'], CONFIDENCE
       )
     cell[scope] = {

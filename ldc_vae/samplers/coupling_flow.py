@@ -1,12 +1,13 @@
-"""A normalising flow of latents, as a law with a density.
+"""A normalising flow: a distribution of latents with a density.
 
-Coupling layers of rational-quadratic splines, Durkan et al. (2019),
-https://arxiv.org/abs/1906.04032, with a learned linear map before each in the
-LU form of Kingma and Dhariwal (2018), https://arxiv.org/abs/1807.03039; trained
-by maximum likelihood. A draw takes one pass.
+The flow has coupling layers of rational-quadratic splines, Durkan et al.
+(2019), https://arxiv.org/abs/1906.04032. Before each layer there is a learned
+linear map in the LU form of Kingma and Dhariwal (2018),
+https://arxiv.org/abs/1807.03039. It is trained by maximum likelihood. A draw
+takes one pass.
 
-Letters: N latents, D latent size, A of its directions that vary, B latents of a
-batch, M bins of a spline.
+Letters: N latents, D latent size, A directions in which latents vary, B latents
+of a batch, M bins of a spline.
 """
 
 from collections.abc import Callable
@@ -21,21 +22,21 @@ import numpy as np
 
 from ldc_vae import elbo
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
 NUM_STEPS = 3000  # updates
 
 _BATCH_SIZE = 512
-_LEARNING_RATE = 1e-3  # at the start of a cosine to 0
+_LEARNING_RATE = 1e-3  # the initial rate; it falls to 0 along a cosine
 _EMA_DECAY = 0.99
 _NUM_LAYERS = 6
-_WIDTH, _NUM_BLOCKS = 128, 1  # of the residual blocks of each layer
+_WIDTH, _NUM_BLOCKS = 128, 1  # residual blocks of each layer
 _NUM_BINS = 8  # M
-_BOUND = 5.0  # deviations; a spline is the identity beyond
-_MIN_SIZE = 1e-3  # of a bin, as a share of all
-_MIN_SLOPE = 1e-3  # at a knot
+_BOUND = 5.0  # standard deviations; beyond it a spline is the identity
+_MIN_SIZE = 1e-3  # smallest bin, as a fraction of the whole interval
+_MIN_SLOPE = 1e-3  # smallest slope at a knot
 
 
 def fit(
@@ -45,17 +46,17 @@ def fit(
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the weights and the batches.
+    seed: The seed of the weights and the batches.
     num_steps: Updates of Adam, at least 1.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: The training diverged, or has no steps.
+    UserError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'flow')
-  return latent_training.fit(
+  training.check_steps(num_steps, 'flow')
+  return training.fit(
       _train,
       draws,
       latents,
@@ -66,7 +67,7 @@ def fit(
 
 
 def log_prob(params: chex.ArrayTree, u: Array) -> Array:
-  """log p(u) of one whitened latent [A]; a scalar in nats."""
+  """Returns log p(u) of one whitened latent [A], a scalar in nats."""
   chex.assert_rank(u, 1)
   noise, log_det = transform(params, u)
   return elbo.standard_normal_log_prob(noise) + log_det
@@ -76,7 +77,7 @@ def log_prob(params: chex.ArrayTree, u: Array) -> Array:
 def draws(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Whitened latents of a shape [n, A], each from noise of its own."""
+  """Draws whitened latents of shape [n, A], each from its own noise."""
   noise = jax.random.normal(key, shape)
   return transform(params, noise, inverse=True)[0]
 
@@ -90,21 +91,22 @@ def spline(
     bound: float,
     inverse: bool = False,
 ) -> tuple[Array, Array]:
-  """A monotone rational-quadratic spline of [-bound, bound], else the identity.
+  """Applies a monotone rational-quadratic spline on [-bound, bound].
 
-  Durkan et al. (2019), equations 4 to 8; Gregory and Delbourgo (1982).
+  Outside this interval the map is the identity. Durkan et al. (2019), equations
+  4 to 8; Gregory and Delbourgo (1982).
 
   Args:
-    x: A number.
-    widths: Free numbers whose softmax gives the bins' widths, shape [M].
-    heights: The same of their heights, shape [M].
-    slopes: Free numbers of the slopes at the inner knots, shape [M - 1]; 0 is
-      slope 1, which the outer knots have.
-    bound: Where the spline ends.
-    inverse: Map back.
+    x: A scalar.
+    widths: Unconstrained widths of the bins, shape [M]; a softmax is applied.
+    heights: Unconstrained heights of the bins, shape [M], likewise.
+    slopes: Unconstrained slopes at the inner knots, shape [M - 1]. 0 is slope
+      1, which is also the slope at the outer knots.
+    bound: The end of the interval.
+    inverse: Whether to apply the inverse map.
 
   Returns:
-    The number that x is mapped to, and the log derivative of the map; nats.
+    The value of the map, and its log derivative in nats; both are scalars.
   """
   chex.assert_rank([x, widths, heights, slopes], [0, 1, 1, 1])
   chex.assert_equal_shape([widths, heights])
@@ -115,10 +117,10 @@ def spline(
   one = jnp.ones(1, inner.dtype)
   slopes = jnp.concatenate([one, inner, one])
 
-  clipped = jnp.clip(x, -bound, bound)  # no NaN of what is not used
+  clipped = jnp.clip(x, -bound, bound)  # avoids NaN outside the interval
   start = bottom if inverse else left
   index = jnp.sum(clipped >= start[1:])
-  # a product rather than a gather, whose gradient is a slow scatter
+  # A product instead of a gather: the gradient of a gather is a slow scatter.
   chosen = (jnp.arange(len(widths)) == index).astype(widths.dtype)
   left, width, bottom, height, low, high = (
       jnp.sum(chosen * each)
@@ -131,7 +133,7 @@ def spline(
     a = height * (slope - low) + rise * bend
     b = height * low - rise * bend
     c = -slope * rise
-    # the form of the root that does not cancel
+    # this form of the root has no cancellation
     root = jnp.sqrt(jnp.maximum(jnp.square(b) - 4.0 * a * c, 0.0))
     part = 2.0 * c / (-b - root)
   else:
@@ -158,10 +160,11 @@ def spline(
 
 
 class Layer(nn.Module):
-  """A linear map, then splines of half of the numbers, given the other half.
+  """A linear map, then splines that move one half of the coordinates.
 
-  x [..., A] -> y [..., A] and the log determinant [...] of dy/dx, in nats. It
-  starts as a random rotation.
+  The other half determines the splines. The layer maps x [..., A] to y [..., A]
+  and the log determinant [...] of dy/dx, in nats. It starts as a random
+  rotation.
   """
 
   width: int
@@ -185,14 +188,14 @@ class Layer(nn.Module):
     return y, spline_log_det + log_det
 
   def _linear(self, size):
-    """Q, L, U [A, A] each, and the log diagonal [A] of U."""
+    """Returns Q, L and U, [A, A] each, and the log diagonal [A] of U."""
     orthogonal, zeros = nn.initializers.orthogonal(), nn.initializers.zeros
     rotation = self.param('rotation', orthogonal, (size, size))
     below = self.param('lower', zeros, (size, size))
     above = self.param('upper', zeros, (size, size))
     log_diagonal = self.param('log_diagonal', zeros, (size,))
     return (
-        # fixed, so that its determinant stays 1
+        # no gradient: its determinant must stay 1
         jax.lax.stop_gradient(rotation),
         jnp.tril(below, -1) + jnp.eye(size),
         jnp.triu(above, 1) + jnp.diag(jnp.exp(log_diagonal)),
@@ -200,9 +203,9 @@ class Layer(nn.Module):
     )
 
   def _couple(self, x, inverse):
-    """Splines of the second half of x [..., A], by a net of the first."""
+    """Moves the second half of x [..., A] by splines, given the first half."""
     kept, moved = jnp.split(x, [x.shape[-1] // 2], axis=-1)
-    # one number has nothing beside it: its net has a constant input
+    # at A = 1 the first half is empty, so the net gets a constant input
     inputs = kept if kept.shape[-1] else jnp.zeros((*x.shape[:-1], 1))
     features = latent_nets.ResidualMlp(self.width, self.num_blocks)(inputs)
     each = 3 * self.num_bins - 1
@@ -219,7 +222,7 @@ class Layer(nn.Module):
 
 
 def init(key: Array, size: int) -> chex.ArrayTree:
-  """Weights of all layers, stacked, for whitened latents [..., A]."""
+  """Returns the stacked weights of all layers for whitened latents [..., A]."""
   layer = create_layer()
   keys = jax.random.split(key, _NUM_LAYERS)
   return jax.vmap(lambda key: layer.init(key, jnp.zeros(size)))(keys)
@@ -231,12 +234,13 @@ def transform(
   """Maps latents to noise, or back.
 
   Args:
-    params: As `init` gives them.
-    u: Whitened latents, or noise, shape [..., A].
-    inverse: From noise to latents.
+    params: The weights, in the form that `init` returns.
+    u: Whitened latents, or noise if `inverse`, shape [..., A].
+    inverse: Whether to map noise to latents.
 
   Returns:
-    Shape [..., A], and the log determinant of the map's Jacobian, shape [...].
+    The mapped points, shape [..., A], and the log determinant of the map's
+    Jacobian, shape [...].
   """
   layer = create_layer()
 
@@ -250,12 +254,12 @@ def transform(
 
 
 def create_layer() -> Layer:
-  """One layer of the flow, for whitened latents [..., A]."""
+  """Returns one layer of the flow, for whitened latents [..., A]."""
   return Layer(_WIDTH, _NUM_BLOCKS, _NUM_BINS)
 
 
 def _bins(free: Array, bound: float) -> tuple[Array, Array]:
-  """Where bins start, and their sizes, [M] each; in all 2 bound."""
+  """Returns the starts and the sizes of bins on [-bound, bound], [M] each."""
   share = _MIN_SIZE + (1.0 - _MIN_SIZE * len(free)) * jax.nn.softmax(free)
   sizes = 2.0 * bound * share
   starts = jnp.cumsum(sizes) - sizes - bound
@@ -264,14 +268,14 @@ def _bins(free: Array, bound: float) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames='num_steps')
 def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """The averaged weights after `num_steps` updates on u [N, A]."""
+  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
   init_key, steps_key = jax.random.split(key)
 
   def loss_fn(params, rows, key):
     del key
     return -jnp.mean(jax.vmap(log_prob, in_axes=(None, 0))(params, rows))
 
-  return latent_training.train(
+  return training.train(
       loss_fn,
       init(init_key, u.shape[1]),
       u,

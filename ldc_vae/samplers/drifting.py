@@ -1,12 +1,11 @@
-"""A net that a kernel flow drifts onto latents, as a law with one pass.
+"""The drifting model: a net that makes a latent in one pass.
 
-The drifting model of Deng et al. (2026), https://arxiv.org/abs/2602.04770: in
-training, what the net makes moves by the field of `svgd.smoothed_flow`, toward
-latents and away from each other, and the net follows. It has neither an energy
-nor an adversary.
+Deng et al. (2026), https://arxiv.org/abs/2602.04770. In training, the net's
+outputs move by the field of `svgd.smoothed_flow`: toward latents and away from
+each other. The net learns to follow them. It needs no energy and no adversary.
 
-Letters: N latents, D latent size, A of its directions that vary, n points of an
-update.
+Letters: N latents, D latent size, A directions in which latents vary, n points
+of an update.
 """
 
 from collections.abc import Callable
@@ -18,18 +17,18 @@ import numpy as np
 
 from ldc_vae import svgd
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
 NUM_STEPS = 6000  # updates
 
-_BATCH_SIZE = 512  # n, of the net's points and of the latents
-# of the flow, in distances of two points of N(0, I)
+_BATCH_SIZE = 512  # n, the number of the net's points and of latents
+# scales of the flow; the unit is the distance of two points of N(0, I)
 _SCALES = (0.02, 0.05, 0.2)
-_LEARNING_RATE = 1e-3  # at the start of a cosine to 0
+_LEARNING_RATE = 1e-3  # the initial rate; it falls to 0 along a cosine
 _EMA_DECAY = 0.999
-_WIDTH, _NUM_BLOCKS = 256, 3  # of the residual blocks of the net
+_WIDTH, _NUM_BLOCKS = 256, 3  # residual blocks of the net
 
 
 def fit(
@@ -39,17 +38,17 @@ def fit(
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the weights, the batches and the noise.
+    seed: The seed of the weights, the batches and the noise.
     num_steps: Updates of Adam, at least 1.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: The training diverged, or has no steps.
+    UserError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'drifting net')
-  return latent_training.fit(
+  training.check_steps(num_steps, 'drifting net')
+  return training.fit(
       _train,
       draws,
       latents,
@@ -60,17 +59,17 @@ def fit(
 
 
 def drifting_loss(points: Array, latents: Array) -> Array:
-  """A loss whose descent moves points [n, A] along their drift to latents.
+  """Returns a loss whose gradient moves points along their drift to latents.
 
-  Deng et al. (2026), equation 6, with the field of `svgd.smoothed_flow`: its
+  Deng et al. (2026), equation 6, with the field of `svgd.smoothed_flow`. The
   gradient is theirs, up to a factor.
 
   Args:
-    points: What the net makes, shape [n, A], n >= 2.
+    points: The net's outputs, shape [n, A], n >= 2.
     latents: Whitened latents, shape [m, A]; no gradient flows into them.
 
   Returns:
-    A scalar. Its value means nothing.
+    A scalar. Only its gradient has a meaning.
   """
   chex.assert_rank([points, latents], 2)
   return svgd.follow(points, svgd.smoothed_flow(points, latents, _SCALES))
@@ -80,25 +79,25 @@ def drifting_loss(points: Array, latents: Array) -> Array:
 def draws(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Whitened latents of a shape [n, A], each from noise of its own."""
+  """Draws whitened latents of shape [n, A], each from its own noise."""
   return create_net().apply(params, jax.random.normal(key, shape))
 
 
 def create_net() -> latent_nets.SamplerNet:
-  """The net, from noise [..., A] to whitened latents [..., A]."""
+  """Returns the net, which maps noise [..., A] to whitened latents [..., A]."""
   return latent_nets.SamplerNet(_WIDTH, _NUM_BLOCKS)
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')
 def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """The averaged weights after `num_steps` updates on u [N, A]."""
+  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
   init_key, steps_key = jax.random.split(key)
 
   def loss_fn(params, rows, key):
     noise = jax.random.normal(key, rows.shape)
     return drifting_loss(create_net().apply(params, noise), rows)
 
-  return latent_training.train(
+  return training.train(
       loss_fn,
       create_net().init(init_key, u[:1]),
       u,

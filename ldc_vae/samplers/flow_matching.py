@@ -1,13 +1,13 @@
-"""Flow matching on latents, as a law that an ODE draws from.
+"""Flow matching: a distribution of latents that an ODE draws from.
 
 A net learns the velocity of straight paths from noise to latents, Lipman et al.
 (2023), https://arxiv.org/abs/2210.02747, and Liu et al. (2023),
-https://arxiv.org/abs/2209.03003. A draw follows it from noise, by Heun's
-method, with `NUM_EVALUATIONS` evaluations of the net: where a sampler net makes
-a latent in one pass, this makes it in so many.
+https://arxiv.org/abs/2209.03003. A draw starts from noise and follows the
+velocity by Heun's method. It takes `NUM_EVALUATIONS` passes of the net, where a
+sampler net takes one.
 
-Letters: N latents, D latent size, A of its directions that vary, B latents of a
-batch.
+Letters: N latents, D latent size, A directions in which latents vary, B latents
+of a batch.
 """
 
 from collections.abc import Callable
@@ -20,29 +20,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
 NUM_STEPS = 6000  # updates
 
 _HEUN_STEPS = 25
-NUM_EVALUATIONS = 2 * _HEUN_STEPS  # of the net, for one latent
+NUM_EVALUATIONS = 2 * _HEUN_STEPS  # passes of the net for one latent
 
 _BATCH_SIZE = 512
-_LEARNING_RATE = 1e-3  # at the start of a cosine to 0
+_LEARNING_RATE = 1e-3  # the initial rate; it falls to 0 along a cosine
 _EMA_DECAY = 0.999
-_WIDTH, _NUM_BLOCKS = 256, 3  # of the residual blocks of the net
-_NUM_FREQUENCIES = 4  # of the time, each twice the last
+_WIDTH, _NUM_BLOCKS = 256, 3  # residual blocks of the net
+_NUM_FREQUENCIES = 4  # frequencies of the time input; each doubles the last
 
 
 class Velocity(nn.Module):
-  """Whitened latents u [..., A] at times t [...] -> velocities [..., A].
+  """Maps whitened latents u [..., A] at times t [...] to velocities [..., A].
 
   It starts as the velocity that takes N(0, I) to N(0, I), (2t - 1) u / s^2 with
-  s^2 = t^2 + (1 - t)^2. The net learns the rest, in units of its deviation
-  1 / s, from inputs of deviation 1: the preconditioning of Karras et al.
-  (2022), https://arxiv.org/abs/2206.00364, for straight paths.
+  s^2 = t^2 + (1 - t)^2. The net learns the rest in units of its standard
+  deviation 1 / s, and its inputs have standard deviation 1. This is the
+  preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, for
+  straight paths.
   """
 
   width: int
@@ -68,17 +69,17 @@ def fit(
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the weights, the batches and the noise.
+    seed: The seed of the weights, the batches and the noise.
     num_steps: Updates of Adam, at least 1.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    ValueError: The training diverged, or has no steps.
+    UserError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'velocity')
-  return latent_training.fit(
+  training.check_steps(num_steps, 'velocity')
+  return training.fit(
       _train,
       draws,
       latents,
@@ -94,14 +95,14 @@ def matching_loss(
     latents: Array,
     times: Array,
 ) -> Array:
-  """Mean of |v((1 - t) noise + t latent, t) - (latent - noise)|^2.
+  """Returns the mean of |v((1 - t) noise + t latent, t) - (latent - noise)|^2.
 
   Lipman et al. (2023), equation 23 with sigma_min = 0.
 
   Args:
     velocity_fn: Maps points [B, A] at times [B] to velocities [B, A].
-    noise: Where paths start, shape [B, A].
-    latents: Where they end, shape [B, A].
+    noise: The start of each path, shape [B, A].
+    latents: The end of each path, shape [B, A].
     times: t in [0, 1], shape [B].
 
   Returns:
@@ -118,10 +119,10 @@ def matching_loss(
 def heun(
     velocity_fn: Callable[[Array, Array], Array], start: Array, num_steps: int
 ) -> Array:
-  """Where du/dt = v(u, t) leads from t = 0 to 1, by Heun's method.
+  """Solves du/dt = v(u, t) from t = 0 to 1 by Heun's method.
 
   Args:
-    velocity_fn: As in `matching_loss`; evaluated twice a step.
+    velocity_fn: See `matching_loss`; each step evaluates it twice.
     start: u at t = 0, shape [B, A].
     num_steps: Steps of equal length.
 
@@ -144,25 +145,25 @@ def heun(
 def draws(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Whitened latents of a shape [n, A], each from noise of its own."""
+  """Draws whitened latents of shape [n, A], each from its own noise."""
   velocity_fn = functools.partial(create_net().apply, params)
   return heun(velocity_fn, jax.random.normal(key, shape), _HEUN_STEPS)
 
 
 def create_net() -> Velocity:
-  """v, for whitened latents [..., A] and times [...]."""
+  """Returns the net v for whitened latents [..., A] and times [...]."""
   return Velocity(_WIDTH, _NUM_BLOCKS)
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')
 def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """The averaged weights after `num_steps` updates on u [N, A]."""
+  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
   init_key, steps_key = jax.random.split(key)
   params = create_net().init(init_key, u[:1], jnp.zeros(1))
 
   def loss_fn(params, rows, key):
     noise_key, time_key = jax.random.split(key)
-    # one time in each part of [0, 1], rather than anywhere: less noise
+    # one time in each of B equal parts of [0, 1] gives less noise
     parts = jnp.arange(rows.shape[0]) + jax.random.uniform(
         time_key, rows.shape[:1]
     )
@@ -173,7 +174,7 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
         parts / rows.shape[0],
     )
 
-  return latent_training.train(
+  return training.train(
       loss_fn,
       params,
       u,

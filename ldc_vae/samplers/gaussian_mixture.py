@@ -1,12 +1,13 @@
-"""A mixture of full-covariance Gaussians, as a law of the latent.
+"""A mixture of full-covariance Gaussians: a distribution of latents.
 
-Expectation maximisation from k-means, as scikit-learn's `GaussianMixture` does
-it, to the same mixture, but in products of matrices: log densities are linear
-in the numbers, their squares and their products, and so are the moments. With
-hundreds of components that is several times faster.
+The mixture is fitted by expectation maximisation (EM), which starts from
+k-means. The result is that of scikit-learn's `GaussianMixture`. But EM is
+written as products of matrices here, which is several times faster with
+hundreds of components. For this, each latent gets features: 1, its coordinates
+and the products of their pairs. Log densities are linear in these features.
 
-Letters: N latents, D latent size, A of its directions that vary, K components,
-F = 1 + A + A (A + 1) / 2 features of a latent.
+Letters: N latents, D latent size, A directions in which latents vary, K
+components, F = 1 + A + A (A + 1) / 2 features of a latent.
 """
 
 from collections.abc import Callable
@@ -18,16 +19,16 @@ import numpy as np
 from scipy import special
 
 from ldc_vae import errors
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
-_TOLERANCE = 1e-3  # nats a latent; EM ends where an iteration gains less
+_TOLERANCE = 1e-3  # nats per latent; EM ends when an iteration gains less
 _MAX_ITERATIONS = 1000
-_MIN_VARIANCE = 1e-6  # added to each variance, of whitened latents
-_BLOCK_ROWS = 4096  # latents whose features are there at once
+_MIN_VARIANCE = 1e-6  # added to each variance of the whitened latents
+_BLOCK_ROWS = 4096  # latents whose features are in memory at once
 
 
 class Mixture(NamedTuple):
-  """Shares [K], means [K, A] and covariances [K, A, A]."""
+  """Shares [K], means [K, A] and covariances [K, A, A] of the components."""
 
   shares: np.ndarray
   means: np.ndarray
@@ -42,32 +43,33 @@ def fit(
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
     num_components: K, from 1 to N.
-    seed: Of k-means.
+    seed: The seed of k-means.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    UserError: K is outside its range.
+    UserError: K is less than 1 or more than N.
   """
   if not 1 <= num_components <= len(latents):
     raise errors.UserError(
         f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
         f' number of components must be between 1 and {len(latents)}'
     )
-  from sklearn import cluster  # a second, which most commands need not wait
+  from sklearn import cluster  # a slow import, which few commands need
   from sklearn import exceptions
 
-  u, unwhiten = latent_training.whiten(latents)
+  u, unwhiten = training.whiten(latents)
   k_means = cluster.KMeans(num_components, n_init=1, random_state=seed)
-  with warnings.catch_warnings():  # fewer different latents than components
+  # it warns if there are fewer different latents than components
+  with warnings.catch_warnings():
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
     labels = k_means.fit(latents).labels_
   mixture, gain = maximise(np.asarray(u, np.float64), labels, num_components)
   if gain >= _TOLERANCE:
     logging.warning(
-        'gmm_%d: EM was stopped after %d iterations; the last gained %.2g nats'
-        ' a latent, where it ends below %g',
+        'gmm_%d: EM was stopped after %d iterations before it converged; the'
+        ' last one gained %.2g nats per latent, the limit is %g',
         num_components, _MAX_ITERATIONS, gain, _TOLERANCE,
     )
   roots = np.linalg.cholesky(mixture.covariances)  # [K, A, A]
@@ -89,15 +91,15 @@ def fit(
 def maximise(
     u: np.ndarray, labels: np.ndarray, num_components: int
 ) -> tuple[Mixture, float]:
-  """Expectation maximisation, from a clustering.
+  """Fits a mixture by expectation maximisation, which starts from a clustering.
 
   Args:
-    u: Latents, of deviation about 1, shape [N, A].
-    labels: A component of each, shape [N].
+    u: Latents with standard deviations of about 1, shape [N, A].
+    labels: The component of each latent at the start, shape [N].
     num_components: K.
 
   Returns:
-    The mixture, and how many nats a latent the last iteration gained.
+    The mixture, and the gain of the last iteration in nats per latent.
   """
   sums = np.zeros((num_components, _num_features(u.shape[1])))
   for start in range(0, len(u), _BLOCK_ROWS):
@@ -115,12 +117,12 @@ def maximise(
 
 
 def joint_log_probs(mixture: Mixture, u: np.ndarray) -> np.ndarray:
-  """log p(u, k) of latents u [N, A], shape [N, K]; nats."""
+  """Returns log p(u, k) of latents u [N, A], shape [N, K], in nats."""
   return _features(u) @ _coefficients(mixture).T
 
 
 def _expectations(mixture, u) -> tuple[float, np.ndarray]:
-  """The mean log density of u, and the components' sums of features [K, F]."""
+  """Returns the mean log density of u, and each component's feature sums."""
   coefficients = _coefficients(mixture)
   total, sums = 0.0, np.zeros_like(coefficients)
   for start in range(0, len(u), _BLOCK_ROWS):
@@ -133,20 +135,21 @@ def _expectations(mixture, u) -> tuple[float, np.ndarray]:
 
 
 def _num_features(size: int) -> int:
-  """F."""
+  """Returns F, the number of features of a latent."""
   return 1 + size + size * (size + 1) // 2
 
 
 def _features(u: np.ndarray) -> np.ndarray:
-  """1, u_i, and u_i u_j for i <= j, of u [N, A]: shape [N, F]."""
+  """Returns the features 1, u_i, and u_i u_j for i <= j of u [N, A], [N, F]."""
   rows, columns = np.triu_indices(u.shape[1])
   ones = np.ones((len(u), 1))
   return np.concatenate([ones, u, u[:, rows] * u[:, columns]], axis=1)
 
 
 def _from_sums(sums: np.ndarray, size: int) -> Mixture:
-  """The mixture whose components have sums of features [K, F]."""
-  counts = sums[:, 0] + 10 * np.finfo(np.float64).eps  # one may be empty
+  """Returns the mixture whose components have these feature sums [K, F]."""
+  # the small number avoids a division by 0 where a component is empty
+  counts = sums[:, 0] + 10 * np.finfo(np.float64).eps
   means = sums[:, 1 : 1 + size] / counts[:, None]
   rows, columns = np.triu_indices(size)
   covariances = np.zeros((len(sums), size, size))
@@ -158,7 +161,7 @@ def _from_sums(sums: np.ndarray, size: int) -> Mixture:
 
 
 def _coefficients(mixture: Mixture) -> np.ndarray:
-  """What features are weighted by in log p(u, k), shape [K, F]."""
+  """Returns the weights of the features in log p(u, k), shape [K, F]."""
   size = mixture.means.shape[1]
   precisions = np.linalg.inv(mixture.covariances)
   linear = np.einsum('kij,kj->ki', precisions, mixture.means)
@@ -168,7 +171,7 @@ def _coefficients(mixture: Mixture) -> np.ndarray:
       + np.sum(linear * mixture.means, axis=1)
   )
   rows, columns = np.triu_indices(size)
-  # each product of different numbers stands for two
+  # u_i u_j with i < j stands for both (i, j) and (j, i)
   factors = np.where(rows == columns, -0.5, -1.0)
   quadratic = precisions[:, rows, columns] * factors
   return np.concatenate([constant[:, None], linear, quadratic], axis=1)

@@ -1,12 +1,11 @@
 """Training latents with a little noise: the control for memorisation.
 
-A draw is a training latent chosen at random, moved by less than what lies
-between it and the nearest other one. That is no model of latents: it knows no
-more than the training images. A law that is fitted to latents has to be judged
-beside it. Where this one does as well, the measure does not tell what was
-learned from what was stored; `nearest/train_generator` does.
+A draw is a random training latent plus noise. The noise is smaller than the
+distance to the nearest other latent. So this sampler only stores the training
+set and learns nothing. Compare other samplers with it: a metric on which this
+one is as good cannot tell learning from storing. `nearest/train_generator` can.
 
-Letters: N latents, D latent size, A of its directions that vary.
+Letters: N latents, D latent size, A directions in which latents vary.
 """
 
 from collections.abc import Callable
@@ -14,59 +13,59 @@ from collections.abc import Callable
 import numpy as np
 
 from ldc_vae import errors
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 
-NOISE = 0.5  # of the distance to the nearest other latent
+NOISE = 0.5  # fraction of the distance to the nearest other latent
 
-_NUM_PROBES = 1000  # latents whose nearest others are looked for
+_NUM_PROBES = 1000  # latents whose nearest neighbour is searched
 
 
 def fit(
     latents: np.ndarray, *, seed: int, noise: float = NOISE
 ) -> Callable[[int, int], np.ndarray]:
-  """Chooses the noise of latents.
+  """Returns a sampler of stored latents with noise.
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the choice of latents whose nearest others are looked for.
-    noise: The root mean square of how far a draw is from its latent, in units
-      of the median distance between a latent and the nearest other one; both of
-      whitened latents. 0 gives the latents themselves.
+    seed: The seed of the choice of probes.
+    noise: The root mean square distance between a draw and its latent. The unit
+      is the median distance between a latent and its nearest neighbour. Both
+      distances are those of whitened latents. 0 returns the latents themselves.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    UserError: A negative noise.
+    UserError: The noise is negative.
   """
   if not noise >= 0.0:
     raise errors.UserError(
-        f'noise={noise} is no share of a distance; use 0 or more'
+        f'noise={noise} is not a fraction of a distance; use 0 or more'
     )
-  u, unwhiten = latent_training.whiten(latents)
+  u, unwhiten = training.whiten(latents)
   rng = np.random.default_rng(seed)
   probes = u[rng.permutation(len(u))[:_NUM_PROBES]]
-  deviation = noise * median_distance(probes, u) / np.sqrt(u.shape[1])
+  std = noise * median_distance(probes, u) / np.sqrt(u.shape[1])
 
   def sample(num: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     chosen = u[rng.integers(len(u), size=num)]
-    return unwhiten(chosen + deviation * rng.normal(size=chosen.shape))
+    return unwhiten(chosen + std * rng.normal(size=chosen.shape))
 
   return sample
 
 
 def median_distance(probes: np.ndarray, points: np.ndarray) -> float:
-  """The median distance of probes from the nearest other point.
+  """Returns the median distance of probes from their nearest other point.
 
   Args:
     probes: Some of the points, shape [n, A].
-    points: Shape [N, A].
+    points: All points, shape [N, A].
 
   Returns:
     The distance; 0 for a single point.
   """
-  from sklearn import neighbors  # a second, which most commands need not wait
+  from sklearn import neighbors  # a slow import, which few commands need
 
   if len(points) < 2:
     return 0.0

@@ -1,7 +1,7 @@
-"""The options of the sampler net's SVGD, with the values that serve every set.
+"""The options of the sampler net's SVGD.
 
-They are fields of `config.method` for `ldc`, and the latent sampler `svgd` is
-fitted with them.
+They are fields of `config.method` for `ldc`, and options of the latent sampler
+`svgd`. One set of defaults is used for all data sets.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,10 @@ from ldc_vae import svgd
 
 
 class _PositiveKernels(Iterable):
-  """The kernels without negative values: the direction is divided by a sum."""
+  """The names of the kernels without negative values.
+
+  Each direction is divided by its kernel sum, which must be positive.
+  """
 
   def __iter__(self):
     return iter(
@@ -23,15 +26,15 @@ class _PositiveKernels(Iterable):
 
 @dataclasses.dataclass(frozen=True)
 class SamplerOptions(fields.Options):
-  """How the sampler net and the latent energy are trained.
+  """The options of the training of the sampler net and the latent energy.
 
-  Measured on eight sets of latents: docs/results.md.
+  The defaults were measured on eight sets of latents: docs/results.md.
   """
 
   group: ClassVar[str] = 'svgd'
 
   sampler_svgd: bool = fields.field(
-      True, 'False follows the plain gradient of the energy (an ablation)'
+      True, 'if False, particles follow the gradient of the energy (ablation)'
   )
   sampler_kernel: str = fields.one_of(
       _PositiveKernels(), default='rbf', help="kernel of the sampler's SVGD"
@@ -46,7 +49,7 @@ class SamplerOptions(fields.Options):
       default=1.0, help='repulsion temperature T at the start'
   )
   # The penalty blurs the sampler's distribution by a variance of about
-  # 4 T gradient_penalty, in standardised units: T must end small.
+  # 4 T gradient_penalty, in standardised units. So T must be small at the end.
   temperature_end: float = fields.positive(
       default=3e-4, help='T from temperature_fraction on'
   )

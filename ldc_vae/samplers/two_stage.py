@@ -1,8 +1,9 @@
-"""A second VAE on the latents of a first, as a law of the latent.
+"""A second VAE, trained on the latents of a first one.
 
-Dai and Wipf (2019), section 4, https://arxiv.org/abs/1903.05789: the aggregate
-posterior fills the latent space, so that a VAE with as many latents and a
-learned noise can match it where the first VAE could not match the images.
+Dai and Wipf (2019), section 4, https://arxiv.org/abs/1903.05789. Images are
+near a surface of few dimensions, which the first VAE cannot match. The
+aggregate posterior fills its whole space, so a VAE with the same latent size
+and a learned noise can match it.
 
 Letters: N latents, D latent size, B latents of a batch.
 """
@@ -23,16 +24,16 @@ from ldc_vae.models import latent_nets
 
 Array = jax.Array
 
-NUM_STEPS = 1200  # of the training; half a minute on one core at D = 16
+NUM_STEPS = 1200  # updates; half a minute on one core at D = 16
 
-_BATCH_SIZE = 512  # fewer with more steps did worse for the same time
-_LEARNING_RATE = 1e-3  # at the start of a cosine to 0
-_WIDTH, _NUM_BLOCKS = 256, 2  # of the residual blocks of each net
-_MIN_STD = 1e-6  # of a latent that the first encoder does not use
+_BATCH_SIZE = 512  # smaller batches with more steps were worse in equal time
+_LEARNING_RATE = 1e-3  # the initial rate; it falls to 0 along a cosine
+_WIDTH, _NUM_BLOCKS = 256, 2  # residual blocks of each net
+_MIN_STD = 1e-6  # added to all; avoids a division by 0 for constant latents
 
 
 class Encoder(nn.Module):
-  """Standardised latents z [..., D] -> mean and logvar of u, [..., D] each."""
+  """Maps standardised latents z [..., D] to mean and logvar of u [..., D]."""
 
   @nn.compact
   def __call__(self, z: Array) -> tuple[Array, Array]:
@@ -42,7 +43,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """u [..., D] -> the mean of z, [..., D], and its log deviation, []."""
+  """Maps u [..., D] to the mean of z [..., D], and its log scale []."""
 
   @nn.compact
   def __call__(self, u: Array) -> tuple[Array, Array]:
@@ -58,11 +59,14 @@ def fit(
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the weights, the batches and the noise.
+    seed: The seed of the weights, the batches and the noise.
     num_steps: Updates of Adam, at least 1.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
+
+  Raises:
+    UserError: The training has no steps.
   """
   latents = np.asarray(latents, np.float32)
   chex.assert_rank(latents, 2)
@@ -76,7 +80,7 @@ def fit(
   )
 
   def sample(num: int, seed: int) -> np.ndarray:
-    # training splits the key of its seed, which may be this one
+    # training has used the keys of its own seed, which may be equal
     key = jax.random.fold_in(jax.random.key(seed), 2**31)
     z = _sample(params, key, (num, latents.shape[1]))
     return (mean + std * np.asarray(z)).astype(np.float32)
@@ -85,7 +89,7 @@ def fit(
 
 
 def negative_elbo(params: chex.ArrayTree, z: Array, key: Array) -> Array:
-  """-ELBO of standardised latents z [B, D], the mean; nats."""
+  """Returns the mean -ELBO of standardised latents z [B, D], in nats."""
   mean, logvar = Encoder().apply(params['encoder'], z)
   u = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, z.shape)
   decoded, log_scale = Decoder().apply(params['decoder'], u)
@@ -97,7 +101,7 @@ def negative_elbo(params: chex.ArrayTree, z: Array, key: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames='num_steps')
 def _train(z: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """The weights after `num_steps` updates on z [N, D]."""
+  """Returns the weights after `num_steps` updates on z [N, D]."""
   encoder_key, decoder_key, steps_key = jax.random.split(key, 3)
   params = {
       'encoder': Encoder().init(encoder_key, z[:1]),
@@ -122,7 +126,7 @@ def _train(z: Array, key: Array, num_steps: int) -> chex.ArrayTree:
 def _sample(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Standardised latents of a shape [N, D]: u ~ N(0, I), z ~ p(z|u)."""
+  """Draws standardised latents of shape [N, D]: u ~ N(0, I), z ~ p(z|u)."""
   u_key, z_key = jax.random.split(key)
   decoded, log_scale = Decoder().apply(
       params['decoder'], jax.random.normal(u_key, shape)

@@ -82,7 +82,7 @@ _DATA = {
     'no_such_path': _Case(
         _images_from('nowhere'),
         r"dataset.path='nowhere' cannot be read \(No such file or directory;"
-        r' looked for /.*\): name a folder',
+        r' tried /.*\): name a folder',
     ),
     'empty_folder': _Case(
         _images_from('pictures'), r'pictures.* holds no PNG or JPEG file: name',
@@ -114,11 +114,11 @@ _DATA = {
         _LASTING, _file('x.txt', 'x'),
     ),
     'no_images_inside': _Case(
-        _images_from('x.npz'), r'x.npz cannot be read .*none of them named im',
+        _images_from('x.npz'), r'x.npz cannot be read .*none named im',
         _LASTING, _npy(lambda: {'a': _uint8(9, 8, 8), 'b': _uint8(2)}, 'x.npz'),
     ),
     'truncated_npz': _Case(
-        _images_from('x.npz'), r'x.npz cannot be read .*: write it anew with',
+        _images_from('x.npz'), r'x.npz cannot be read .*: write it again with',
         _LASTING, _truncated_npz,
     ),
     'pickled': _Case(
@@ -161,7 +161,7 @@ _DATA = {
     ),
     'too_small_to_judge': _Case(
         _images_from('x.npz', '--config.model.architecture=mlp'),
-        r'images of 3x8 pixels are too small to classify; give .* no labels',
+        r'images of 3x8 pixels are too small for the .*; use .* no labels',
         _LASTING,
         _npy(lambda: {'images': _uint8(40, 3, 8)}, 'x.npz',
              labels=np.arange(40) % 2),

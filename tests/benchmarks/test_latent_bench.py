@@ -21,7 +21,7 @@ from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
-from ldc_vae.samplers import latents as latents_lib
+from ldc_vae.samplers import registry
 
 _IN_PLANE = ('ring_2', 'grid_2', 'moons_2', 'unequal_2', 'mixture_2',
              'swiss_roll_2', 'shell_2')
@@ -174,7 +174,7 @@ class RunSetTest(absltest.TestCase):
     """The row of a sampler on a known set."""
     rows = []
     with absltest.mock.patch.object(
-        latents_lib, 'fit', lambda *args, **kwargs: sample_fn
+        registry, 'fit', lambda *args, **kwargs: sample_fn
     ):
       latent_bench.run_set(
           sets_lib.create_set(name, 100), ('mine',), 0, options={},

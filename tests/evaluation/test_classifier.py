@@ -117,7 +117,7 @@ class NetworkTest(parameterized.TestCase):
     self.assertLess(num_params, 600_000)
 
   def test_tiny_images_are_refused(self):
-    with self.assertRaisesRegex(ValueError, '8x3 pixels .* side is 4 or more'):
+    with self.assertRaisesRegex(ValueError, '8x3 pixels .* use at least 4x4'):
       classifier.create_network((8, 3, 1), 2)
 
 
@@ -200,10 +200,10 @@ class ClassifierTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
       ('rank', np.zeros((8, 8, 1)), r'shape \(8, 8, 1\)'),
-      ('size', np.zeros((2, 9, 8, 1)), r'made for \[N, 8, 8, 1\]'),
+      ('size', np.zeros((2, 9, 8, 1)), r'needs shape \[N, 8, 8, 1\]'),
       ('integers', np.zeros((2, 8, 8, 1), np.int32), 'dtype int32'),
       ('range', np.full((2, 8, 8, 1), 255.0), r'floats in \[0, 1\]'),
-      ('sign', np.full((2, 8, 8, 1), -1.0), r'span \[-1, -1\]'),
+      ('sign', np.full((2, 8, 8, 1), -1.0), r'are in \[-1, -1\]'),
       ('nan', np.full((2, 8, 8, 1), np.nan), r'floats in \[0, 1\]'),
   )
   def test_other_images_are_refused(self, images, message):
@@ -304,7 +304,7 @@ class LoadOrTrainTest(_FewStepsTest):
     path.write_bytes(damage(path.read_bytes()))
     with self.assertLogs(level='WARNING') as logs:
       again, trained = self.load_or_train(_dataset())
-    self.assertIn('training it anew', logs.output[0])
+    self.assertIn('it is trained again', logs.output[0])
     self.assertTrue(trained)
     chex.assert_trees_all_equal(model.params, again.params)
     self.assertFalse(self.load_or_train(_dataset())[1])
@@ -327,7 +327,7 @@ class LoadOrTrainTest(_FewStepsTest):
     blocker.write_text('a file where the folder should be')
     with self.assertLogs(level='WARNING') as logs:
       model, _ = self.load_or_train(_dataset())
-    self.assertIn('Cannot keep the feature classifier', logs.output[0])
+    self.assertIn('Cannot write the feature classifier', logs.output[0])
     self.assertLen(model.features(_dataset().images['test']), 32)
 
   def test_the_default_cache_is_that_of_the_data_sets(self):

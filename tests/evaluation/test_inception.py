@@ -102,7 +102,7 @@ class LoadTest(parameterized.TestCase):
   def test_a_file_of_something_else_is_told_on_one_line(self):
     path = self.create_tempfile(content=b'spam', mode='wb').full_path
     with self.assertRaisesRegex(
-        inception.InceptionError, 'does not hold its weights.*corrupt file'
+        inception.InceptionError, 'does not contain the weights.*corrupt file'
     ) as caught:
       self._load(path)
     self.assertNotIn('\n', str(caught.exception))
@@ -149,7 +149,7 @@ class FeaturesTest(parameterized.TestCase):
       ((4, 5, 5, 3), np.float32),
   )
   def test_other_images_are_refused(self, shape, dtype):
-    with self.assertRaisesRegex(ValueError, 'takes uint8'):
+    with self.assertRaisesRegex(ValueError, 'needs uint8'):
       inception.features(np.zeros(shape, dtype), lambda batch: batch)
 
 

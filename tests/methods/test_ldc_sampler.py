@@ -12,7 +12,7 @@ import numpy as np
 
 from ldc_vae.methods import ldc
 from ldc_vae.methods import moments
-from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import sampler_net
 from ldc_vae.samplers import sampler_options
 from tests.methods import ldc_case
 from tests.methods import method_case
@@ -126,7 +126,7 @@ class LdcLatentTest(chex.TestCase):
     )
     noise, looks = self._draws(group)
     objective_fn = functools.partial(
-        latent_svgd.objective,
+        sampler_net.objective,
         noise=noise,
         aggregate=self._aggregate(columns),
         at_aggregate=looks,
@@ -167,7 +167,7 @@ class LdcCreateTest(chex.TestCase):
       (
           'bandwidth_of_a_set',
           dict(bandwidth='mean'),
-          "method.bandwidth=mean follows the few",
+          "method.bandwidth=mean depends on the few",
       ),
       ('bandwidth', dict(bandwidth=-1.0), 'bandwidth=-1.0'),
       (

@@ -92,7 +92,7 @@ class SteinVaeTest(chex.TestCase):
   @parameterized.parameters(
       ({'num_particles': 1}, 'num_particles=1 with .*use 2 particles'),
       ({'kernel': 'rfb'}, 'method.kernel=rfb is unknown .*known: .*rbf'),
-      ({'bandwidth': 'median'}, 'method.bandwidth=median follows the few'),
+      ({'bandwidth': 'median'}, 'method.bandwidth=median depends on the few'),
   )
   def test_wrong_field_is_an_error(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.samplers import coupling_flow
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import registry
 from tests import device_case
 from tests.samplers import latent_case
 
@@ -74,7 +74,7 @@ class FitTest(parameterized.TestCase):
     z = latent_case.two_clusters(10)
     z[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, "not finite, so 'flow'"):
-      latents.fit('flow', z, num_steps=3)
+      registry.fit('flow', z, num_steps=3)
 
 
 class SplineTest(parameterized.TestCase):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ldc_vae import svgd
 from ldc_vae.samplers import drifting
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import registry
 from tests import device_case
 from tests.samplers import latent_case
 
@@ -48,7 +48,7 @@ class FitTest(parameterized.TestCase):
     z = latent_case.two_clusters(10)
     z[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, "not finite, so 'drifting'"):
-      latents.fit('drifting', z, num_steps=3)
+      registry.fit('drifting', z, num_steps=3)
 
 
 class DriftingLossTest(parameterized.TestCase):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.samplers import flow_matching
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import registry
 from tests import device_case
 from tests.samplers import latent_case
 
@@ -56,7 +56,7 @@ class FitTest(parameterized.TestCase):
     z = latent_case.two_clusters(10)
     z[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, "not finite, so 'flow_matching'"):
-      latents.fit('flow_matching', z, num_steps=3)
+      registry.fit('flow_matching', z, num_steps=3)
 
 
 class VelocityTest(parameterized.TestCase):

@@ -4,8 +4,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from ldc_vae.samplers import latents
 from ldc_vae.samplers import nearest
+from ldc_vae.samplers import registry
 from tests.samplers import latent_case
 
 
@@ -48,14 +48,14 @@ class FitTest(parameterized.TestCase):
 
   @parameterized.parameters(-0.1, float('nan'))
   def test_no_share_is_refused(self, noise):
-    with self.assertRaisesRegex(ValueError, f'noise={noise} is no share'):
+    with self.assertRaisesRegex(ValueError, f'noise={noise} is not a fraction'):
       nearest.fit(latent_case.two_clusters(10), seed=0, noise=noise)
 
   def test_latents_that_are_not_finite_are_refused(self):
     z = latent_case.two_clusters(10)
     z[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, "not finite, so 'nearest'"):
-      latents.fit('nearest', z)
+      registry.fit('nearest', z)
 
 
 class MedianDistanceTest(parameterized.TestCase):

@@ -1,4 +1,4 @@
-"""The spread of a number over seeds, and of differences paired by seed."""
+"""Means over seeds, their standard errors, and differences paired by seed."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -12,10 +12,10 @@ class Difference(NamedTuple):
   """A mean difference paired by seed.
 
   Attributes:
-    mean: Of value - reference.
-    low: Lower end of its interval; None of fewer than two pairs.
-    high: Upper end.
-    num_pairs: Seeds that both have.
+    mean: Mean of value - reference.
+    low: Lower end of its confidence interval; None with fewer than two pairs.
+    high: Upper end of the interval, or None.
+    num_pairs: The number of seeds that both sides have.
   """
 
   mean: float
@@ -25,19 +25,19 @@ class Difference(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> float | None:
-  """The mean; None of no values."""
+  """Returns the mean; None if there are no values."""
   return float(np.mean(values)) if len(values) else None
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
-  """sqrt(sum (x - mean x)^2 / (n - 1)); None of fewer than two values."""
+  """Returns sqrt(sum (x - mean x)^2 / (n - 1)); None if n is less than 2."""
   return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-  """Of the mean: the standard deviation / sqrt(n); None of one value."""
-  deviation = standard_deviation(values)
-  return None if deviation is None else deviation / math.sqrt(len(values))
+  """Returns the standard deviation / sqrt(n); None if n is less than 2."""
+  std = standard_deviation(values)
+  return None if std is None else std / math.sqrt(len(values))
 
 
 def paired_difference(
@@ -45,19 +45,19 @@ def paired_difference(
     reference: Mapping[int, float],
     confidence: float,
 ) -> Difference | None:
-  """The mean of value - reference over common seeds, with its t interval.
+  """Returns the mean of value - reference over common seeds, with an interval.
 
-  mean d ± t * s / sqrt(n), with s the standard deviation of the n differences
-  d and t the quantile (1 + confidence) / 2 of Student's law with n - 1 degrees
-  of freedom (Student 1908).
+  The interval is mean d ± t * s / sqrt(n). Here s is the standard deviation of
+  the n differences d. t is the quantile (1 + confidence) / 2 of Student's
+  distribution with n - 1 degrees of freedom (Student 1908).
 
   Args:
-    values: Seed -> value.
-    reference: Seed -> value of what it is compared with.
-    confidence: Of the interval, as 0.95.
+    values: A dict from seed to value.
+    reference: A dict from seed to the value to compare with.
+    confidence: The confidence of the interval, for example 0.95.
 
   Returns:
-    The difference; None where no seed is common.
+    The difference; None if no seed is common.
   """
   seeds = [seed for seed in values if seed in reference]
   if not seeds:

@@ -1,10 +1,10 @@
-"""A learned energy of the latents, as a law that Langevin dynamics draws from.
+"""A learned energy of the latents; Langevin dynamics draws from it.
 
-p(u) ~ exp(-f(u)) N(u; 0, I) of whitened latents u: the prior of Pang et al.
-(2020), https://arxiv.org/abs/2006.08205, fitted after training. Its chains are
-short, and start from N(0, I) in training and afterwards: what is learned is the
-law at their end, not that at rest (Nijkamp et al. (2019),
-https://arxiv.org/abs/1904.09770).
+The model is p(u) ~ exp(-f(u)) N(u; 0, I) of whitened latents u. It is the prior
+of Pang et al. (2020), https://arxiv.org/abs/2006.08205, fitted after training.
+The chains are short and always start from N(0, I). The training therefore fits
+the distribution at the end of these short chains, not their equilibrium
+(Nijkamp et al. (2019), https://arxiv.org/abs/1904.09770).
 
 Letters: N latents, D latent size, n latents and chains of an update.
 """
@@ -27,18 +27,19 @@ Array = jax.Array
 NUM_STEPS = 1000  # updates; half a minute on one core at D = 8
 
 _BATCH_SIZE = 256
-_CHAIN_STEPS = 30  # of Langevin dynamics, from N(0, I)
-# Of these, in deviations of a latent, geometric from the first to the last: a
-# chain first finds its cluster, then its place in it.
+_CHAIN_STEPS = 30  # Langevin steps of a chain, which starts from N(0, I)
+# The first and the last step size, in standard deviations of a latent; those
+# between are geometric. A chain first finds a cluster, then a place inside it.
 _STEP_SIZES = (0.3, 0.05)
-_LEARNING_RATE = 3e-3  # at the start of a cosine to a tenth; 1e-3 is too slow
-_B1 = 0.5  # a moving target wants little momentum
-# E|grad f|^2 at the latents is D / s^2 for clusters of deviation s, some
-# hundreds: R1 of 0.1 keeps f from getting as steep.
+# The initial rate, which falls to a tenth along a cosine; 1e-3 is too slow.
+_LEARNING_RATE = 3e-3
+_B1 = 0.5  # Adam's momentum is low, because the target moves
+# Clusters of standard deviation s need E|grad f|^2 of D / s^2 at the latents,
+# which is some hundreds. An R1 of 0.1 would not let f become so steep.
 _R1_WEIGHT = 1e-3
 _EMA_DECAY = 0.99
-_WIDTH, _NUM_BLOCKS = 128, 1  # of the residual blocks of the energy
-_MIN_STD = 1e-6  # of a direction that the latents do not use
+_WIDTH, _NUM_BLOCKS = 128, 1  # residual blocks of the energy
+_MIN_STD = 1e-6  # added to all; avoids a division by 0 for unused directions
 
 
 def fit(
@@ -48,7 +49,7 @@ def fit(
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the weights, the batches and the chains.
+    seed: The seed of the weights, the batches and the chains.
     num_steps: Updates of Adam, at least 1.
 
   Returns:
@@ -65,7 +66,7 @@ def fit(
     )
   mean = latents.mean(axis=0)
   centered = latents - mean
-  # Whitened, so that one step size suits every direction of a chain.
+  # The latents are whitened, so that one step size fits all directions.
   values, vectors = np.linalg.eigh(centered.T @ centered / len(latents))
   std = np.sqrt(np.maximum(values, 0.0)) + _MIN_STD
   u = jnp.asarray(centered @ vectors / std, jnp.float32)
@@ -76,7 +77,7 @@ def fit(
     )
 
   def sample(num: int, seed: int) -> np.ndarray:
-    # training splits the key of its seed, which may be this one
+    # training has used the keys of its own seed, which may be equal
     key = jax.random.fold_in(jax.random.key(seed), 2**31)
     u = draws(params, key, (num, latents.shape[1]))
     return (mean + (np.asarray(u) * std) @ vectors.T).astype(np.float32)
@@ -85,7 +86,7 @@ def fit(
 
 
 def whitened_energy(params: chex.ArrayTree, u: Array) -> Array:
-  """f(u) + |u|^2 / 2 of one whitened latent [D]; nats."""
+  """Returns f(u) + |u|^2 / 2 of one whitened latent [D], in nats."""
   return create_net().apply(params, u) + 0.5 * jnp.sum(jnp.square(u))
 
 
@@ -93,7 +94,7 @@ def whitened_energy(params: chex.ArrayTree, u: Array) -> Array:
 def draws(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Where short chains of Langevin steps from N(0, I) end, shape [n, D]."""
+  """Returns the ends of short Langevin chains from N(0, I), shape [n, D]."""
   start_key, chain_key = jax.random.split(key)
   start = jax.random.normal(start_key, shape)
   chain = functools.partial(
@@ -106,13 +107,13 @@ def draws(
 
 
 def create_net() -> latent_nets.LatentEnergy:
-  """f, for whitened latents [..., D]."""
+  """Returns the net f for whitened latents [..., D]."""
   return latent_nets.LatentEnergy(_WIDTH, _NUM_BLOCKS)
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')
 def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """The averaged weights after `num_steps` updates on u [N, D]."""
+  """Returns the averaged weights after `num_steps` updates on u [N, D]."""
   init_key, steps_key = jax.random.split(key)
   params = create_net().init(init_key, u[0])
   rate = optax.cosine_decay_schedule(_LEARNING_RATE, num_steps, alpha=0.1)
@@ -125,7 +126,7 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     samples = draws(params, chains_key, (_BATCH_SIZE, u.shape[1]))
 
     def loss_fn(params):
-      # f alone: |u|^2 / 2 has no weights
+      # |u|^2 / 2 is left out: it has no weights to train
       f = functools.partial(create_net().apply, params)
       return energy.contrastive_loss(f, u[rows], samples, _R1_WEIGHT)[0]
 

@@ -1,4 +1,4 @@
-"""Tests of ldc_vae.samplers.latent_energy."""
+"""Tests of ldc_vae.samplers.langevin."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.metrics import latent
-from ldc_vae.samplers import latent_energy
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import langevin
+from ldc_vae.samplers import registry
 from tests import device_case
 
 _ANGLES = 2.0 * np.pi * np.arange(8) / 8
@@ -37,15 +37,15 @@ class FitTest(parameterized.TestCase):
     truth = _ring(2000, seed=1)
     with (
         absltest.mock.patch.multiple(
-            latent_energy, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
+            langevin, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
         ),
         device_case.optimised(
-            latent_energy, '_train', static_argnames='num_steps'
+            langevin, '_train', static_argnames='num_steps'
         ),
     ):
-      sample_fn = latent_energy.fit(_ring(4000), seed=0, num_steps=1200)
+      sample_fn = langevin.fit(_ring(4000), seed=0, num_steps=1200)
       draws = sample_fn(2000, 0)
-    gaussian = latents.fit('gaussian', _ring(4000))(2000, 0)
+    gaussian = registry.fit('gaussian', _ring(4000))(2000, 0)
     # 0.989 of the ring's own mass is within 3 deviations, but a third of that
     # of a Gaussian with its moments; a share of 250 draws errs by 0.06.
     self.assertGreater(np.mean(_masses(draws)), 0.85)
@@ -58,7 +58,7 @@ class FitTest(parameterized.TestCase):
     self.assertLess(distance(draws), 0.1 * distance(gaussian))
 
   def test_draws_depend_on_the_seeds_alone(self):
-    fit = lambda seed: latent_energy.fit(_ring(100), seed=seed, num_steps=3)
+    fit = lambda seed: langevin.fit(_ring(100), seed=seed, num_steps=3)
     draws = fit(1)(20, 3)
     self.assertEqual(draws.dtype, np.float32)
     self.assertEqual(draws.shape, (20, 2))
@@ -69,54 +69,54 @@ class FitTest(parameterized.TestCase):
   def test_starts_as_the_gaussian_of_the_latents(self):
     # Untrained, f is nearly flat, and the chains stay in N(0, I), whitened.
     z = _ring(100) @ np.array([[1.0, 0.5], [0.0, 0.02]])
-    draws = latent_energy.fit(z, seed=0, num_steps=3)(5000, 0)
+    draws = langevin.fit(z, seed=0, num_steps=3)(5000, 0)
     np.testing.assert_allclose(
         np.cov(draws, rowvar=False), np.cov(z, rowvar=False), rtol=0.15
     )
 
   def test_a_constant_latent_stays_constant(self):
     z = np.concatenate([_ring(50), np.full((50, 1), 7.0)], axis=1)
-    draws = latent_energy.fit(z, seed=0, num_steps=3)(100, 0)
+    draws = langevin.fit(z, seed=0, num_steps=3)(100, 0)
     np.testing.assert_allclose(draws[:, 2], 7.0, atol=1e-4)
 
   def test_one_latent_and_no_draws_are_fine(self):
-    sample_fn = latent_energy.fit(_ring(1), seed=0, num_steps=3)
+    sample_fn = langevin.fit(_ring(1), seed=0, num_steps=3)
     np.testing.assert_allclose(sample_fn(5, 0), np.tile(_ring(1), (5, 1)), 1e-4)
     self.assertEqual(sample_fn(0, 0).shape, (0, 2))
 
   def test_no_steps_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'num_steps=0'):
-      latent_energy.fit(_ring(10), seed=0, num_steps=0)
+      langevin.fit(_ring(10), seed=0, num_steps=0)
 
   def test_a_training_that_diverges_is_told(self):
-    with absltest.mock.patch.object(latent_energy, '_LEARNING_RATE', 1e30):
+    with absltest.mock.patch.object(langevin, '_LEARNING_RATE', 1e30):
       with self.assertRaisesRegex(ValueError, 'diverged within num_steps=7'):
-        latent_energy.fit(_ring(10), seed=0, num_steps=7)
+        langevin.fit(_ring(10), seed=0, num_steps=7)
 
   @parameterized.parameters(np.nan, np.inf)
   def test_latents_that_are_not_finite_are_refused(self, value):
     z = _ring(10)
     z[3, 1] = value
     with self.assertRaisesRegex(ValueError, "not finite, so 'langevin'"):
-      latents.fit('langevin', z, num_steps=3)
+      registry.fit('langevin', z, num_steps=3)
 
 
 class WhitenedEnergyTest(parameterized.TestCase):
 
   def test_is_that_of_the_normal_law_where_f_is_0(self):
-    net = latent_energy.create_net()
+    net = langevin.create_net()
     u = np.array([1.0, -2.0], np.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), u)
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    value = jax.jit(latent_energy.whitened_energy)(params, u)
+    value = jax.jit(langevin.whitened_energy)(params, u)
     np.testing.assert_allclose(value, 2.5, rtol=1e-6)
 
-  @absltest.mock.patch.object(latent_energy, '_WIDTH', 4)
+  @absltest.mock.patch.object(langevin, '_WIDTH', 4)
   def test_chains_rest_in_the_normal_law_where_f_is_0(self):
-    net = latent_energy.create_net()
+    net = langevin.create_net()
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(2))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    z = latent_energy.draws(params, jax.random.key(1), (20_000, 2))
+    z = langevin.draws(params, jax.random.key(1), (20_000, 2))
     # v / (1 - s^2 / 4) at s = 0.3 is 1.02; 40,000 numbers err by 0.007.
     np.testing.assert_allclose(np.var(z), 1.01, atol=0.04)
     np.testing.assert_allclose(np.mean(z), 0.0, atol=0.02)

@@ -1,4 +1,4 @@
-"""Tests of ldc_vae.samplers.latent_training."""
+"""Tests of ldc_vae.samplers.training."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -6,34 +6,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldc_vae.samplers import latent_training
+from ldc_vae.samplers import training
 from tests.samplers import latent_case
 
 
 class WhitenTest(parameterized.TestCase):
 
   def test_u_is_uncorrelated_and_of_deviation_1(self):
-    u, _ = latent_training.whiten(latent_case.two_clusters(500))
+    u, _ = training.whiten(latent_case.two_clusters(500))
     self.assertEqual(u.dtype, np.float32)
     np.testing.assert_allclose(u.mean(axis=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(u.T @ u / 500, np.eye(3), atol=1e-5)
 
   def test_comes_back(self):
     z = latent_case.two_clusters(500)
-    u, unwhiten = latent_training.whiten(z)
+    u, unwhiten = training.whiten(z)
     np.testing.assert_allclose(unwhiten(u), z, rtol=1e-5, atol=1e-5)
 
   def test_leaves_out_what_does_not_vary(self):
     z = latent_case.two_clusters(50)[:, :2]
     z = np.concatenate([z, np.full((50, 1), 7.0), z[:, :1] - z[:, 1:]], axis=1)
-    u, unwhiten = latent_training.whiten(z)
+    u, unwhiten = training.whiten(z)
     self.assertEqual(u.shape, (50, 2))
     np.testing.assert_allclose(unwhiten(u), z, rtol=1e-5, atol=1e-5)
 
   @parameterized.parameters(1, 3)
   def test_latents_that_are_the_same_keep_one_direction(self, num):
     z = np.tile(latent_case.two_clusters(1), (num, 1))
-    u, unwhiten = latent_training.whiten(z)
+    u, unwhiten = training.whiten(z)
     np.testing.assert_array_equal(u, np.zeros((num, 1)))
     np.testing.assert_allclose(unwhiten(u + 5.0), z, rtol=1e-6)
 
@@ -41,17 +41,17 @@ class WhitenTest(parameterized.TestCase):
 class CheckTest(parameterized.TestCase):
 
   def test_weights_that_are_not_finite_are_told(self):
-    latent_training.check_trained({'w': np.ones(2)}, 7, 'net')
+    training.check_trained({'w': np.ones(2)}, 7, 'net')
     with self.assertRaisesRegex(ValueError, 'the net diverged within num_st'):
-      latent_training.check_trained({'w': np.array([1.0, np.inf])}, 7, 'net')
+      training.check_trained({'w': np.array([1.0, np.inf])}, 7, 'net')
 
   def test_no_steps_are_told(self):
-    latent_training.check_steps(1, 'net')
+    training.check_steps(1, 'net')
     with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no net; use 1'):
-      latent_training.check_steps(0, 'net')
+      training.check_steps(0, 'net')
 
   def test_draws_have_a_key_that_training_has_not(self):
-    key, draw_key = jax.random.key(3), latent_training.draw_key(3)
+    key, draw_key = jax.random.key(3), training.draw_key(3)
     splits = jax.random.key_data(jax.random.split(key, 100))
     self.assertFalse((splits == jax.random.key_data(draw_key)).all(1).any())
 
@@ -65,7 +65,7 @@ class TrainTest(parameterized.TestCase):
       del key
       return jnp.mean(jnp.sum(jnp.square(rows - params), axis=1))
 
-    params = latent_training.train(
+    params = training.train(
         loss_fn,
         jnp.zeros(2),
         u,
@@ -81,7 +81,7 @@ class TrainTest(parameterized.TestCase):
   def test_the_average_lags_behind(self):
     # Adam with a gradient of 1 moves by the rate, here 1, (1 + cos) / 2 in all
     # 2 steps: to -1, -1.5. The average weighs 1 / 10, then 2 / 11 of the old.
-    params = latent_training.train(
+    params = training.train(
         lambda params, rows, key: params,
         jnp.zeros(()),
         jnp.zeros((3, 1)),

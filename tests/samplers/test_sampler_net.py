@@ -1,4 +1,4 @@
-"""Tests of ldc_vae.samplers.latent_svgd."""
+"""Tests of ldc_vae.samplers.sampler_net."""
 
 import dataclasses
 import functools
@@ -13,8 +13,8 @@ import numpy as np
 
 from ldc_vae import energy
 from ldc_vae import svgd
-from ldc_vae.samplers import latent_svgd
-from ldc_vae.samplers import latents
+from ldc_vae.samplers import registry
+from ldc_vae.samplers import sampler_net
 from ldc_vae.samplers import sampler_options
 from tests import device_case
 from tests.samplers import latent_case
@@ -50,7 +50,7 @@ class TemperatureTest(parameterized.TestCase):
       (0.0, 2.0), (0.25, 0.2), (0.5, 0.02), (0.75, 0.02), (1.0, 0.02)
   )
   def test_falls_geometrically_and_then_rests(self, progress, expected):
-    actual = latent_svgd.repulsion_temperature(
+    actual = sampler_net.repulsion_temperature(
         progress, start=2.0, end=0.02, fraction=0.5
     )
     # float32 power
@@ -75,9 +75,9 @@ class ObjectiveTest(chex.TestCase):
     self.at_aggregate = np.arange(_NUM) % 3 == 0
 
   def _objective(self, params, noise, aggregate, at_aggregate, **options):
-    """`latent_svgd.objective` at a quarter of the training."""
+    """`sampler_net.objective` at a quarter of the training."""
     axis_name = options.pop('axis_name', None)
-    return latent_svgd.objective(
+    return sampler_net.objective(
         params,
         noise,
         aggregate,
@@ -243,14 +243,14 @@ def _mixture_masses(z: np.ndarray) -> np.ndarray:
 
 def _fit_few(z, seed):
   with absltest.mock.patch.multiple(
-      latent_svgd, _BATCH_SIZE=32, _MOMENT_DRAWS=1000, _SAMPLER_WIDTH=8,
+      sampler_net, _BATCH_SIZE=32, _MOMENT_DRAWS=1000, _SAMPLER_WIDTH=8,
       _SAMPLER_BLOCKS=1, _ENERGY_WIDTH=8, _ENERGY_BLOCKS=1,
   ):
-    sample_fn = latent_svgd.fit(z, seed=seed, num_steps=3)
+    sample_fn = sampler_net.fit(z, seed=seed, num_steps=3)
 
   def sample(num, seed):
     with absltest.mock.patch.multiple(
-        latent_svgd, _SAMPLER_WIDTH=8, _SAMPLER_BLOCKS=1
+        sampler_net, _SAMPLER_WIDTH=8, _SAMPLER_BLOCKS=1
     ):
       return sample_fn(num, seed)
 
@@ -263,17 +263,17 @@ class FitTest(parameterized.TestCase):
     """Draws of a small net after a short training, and its metrics."""
     with (
         absltest.mock.patch.multiple(
-            latent_svgd, _SAMPLER_WIDTH=64, _SAMPLER_BLOCKS=2, _ENERGY_WIDTH=64,
+            sampler_net, _SAMPLER_WIDTH=64, _SAMPLER_BLOCKS=2, _ENERGY_WIDTH=64,
         ),
         device_case.optimised(
-            latent_svgd,
+            sampler_net,
             '_train',
             static_argnames=(
                 'num_steps', 'batch_size', 'learning_rate', 'options',
             ),
         ),
     ):
-      sample_fn = latent_svgd.fit(
+      sample_fn = sampler_net.fit(
           z, seed=0, num_steps=num_steps, batch_size=128, learning_rate=4e-3
       )
       return sample_fn(num_draws, 0), sample_fn.metrics
@@ -325,12 +325,12 @@ class FitTest(parameterized.TestCase):
     )
 
   def test_one_gaussian_covers_none_of_them_so(self):
-    ring = latents.fit('gaussian', _ring(5000))(10_000, 0)
+    ring = registry.fit('gaussian', _ring(5000))(10_000, 0)
     masses, near = _ring_masses(ring)
     self.assertLess(near, 0.3)
     self.assertTrue(np.all(masses < 1 / 16), masses)
     z = _mixture(5000)
-    masses = _mixture_masses(latents.fit('gaussian', z)(10_000, 0))
+    masses = _mixture_masses(registry.fit('gaussian', z)(10_000, 0))
     self.assertTrue(np.any(masses < _mixture_masses(z) / 2), masses)
 
   def test_draws_depend_on_the_seeds_alone(self):
@@ -341,7 +341,7 @@ class FitTest(parameterized.TestCase):
 
   def test_no_steps_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no sampler'):
-      latent_svgd.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
+      sampler_net.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
 
   def test_latents_that_are_missed_are_told(self):
     with self.assertLogs('absl', 'WARNING') as logs:
@@ -351,7 +351,7 @@ class FitTest(parameterized.TestCase):
 
   def test_a_mass_above_the_batch_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'mass=300.0 of 256 points'):
-      latent_svgd.fit(
+      sampler_net.fit(
           latent_case.two_clusters(10), seed=0, num_steps=1, sampler_mass=300.0
       )
 
@@ -359,7 +359,7 @@ class FitTest(parameterized.TestCase):
     z = latent_case.two_clusters(10)
     z[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, "not finite, so 'svgd'"):
-      latents.fit('svgd', z, num_steps=3)
+      registry.fit('svgd', z, num_steps=3)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
-"""What nets that are fitted to latents have in common: units and training.
+"""The whitening and the training that several latent samplers share.
 
-Letters: N latents, D latent size, A of its directions that vary, B latents of a
-batch.
+Letters: N latents, D latent size, A directions in which latents vary, B latents
+of a batch.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,19 @@ from ldc_vae import errors
 Array = jax.Array
 LossFn = Callable[[chex.ArrayTree, Array, Array], Array]
 
-_MIN_STD = 1e-6  # of a direction that the latents use, in units of the widest
+# Latents vary in a direction if its standard deviation is above this part of
+# the largest one.
+_MIN_STD = 1e-6
 
 
 def whiten(
     latents: np.ndarray,
 ) -> tuple[np.ndarray, Callable[[ArrayLike], np.ndarray]]:
-  """Turns latents into uncorrelated numbers of mean 0 and deviation 1.
+  """Makes latents uncorrelated, with mean 0 and standard deviation 1.
 
-  Directions in which the latents do not vary are left out: a density has no
-  value there. One direction stays, also of latents that are all the same.
+  Directions in which the latents do not vary are removed, because a density is
+  not defined there. One direction is always kept, even if all latents are
+  equal.
 
   Args:
     latents: Shape [N, D].
@@ -54,7 +57,7 @@ def whiten(
 
 
 def check_steps(num_steps: int, what: str) -> None:
-  """Raises a ValueError where `num_steps` train nothing."""
+  """Raises a `UserError` if `num_steps` is less than 1."""
   if num_steps < 1:
     raise errors.UserError(
         f'num_steps={num_steps} trains no {what}; use 1 or more'
@@ -62,15 +65,15 @@ def check_steps(num_steps: int, what: str) -> None:
 
 
 def check_trained(params: chex.ArrayTree, num_steps: int, what: str) -> None:
-  """Raises a ValueError where a weight is not finite."""
+  """Raises a `UserError` if a weight is not finite."""
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise errors.UserError(
-        f'the {what} diverged within num_steps={num_steps}; use fewer'
+        f'the {what} diverged within num_steps={num_steps}; use fewer steps'
     )
 
 
 def draw_key(seed: int) -> Array:
-  """The key of draws; training splits that of its seed, maybe the same one."""
+  """Returns the key of draws; no key of the training is equal to it."""
   return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
@@ -83,15 +86,15 @@ def fit(
     num_steps: int,
     what: str,
 ) -> Callable[[int, int], np.ndarray]:
-  """Trains a net on whitened latents, and turns its draws into latents.
+  """Trains a net on whitened latents; returns a function that draws latents.
 
   Args:
     train_fn: Maps whitened latents [N, A], a key and `num_steps` to weights.
     draws_fn: Maps weights, a key and a shape (n, A) to whitened latents.
     latents: Shape [N, D].
-    seed: Of the training.
-    num_steps: Updates.
-    what: The net's name, for an error.
+    seed: The seed of the training.
+    num_steps: The number of updates.
+    what: The net's name, for an error message.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
@@ -120,17 +123,18 @@ def train(
     learning_rate: float,
     ema_decay: float,
 ) -> chex.ArrayTree:
-  """Adam on random batches, at a rate that falls to 0 along a cosine.
+  """Trains by Adam on random batches; the rate falls to 0 along a cosine.
 
   Args:
     loss_fn: Maps weights, rows [B, A] and a PRNG key to a scalar.
-    params: The weights at the start.
-    u: What rows are drawn from, with replacement, shape [N, A].
+    params: The initial weights.
+    u: Whitened latents, shape [N, A]; batches are drawn with replacement.
     key: PRNG key.
-    num_steps: Updates.
+    num_steps: The number of updates.
     batch_size: B.
-    learning_rate: At the start.
-    ema_decay: Of the average of the weights; at most (1 + step) / (10 + step).
+    learning_rate: The initial rate.
+    ema_decay: The decay of the average of the weights. In the first steps it
+      is limited to (1 + step) / (10 + step).
 
   Returns:
     The averaged weights.

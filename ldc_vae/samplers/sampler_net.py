@@ -1,18 +1,18 @@
-"""The sampler net by SVGD: one update, and a whole fit to given latents.
+"""The sampler net, trained by SVGD: one update, and a fit to given latents.
 
-The sampler net turns noise into standardised latents, u = xi + net(xi). A
-latent energy f learns to tell pairs of an aggregate latent and a sampler's
-latent apart (`energy.paired_loss`); the sampler's particles move by SVGD on f,
+The sampler net maps noise to standardised latents, u = xi + net(xi). Pairs of
+an aggregate latent and a sampler's latent train a latent energy f, which learns
+to tell them apart (`energy.paired_loss`). The particles u move by SVGD on f,
 
     phi_i = sum_j [k(u_j, u_i) (-grad f(u_j)) + T grad_{u_j} k(u_j, u_i)]
             / sum_j k(u_j, u_i),
 
-and the net follows them (Feng, Wang and Liu (2017),
-https://arxiv.org/abs/1707.06626; an energy learned against an SVGD sampler:
-Wang and Liu (2016), https://arxiv.org/abs/1611.01722). The kernel's bandwidth
-gives all other particles together `sampler_mass` times the weight of the
-particle itself, at every latent size. The pair rests only where f cannot tell
-the two sets apart.
+and the net learns to follow them: Feng, Wang and Liu (2017),
+https://arxiv.org/abs/1707.06626. Wang and Liu (2016),
+https://arxiv.org/abs/1611.01722, train an energy against an SVGD sampler. The
+bandwidth follows from `sampler_mass`: the weight of all other particles
+together, in units of the particle's own weight. This mass is the same at every
+latent size. Both nets stop moving only when f cannot tell the two sets apart.
 
 `objective` is the update inside `ldc`'s train step. `fit` is the latent sampler
 `svgd`: the same update on the latents of any autoencoder.
@@ -36,35 +36,36 @@ from ldc_vae import energy
 from ldc_vae import svgd
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.models import latent_nets
-from ldc_vae.samplers import latent_training
 from ldc_vae.samplers import sampler_options
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
 NUM_STEPS = 12_000  # updates of a fit
 
 _BATCH_SIZE = 256
-_LEARNING_RATE = 2e-3  # after the warm-up; then a cosine to 0
+_LEARNING_RATE = 2e-3  # the rate after the warm-up; it falls along a cosine
 _WARMUP_STEPS = 200
-_B1 = 0.5  # a moving target wants little momentum
+_B1 = 0.5  # Adam's momentum is low, because the target moves
 _EMA_DECAY = 0.999
 _SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
 _ENERGY_WIDTH, _ENERGY_BLOCKS = 128, 2
-_MIN_STD = 1e-6  # of a latent that varies, in units of the widest
-_CHECKED = 10_000  # latents and draws, compared after the training
-_MOMENT_DRAWS = 50_000  # of the trained net, whose moments are then set
+# A latent varies if its standard deviation is above this part of the largest.
+_MIN_STD = 1e-6
+_NUM_CHECKED = 10_000  # latents and draws that are compared after the training
+_MOMENT_DRAWS = 50_000  # draws of the trained net, which measure its moments
 
 
 def repulsion_temperature(
     progress: Array | float, *, start: float, end: float, fraction: float
 ) -> Array:
-  """T from start to end, geometrically over a fraction of the training.
+  """Returns T, which falls from start to end geometrically.
 
   Args:
     progress: Fraction of the training done, a scalar in [0, 1].
     start: T at the beginning, > 0.
     end: T from `fraction` on, > 0.
-    fraction: In (0, 1].
+    fraction: Fraction of the training in which T falls, in (0, 1].
 
   Returns:
     T, a scalar.
@@ -85,23 +86,25 @@ def objective(
     options: sampler_options.SamplerOptions,
     axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-  """One update of the sampler net and of the latent energy.
+  """Returns the loss of one update of the sampler net and the latent energy.
 
   Args:
-    params: With 'sampler' and 'energy'.
+    params: Weights with keys 'sampler' and 'energy'.
     noise: xi ~ N(0, I), shape [n, D]; with `axis_name`, this device's part.
     aggregate: Standardised draws of the aggregate posterior, shape [n, D].
-    at_aggregate: Where the gradient penalty looks, bool [n].
+    at_aggregate: Whether the gradient penalty is taken at the aggregate latent
+      of a pair, bool [n].
     progress: Fraction of the training done, a scalar in [0, 1].
     sampler_fn: Maps (weights, noise [n, D]) to u [n, D].
     energy_fn: Maps (weights, one latent [D]) to a scalar in nats.
     options: The options.
-    axis_name: The axis over which the two sets are spread, or None.
+    axis_name: The device axis over which the two sets are split, or None.
 
   Returns:
-    A scalar whose gradient trains both nets and whose value means little, and
-    metrics: 'sampler_std' (1 is right), 'energy_gap', 'gradient_penalty' and,
-    with SVGD, 'temperature', 'kernel_mass' and 'repulsion_share'.
+    A scalar and metrics. Only the gradient of the scalar has a meaning; it
+    trains both nets. The metrics are 'sampler_std' (1 is right), 'energy_gap',
+    'gradient_penalty' and, with SVGD, 'temperature', 'kernel_mass' and
+    'repulsion_share'.
   """
   u = sampler_fn(params['sampler'], noise)
   loss, metrics = energy.paired_loss(
@@ -112,7 +115,7 @@ def objective(
       at_aggregate,
       options.gradient_penalty,
   )
-  # f is data for the sampler: its weights learn from the pairs alone
+  # no gradient into f's weights: only the pairs train them
   f = functools.partial(energy_fn, jax.lax.stop_gradient(params['energy']))
   direction = -jax.vmap(jax.grad(f))(jax.lax.stop_gradient(u))
   if options.sampler_svgd:
@@ -122,7 +125,7 @@ def objective(
         end=options.temperature_end,
         fraction=options.temperature_fraction,
     )
-    # of the target, which the particles do not move
+    # it depends on the target, not on the particles that it moves
     bandwidth = svgd.mass_bandwidth(
         _gather(aggregate, axis_name), options.sampler_mass
     )
@@ -141,7 +144,7 @@ def objective(
         'kernel_mass': update.kernel_mass,
         'repulsion_share': update.repulsion_share,
     }
-  # of the whole set: that of a device's few particles would be too small
+  # over the whole set: the few particles of one device would bias it downwards
   std = jnp.mean(jnp.std(_gather(u, axis_name), axis=0))
   return loss + svgd.follow(u, direction), {'sampler_std': std, **metrics}
 
@@ -171,27 +174,29 @@ def fit(
     learning_rate: float = _LEARNING_RATE,
     **options: Any,
 ) -> Fit:
-  """Trains a sampler net on latents that stay as they are.
+  """Trains a sampler net on fixed latents.
+
+  A warning is logged if the net misses part of the latents.
 
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the weights, the batches and the noise.
+    seed: The seed of the weights, the batches and the noise.
     num_steps: Updates of Adam, at least 1.
     batch_size: n.
-    learning_rate: After the warm-up.
+    learning_rate: The rate after the warm-up.
     **options: Fields of `sampler_options.SamplerOptions`.
 
   Returns:
-    The trained net; a warning tells of latents that it misses.
+    The trained net, which makes one pass for each draw.
 
   Raises:
-    ValueError: The training diverged, or has no steps.
+    UserError: The training diverged, or has no steps.
   """
-  latent_training.check_steps(num_steps, 'sampler net')
+  training.check_steps(num_steps, 'sampler net')
   latents = np.asarray(latents, np.float64)
   chex.assert_rank(latents, 2)
   mean, std = latents.mean(axis=0), latents.std(axis=0)
-  # a latent that does not vary has no unit of its own
+  # a latent that does not vary is not scaled
   unit = np.where(std > _MIN_STD * std.max(), std, 1.0)
   u = (latents - mean) / unit
   params, metrics = _train(
@@ -202,21 +207,21 @@ def fit(
       learning_rate,
       sampler_options.SamplerOptions(**options),
   )
-  latent_training.check_trained(params, num_steps, 'sampler net')
+  training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
   own_mean, matrix = _affine_match(np.asarray(own, np.float64), u)
 
   def sample(num: int, seed: int) -> np.ndarray:
-    key = latent_training.draw_key(seed)
+    key = training.draw_key(seed)
     raw = np.asarray(draws(params, key, (num, u.shape[1])), np.float64)
     return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
 
-  rows = np.random.default_rng(seed).permutation(len(latents))[:_CHECKED]
-  share = latent_metrics.missed_share(latents[rows], sample(_CHECKED, seed))
+  rows = np.random.default_rng(seed).permutation(len(latents))[:_NUM_CHECKED]
+  share = latent_metrics.missed_share(latents[rows], sample(_NUM_CHECKED, seed))
   if share > latent_metrics.LARGEST_MISSED_SHARE:
     logging.warning(
         'the sampler net misses a share of %.2g of the latents after'
-        ' num_steps=%d; use more, or a smaller learning_rate=%g',
+        ' num_steps=%d; use more steps, or a learning_rate below %g',
         share, num_steps, learning_rate,
     )
   return Fit(sample, {name: np.asarray(x) for name, x in metrics.items()})
@@ -226,36 +231,40 @@ def fit(
 def draws(
     params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
-  """Standardised latents of a shape [n, D]."""
+  """Draws standardised latents of shape [n, D]."""
   return _sampler().apply(params, jax.random.normal(key, shape))
 
 
 def _sampler() -> latent_nets.SamplerNet:
-  """The sampler net of a fit."""
+  """Returns the sampler net that `fit` trains."""
   return latent_nets.SamplerNet(_SAMPLER_WIDTH, _SAMPLER_BLOCKS)
 
 
 def _affine_match(
     own: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The mean [D] of points, and the matrix that gives them a covariance.
+  """Returns the affine map that gives draws the covariance of the latents.
 
-  SVGD's averages cost a few percent of the width; mean and covariance are
-  known, so that they are set, not learned.
+  SVGD leaves the sampler a few percent too narrow. The mean and the covariance
+  of the latents are known, so they are set instead of learned.
 
   Args:
     own: Draws of the net, shape [m, D].
     wanted: Centred latents, shape [N, D].
 
   Returns:
-    m and A [D, D]: (own - m) A has the covariance of the latents.
+    The mean m [D] of the draws and a matrix A [D, D]: (own - m) A has the
+    covariance of the latents.
   """
   mean = own.mean(axis=0)
   return mean, _root(own - mean, -0.5) @ _root(wanted, 0.5)
 
 
 def _root(centred: np.ndarray, power: float) -> np.ndarray:
-  """The covariance of points [n, D] to a power, 0 in directions without any."""
+  """Returns a power of the covariance of points [n, D].
+
+  Directions without variance get 0.
+  """
   values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
   used = values > _MIN_STD**2 * values[-1]
   values = np.where(used, np.where(used, values, 1.0) ** power, 0.0)
@@ -274,7 +283,7 @@ def _train(
     learning_rate: float,
     options: sampler_options.SamplerOptions,
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
-  """The sampler's averaged weights on u [N, D], and metrics [num_steps]."""
+  """Trains on u [N, D]; returns the sampler's averaged weights and metrics."""
   sampler_key, energy_key, steps_key = jax.random.split(key, 3)
   energy_net = latent_nets.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
   dim = u.shape[1]
@@ -318,7 +327,7 @@ def _train(
 
 
 def _gather(points: Array, axis_name: str | None) -> Array:
-  """The points [n, D] of all devices, one set."""
+  """Returns the points [n, D] of all devices as one set."""
   if axis_name is None:
     return points
   return jax.lax.all_gather(points, axis_name, tiled=True)

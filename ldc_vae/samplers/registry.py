@@ -1,9 +1,9 @@
-"""Laws of the latent that are fitted after training: what decodes to images.
+"""The latent samplers by name: distributions fitted to latents after training.
 
-Each is a function `(latents, *, seed) -> sample_fn` in `SAMPLERS`; a name that
-ends in a number, as `gmm_10`, gives it that number, and it may have options of
-its own. A `sample_fn(num, seed)` returns float32 [num, D], the same for the
-same seed.
+A sampler is a function `(latents, *, seed) -> sample_fn` in `SAMPLERS`. It may
+have more options. A key that ends in `_K` takes a number: `gmm_10` calls the
+sampler `gmm_K` with 10. A `sample_fn(num, seed)` returns float32 [num, D], and
+equal seeds give equal draws.
 
 Letters: N latents, D latent size.
 """
@@ -19,9 +19,9 @@ from ldc_vae.samplers import coupling_flow
 from ldc_vae.samplers import drifting
 from ldc_vae.samplers import flow_matching
 from ldc_vae.samplers import gaussian_mixture
-from ldc_vae.samplers import latent_energy
-from ldc_vae.samplers import latent_svgd
+from ldc_vae.samplers import langevin
 from ldc_vae.samplers import nearest
+from ldc_vae.samplers import sampler_net
 from ldc_vae.samplers import two_stage
 
 SampleFn = Callable[[int, int], np.ndarray]
@@ -30,29 +30,31 @@ SampleFn = Callable[[int, int], np.ndarray]
 def fit(
     name: str, latents: np.ndarray, *, seed: int = 0, **options: Any
 ) -> SampleFn:
-  """Fits the law of a name to latents.
+  """Fits the sampler of a name to latents.
 
   Args:
-    name: 'prior', 'gaussian', 'gmm_K' with a number K, as 'gmm_10',
-      or another key of `SAMPLERS`.
+    name: A key of `SAMPLERS`; for `gmm_K`, K is a number, such as 'gmm_10'.
     latents: Draws of the aggregate posterior, shape [N, D].
-    seed: Of the fit, where it is random.
-    **options: Of this law, as `num_steps` of those that train a net.
+    seed: The seed of a random fit.
+    **options: The sampler's own options, for example `num_steps`.
 
   Returns:
     A function `(num, seed) -> float32 [num, D]`.
+
+  Raises:
+    UserError: The name is unknown, or the latents cannot be fitted.
   """
   family, number = _parse_name(name)
   latents = np.asarray(latents, np.float64)
   if latents.ndim != 2 or 0 in latents.shape:
     raise errors.UserError(
-        f'latents have shape {latents.shape}; {name!r} is fitted to [N, D]'
+        f'latents have shape {latents.shape}; {name!r} needs shape [N, D]'
     )
   num_bad = int(np.sum(~np.isfinite(latents).all(axis=1)))
   if num_bad:
     raise errors.UserError(
         f'{num_bad} of {len(latents)} latents are not finite, so {name!r}'
-        ' cannot be fitted; check that the training did not diverge'
+        ' cannot be fitted; check whether the training diverged'
     )
   if number is None:
     return SAMPLERS[family](latents, seed=seed, **options)
@@ -60,7 +62,7 @@ def fit(
 
 
 def fit_prior(latents: np.ndarray, *, seed: int) -> SampleFn:
-  """N(0, I), whatever the latents [N, D] are."""
+  """Returns draws of N(0, I); only the size D of the latents [N, D] is used."""
   del seed
   dim = latents.shape[1]
 
@@ -72,7 +74,7 @@ def fit_prior(latents: np.ndarray, *, seed: int) -> SampleFn:
 
 
 def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
-  """The full-covariance Gaussian of the latents [N, D]."""
+  """Fits a Gaussian with full covariance to latents [N, D]."""
   del seed
   if len(latents) < 2:
     raise errors.UserError(
@@ -80,7 +82,7 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
     )
   mean = np.mean(latents, axis=0)
   centered = latents - mean
-  # Eigenvectors rather than Cholesky: an unused latent may be constant.
+  # Eigenvectors, because a Cholesky factor fails where a latent is constant.
   values, vectors = np.linalg.eigh(centered.T @ centered / (len(latents) - 1))
   root = vectors * np.sqrt(np.maximum(values, 0.0))
 
@@ -91,23 +93,23 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
   return sample
 
 
-# A trailing K stands for a number.
+# A K at the end of a key stands for a number.
 SAMPLERS: dict[str, Callable[..., SampleFn]] = {
     'prior': fit_prior,
     'gaussian': fit_gaussian,
     'gmm_K': gaussian_mixture.fit,
     'two_stage': two_stage.fit,
-    'langevin': latent_energy.fit,
+    'langevin': langevin.fit,
     'flow_matching': flow_matching.fit,
     'flow': coupling_flow.fit,
     'drifting': drifting.fit,
-    'svgd': latent_svgd.fit,
+    'svgd': sampler_net.fit,
     'nearest': nearest.fit,
 }
 
 
 def is_known(name: str) -> bool:
-  """Whether a name is one of `SAMPLERS`, a trailing K being any number."""
+  """Returns whether a name is in `SAMPLERS`, with a positive number for K."""
   try:
     _, number = _parse_name(name)
   except ValueError:
@@ -116,7 +118,7 @@ def is_known(name: str) -> bool:
 
 
 def _parse_name(name: str) -> tuple[str, int | None]:
-  """The key of SAMPLERS and the number of a name, as ('gmm_K', 10)."""
+  """Returns the key of SAMPLERS and the number of a name: ('gmm_K', 10)."""
   match = re.fullmatch(r'(.+_)(\d+)', name)
   if name in SAMPLERS and not name.endswith('_K'):
     return name, None
@@ -124,5 +126,6 @@ def _parse_name(name: str) -> tuple[str, int | None]:
     return match[1] + 'K', int(match[2])
   known = ', '.join(sorted(SAMPLERS))
   raise errors.UserError(
-      f'unknown latent sampler {name!r}; known: {known} (K a number, as gmm_10)'
+      f'unknown latent sampler {name!r}; known: {known} (K is a number, for'
+      ' example gmm_10)'
   )
