@@ -25,8 +25,13 @@ from ldc_vae.runtime import provenance
 
 # Flags and fields that say where files lie, which is nobody else's business.
 _PLACES = (
-    'data_dir', 'output', 'path', 'peer_python', 'torch_python', 'workdir',
-    'workdirs',
+  'data_dir',
+  'output',
+  'path',
+  'peer_python',
+  'torch_python',
+  'workdir',
+  'workdirs',
 )
 
 
@@ -88,11 +93,11 @@ def positive(text: str) -> int:
 
 
 def choose(
-    flag: str,
-    chosen: Sequence[str],
-    known: Iterable[str],
-    *,
-    required: bool = False,
+  flag: str,
+  chosen: Sequence[str],
+  known: Iterable[str],
+  *,
+  required: bool = False,
 ) -> None:
   """Raises a ValueError for something unknown, or nothing if it is required.
 
@@ -129,7 +134,7 @@ def distinct(flag: str, values: Sequence[Any]) -> None:
 
 
 def parse_args(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
+  parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> argparse.Namespace:
   """Parses the flags of a benchmark, and looks at those that many have.
 
@@ -147,7 +152,7 @@ def parse_args(
 
 
 def parse_overrides(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
+  parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
   """As `parse_args`; what is left must be `--config.a.b=value`."""
   args, overrides = parser.parse_known_args(argv)
@@ -171,12 +176,12 @@ def _check(args) -> None:
 
 
 def parse_runs(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str],
-    *,
-    workdir: str,
-    output: str,
-    own_fields: Sequence[str],
+  parser: argparse.ArgumentParser,
+  argv: Sequence[str],
+  *,
+  workdir: str,
+  output: str,
+  own_fields: Sequence[str],
 ) -> tuple[argparse.Namespace, list[str]]:
   """Parses the flags of a benchmark that runs the product's own command.
 
@@ -211,7 +216,7 @@ def parse_runs(
 
 
 def job(
-    workdir: pathlib.Path, arguments: Sequence[str], to_file: bool = True
+  workdir: pathlib.Path, arguments: Sequence[str], to_file: bool = True
 ) -> jobs.Job:
   """The product's own command, named as its workdir.
 
@@ -254,7 +259,7 @@ def command(module: str, argv: Sequence[str]) -> str:
 
 
 def create_record(
-    module: str, argv: Sequence[str], seeds: Sequence[int]
+  module: str, argv: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, Any]:
   """What every result file begins with.
 
@@ -267,10 +272,10 @@ def create_record(
     'command', 'seeds', 'device', 'versions' and 'git_commit'.
   """
   return {
-      'command': command(module, argv),
-      'seeds': list(seeds),
-      'device': describe_device(),
-      **provenance.describe(),
+    'command': command(module, argv),
+    'seeds': list(seeds),
+    'device': describe_device(),
+    **provenance.describe(),
   }
 
 
@@ -278,10 +283,10 @@ def describe_device() -> dict[str, Any]:
   """The devices of jax, and the processor and cores behind them."""
   devices = jax.devices()
   return {
-      'kind': devices[0].device_kind,
-      'count': len(devices),
-      'processor': _processor(),
-      'cores': jobs.num_cores(),
+    'kind': devices[0].device_kind,
+    'count': len(devices),
+    'processor': _processor(),
+    'cores': jobs.num_cores(),
   }
 
 
@@ -312,7 +317,7 @@ def show_spread(values: Sequence[float | None], digits: int = 3) -> str:
 
 
 def write(
-    output: str | os.PathLike[str], record: dict[str, Any], markdown: str
+  output: str | os.PathLike[str], record: dict[str, Any], markdown: str
 ) -> None:
   """Writes a record as JSON and its tables beside it, as `.md`.
 
@@ -330,10 +335,10 @@ def write(
   if trained:  # elsewhere, and perhaps by an earlier version
     commits = f'{commits}; runs of {", ".join(sorted(trained))}'
   origin = (
-      f'`{record["command"]}`; seeds {", ".join(map(str, record["seeds"]))};'
-      f' {device["count"]} x {device["kind"]} ({device["processor"]},'
-      f' {device["cores"]} cores), jax {record["versions"]["jax"]}, commit'
-      f' {commits}.\n'
+    f'`{record["command"]}`; seeds {", ".join(map(str, record["seeds"]))};'
+    f' {device["count"]} x {device["kind"]} ({device["processor"]},'
+    f' {device["cores"]} cores), jax {record["versions"]["jax"]}, commit'
+    f' {commits}.\n'
   )
   with files.open_atomically(output.with_suffix('.md')) as file:
     file.write(f'{markdown}\n{origin}'.encode())

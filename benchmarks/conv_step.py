@@ -49,8 +49,8 @@ def commands(peer_python: str, channels: Sequence[int]) -> dict[str, list[str]]:
   given = f'--channels={",".join(map(str, channels))}'
   ours = [sys.executable, str(folder / 'conv_step_ldc_vae.py'), given]
   found = {
-      'patches': [*ours, '--convolution=patches'],
-      'native': [*ours, '--convolution=native'],
+    'patches': [*ours, '--convolution=patches'],
+    'native': [*ours, '--convolution=native'],
   }
   if peer_python:
     peers = [peer_python, str(folder / 'conv_step_peers.py'), given]
@@ -61,13 +61,13 @@ def commands(peer_python: str, channels: Sequence[int]) -> dict[str, list[str]]:
 
 
 def run(
-    workers: dict[str, Sequence[str]],
-    image_shape: tuple[int, int, int],
-    *,
-    batch_size: int,
-    steps: int,
-    rounds: int,
-    pause_seconds: float = _PAUSE_SECONDS,
+  workers: dict[str, Sequence[str]],
+  image_shape: tuple[int, int, int],
+  *,
+  batch_size: int,
+  steps: int,
+  rounds: int,
+  pause_seconds: float = _PAUSE_SECONDS,
 ) -> dict:
   """Measures the workers on images of one shape.
 
@@ -94,7 +94,8 @@ def run(
     folder = pathlib.Path(folder)
     np.save(folder / 'images.npy', images)
     arguments = (
-        f'--images={folder / "images.npy"}', f'--batch_size={batch_size}'
+      f'--images={folder / "images.npy"}',
+      f'--batch_size={batch_size}',
     )
     running = {}
     for number, (name, command) in enumerate(workers.items()):
@@ -110,11 +111,10 @@ def run(
     rows[name] = {**descriptions[name], 'loss': answers[-1]['loss']}
     for prefix in ('', 'cpu_'):
       own, other = (
-          [turn[f'{prefix}seconds'] for turn in each]
-          for each in (first, answers)
+        [turn[f'{prefix}seconds'] for turn in each] for each in (first, answers)
       )
       rows[name][f'{prefix}milliseconds'] = [
-          1e3 * each / steps for each in other
+        1e3 * each / steps for each in other
       ]
       ratios = vae_epoch.paired_ratios(own, other)
       rows[name][f'{prefix}ratios'] = ratios
@@ -124,14 +124,20 @@ def run(
 def format_table(results: dict[str, dict]) -> str:
   """Markdown: the median step, its ratio and work, by images and worker."""
   header = (
-      'images, trained by', 'ms a step', 'CPU ms a step', 'first ÷ this',
-      'by CPU time',
-      'parameters', 'multiply-adds an image', 'loss',
+    'images, trained by',
+    'ms a step',
+    'CPU ms a step',
+    'first ÷ this',
+    'by CPU time',
+    'parameters',
+    'multiply-adds an image',
+    'loss',
   )
   rows = []
   for images, result in results.items():
     for name, row in result.items():
-      rows.append((
+      rows.append(
+        (
           f'{images}, {name}',
           common.show(statistics.median(row['milliseconds'])),
           common.show(statistics.median(row['cpu_milliseconds'])),
@@ -140,7 +146,8 @@ def format_table(results: dict[str, dict]) -> str:
           f'{row["num_parameters"]:,}',
           f'{row["multiply_adds"]:,}',
           common.show(row['loss']),
-      ))
+        )
+      )
   return tables.markdown_table(header, rows)
 
 
@@ -148,27 +155,28 @@ def main(argv: Sequence[str]) -> int:
   """Measures, prints the table, and writes the result."""
   parser = argparse.ArgumentParser(prog='conv_step', description=__doc__)
   parser.add_argument(
-      '--peer_python', default='', help='a Python that can import pythae'
+    '--peer_python', default='', help='a Python that can import pythae'
   )
   parser.add_argument(
-      '--images', default=','.join(IMAGES), help='of ' + ', '.join(IMAGES)
+    '--images', default=','.join(IMAGES), help='of ' + ', '.join(IMAGES)
   )
   parser.add_argument(
-      '--workers', default='',
-      help='some of patches, native and, with a peer_python, torch,'
-      ' torch_channels_last, pythae; ratios are those of the first'
+    '--workers',
+    default='',
+    help='some of patches, native and, with a peer_python, torch,'
+    ' torch_channels_last, pythae; ratios are those of the first',
   )
   parser.add_argument(
-      '--rounds', type=common.positive, default=7, help='timed turns of each'
+    '--rounds', type=common.positive, default=7, help='timed turns of each'
   )
   parser.add_argument(
-      '--steps', type=common.positive, default=8, help='steps of a turn'
+    '--steps', type=common.positive, default=8, help='steps of a turn'
   )
   parser.add_argument(
-      '--debug', action='store_true', help='two small steps, to see it work'
+    '--debug', action='store_true', help='two small steps, to see it work'
   )
   parser.add_argument(
-      '--output', default='', help='a JSON file; the table lies beside it'
+    '--output', default='', help='a JSON file; the table lies beside it'
   )
   args = common.parse_args(parser, argv)
   chosen = common.names(args.images)
@@ -185,24 +193,24 @@ def main(argv: Sequence[str]) -> int:
     workers = {name: workers[name] for name in names}
   load_before = os.getloadavg()[0]
   results = {
-      name: run(
-          workers,
-          IMAGES[name],
-          batch_size=batch_size,
-          steps=args.steps,
-          rounds=args.rounds,
-      )
-      for name in chosen
+    name: run(
+      workers,
+      IMAGES[name],
+      batch_size=batch_size,
+      steps=args.steps,
+      rounds=args.rounds,
+    )
+    for name in chosen
   }
   table = format_table(results)
   print(table, end='')
   if args.output:
     record = common.create_record('benchmarks.conv_step', argv, [0])
     record['config'] = {
-        'channels': channels,
-        'batch_size': batch_size,
-        'steps': args.steps,
-        'rounds': args.rounds,
+      'channels': channels,
+      'batch_size': batch_size,
+      'steps': args.steps,
+      'rounds': args.rounds,
     }
     record['load_before'] = load_before
     record['results'] = results

@@ -21,7 +21,7 @@ from ldc_vae.runtime import memory
 
 
 def count(
-    image_shape: tuple[int, int, int], channels: tuple[int, ...]
+  image_shape: tuple[int, int, int], channels: tuple[int, ...]
 ) -> dict[str, int]:
   """The weights, and the multiply-adds of one image's pass through both nets.
 
@@ -40,13 +40,13 @@ def count(
     params = model.init(key, ('encoder', 'decoder'))
     inputs = {'encoder': image_shape, 'decoder': (sizes.latent_size,)}
     outputs = {
-        name: model.modules[name].apply(
-            params[name],
-            jnp.zeros((1, *shape)),
-            capture_intermediates=True,
-            mutable='intermediates',
-        )[1]['intermediates']
-        for name, shape in inputs.items()
+      name: model.modules[name].apply(
+        params[name],
+        jnp.zeros((1, *shape)),
+        capture_intermediates=True,
+        mutable='intermediates',
+      )[1]['intermediates']
+      for name, shape in inputs.items()
     }
     return params, outputs
 
@@ -64,8 +64,8 @@ def count(
       positions //= 4
     total += positions * leaf.size
   return {
-      'num_parameters': model_lib.num_parameters(params),
-      'multiply_adds': total,
+    'num_parameters': model_lib.num_parameters(params),
+    'multiply_adds': total,
   }
 
 
@@ -82,14 +82,14 @@ def main() -> None:
   images = np.load(args.images)
   channels = tuple(int(each) for each in args.channels.split(','))
   run_epoch = vae_epoch_ldc_vae.make_epoch_fn(
-      images,
-      args.batch_size,
-      'gaussian',
-      {
-          'model.architecture': 'conv',
-          'model.channels': channels,
-          'model.convolution': args.convolution,
-      },
+    images,
+    args.batch_size,
+    'gaussian',
+    {
+      'model.architecture': 'conv',
+      'model.channels': channels,
+      'model.convolution': args.convolution,
+    },
   )
   description = vae_epoch_ldc_vae.describe()
   description.update(count(images.shape[1:], channels))

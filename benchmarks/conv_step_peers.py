@@ -65,7 +65,7 @@ class Decoder(BaseDecoder):
     x = functional.relu(self.dense(z)).unflatten(1, self.start)
     x = self.layers(x)
     top, left = (
-        (side - wanted) // 2 for side, wanted in zip(x.shape[2:], self.sides)
+      (side - wanted) // 2 for side, wanted in zip(x.shape[2:], self.sides)
     )
     x = x[:, :, top : top + self.sides[0], left : left + self.sides[1]]
     return base_utils.ModelOutput(reconstruction=torch.sigmoid(x))
@@ -79,14 +79,14 @@ def create_model(image_shape, channels):
     channels: Of the encoder.
   """
   config = VAEConfig(
-      input_dim=image_shape,
-      latent_dim=_LATENT_SIZE,
-      reconstruction_loss='mse',
+    input_dim=image_shape,
+    latent_dim=_LATENT_SIZE,
+    reconstruction_loss='mse',
   )
   return VAE(
-      config,
-      encoder=Encoder(image_shape, channels),
-      decoder=Decoder(image_shape, channels),
+    config,
+    encoder=Encoder(image_shape, channels),
+    decoder=Decoder(image_shape, channels),
   )
 
 
@@ -107,9 +107,9 @@ def count_multiply_adds(model, image):
 
   kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
   hooks = [
-      each.register_forward_hook(add)
-      for each in model.modules()
-      if isinstance(each, kinds)
+    each.register_forward_hook(add)
+    for each in model.modules()
+    if isinstance(each, kinds)
   ]
   with torch.no_grad():
     model(datasets.DatasetOutput(data=image))
@@ -125,7 +125,7 @@ def main() -> None:
   parser.add_argument('--batch_size', type=int, required=True)
   parser.add_argument('--channels', required=True)
   parser.add_argument(
-      '--trainer', choices=sorted(vae_epoch_pythae.TRAINERS), required=True
+    '--trainer', choices=sorted(vae_epoch_pythae.TRAINERS), required=True
   )
   parser.add_argument('--channels_last', action='store_true')
   args = parser.parse_args()
@@ -136,8 +136,8 @@ def main() -> None:
     model = model.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
   description = {
-      **vae_epoch_pythae.describe(model),
-      'multiply_adds': count_multiply_adds(model, images[:1]),
+    **vae_epoch_pythae.describe(model),
+    'multiply_adds': count_multiply_adds(model, images[:1]),
   }
   print(json.dumps(description), file=answers, flush=True)
   train = vae_epoch_pythae.TRAINERS[args.trainer]

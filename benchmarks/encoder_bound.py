@@ -22,6 +22,7 @@ from ml_collections import config_dict
 import numpy as np
 
 from benchmarks import common
+from benchmarks import encoder_bound_tables
 from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
@@ -30,7 +31,6 @@ from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.metrics import intervals
 from ldc_vae.models import model as model_lib
-from ldc_vae.reporting import tables
 
 Array = jax.Array
 
@@ -42,30 +42,29 @@ WHITENED = 'svgd, whitened'
 
 # Of both methods, whatever the run file says.
 COMMON = {
-    'model.architecture': 'mlp',
-    'model.encoder': 'gaussian',
-    'model.hidden_sizes': (512, 512),
-    'model.latent_size': 16,
-    'model.likelihood': 'gaussian',
-    'model.scale': 0.1**0.5,
-    'model.learn_scale': False,
-    'train.batch_size': 128,
-    'optimizer.learning_rate': 1e-3,
-    'optimizer.schedule': 'cosine',
+  'model.architecture': 'mlp',
+  'model.encoder': 'gaussian',
+  'model.hidden_sizes': (512, 512),
+  'model.latent_size': 16,
+  'model.likelihood': 'gaussian',
+  'model.scale': 0.1**0.5,
+  'model.learn_scale': False,
+  'train.batch_size': 128,
+  'optimizer.learning_rate': 1e-3,
+  'optimizer.schedule': 'cosine',
 }
 
-_SPLITS = ('test', 'validation')
 _MAX_IN_FLIGHT = 8  # steps; emulated CPU devices deadlock on long queues
 _DECODES_AT_ONCE = 4_000  # latents in one decoder call of the bounds
 
 
 def create_experiment(
-    dataset: str,
-    method: str,
-    *,
-    num_particles: int,
-    seed: int,
-    overrides: dict[str, Any],
+  dataset: str,
+  method: str,
+  *,
+  num_particles: int,
+  seed: int,
+  overrides: dict[str, Any],
 ) -> tuple[config_dict.ConfigDict, experiment_lib.Experiment]:
   """The run of a method, its first phase alone.
 
@@ -85,15 +84,15 @@ def create_experiment(
   else:
     name = 'ldc'
     own = {
-        'method.inverse_temperature': 1.0,
-        'method.num_particles': num_particles,
-        'method.off_diagonal': method != ALL_PAIRS,
-        'method.whiten': method == WHITENED,
-        'method.latent_energy_weight': 0.0,
+      'method.inverse_temperature': 1.0,
+      'method.num_particles': num_particles,
+      'method.off_diagonal': method != ALL_PAIRS,
+      'method.whiten': method == WHITENED,
+      'method.latent_energy_weight': 0.0,
     }
   config = config_lib.load(
-      f'configs/{dataset}.py:{name}',
-      {**COMMON, **own, 'seed': seed, **overrides},
+    f'configs/{dataset}.py:{name}',
+    {**COMMON, **own, 'seed': seed, **overrides},
   )
   experiment = experiment_lib.create(config)
   first = experiment.algorithm._replace(phases=experiment.algorithm.phases[:1])
@@ -102,19 +101,19 @@ def create_experiment(
 
 
 def train(
-    config: config_dict.ConfigDict, experiment: experiment_lib.Experiment
+  config: config_dict.ConfigDict, experiment: experiment_lib.Experiment
 ) -> tuple[step_lib.TrainState, float]:
   """Trains by the product's step; returns the state and seconds per step."""
   train_step = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(
-          config, experiment.algorithm, experiment.txs, experiment.num_steps
-      )
+    experiment_lib.make_train_step(
+      config, experiment.algorithm, experiment.txs, experiment.num_steps
+    )
   )
   devices = jax.local_device_count()
   batches = datasets.train_batches(
-      experiment.dataset.images['train'],
-      config.train.batch_size,
-      seed=config.seed,
+    experiment.dataset.images['train'],
+    config.train.batch_size,
+    seed=config.seed,
   )
   state = experiment.init_state()
   start = time.monotonic()
@@ -127,8 +126,12 @@ def train(
     if step == 1:
       start = time.monotonic()  # compiled now
     if step % 200 == 0:
-      logging.info('step %d of %d: loss %.2f', step, experiment.num_steps,
-                   float(metrics['loss']))
+      logging.info(
+        'step %d of %d: loss %.2f',
+        step,
+        experiment.num_steps,
+        float(metrics['loss']),
+      )
   jax.block_until_ready(state)
   seconds = time.monotonic() - start
   return state, seconds / max(experiment.num_steps - 1, 1)
@@ -156,19 +159,19 @@ def make_bounds_fn(model: model_lib.Model, num_samples: int):
     over_particles = jax.vmap(elbo.log_weight, in_axes=(0, 0, None, None))
     log_weights = jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
     return {
-        'elbo': jax.vmap(elbo.elbo)(log_likelihoods, mean, logvar),
-        'importance': jax.vmap(elbo.importance_weighted_bound)(log_weights),
-        'kl': jax.vmap(elbo.gaussian_kl)(mean, logvar),
-        'posterior_std': jnp.mean(jnp.exp(0.5 * logvar), axis=1),
+      'elbo': jax.vmap(elbo.elbo)(log_likelihoods, mean, logvar),
+      'importance': jax.vmap(elbo.importance_weighted_bound)(log_weights),
+      'kl': jax.vmap(elbo.gaussian_kl)(mean, logvar),
+      'posterior_std': jnp.mean(jnp.exp(0.5 * logvar), axis=1),
     }
 
   return bounds
 
 
 def evaluate(
-    experiment: experiment_lib.Experiment,
-    state: step_lib.TrainState,
-    num_samples: int,
+  experiment: experiment_lib.Experiment,
+  state: step_lib.TrainState,
+  num_samples: int,
 ) -> dict[str, float]:
   """Mean bounds over the test and the validation split, averaged weights.
 
@@ -188,23 +191,25 @@ def evaluate(
   batch_size = max(1, _DECODES_AT_ONCE // num_samples)
   key = jax.random.fold_in(experiment.key, 2**31 + 5)  # no step has it
   results = {}
-  for split in _SPLITS:
+  for split in encoder_bound_tables.SPLITS:
     images, totals = experiment.dataset.images[split], {}
     for index, (batch, mask) in enumerate(
-        datasets.eval_batches(images, batch_size)
+      datasets.eval_batches(images, batch_size)
     ):
       values = bounds_fn(
-          state.ema_params, batch, jax.random.fold_in(key, index)
+        state.ema_params, batch, jax.random.fold_in(key, index)
       )
       for name, value in jax.device_get(values).items():
         total = np.sum(value.astype(np.float64)[mask])
         totals[name] = totals.get(name, 0.0) + total / len(images)
-    results.update({
+    results.update(
+      {
         f'{split}/negative_elbo': float(-totals['elbo']),
         f'{split}/negative_importance': float(-totals['importance']),
         f'{split}/kl': float(totals['kl']),
         f'{split}/posterior_std': float(totals['posterior_std']),
-    })
+      }
+    )
   return results
 
 
@@ -215,7 +220,7 @@ def normaliser(image_shape: Sequence[int], scale: float) -> float:
 
 
 def paired_differences(
-    rows: Sequence[dict[str, Any]], method: str, baseline: str, name: str
+  rows: Sequence[dict[str, Any]], method: str, baseline: str, name: str
 ) -> list[float]:
   """method - baseline of a quantity for each seed that both have.
 
@@ -230,9 +235,9 @@ def paired_differences(
   """
   values = {(row['method'], row['seed']): row[name] for row in rows}
   return [
-      values[method, seed] - value
-      for (each, seed), value in values.items()
-      if each == baseline and (method, seed) in values
+    values[method, seed] - value
+    for (each, seed), value in values.items()
+    if each == baseline and (method, seed) in values
   ]
 
 
@@ -242,68 +247,15 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   for method in dict.fromkeys(row['method'] for row in rows):
     if method == ELBO:
       continue
-    for split in _SPLITS:
+    for split in encoder_bound_tables.SPLITS:
       for bound in ('negative_elbo', 'negative_importance'):
-        differences = paired_differences(
-            rows, method, ELBO, f'{split}/{bound}'
-        )
+        differences = paired_differences(rows, method, ELBO, f'{split}/{bound}')
         summary[f'{method}/{split}/{bound}'] = {
-            'differences': differences,
-            'mean': intervals.mean(differences),
-            'standard_error': intervals.standard_error(differences),
+          'differences': differences,
+          'mean': intervals.mean(differences),
+          'standard_error': intervals.standard_error(differences),
         }
   return summary
-
-
-def to_markdown(record: dict[str, Any]) -> str:
-  """The Markdown tables of a record."""
-  constant = record['normaliser']
-  lines = [
-      (
-          f'{row["method"]}, seed {row["seed"]}',
-          *(
-              f'{row[f"{split}/{bound}"]:.2f}'
-              for split in _SPLITS
-              for bound in ('negative_elbo', 'negative_importance')
-          ),
-          f'{row["test/kl"]:.2f}',
-          f'{row["test/posterior_std"]:.3f}',
-          f'{row["ms_per_step"]:.1f}',
-      )
-      for row in record['rows']
-  ]
-  samples = record['importance_samples']
-  bounds = ('-ELBO', f'{samples}-sample bound')
-  header = (
-      'method',
-      *(f'{split} {bound}' for split in _SPLITS for bound in bounds),
-      'KL',
-      'posterior std',
-      'ms/step',
-  )
-  parts = [
-      f'Nats per image, lower is better; the normaliser, {constant:.2f}, is'
-      ' included: subtract it to compare with bounds that leave it out.\n',
-      tables.markdown_table(header, lines),
-      'Minus the ELBO\'s, paired over seeds: mean ± standard error (largest).\n'
-  ]
-  lines = []
-  for name, entry in record['summary'].items():
-    method, split, bound = name.split('/')
-    label = bounds[bound == 'negative_importance']
-    differences = entry['differences']
-    if not differences:
-      continue
-    error = entry['standard_error']
-    error = 'n/a' if error is None else f'{error:.3f}'
-    lines.append((
-        f'{method}: {split} {label}',
-        f'{entry["mean"]:+.3f} ± {error}',
-        f'{max(differences):+.3f}',
-    ))
-  header = ('difference', 'mean', 'largest')
-  parts.append(tables.markdown_table(header, lines))
-  return '\n'.join(parts)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -312,62 +264,65 @@ def main(argv: Sequence[str]) -> int:
   methods = [ELBO]
   if False in args.whiten:
     methods += [
-        OFF_DIAGONAL if off_diagonal else ALL_PAIRS
-        for off_diagonal in args.off_diagonal
+      OFF_DIAGONAL if off_diagonal else ALL_PAIRS
+      for off_diagonal in args.off_diagonal
     ]
   if True in args.whiten:
     methods.append(WHITENED)
   common.set_up_jax()
   overrides = {
-      'dataset.data_dir': args.data_dir,
-      'train.num_epochs': args.epochs,
-      'train.num_steps': args.num_steps,
+    'dataset.data_dir': args.data_dir,
+    'train.num_epochs': args.epochs,
+    'train.num_steps': args.num_steps,
   }
   record = common.create_record(MODULE, argv, args.seeds)
   record.update(
-      importance_samples=args.importance_samples,
-      configs={},
-      rows=[],
-      summary={},
+    importance_samples=args.importance_samples,
+    configs={},
+    rows=[],
+    summary={},
   )
   for seed in args.seeds:
     initial = None
     for method in methods:
       config, experiment = create_experiment(
-          args.dataset,
-          method,
-          num_particles=args.num_particles,
-          seed=seed,
-          overrides=overrides,
+        args.dataset,
+        method,
+        num_particles=args.num_particles,
+        seed=seed,
+        overrides=overrides,
       )
       start = experiment.init_state().params
       initial = start if initial is None else initial
       chex.assert_trees_all_equal(start, initial)  # the comparison is paired
       state, seconds = train(config, experiment)
       row = {
-          'method': method,
-          'seed': seed,
-          **evaluate(experiment, state, args.importance_samples),
-          'num_steps': experiment.num_steps,
-          'ms_per_step': 1e3 * seconds,
+        'method': method,
+        'seed': seed,
+        **evaluate(experiment, state, args.importance_samples),
+        'num_steps': experiment.num_steps,
+        'ms_per_step': 1e3 * seconds,
       }
-      logging.info('%s, seed %d: test -ELBO %.3f', method, seed,
-                   row['test/negative_elbo'])
+      logging.info(
+        '%s, seed %d: test -ELBO %.3f', method, seed, row['test/negative_elbo']
+      )
       record['rows'].append(row)
       record['configs'][method] = config_lib.public(config)
       record['normaliser'] = normaliser(
-          experiment.dataset.image_shape, config.model.scale
+        experiment.dataset.image_shape, config.model.scale
       )
       record['summary'] = summarise(record['rows'])
-      common.write(args.output, record, to_markdown(record))
-  print(to_markdown(record))
+      common.write(
+        args.output, record, encoder_bound_tables.to_markdown(record)
+      )
+  print(encoder_bound_tables.to_markdown(record))
   return 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   """The flags."""
   parser = argparse.ArgumentParser(
-      prog=f'python -m {MODULE}', description=__doc__.partition('\n')[0]
+    prog=f'python -m {MODULE}', description=__doc__.partition('\n')[0]
   )
   add = parser.add_argument
   add('--data_dir', default='', help='prepared TFDS data')
@@ -377,10 +332,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--seeds', type=common.integers, default=(0, 1, 2))
   add('--num_particles', type=common.positive, default=8, help='K')
   add('--importance_samples', type=common.positive, default=64)
-  add('--whiten', type=_booleans, default=(False, True),
-      help='distances in posterior standard deviations')
-  add('--off_diagonal', type=_booleans, default=(True,),
-      help='true, false (all pairs) or true,false')
+  add(
+    '--whiten',
+    type=_booleans,
+    default=(False, True),
+    help='distances in posterior standard deviations',
+  )
+  add(
+    '--off_diagonal',
+    type=_booleans,
+    default=(True,),
+    help='true, false (all pairs) or true,false',
+  )
   add('--output', default='runs/encoder_bound.json')
   return common.parse_args(parser, argv)
 
@@ -388,8 +351,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _booleans(text: str) -> tuple[bool, ...]:
   """Parses 'true,false'."""
   values = {'true': True, 'false': False}
-  return tuple(values[word] if word in values else _refuse(word)
-               for word in common.names(text))
+  return tuple(
+    values[word] if word in values else _refuse(word)
+    for word in common.names(text)
+  )
 
 
 def _refuse(word: str) -> bool:

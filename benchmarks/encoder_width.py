@@ -46,7 +46,7 @@ class Linear:
     self._slopes = jnp.asarray(rng.normal(size=(64, num_used)) / 8, jnp.float32)
     self._tau = jnp.geomspace(0.05, 0.5, num_used)
     self.right = jnp.concatenate(
-        [1.0 / jnp.sqrt(1.0 + self._tau**-2), jnp.ones(dim - num_used)]
+      [1.0 / jnp.sqrt(1.0 + self._tau**-2), jnp.ones(dim - num_used)]
     )
 
   def init(self, key: Array):
@@ -69,13 +69,13 @@ class Linear:
 
 
 def train(
-    model: Linear,
-    num_particles: int,
-    factor: float | None,
-    *,
-    batch_size: int,
-    num_steps: int,
-    seed: int,
+  model: Linear,
+  num_particles: int,
+  factor: float | None,
+  *,
+  batch_size: int,
+  num_steps: int,
+  seed: int,
 ) -> dict[str, float]:
   """Trains the encoder and measures its deviations over the right ones.
 
@@ -88,17 +88,17 @@ def train(
     seed: Of weights, images and noise.
   """
   objective_fn = functools.partial(
-      gibbs.autoencoder_objective,
-      model=model,
-      inverse_temperature=1.0,
-      num_particles=num_particles,
-      kernel=gibbs.encoder_kernel('rbf', 'expected'),
-      bandwidth='expected',
-      bandwidth_factor=factor,
-      off_diagonal=True,
-      whiten=True,
-      latent_energy_weight=0.0,
-      kl_warmup=0.0,
+    gibbs.autoencoder_objective,
+    model=model,
+    inverse_temperature=1.0,
+    num_particles=num_particles,
+    kernel=gibbs.encoder_kernel('rbf', 'expected'),
+    bandwidth='expected',
+    bandwidth_factor=factor,
+    off_diagonal=True,
+    whiten=True,
+    latent_energy_weight=0.0,
+    kl_warmup=0.0,
   )
 
   def loss_fn(params, key):
@@ -114,7 +114,7 @@ def train(
     return -jnp.mean(log_joint) - 0.5 * jnp.mean(jnp.sum(logvar, axis=-1))
 
   rate = optimizers.learning_rate_schedule(
-      'cosine', _LEARNING_RATE, warmup_steps=100, num_steps=num_steps
+    'cosine', _LEARNING_RATE, warmup_steps=100, num_steps=num_steps
   )
   tx = optax.adam(rate)
 
@@ -136,10 +136,10 @@ def train(
   is_used = np.asarray(model.right) < 1.0
   unused = np.exp(excess[:, ~is_used])
   return {
-      'unused': float(np.mean(unused)),
-      'unused_geometric': float(np.exp(np.mean(excess[:, ~is_used]))),
-      'over_images': float(np.mean(np.std(unused, axis=0))),
-      'used_geometric': float(np.exp(np.mean(excess[:, is_used]))),
+    'unused': float(np.mean(unused)),
+    'unused_geometric': float(np.exp(np.mean(excess[:, ~is_used]))),
+    'over_images': float(np.mean(np.std(unused, axis=0))),
+    'used_geometric': float(np.exp(np.mean(excess[:, is_used]))),
   }
 
 
@@ -168,16 +168,23 @@ def main(argv: Sequence[str]) -> int:
   for num_particles in args.particles:
     for factor in (None, *args.factors):
       runs = [
-          train(
-              model, num_particles, factor, batch_size=args.batch_size,
-              num_steps=args.num_steps, seed=seed,
-          )
-          for seed in args.seeds
+        train(
+          model,
+          num_particles,
+          factor,
+          batch_size=args.batch_size,
+          num_steps=args.num_steps,
+          seed=seed,
+        )
+        for seed in args.seeds
       ]
-      record['rows'].append({
-          'particles': num_particles, 'factor': factor,
+      record['rows'].append(
+        {
+          'particles': num_particles,
+          'factor': factor,
           **{key: [run[key] for run in runs] for key in _COLUMNS},
-      })
+        }
+      )
   text = to_markdown(record['rows'])
   print(text)
   if args.output:
@@ -188,16 +195,20 @@ def main(argv: Sequence[str]) -> int:
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
   """The table: means over seeds."""
   lines = [
-      (
-          str(row['particles']),
-          'ELBO' if row['factor'] is None else f'`rbf`, {row["factor"]:g}',
-          *(f'{np.mean(row[key]):.3f}' for key in _COLUMNS),
-      )
-      for row in rows
+    (
+      str(row['particles']),
+      'ELBO' if row['factor'] is None else f'`rbf`, {row["factor"]:g}',
+      *(f'{np.mean(row[key]):.3f}' for key in _COLUMNS),
+    )
+    for row in rows
   ]
   columns = (
-      'K', 'direction, bandwidth factor', 'unused', 'geometric mean',
-      'deviation over images', 'used, geometric mean',
+    'K',
+    'direction, bandwidth factor',
+    'unused',
+    'geometric mean',
+    'deviation over images',
+    'used, geometric mean',
   )
   return tables.markdown_table(columns, lines)
 

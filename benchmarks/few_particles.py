@@ -61,29 +61,29 @@ def create_target(dim: int, correlated: bool) -> Target:
 
 
 def kl_divergence(
-    mean: np.ndarray, factor: np.ndarray, target: Target
+  mean: np.ndarray, factor: np.ndarray, target: Target
 ) -> float:
   """KL(N(mean, L L') || target) in nats, for mean [D] and L [D, D]."""
   covariance = factor @ factor.T
   logdet = lambda matrix: np.linalg.slogdet(matrix)[1]
   return 0.5 * float(
-      np.trace(target.precision @ covariance)
-      - len(mean)
-      + logdet(target.covariance)
-      - logdet(covariance)
-      + mean @ target.precision @ mean
+    np.trace(target.precision @ covariance)
+    - len(mean)
+    + logdet(target.covariance)
+    - logdet(covariance)
+    + mean @ target.precision @ mean
   )
 
 
 def train(
-    target: Target,
-    encoder: str,
-    factor: float | None,
-    num_particles: int,
-    *,
-    start: float,
-    num_steps: int,
-    seed: int,
+  target: Target,
+  encoder: str,
+  factor: float | None,
+  num_particles: int,
+  *,
+  start: float,
+  num_steps: int,
+  seed: int,
 ) -> dict[str, float]:
   """Trains the law of the particles, and tells what it lacks.
 
@@ -109,7 +109,7 @@ def train(
     scale, factor_fn = jnp.asarray(start * turn, jnp.float32), lambda x: x
   params = {'mean': jnp.full((dim,), 0.5), 'scale': scale}
   loss_fn = functools.partial(
-      _loss, precision=precision, factor_fn=factor_fn, factor=factor
+    _loss, precision=precision, factor_fn=factor_fn, factor=factor
   )
   tx = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_steps))
 
@@ -125,14 +125,14 @@ def train(
   keys = jax.random.split(jax.random.key(seed), num_steps)
   first = params, tx.init(params), moments.init_distance()
   (params, _, _), _ = jax.jit(lambda first: jax.lax.scan(step, first, keys))(
-      first
+    first
   )
   mean = np.asarray(params['mean'], np.float64)
   root = np.asarray(factor_fn(params['scale']), np.float64)
   variances = np.diag(root @ root.T) / np.diag(target.covariance)
   return {
-      'kl': kl_divergence(mean, root, target),
-      'width': float(np.mean(np.sqrt(variances))),
+    'kl': kl_divergence(mean, root, target),
+    'width': float(np.mean(np.sqrt(variances))),
   }
 
 
@@ -154,27 +154,36 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError('--starts and --factors need positive numbers')
   cases: list[tuple[str, float | None]] = [('ELBO', None)]
   cases += [
-      (f'`rbf`, {factor:g} of the rule', factor) for factor in args.factors
+    (f'`rbf`, {factor:g} of the rule', factor) for factor in args.factors
   ]
   common.set_up_jax()
   record = common.create_record(MODULE, argv, args.seeds)
   record['rows'] = []
   for encoder, start, (name, factor), num_particles in itertools.product(
-      ('diagonal', 'full'), args.starts, cases, args.particles
+    ('diagonal', 'full'), args.starts, cases, args.particles
   ):
     target = create_target(args.dim, correlated=encoder == 'full')
     runs = [
-        train(
-            target, encoder, factor, num_particles, start=start,
-            num_steps=args.num_steps, seed=seed,
-        )
-        for seed in args.seeds
+      train(
+        target,
+        encoder,
+        factor,
+        num_particles,
+        start=start,
+        num_steps=args.num_steps,
+        seed=seed,
+      )
+      for seed in args.seeds
     ]
-    record['rows'].append({
-        'encoder': encoder, 'start': f'{start:g}', 'direction': name,
+    record['rows'].append(
+      {
+        'encoder': encoder,
+        'start': f'{start:g}',
+        'direction': name,
         'particles': num_particles,
         **{key: [run[key] for run in runs] for key in ('kl', 'width')},
-    })
+      }
+    )
   text = to_markdown(record['rows'])
   print(text)
   if args.output:
@@ -185,14 +194,14 @@ def main(argv: Sequence[str]) -> int:
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
   """The table: means over seeds and the largest divergence."""
   lines = [
-      (
-          f'{row["encoder"]} L from {row["start"]}, {row["direction"]}',
-          str(row['particles']),
-          f'{intervals.mean(row["kl"]):.2f}',
-          f'{max(row["kl"]):.2f}',
-          f'{intervals.mean(row["width"]):.3f}',
-      )
-      for row in rows
+    (
+      f'{row["encoder"]} L from {row["start"]}, {row["direction"]}',
+      str(row['particles']),
+      f'{intervals.mean(row["kl"]):.2f}',
+      f'{max(row["kl"]):.2f}',
+      f'{intervals.mean(row["width"]):.3f}',
+    )
+    for row in rows
   ]
   columns = ('encoder, direction', 'K', 'KL, nats', 'largest', 'width')
   return tables.markdown_table(columns, lines)
@@ -212,7 +221,7 @@ def _loss(params, noise, bandwidth, *, precision, factor_fn, factor):
     entropy = jnp.linalg.slogdet(root)[1]
   else:
     moved = svgd.stein_particles(
-        z, svgd.rbf(), off_diagonal=True, bandwidth=factor * bandwidth
+      z, svgd.rbf(), off_diagonal=True, bandwidth=factor * bandwidth
     )
   energies = 0.5 * jnp.einsum('bkd,de,bke->bk', moved, precision, moved)
   return jnp.mean(energies) - entropy, z

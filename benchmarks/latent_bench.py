@@ -46,16 +46,16 @@ _TIMED = 10_000  # draws
 
 
 def run_set(
-    latent_set: sets_lib.LatentSet,
-    samplers: Sequence[str],
-    seed: int,
-    *,
-    options: dict[str, Any],
-    num_samples: int,
-    num_draws: int,
-    num_projections: int,
-    image_draws: int,
-    add_fn: Callable[[dict[str, Any]], None],
+  latent_set: sets_lib.LatentSet,
+  samplers: Sequence[str],
+  seed: int,
+  *,
+  options: dict[str, Any],
+  num_samples: int,
+  num_draws: int,
+  num_projections: int,
+  image_draws: int,
+  add_fn: Callable[[dict[str, Any]], None],
 ) -> None:
   """Rows of all samplers on one set and seed.
 
@@ -71,20 +71,20 @@ def run_set(
     add_fn: Called with each row.
   """
   draws_of = lambda draw_fn, stream: [
-      draw_fn(num_samples, np.random.default_rng((seed, stream, index)))
-      for index in range(num_draws)
+    draw_fn(num_samples, np.random.default_rng((seed, stream, index)))
+    for index in range(num_draws)
   ]
   train = latent_set.train_fn(np.random.default_rng((seed, _TRAIN)))
   references = draws_of(latent_set.reference_fn, _REFERENCE)
   fresh = draws_of(latent_set.fresh_fn, _FRESH)
   num_samples = min(len(references[0]), len(fresh[0]))  # of a small set, fewer
   measure_fn = functools.partial(
-      distances.measure,
-      latent_set,
-      references=[z[:num_samples] for z in references],
-      num_projections=num_projections,
-      image_draws=image_draws,
-      seed=seed,
+    distances.measure,
+    latent_set,
+    references=[z[:num_samples] for z in references],
+    num_projections=num_projections,
+    image_draws=image_draws,
+    seed=seed,
   )
   floor = measure_fn([z[:num_samples] for z in fresh])
   for name in samplers:
@@ -94,23 +94,26 @@ def run_set(
     draws = [sample_fn(num_samples, num_draws * seed)]  # it may compile
     start = time.monotonic()
     draws += [
-        sample_fn(num_samples, num_draws * seed + index)
-        for index in range(1, num_draws)
+      sample_fn(num_samples, num_draws * seed + index)
+      for index in range(1, num_draws)
     ]
     seconds = (time.monotonic() - start) / max(1, num_draws - 1)
     row = {
-        'set': latent_set.name,
-        'sampler': name,
-        'seed': seed,
-        **distances.compare(measure_fn(draws), floor),
-        'fit_seconds': fit_seconds,
-        'draw_seconds': seconds * _TIMED / num_samples,
-        'git_commit': latent_set.git_commit,
+      'set': latent_set.name,
+      'sampler': name,
+      'seed': seed,
+      **distances.compare(measure_fn(draws), floor),
+      'fit_seconds': fit_seconds,
+      'draw_seconds': seconds * _TIMED / num_samples,
+      'git_commit': latent_set.git_commit,
     }
     logging.info(
-        '%s, %s, seed %d: %s of the floor, %s', latent_set.name, name, seed,
-        common.show(row['verdict_ratio']),
-        'within' if row['within'] else 'not within',
+      '%s, %s, seed %d: %s of the floor, %s',
+      latent_set.name,
+      name,
+      seed,
+      common.show(row['verdict_ratio']),
+      'within' if row['within'] else 'not within',
     )
     add_fn(row)
 
@@ -129,53 +132,53 @@ def to_markdown(record: dict[str, Any]) -> str:
   """The verdicts, a line for each set and sampler, and the floors."""
   rows = record['rows']
   lines = [
-      f'**{name}: {counts["within"]} of {counts["of"]} within'
-      f' {distances.LIMIT:g}x**'
-      for name, counts in summarise(rows).items()
+    f'**{name}: {counts["within"]} of {counts["of"]} within'
+    f' {distances.LIMIT:g}x**'
+    for name, counts in summarise(rows).items()
   ]
   parts = [
-      '\n\n'.join(lines) + '\n',
-      f'{record["num_train"]} draws to fit; {record["num_draws"]} samples of'
-      f' {record["num_samples"]}, beside as many draws. ÷: in units of the'
-      ' same distance of fresh draws, the floor; ± is the standard deviation'
-      ' over seeds.'
-      ' Accuracy: of a classifier that tells samples from draws, 0.5 is'
-      ' perfect. Nats: of -log density, above that of fresh draws. Modes (of'
-      ' runs, classes): their masses in units of the right ones. Far: the'
-      ' share of samples far from every mode. Seconds: of the fit, and of'
-      f' {_TIMED} draws.\n',
-      _table(rows, _COLUMNS, ('set', 'sampler')),
-      'The floors: fresh draws, as many as the samples.\n',
-      _table(_one_each(rows), _FLOOR_COLUMNS, ('set',)),
+    '\n\n'.join(lines) + '\n',
+    f'{record["num_train"]} draws to fit; {record["num_draws"]} samples of'
+    f' {record["num_samples"]}, beside as many draws. ÷: in units of the'
+    ' same distance of fresh draws, the floor; ± is the standard deviation'
+    ' over seeds.'
+    ' Accuracy: of a classifier that tells samples from draws, 0.5 is'
+    ' perfect. Nats: of -log density, above that of fresh draws. Modes (of'
+    ' runs, classes): their masses in units of the right ones. Far: the'
+    ' share of samples far from every mode. Seconds: of the fit, and of'
+    f' {_TIMED} draws.\n',
+    _table(rows, _COLUMNS, ('set', 'sampler')),
+    'The floors: fresh draws, as many as the samples.\n',
+    _table(_one_each(rows), _FLOOR_COLUMNS, ('set',)),
   ]
   return '\n'.join(parts)
 
 
 _COLUMNS = {
-    'Fréchet ÷': 'frechet_ratio',
-    'sliced ÷': 'sliced_ratio',
-    'in plane ÷': 'sliced_plane_ratio',
-    'MMD ÷': 'mmd_ratio',
-    'KSD ÷': 'ksd_ratio',
-    'accuracy': 'classifier',
-    'nats': 'nll_excess',
-    'smallest mode': 'smallest',
-    'largest': 'largest',
-    'far': 'far',
-    'fit, s': 'fit_seconds',
-    'draw, s': 'draw_seconds',
+  'Fréchet ÷': 'frechet_ratio',
+  'sliced ÷': 'sliced_ratio',
+  'in plane ÷': 'sliced_plane_ratio',
+  'MMD ÷': 'mmd_ratio',
+  'KSD ÷': 'ksd_ratio',
+  'accuracy': 'classifier',
+  'nats': 'nll_excess',
+  'smallest mode': 'smallest',
+  'largest': 'largest',
+  'far': 'far',
+  'fit, s': 'fit_seconds',
+  'draw, s': 'draw_seconds',
 }
 _FLOOR_COLUMNS = {
-    'Fréchet': 'frechet_floor',
-    'sliced': 'sliced_floor',
-    'in plane': 'sliced_plane_floor',
-    'MMD': 'mmd_floor',
-    'KSD': 'ksd_floor',
-    'accuracy': 'classifier_floor',
-    '-log density, nats': 'nll_floor',
-    'smallest mode': 'smallest_floor',
-    'largest': 'largest_floor',
-    'far': 'far_floor',
+  'Fréchet': 'frechet_floor',
+  'sliced': 'sliced_floor',
+  'in plane': 'sliced_plane_floor',
+  'MMD': 'mmd_floor',
+  'KSD': 'ksd_floor',
+  'accuracy': 'classifier_floor',
+  '-log density, nats': 'nll_floor',
+  'smallest mode': 'smallest_floor',
+  'largest': 'largest_floor',
+  'far': 'far_floor',
 }
 
 
@@ -184,8 +187,14 @@ def main(argv: Sequence[str]) -> int:
   args = _parse(argv)
   common.set_up_jax()
   record = common.create_record(MODULE, argv, args.seeds)
-  fields = ('num_train', 'num_samples', 'num_draws', 'num_projections',
-            'image_draws', 'options')
+  fields = (
+    'num_train',
+    'num_samples',
+    'num_draws',
+    'num_projections',
+    'image_draws',
+    'options',
+  )
   record.update({name: getattr(args, name) for name in fields}, rows=[])
 
   def add(row):
@@ -198,15 +207,15 @@ def main(argv: Sequence[str]) -> int:
     latent_set = create_fn()
     for seed in args.seeds:
       run_set(
-          latent_set,
-          args.samplers,
-          seed,
-          options=args.options,
-          num_samples=args.num_samples,
-          num_draws=args.num_draws,
-          num_projections=args.num_projections,
-          image_draws=args.image_draws,
-          add_fn=add,
+        latent_set,
+        args.samplers,
+        seed,
+        options=args.options,
+        num_samples=args.num_samples,
+        num_draws=args.num_draws,
+        num_projections=args.num_projections,
+        image_draws=args.image_draws,
+        add_fn=add,
       )
   print(to_markdown(record))
   return 0
@@ -219,7 +228,7 @@ def parse_options(text: str) -> dict[str, Any]:
     name, equals, value = word.partition('=')
     if not (name and equals and value):
       raise argparse.ArgumentTypeError(
-          f'{word!r} is no option; give NAME=VALUE, as num_steps=2000'
+        f'{word!r} is no option; give NAME=VALUE, as num_steps=2000'
       )
     try:
       options[name] = ast.literal_eval(value)
@@ -231,14 +240,22 @@ def parse_options(text: str) -> dict[str, Any]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   """The flags."""
   parser = argparse.ArgumentParser(
-      prog=f'python -m {MODULE}', description=__doc__.partition('\n')[0]
+    prog=f'python -m {MODULE}', description=__doc__.partition('\n')[0]
   )
   add = parser.add_argument
-  add('--sets', type=common.names, default=sets_lib.DEFAULT_SETS,
-      help=f'FAMILY_D of {", ".join(sets_lib.FAMILIES)}; empty: none')
+  add(
+    '--sets',
+    type=common.names,
+    default=sets_lib.DEFAULT_SETS,
+    help=f'FAMILY_D of {", ".join(sets_lib.FAMILIES)}; empty: none',
+  )
   add('--samplers', type=common.names, default=('gmm_10', 'gmm_50'))
-  add('--options', type=parse_options, default={},
-      help='of every sampler, as num_steps=2000')
+  add(
+    '--options',
+    type=parse_options,
+    default={},
+    help='of every sampler, as num_steps=2000',
+  )
   add('--seeds', type=common.integers, default=(0, 1, 2, 3, 4))
   add('--workdirs', type=common.names, default=(), help='trained runs')
   add('--pca', type=common.names, default=(), help='data sets, as cifar10')
@@ -248,8 +265,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--num_samples', type=common.positive, default=10_000)
   add('--num_draws', type=common.positive, default=16)
   add('--num_projections', type=common.positive, default=64)
-  add('--image_draws', type=common.positive, default=2,
-      help='draws that are decoded; each takes seconds')
+  add(
+    '--image_draws',
+    type=common.positive,
+    default=2,
+    help='draws that are decoded; each takes seconds',
+  )
   add('--output', default='runs/latent_bench.json')
   args = common.parse_args(parser, argv)
   common.distinct('sets', args.sets)
@@ -268,22 +289,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _set_makers(args) -> list[Callable[[], sets_lib.LatentSet]]:
   """What makes each set, when its turn has come."""
   makers = [
-      functools.partial(sets_lib.create_set, name, args.num_train)
-      for name in args.sets
+    functools.partial(sets_lib.create_set, name, args.num_train)
+    for name in args.sets
   ]
   makers += [
-      functools.partial(
-          frozen_lib.load_run, workdir, data_dir=args.data_dir,
-          num_train=args.num_train, classifier_seed=args.classifier_seed,
-      )
-      for workdir in args.workdirs
+    functools.partial(
+      frozen_lib.load_run,
+      workdir,
+      data_dir=args.data_dir,
+      num_train=args.num_train,
+      classifier_seed=args.classifier_seed,
+    )
+    for workdir in args.workdirs
   ]
   makers += [
-      functools.partial(
-          frozen_lib.load_components, name, data_dir=args.data_dir,
-          num_train=args.num_train,
-      )
-      for name in args.pca
+    functools.partial(
+      frozen_lib.load_components,
+      name,
+      data_dir=args.data_dir,
+      num_train=args.num_train,
+    )
+    for name in args.pca
   ]
   return makers
 
@@ -307,17 +333,23 @@ def _one_each(rows) -> list[dict[str, Any]]:
 def _table(rows, columns, names) -> str:
   """A line for each group of rows with the same names, over their seeds."""
   columns = {
-      title: field for title, field in columns.items()
-      if any(row[field] is not None for row in rows)
+    title: field
+    for title, field in columns.items()
+    if any(row[field] is not None for row in rows)
   }
   groups = {}
   for row in rows:
     groups.setdefault(', '.join(row[name] for name in names), []).append(row)
   lines = [
-      (name, f'{sum(bool(row["within"]) for row in group)} of {len(group)}',
-       *(common.show_spread([row[field] for row in group])
-         for field in columns.values()))
-      for name, group in groups.items()
+    (
+      name,
+      f'{sum(bool(row["within"]) for row in group)} of {len(group)}',
+      *(
+        common.show_spread([row[field] for row in group])
+        for field in columns.values()
+      ),
+    )
+    for name, group in groups.items()
   ]
   header = (', '.join(names), 'within', *columns)
   if 'sampler' not in names:  # the floor has no verdict

@@ -32,13 +32,13 @@ _discrepancy = jax.jit(stein.kernel_stein_discrepancy)
 
 
 def measure(
-    latent_set: latent_bench_sets.LatentSet,
-    draws: Sequence[np.ndarray],
-    references: Sequence[np.ndarray],
-    *,
-    num_projections: int,
-    image_draws: int,
-    seed: int,
+  latent_set: latent_bench_sets.LatentSet,
+  draws: Sequence[np.ndarray],
+  references: Sequence[np.ndarray],
+  *,
+  num_projections: int,
+  image_draws: int,
+  seed: int,
 ) -> dict[str, float | None]:
   """Distances of draws from reference draws, over R of each.
 
@@ -71,45 +71,53 @@ def measure(
   rng = np.random.default_rng(seed)
   dim = draws[0].shape[1]
   results['sliced'] = sliced_wasserstein(
-      draws, references, directions(num_projections, dim, rng)
+    draws, references, directions(num_projections, dim, rng)
   )
   few = [(x[:_PAIRS], y[:_PAIRS]) for x, y in pairs]
   results['mmd'] = _root_mean_square(
-      [float(latent_metrics.mmd(x, y)) for x, y in few]
+    [float(latent_metrics.mmd(x, y)) for x, y in few]
   )
   if latent_set.score_fn is not None:
-    results['ksd'] = _root_mean_square([
-        float(_discrepancy(
+    results['ksd'] = _root_mean_square(
+      [
+        float(
+          _discrepancy(
             jnp.asarray(x, jnp.float32),
             jnp.asarray(latent_set.score_fn(x), jnp.float32),
             _STEIN_SCALE,
-        ))
+          )
+        )
         for x, _ in few
-    ])
-  results['classifier'] = float(np.mean([
-      two_sample_accuracy(x, y, seed=seed + index)
-      for index, (x, y) in enumerate(pairs[:_CLASSIFIED])
-  ]))
+      ]
+    )
+  results['classifier'] = float(
+    np.mean(
+      [
+        two_sample_accuracy(x, y, seed=seed + index)
+        for index, (x, y) in enumerate(pairs[:_CLASSIFIED])
+      ]
+    )
+  )
   law = latent_set.law
   if law is not None:
     plane = law.plane
     if plane is not None and dim > 2:
       results['sliced_plane'] = sliced_wasserstein(
-          draws, references, plane @ directions(num_projections, 2, rng)
+        draws, references, plane @ directions(num_projections, 2, rng)
       )
     results['nll'] = -float(np.mean([law.log_density(x) for x in draws]))
     masses, far = zip(*(law.masses(x) for x in draws), strict=True)
     results.update(_extremes(masses), far=float(np.mean(far)))
   if latent_set.images_fn is not None:
     frechet, masses = zip(
-        *(latent_set.images_fn(x) for x in draws[:image_draws]), strict=True
+      *(latent_set.images_fn(x) for x in draws[:image_draws]), strict=True
     )
     results.update(_extremes(masses), frechet=float(np.mean(frechet)))
   return results
 
 
 def compare(
-    own: Mapping[str, float | None], floor: Mapping[str, float | None]
+  own: Mapping[str, float | None], floor: Mapping[str, float | None]
 ) -> dict[str, Any]:
   """A row's numbers: of a sampler, of fresh draws, and what follows.
 
@@ -126,14 +134,15 @@ def compare(
   row.update({f'{name}_floor': value for name, value in floor.items()})
   for name in RATIOS:
     row[f'{name}_ratio'] = (
-        None if None in (own[name], floor[name]) else own[name] / floor[name]
+      None if None in (own[name], floor[name]) else own[name] / floor[name]
     )
   row['nll_excess'] = (
-      None if None in (own['nll'], floor['nll']) else own['nll'] - floor['nll']
+    None if None in (own['nll'], floor['nll']) else own['nll'] - floor['nll']
   )
   judges = [
-      name for name in ('frechet', 'sliced', 'sliced_plane')
-      if floor[name] is not None
+    name
+    for name in ('frechet', 'sliced', 'sliced_plane')
+    if floor[name] is not None
   ]
   if 'frechet' in judges:
     judges = ['frechet']
@@ -145,18 +154,18 @@ def compare(
   else:
     low, high = _MASS_LIMITS
     row['within_modes'] = (
-        own['smallest'] is not None
-        and own['smallest'] >= low
-        and own['largest'] <= high
+      own['smallest'] is not None
+      and own['smallest'] >= low
+      and own['largest'] <= high
     )
   row['within'] = row['within_distance'] and row['within_modes'] is not False
   return row
 
 
 def sliced_wasserstein(
-    draws: Sequence[np.ndarray],
-    references: Sequence[np.ndarray],
-    slopes: np.ndarray,
+  draws: Sequence[np.ndarray],
+  references: Sequence[np.ndarray],
+  slopes: np.ndarray,
 ) -> float:
   """The sliced 2-Wasserstein distance, over all pairs of draw and reference.
 
@@ -179,9 +188,9 @@ def sliced_wasserstein(
   center = np.mean(quantiles, axis=0)
   # mean_ij |x_i - y_j|^2 = mean_i |x_i - m|^2 + mean_j |y_j - m|^2, m = mean y
   squared = np.mean([_mean_square(y - center) for y in quantiles])
-  squared += np.mean([
-      _mean_square(np.sort(slopes.T @ x.T, axis=1) - center) for x in draws
-  ])
+  squared += np.mean(
+    [_mean_square(np.sort(slopes.T @ x.T, axis=1) - center) for x in draws]
+  )
   return math.sqrt(squared)
 
 
@@ -200,13 +209,16 @@ def two_sample_accuracy(x: np.ndarray, y: np.ndarray, *, seed: int) -> float:
   half = len(x) // 2
   mean, std = np.mean(y, axis=0), np.std(y, axis=0) + 1e-6
   fitted, held_out = (
-      (np.concatenate([x[rows], y[rows]]) - mean) / std
-      for rows in (slice(half), slice(half, 2 * half))
+    (np.concatenate([x[rows], y[rows]]) - mean) / std
+    for rows in (slice(half), slice(half, 2 * half))
   )
   labels = np.repeat([0, 1], half)
   model = neural_network.MLPClassifier(
-      (64, 64), batch_size=min(500, 2 * half), learning_rate_init=3e-3,
-      max_iter=20, random_state=seed,
+    (64, 64),
+    batch_size=min(500, 2 * half),
+    learning_rate_init=3e-3,
+    max_iter=20,
+    random_state=seed,
   )
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)

@@ -26,11 +26,11 @@ _FITTED = 10_000  # images whose components they are
 
 
 def load_run(
-    workdir: str,
-    *,
-    data_dir: str,
-    num_train: int,
-    classifier_seed: int,
+  workdir: str,
+  *,
+  data_dir: str,
+  num_train: int,
+  classifier_seed: int,
 ) -> latent_bench_sets.LatentSet:
   """The aggregate posterior of a run's latest checkpoint.
 
@@ -53,22 +53,23 @@ def load_run(
     config = config_lib.override(config, {'dataset.data_dir': data_dir})
   experiment = experiment_lib.create(config)
   with checkpoint.Checkpointer(
-      f'{workdir}/checkpoints', read_only=True
+    f'{workdir}/checkpoints', read_only=True
   ) as checkpointer:
     restored = checkpointer.restore(experiment.abstract_state())
   if restored is None:
     raise ValueError(
-        f'--workdirs={workdir} holds no checkpoint; train it first'
+      f'--workdirs={workdir} holds no checkpoint; train it first'
     )
   apply = sources_lib.Networks(
-      experiment,
-      restored.state,
-      binarize=config.dataset.binarize,
-      batch_size=config.evaluate.batch_size,
+    experiment,
+    restored.state,
+    binarize=config.dataset.binarize,
+    batch_size=config.evaluate.batch_size,
   )
   images = experiment.dataset.images
   keys = jax.random.split(
-      jax.random.fold_in(experiment.key, 2**31 + 4), 2  # no step has it
+    jax.random.fold_in(experiment.key, 2**31 + 4),
+    2,  # no step has it
   )
   posteriors = apply.encode(images['train'], keys[0])
   again = apply.encode(images['train'], keys[1]).z
@@ -77,37 +78,37 @@ def load_run(
   if posteriors.logvar is not None:
     mixture_score = jax.jit(stein.mixture_score)
     score_fn = lambda z: np.asarray(
-        mixture_score(z, posteriors.mean, posteriors.logvar)
+      mixture_score(z, posteriors.mean, posteriors.logvar)
     )
   classifier = classifier_lib.load_or_train(
-      experiment.dataset, seed=classifier_seed
+    experiment.dataset, seed=classifier_seed
   )
   half = len(again) // 2
   order = np.random.default_rng(0).permutation(len(again))
   path = pathlib.Path(workdir)
   return latent_bench_sets.LatentSet(
-      path.name,
-      train_fn=lambda rng: _choose(posteriors.z, num_train, rng),
-      fresh_fn=lambda num, rng: _choose(again[order[:half]], num, rng),
-      reference_fn=lambda num, rng: _choose(again[order[half:]], num, rng),
-      score_fn=score_fn,
-      images_fn=make_images_fn(
-          apply.decode,
-          classifier.features,
-          lambda x: classifier.probabilities(x).argmax(axis=1),
-          images['validation'],
-          experiment.dataset.num_classes,
-      ),
-      git_commit=common.commit_of(path),
+    path.name,
+    train_fn=lambda rng: _choose(posteriors.z, num_train, rng),
+    fresh_fn=lambda num, rng: _choose(again[order[:half]], num, rng),
+    reference_fn=lambda num, rng: _choose(again[order[half:]], num, rng),
+    score_fn=score_fn,
+    images_fn=make_images_fn(
+      apply.decode,
+      classifier.features,
+      lambda x: classifier.probabilities(x).argmax(axis=1),
+      images['validation'],
+      experiment.dataset.num_classes,
+    ),
+    git_commit=common.commit_of(path),
   )
 
 
 def make_images_fn(
-    decode_fn: Callable[[np.ndarray], np.ndarray],
-    features_fn: Callable[[np.ndarray], np.ndarray],
-    classes_fn: Callable[[np.ndarray], np.ndarray],
-    real: np.ndarray,
-    num_classes: int,
+  decode_fn: Callable[[np.ndarray], np.ndarray],
+  features_fn: Callable[[np.ndarray], np.ndarray],
+  classes_fn: Callable[[np.ndarray], np.ndarray],
+  real: np.ndarray,
+  num_classes: int,
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
   """What compares decoded latents with real images.
 
@@ -124,9 +125,9 @@ def make_images_fn(
     each class in units of the real share, [num_classes].
   """
   moments = frechet.moments(features_fn(real))
-  shares_fn = lambda images: np.bincount(
-      classes_fn(images), minlength=num_classes
-  ) / len(images)
+  shares_fn = lambda images: (
+    np.bincount(classes_fn(images), minlength=num_classes) / len(images)
+  )
   real_shares = np.maximum(shares_fn(real), 1.0 / len(real))
 
   def compare(z: np.ndarray) -> tuple[float, np.ndarray]:
@@ -139,7 +140,7 @@ def make_images_fn(
 
 
 def load_components(
-    name: str, *, data_dir: str, num_train: int
+  name: str, *, data_dir: str, num_train: int
 ) -> latent_bench_sets.LatentSet:
   """The first 64 principal components of a data set's images.
 
@@ -156,27 +157,29 @@ def load_components(
   """
   images = datasets.load(name, data_dir=data_dir).images
   train, validation, test = (
-      images[split].reshape(len(images[split]), -1)
-      for split in ('train', 'validation', 'test')
+    images[split].reshape(len(images[split]), -1)
+    for split in ('train', 'validation', 'test')
   )
   # in float64 all images are gigabytes, and so many tell the components
   rows = np.linspace(0, len(train) - 1, min(_FITTED, len(train))).astype(int)
   mean, components = frechet.fit_components(train[rows], _NUM_COMPONENTS)
   train, validation, test = (
-      np.concatenate([
-          frechet.project(x[start : start + _FITTED], mean, components)
-          for start in range(0, len(x), _FITTED)
-      ])
-      for x in (train, validation, test)
+    np.concatenate(
+      [
+        frechet.project(x[start : start + _FITTED], mean, components)
+        for start in range(0, len(x), _FITTED)
+      ]
+    )
+    for x in (train, validation, test)
   )
   scale = np.sqrt(np.mean(np.var(train, axis=0)))
   train = (train / scale).astype(np.float32)
   held_out = (np.concatenate([validation, test]) / scale).astype(np.float32)
   return latent_bench_sets.LatentSet(
-      f'{name}_pca',
-      train_fn=lambda rng: _choose(train, num_train, rng),
-      fresh_fn=lambda num, rng: _choose(train, num, rng),
-      reference_fn=lambda num, rng: _choose(held_out, num, rng),
+    f'{name}_pca',
+    train_fn=lambda rng: _choose(train, num_train, rng),
+    fresh_fn=lambda num, rng: _choose(train, num, rng),
+    reference_fn=lambda num, rng: _choose(held_out, num, rng),
   )
 
 

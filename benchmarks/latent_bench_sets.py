@@ -20,9 +20,18 @@ from scipy import stats
 
 # Sets of the bench where none is named.
 DEFAULT_SETS = (
-    'ring_2', 'grid_2', 'moons_2', 'unequal_2',
-    'ring_16', 'grid_16', 'mixture_16', 'swiss_roll_16', 'shell_16',
-    'ring_64', 'grid_64', 'mixture_64',
+  'ring_2',
+  'grid_2',
+  'moons_2',
+  'unequal_2',
+  'ring_16',
+  'grid_16',
+  'mixture_16',
+  'swiss_roll_16',
+  'shell_16',
+  'ring_64',
+  'grid_64',
+  'mixture_64',
 )
 _FAR_SHARE = 1e-4  # of a component's own draws: these pass for far from it
 _TINY = 1e-9  # a radius: the origin has no direction
@@ -33,11 +42,11 @@ class Mixture:
   """sum_k w_k N(y; m_k, L_k L_k'), whose components make up G modes."""
 
   def __init__(
-      self,
-      weights: Sequence[float],
-      means: np.ndarray,
-      roots: np.ndarray,
-      modes: Sequence[int] | None = None,
+    self,
+    weights: Sequence[float],
+    means: np.ndarray,
+    roots: np.ndarray,
+    modes: Sequence[int] | None = None,
   ):
     """Takes the components.
 
@@ -54,13 +63,11 @@ class Mixture:
     self._members = np.eye(modes.max() + 1)[modes]  # [K, G]
     self._inverse = np.linalg.inv(roots)
     self._white_means = np.einsum('kab,kb->ka', self._inverse, means).ravel()
-    self._precisions = np.einsum(
-        'kab,kac->kbc', self._inverse, self._inverse
-    )
+    self._precisions = np.einsum('kab,kac->kbc', self._inverse, self._inverse)
     self._offsets = (
-        np.log(self.weights)
-        + np.linalg.slogdet(self._inverse)[1]
-        - 0.5 * self.dim * math.log(2.0 * math.pi)
+      np.log(self.weights)
+      + np.linalg.slogdet(self._inverse)[1]
+      - 0.5 * self.dim * math.log(2.0 * math.pi)
     )
     self._far = stats.chi2.ppf(1.0 - _FAR_SHARE, self.dim)
 
@@ -112,7 +119,7 @@ class Mixture:
     """Squared Mahalanobis distances and log w_k N(y; ...), both [n, K]."""
     white = y @ self._inverse.reshape(-1, self.dim).T - self._white_means
     squared = np.sum(
-        np.square(white, out=white).reshape(len(y), -1, self.dim), axis=2
+      np.square(white, out=white).reshape(len(y), -1, self.dim), axis=2
     )
     return squared, self._offsets - 0.5 * squared
 
@@ -142,10 +149,10 @@ class Shell:
     """log p at y [n, d], shape [n], in nats: of |y|, over the sphere's area."""
     radii = np.maximum(np.linalg.norm(y, axis=1), _TINY)
     log_area = (
-        math.log(2.0)
-        + 0.5 * self.dim * math.log(math.pi)
-        - math.lgamma(0.5 * self.dim)
-        + (self.dim - 1) * np.log(radii)
+      math.log(2.0)
+      + 0.5 * self.dim * math.log(math.pi)
+      - math.lgamma(0.5 * self.dim)
+      + (self.dim - 1) * np.log(radii)
     )
     return stats.norm.logpdf(radii, self._radius, self._std) - log_area
 
@@ -236,12 +243,17 @@ def unequal() -> Mixture:
   """Six Gaussians of weights from 0.5 to 0.02 and different covariances."""
   means = [(0, 0), (2.5, 0.5), (-2, 1.5), (0.5, -2.5), (-2.5, -1.5), (1.5, 2.5)]
   stds = [
-      (0.6, 0.2), (0.3, 0.3), (0.1, 0.5), (0.4, 0.1), (0.2, 0.2), (0.3, 0.1)
+    (0.6, 0.2),
+    (0.3, 0.3),
+    (0.1, 0.5),
+    (0.4, 0.1),
+    (0.2, 0.2),
+    (0.3, 0.1),
   ]
   turns = [_on_circle(angle) for angle in (0.5, 0.0, 0.3, 1.0, 0.0, 2.0)]
   roots = [
-      np.array([[c, -s], [s, c]]) * std
-      for (c, s), std in zip(turns, stds, strict=True)
+    np.array([[c, -s], [s, c]]) * std
+    for (c, s), std in zip(turns, stds, strict=True)
   ]
   weights = (0.5, 0.25, 0.12, 0.07, 0.04, 0.02)
   return Mixture(weights, np.array(means, np.float64), np.stack(roots))
@@ -254,10 +266,12 @@ def random_mixture(dim: int, num_components: int = 20) -> Mixture:
   reach from 0.1 to 0.8.
   """
   rng = np.random.default_rng(20)
-  roots = np.stack([
+  roots = np.stack(
+    [
       _rotation(dim, rng) * rng.permutation(np.geomspace(0.1, 0.8, dim))
       for _ in range(num_components)
-  ])
+    ]
+  )
   means = rng.normal(size=(num_components, dim))
   return Mixture(np.geomspace(1.0, 0.1, num_components), means, roots)
 
@@ -275,11 +289,11 @@ def swiss_roll(std: float = 0.06, num_components: int = 240) -> Mixture:
 
 
 _IN_PLANE = {
-    'ring': ring,
-    'grid': grid,
-    'moons': moons,
-    'unequal': unequal,
-    'swiss_roll': swiss_roll,
+  'ring': ring,
+  'grid': grid,
+  'moons': moons,
+  'unequal': unequal,
+  'swiss_roll': swiss_roll,
 }
 FAMILIES = (*_IN_PLANE, 'mixture', 'shell')
 
@@ -290,8 +304,8 @@ def create_law(name: str) -> Embedded:
   family, _, number = name.rpartition('_')
   if family not in FAMILIES or not number.isdigit() or int(number) < 2:
     raise ValueError(
-        f'--sets={name} is unknown; known: {", ".join(FAMILIES)}, each with a'
-        ' dimension of at least 2, as ring_16'
+      f'--sets={name} is unknown; known: {", ".join(FAMILIES)}, each with a'
+      ' dimension of at least 2, as ring_16'
     )
   dim = int(number)
   if family == 'mixture':
@@ -338,7 +352,7 @@ def create_set(name: str, num_train: int) -> LatentSet:
   law = create_law(name)
   train_fn = functools.partial(law.draw, num_train)
   return LatentSet(
-      name, train_fn, law.draw, law.draw, law=law, score_fn=law.score
+    name, train_fn, law.draw, law.draw, law=law, score_fn=law.score
   )
 
 

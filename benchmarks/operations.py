@@ -21,19 +21,19 @@ from ldc_vae import step as step_lib
 from ldc_vae.models import model as model_lib
 
 IMAGE_SHAPES = {
-    'digits': (8, 8, 1),
-    'mnist': (28, 28, 1),
-    'fashion_mnist': (28, 28, 1),
-    'cifar10': (32, 32, 3),
-    'celeba64': (64, 64, 3),
+  'digits': (8, 8, 1),
+  'mnist': (28, 28, 1),
+  'fashion_mnist': (28, 28, 1),
+  'cifar10': (32, 32, 3),
+  'celeba64': (64, 64, 3),
 }
 NUM_STEPS = 10_000  # of the schedules; more than are run
 
 # Operations per second by the data sheets, without sparsity, by the beginning
 # of the device's name: 'float32' is TF32, in which XLA multiplies by default.
 PEAKS = {
-    'NVIDIA H100 80GB': {'float32': 495e12, 'bfloat16': 989e12},
-    'NVIDIA H200': {'float32': 495e12, 'bfloat16': 989e12},
+  'NVIDIA H100 80GB': {'float32': 495e12, 'bfloat16': 989e12},
+  'NVIDIA H200': {'float32': 495e12, 'bfloat16': 989e12},
 }
 _MATMUL_SIZES = {'cpu': 1536}
 _OTHER_MATMUL_SIZE = 8192
@@ -50,9 +50,9 @@ class Program(NamedTuple):
 
 
 def create_program(
-    spec: str,
-    fields: Sequence[str] | Mapping[str, Any] = (),
-    overrides: Sequence[str] = (),
+  spec: str,
+  fields: Sequence[str] | Mapping[str, Any] = (),
+  overrides: Sequence[str] = (),
 ) -> Program:
   """Config, algorithm, optimisers and networks of a config.
 
@@ -69,13 +69,13 @@ def create_program(
   shape = IMAGE_SHAPES.get(config.dataset.name)
   if shape is None:
     raise ValueError(
-        f'config.dataset.name={config.dataset.name} has images of any shape;'
-        f' use one of {", ".join(IMAGE_SHAPES)}'
+      f'config.dataset.name={config.dataset.name} has images of any shape;'
+      f' use one of {", ".join(IMAGE_SHAPES)}'
     )
   model = experiment_lib.create_model(config, shape)
   algorithm = experiment_lib.create_algorithm(config, model)
   txs = optimizers.create_optimizers(
-      algorithm, num_steps=NUM_STEPS, **config.optimizer.to_dict()
+    algorithm, num_steps=NUM_STEPS, **config.optimizer.to_dict()
   )
   return Program(config, algorithm, txs, model)
 
@@ -93,9 +93,9 @@ def of_step(program: Program, batch_size: int) -> float:
   """
   # a loop over updates would be counted once, whatever its length
   phases = tuple(
-      phase._replace(num_updates=1)
-      for phase in program.algorithm.phases
-      for _ in range(phase.num_updates)
+    phase._replace(num_updates=1)
+    for phase in program.algorithm.phases
+    for _ in range(phase.num_updates)
   )
   algorithm = program.algorithm._replace(phases=phases)
   return count(program._replace(algorithm=algorithm), batch_size)
@@ -111,7 +111,7 @@ def count(program: Program, batch_size: int) -> float:
   step_fn = experiment_lib.make_train_step(config, algorithm, txs, NUM_STEPS)
   key = jax.random.key(0)
   state = jax.eval_shape(
-      lambda key: step_lib.create_train_state(key, model, algorithm, txs), key
+    lambda key: step_lib.create_train_state(key, model, algorithm, txs), key
   )
   images = jax.ShapeDtypeStruct((batch_size, *model.image_shape), np.uint8)
   # a GPU's compiler does not count what it has not compiled
@@ -120,12 +120,12 @@ def count(program: Program, batch_size: int) -> float:
   except RuntimeError as error:
     platforms = os.environ.get('JAX_PLATFORMS', '')
     raise ValueError(
-        f'JAX_PLATFORMS={platforms} leaves no CPU, where operations are'
-        f' counted; set it to {platforms},cpu'
+      f'JAX_PLATFORMS={platforms} leaves no CPU, where operations are'
+      f' counted; set it to {platforms},cpu'
     ) from error
   with jax.default_device(cpu):
     lowered = jax.jit(lambda *args: step_fn(*args, axis_name=None)).lower(
-        state, images, key
+      state, images, key
     )
   return float(lowered.cost_analysis()['flops'])
 
@@ -134,13 +134,13 @@ def num_weights(program: Program) -> dict[tuple[str, ...], int]:
   """The weights that each phase trains, by the names of its networks."""
   algorithm = program.algorithm
   params = jax.eval_shape(
-      lambda: program.model.init(jax.random.key(0), algorithm.trained)
+    lambda: program.model.init(jax.random.key(0), algorithm.trained)
   )
   return {
-      phase.trains: sum(
-          model_lib.num_parameters(params[name]) for name in phase.trains
-      )
-      for phase in algorithm.phases
+    phase.trains: sum(
+      model_lib.num_parameters(params[name]) for name in phase.trains
+    )
+    for phase in algorithm.phases
   }
 
 

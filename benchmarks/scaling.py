@@ -2,13 +2,10 @@
 
 python -m benchmarks.scaling --output=benchmarks/results/scaling.json
 
-Measured, on this machine's cores: `--config` (digits) on 1, 2 and 4 emulated
-devices of one process and on 2 processes, with the batch of all devices fixed
-(strong) and with that of one device fixed (weak). Emulated devices share the
-cores, so that a step gets hardly faster: what is seen is the overhead of the
-parallel program, and that it computes the same. `difference` is the largest
-change of a weight against one device, after all steps, in units of the largest
-weight: rounding, which Adam makes a step of where a gradient is near 0.
+Measured: `--config` (digits) on 1, 2 and 4 emulated devices and on 2 processes,
+with a fixed batch of all devices (strong) or of one device (weak). Emulated
+devices share the cores, so this shows overhead, not speed. `difference` is the
+largest change of a weight against one device over the largest weight.
 
 Predicted, on paper: the operations of a step of `--predict` (celeba64) are
 counted from its program, the bytes of its collectives from its weights, and a
@@ -17,8 +14,8 @@ step takes
     operations / (peak x utilisation)
       + 2 (n - 1) / n x bytes / bandwidth + collectives x log2(n) x latency
 
-with nothing overlapped. An all-gather counts half its bytes, as it goes round
-once where an all-reduce goes twice. `MACHINES` states every assumption.
+with nothing overlapped. An all-gather counts half its bytes. `MACHINES` states
+every assumption.
 """
 
 import argparse
@@ -33,13 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks import common
 from benchmarks import operations as operations_lib
+from benchmarks import scaling_machines
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
@@ -52,42 +50,6 @@ _DEVICES_FLAG = '--xla_force_host_platform_device_count={}'
 _BYTES = 4  # of a gradient, float32
 
 
-class Machine(NamedTuple):
-  """What a prediction assumes of a cluster; per device.
-
-  Attributes:
-    devices: n.
-    peak: Operations per second at the precision that matmuls take there.
-    bandwidth: Bytes per second of an all-reduce over all devices.
-    latency: Seconds of one hop of a collective.
-    source: Where the figures come from.
-  """
-
-  devices: int
-  peak: float
-  bandwidth: float
-  latency: float
-  source: str
-
-
-MACHINES = {
-    'TPU v5e-256': Machine(
-        256, 197e12, 200e9, 1e-6,
-        'bfloat16 peak 197 TFLOP/s and 1,600 Gbit/s of interconnect a chip,'
-        ' by its data sheet; float32 matmuls run in bfloat16 there by default',
-    ),
-    '64 x H100, 8 a host': Machine(
-        64, operations_lib.PEAKS['NVIDIA H100 80GB']['float32'], 50e9, 5e-6,
-        'TF32 peak 495 TFLOP/s without sparsity by its data sheet; 400 Gbit/s'
-        ' of network a GPU, which is what bounds a ring over hosts',
-    ),
-}
-# Of the peak. On one H100 the nets of `conv` reached 0.03 to 0.06, `vae` with
-# those of 64x64 images 0.09 (results/train_step_gpu_conv.md,
-# train_step_gpu_conv64.md); a reader picks.
-UTILISATIONS = (0.03, 0.1, 0.3)
-
-
 def main(argv: Sequence[str]) -> int:
   """Measures, predicts, prints the tables and writes them."""
   parser = argparse.ArgumentParser(description=__doc__)
@@ -97,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--processes', type=common.integers, default=(2,))
   parser.add_argument('--batch_size', type=common.positive, default=256)
   parser.add_argument(
-      '--steps', type=common.positive, default=20, help='after the first'
+    '--steps', type=common.positive, default=20, help='after the first'
   )
   parser.add_argument('--predict', default='configs/celeba64.py')
   parser.add_argument('--output', default='')
@@ -105,13 +67,11 @@ def main(argv: Sequence[str]) -> int:
   args, overrides = common.parse_overrides(parser, argv)
   if args.worker:
     return _work(json.loads(args.worker), overrides)
-  common.choose(
-      'methods', args.methods, methods.METHODS, required=True
-  )
+  common.choose('methods', args.methods, methods.METHODS, required=True)
   if any(args.batch_size % num for num in (*args.devices, *args.processes)):
     raise ValueError(
-        f'--batch_size={args.batch_size} must be divisible by the numbers of'
-        ' --devices and --processes'
+      f'--batch_size={args.batch_size} must be divisible by the numbers of'
+      ' --devices and --processes'
     )
   if run_files.split(args.predict)[1]:
     raise ValueError(f'--predict={args.predict} names a method; leave it out')
@@ -143,39 +103,43 @@ def measure(args, overrides: Sequence[str]) -> list[dict[str, Any]]:
             size = args.batch_size // max(args.devices) * total
           output = pathlib.Path(folder) / 'params.npy'
           row = run_layout(
-              {
-                  'spec': f'{args.config}:{method}',
-                  'batch_size': size,
-                  'steps': 1 + args.steps,
-                  'output': str(output),
-              },
-              num_processes,
-              num_devices,
-              overrides,
+            {
+              'spec': f'{args.config}:{method}',
+              'batch_size': size,
+              'steps': 1 + args.steps,
+              'output': str(output),
+            },
+            num_processes,
+            num_devices,
+            overrides,
           )
           params = np.load(output)
           if reference is None:
             reference = row, params
           first, first_params = reference
           row = {
-              'method': method, 'kind': kind, 'processes': num_processes,
-              'devices': total, 'batch_size': size, **row,
-              'relative_time': row['milliseconds'] / first['milliseconds'],
+            'method': method,
+            'kind': kind,
+            'processes': num_processes,
+            'devices': total,
+            'batch_size': size,
+            **row,
+            'relative_time': row['milliseconds'] / first['milliseconds'],
           }
           if kind == 'strong':  # of the same batches
             row['difference'] = float(
-                np.max(np.abs(params - first_params))
-                / np.max(np.abs(first_params))
+              np.max(np.abs(params - first_params))
+              / np.max(np.abs(first_params))
             )
           rows.append(row)
   return rows
 
 
 def run_layout(
-    job: Mapping[str, Any],
-    num_processes: int,
-    num_devices: int,
-    overrides: Sequence[str],
+  job: Mapping[str, Any],
+  num_processes: int,
+  num_devices: int,
+  overrides: Sequence[str],
 ) -> dict[str, float]:
   """Runs a number of processes, each with a number of emulated devices.
 
@@ -198,26 +162,33 @@ def run_layout(
   started = []
   for index in range(num_processes):
     own = {
-        **job,
-        'address': address if num_processes > 1 else None,
-        'num_processes': num_processes,
-        'process_id': index,
+      **job,
+      'address': address if num_processes > 1 else None,
+      'num_processes': num_processes,
+      'process_id': index,
     }
-    started.append(subprocess.Popen(
-        (sys.executable, '-m', 'benchmarks.scaling',
-         f'--worker={json.dumps(own)}', *overrides),
+    started.append(
+      subprocess.Popen(
+        (
+          sys.executable,
+          '-m',
+          'benchmarks.scaling',
+          f'--worker={json.dumps(own)}',
+          *overrides,
+        ),
         cwd=provenance.ROOT,
         env={
-            **os.environ,
-            'JAX_PLATFORMS': 'cpu',
-            # with fewer threads emulated devices wait for each other for ever
-            **({'NPROC': '32'} if num_devices > 1 else {}),
-            'XLA_FLAGS': _DEVICES_FLAG.format(num_devices),
+          **os.environ,
+          'JAX_PLATFORMS': 'cpu',
+          # with fewer threads emulated devices wait for each other for ever
+          **({'NPROC': '32'} if num_devices > 1 else {}),
+          'XLA_FLAGS': _DEVICES_FLAG.format(num_devices),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ))
+      )
+    )
   try:
     outputs = [process.communicate() for process in started]
   finally:  # where we are being stopped they have not ended
@@ -235,12 +206,12 @@ def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
   if job['address']:
     cluster.join(job['address'], job['num_processes'], job['process_id'])
   config, method, txs, model = operations_lib.create_program(
-      job['spec'], overrides
+    job['spec'], overrides
   )
   step_fn = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(
-          config, method, txs, operations_lib.NUM_STEPS
-      )
+    experiment_lib.make_train_step(
+      config, method, txs, operations_lib.NUM_STEPS
+    )
   )
   key = jax.random.key(0)
   state = step_lib.create_train_state(key, model, method, txs)
@@ -259,8 +230,8 @@ def _work(job: Mapping[str, Any], overrides: Sequence[str]) -> int:
     seconds.append(time.perf_counter() - start)
   if not job['process_id']:
     leaves = [
-        np.asarray(x.addressable_data(0)).ravel()
-        for x in jax.tree.leaves(state.params)
+      np.asarray(x.addressable_data(0)).ravel()
+      for x in jax.tree.leaves(state.params)
     ]
     np.save(job['output'], np.concatenate(leaves))
     print(json.dumps({'milliseconds': 1e3 * statistics.median(seconds[1:])}))
@@ -279,7 +250,7 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
   """
   # the program of an accelerator, not of the machine that counts
   program = operations_lib.create_program(
-      spec, ['config.model.convolution=native']
+    spec, ['config.model.convolution=native']
   )
   config = program.config
   updates = program.algorithm.phases[1].num_updates
@@ -287,38 +258,43 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
   weights = operations_lib.num_weights(program)
   first, second = weights.values()
   rows = []
-  for name, machine in MACHINES.items():
+  for name, machine in scaling_machines.MACHINES.items():
     particles = (
-        machine.devices * batch_per_device * config.method.latents_per_image
+      machine.devices * batch_per_device * config.method.latents_per_image
     )
     # z and scores; a ring gathers in half the way of a sum
     gathered = particles * config.model.latent_size
     sizes = [first] + updates * [second, gathered]
-    for utilisation in UTILISATIONS:
-      rows.append({
+    for utilisation in scaling_machines.UTILISATIONS:
+      rows.append(
+        {
           'machine': name,
           'utilisation': utilisation,
           'source': machine.source,
           **step_seconds(
-              machine, operations / (machine.peak * utilisation),
-              [_BYTES * size for size in sizes],
+            machine,
+            operations / (machine.peak * utilisation),
+            [_BYTES * size for size in sizes],
           ),
-      })
+        }
+      )
       rows[-1]['images_per_second'] = (
-          machine.devices * batch_per_device / rows[-1]['seconds']
+        machine.devices * batch_per_device / rows[-1]['seconds']
       )
   return {
-      'config': spec,
-      'batch_per_device': batch_per_device,
-      'operations': operations,
-      'weights': [first, second],
-      'updates': updates,
-      'rows': rows,
+    'config': spec,
+    'batch_per_device': batch_per_device,
+    'operations': operations,
+    'weights': [first, second],
+    'updates': updates,
+    'rows': rows,
   }
 
 
 def step_seconds(
-    machine: Machine, compute: float, collectives: Sequence[float]
+  machine: scaling_machines.Machine,
+  compute: float,
+  collectives: Sequence[float],
 ) -> dict[str, float]:
   """Seconds of a step, see the head of this file.
 
@@ -333,60 +309,59 @@ def step_seconds(
   """
   n = machine.devices
   communication = sum(
-      2 * (n - 1) / n * size / machine.bandwidth
-      + math.log2(n) * machine.latency
-      for size in collectives
+    2 * (n - 1) / n * size / machine.bandwidth + math.log2(n) * machine.latency
+    for size in collectives
   )
   seconds = compute + communication
   return {
-      'seconds': seconds,
-      'compute_seconds': compute,
-      'communication_seconds': communication,
-      'efficiency': compute / seconds,
+    'seconds': seconds,
+    'compute_seconds': compute,
+    'communication_seconds': communication,
+    'efficiency': compute / seconds,
   }
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
   """The tables of a record."""
   lines = [
-      '## Measured, emulated devices on the cores of one machine',
-      '',
-      '| method | scaling | processes | devices | batch | ms per step |'
-      ' ÷ one device | difference |',
-      '|---|---|---|---|---|---|---|---|',
+    '## Measured, emulated devices on the cores of one machine',
+    '',
+    '| method | scaling | processes | devices | batch | ms per step |'
+    ' ÷ one device | difference |',
+    '|---|---|---|---|---|---|---|---|',
   ]
   for row in record['measured']:
     lines.append(
-        f'| `{row["method"]}` | {row["kind"]} | {row["processes"]} |'
-        f' {row["devices"]} | {row["batch_size"]} |'
-        f' {common.show(row["milliseconds"])} |'
-        f' {common.show(row["relative_time"])} |'
-        f' {common.show(row.get("difference"))} |'
+      f'| `{row["method"]}` | {row["kind"]} | {row["processes"]} |'
+      f' {row["devices"]} | {row["batch_size"]} |'
+      f' {common.show(row["milliseconds"])} |'
+      f' {common.show(row["relative_time"])} |'
+      f' {common.show(row.get("difference"))} |'
     )
   predicted = record['predicted']
   first, second = predicted['weights']
   lines += [
-      '',
-      '## Predicted, nothing of it measured',
-      '',
-      f'`{predicted["config"]}`, {predicted["batch_per_device"]} images a'
-      f' device: {predicted["operations"] / 1e9:,.0f} G operations a step and'
-      f' device; gradients of {first / 1e6:.1f} M and, {predicted["updates"]}'
-      f' times, {second / 1e6:.2f} M weights in float32 are reduced.',
-      '',
-      '| machine | utilisation | ms of work | ms of communication | images/s |'
-      ' efficiency |',
-      '|---|---|---|---|---|---|',
+    '',
+    '## Predicted, nothing of it measured',
+    '',
+    f'`{predicted["config"]}`, {predicted["batch_per_device"]} images a'
+    f' device: {predicted["operations"] / 1e9:,.0f} G operations a step and'
+    f' device; gradients of {first / 1e6:.1f} M and, {predicted["updates"]}'
+    f' times, {second / 1e6:.2f} M weights in float32 are reduced.',
+    '',
+    '| machine | utilisation | ms of work | ms of communication | images/s |'
+    ' efficiency |',
+    '|---|---|---|---|---|---|',
   ]
   for row in predicted['rows']:
     lines.append(
-        f'| {row["machine"]} | {row["utilisation"]:.0%} |'
-        f' {common.show(1e3 * row["compute_seconds"])} |'
-        f' {common.show(1e3 * row["communication_seconds"])} |'
-        f' {row["images_per_second"]:,.0f} | {row["efficiency"]:.0%} |'
+      f'| {row["machine"]} | {row["utilisation"]:.0%} |'
+      f' {common.show(1e3 * row["compute_seconds"])} |'
+      f' {common.show(1e3 * row["communication_seconds"])} |'
+      f' {row["images_per_second"]:,.0f} | {row["efficiency"]:.0%} |'
     )
   lines.append('')
-  for name, machine in MACHINES.items():
+  for name, machine in scaling_machines.MACHINES.items():
     lines.append(f'* {name}: {machine.source}.')
   lines += ['', f'Load before: {record["load_before"]:.1f}.', '']
   return '\n'.join(lines)

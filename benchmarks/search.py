@@ -37,33 +37,33 @@ def _values(field: str, *values: float) -> tuple[dict[str, float], ...]:
 # Method -> the options of its trials, that of `configs/default.py` first. What
 # is varied is the option that the method adds; where it adds none, the rate.
 TRIALS = {
-    'ae': _RATES,
-    'vae': _RATES,
-    'beta_vae': _values('beta', 4.0, 2.0, 0.5),
-    'iwae': _RATES,
-    'wae_mmd': _values('mmd_weight', 7000.0, 2000.0, 20000.0),
-    'info_vae': _values('mmd_scaling', 1000.0, 300.0, 3000.0),
-    'aae': _values('adversarial_weight', 10.0, 3.0, 30.0),
-    'rae_l2': _values('embedding_weight', 0.05, 0.5, 0.005),
-    'rae_gp': _values('gradient_weight', 0.05, 0.5, 0.005),
-    'vamp': _RATES,
-    'stein_vae': (
-        {'method.num_particles': 4, 'optimizer.learning_rate': 1e-3},
-        {'method.num_particles': 4, 'optimizer.learning_rate': 2e-3},
-        {'method.num_particles': 8, 'optimizer.learning_rate': 1e-3},
-    ),
-    'lebm': (
-        {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 2e-4},
-        {'method.r1_weight': 0.02, 'optimizer.latent_learning_rate': 2e-4},
-        {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4},
-    ),
-    'ldc': _values('inverse_temperature', 1.0, 1.5, 2.0),
+  'ae': _RATES,
+  'vae': _RATES,
+  'beta_vae': _values('beta', 4.0, 2.0, 0.5),
+  'iwae': _RATES,
+  'wae_mmd': _values('mmd_weight', 7000.0, 2000.0, 20000.0),
+  'info_vae': _values('mmd_scaling', 1000.0, 300.0, 3000.0),
+  'aae': _values('adversarial_weight', 10.0, 3.0, 30.0),
+  'rae_l2': _values('embedding_weight', 0.05, 0.5, 0.005),
+  'rae_gp': _values('gradient_weight', 0.05, 0.5, 0.005),
+  'vamp': _RATES,
+  'stein_vae': (
+    {'method.num_particles': 4, 'optimizer.learning_rate': 1e-3},
+    {'method.num_particles': 4, 'optimizer.learning_rate': 2e-3},
+    {'method.num_particles': 8, 'optimizer.learning_rate': 1e-3},
+  ),
+  'lebm': (
+    {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 2e-4},
+    {'method.r1_weight': 0.02, 'optimizer.latent_learning_rate': 2e-4},
+    {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4},
+  ),
+  'ldc': _values('inverse_temperature', 1.0, 1.5, 2.0),
 }
 _METRICS = {  # of results.json, in the table
-    'frechet_classifier/generator': 'Fréchet, own generator',
-    'frechet_classifier/gmm_10': '+ GMM-10',
-    'frechet_classifier/aggregate': 'aggregate',
-    'frechet_classifier/reconstruction': 'reconstruction',
+  'frechet_classifier/generator': 'Fréchet, own generator',
+  'frechet_classifier/gmm_10': '+ GMM-10',
+  'frechet_classifier/aggregate': 'aggregate',
+  'frechet_classifier/reconstruction': 'reconstruction',
 }
 _CRITERION = 'frechet_classifier/generator'
 _MEANT = 'trial.json'  # in a workdir: the arguments that it was finished with
@@ -86,11 +86,11 @@ class Trial(NamedTuple):
 
 
 def create_trials(
-    config: str,
-    methods: Sequence[str],
-    seed: int,
-    root: str,
-    overrides: Sequence[str] = (),
+  config: str,
+  methods: Sequence[str],
+  seed: int,
+  root: str,
+  overrides: Sequence[str] = (),
 ) -> list[Trial]:
   """The trials of all methods.
 
@@ -116,12 +116,12 @@ def create_trials(
       workdir = pathlib.Path(root) / f'{method}_{number}'
       spec = f'{path}:{method}{"," if arg else ""}{arg}'
       fields = (
-          f'--config.seed={seed}',
-          '--config.evaluate.split=validation',
-          '--config.evaluate.samplers=prior,gmm_10',
-          '--config.evaluate.importance_samples=0',
-          *overrides,
-          *(f'--config.{field}={value}' for field, value in options.items()),
+        f'--config.seed={seed}',
+        '--config.evaluate.split=validation',
+        '--config.evaluate.samplers=prior,gmm_10',
+        '--config.evaluate.importance_samples=0',
+        *overrides,
+        *(f'--config.{field}={value}' for field, value in options.items()),
       )
       config_lib.load(spec, fields)
       arguments = (f'--config={spec}', *fields, f'--workdir={workdir}')
@@ -139,7 +139,7 @@ def is_finished(trial: Trial) -> bool:
 def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
   """Trains what is not finished; returns the names of those that failed."""
   waiting = {
-      trial.workdir.name: trial for trial in trials if not is_finished(trial)
+    trial.workdir.name: trial for trial in trials if not is_finished(trial)
   }
   logging.info('%d of %d trials to do', len(waiting), len(trials))
   failed = []
@@ -151,13 +151,13 @@ def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
     elif end.code is not None:
       failed.append(end.job.name)
     logging.info(
-        '%s: exit code %s, %.0f s', end.job.name, end.code, end.seconds
+      '%s: exit code %s, %.0f s', end.job.name, end.code, end.seconds
     )
 
   jobs_lib.run_all(
-      [common.job(each.workdir, each.arguments) for each in waiting.values()],
-      num_jobs,
-      on_end=on_end,
+    [common.job(each.workdir, each.arguments) for each in waiting.values()],
+    num_jobs,
+    on_end=on_end,
   )
   return failed
 
@@ -175,13 +175,15 @@ def collect(trials: Sequence[Trial]) -> list[dict[str, Any]]:
       logging.warning('%s is not finished with these arguments', name)
       continue
     results = _results(trial)
-    rows.append({
+    rows.append(
+      {
         'method': trial.method,
         'options': dict(trial.options),
         'git_commit': common.commit_of(trial.workdir),
         **{name: results.get(name) for name in _METRICS},
         'chosen': False,
-    })
+      }
+    )
   for method in dict.fromkeys(row['method'] for row in rows):
     group = [row for row in rows if row['method'] == method]
     if any(row[_CRITERION] is None for row in group):
@@ -197,10 +199,12 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
   for row in rows:
     options = ', '.join(f'`{k}={v:g}`' for k, v in row['options'].items())
     text = f'`{row["method"]}` {options}'
-    lines.append((
+    lines.append(
+      (
         f'**{text}**' if row['chosen'] else text,
         *(common.show(row[name]) for name in _METRICS),
-    ))
+      )
+    )
   return tables.markdown_table(('trial', *_METRICS.values()), lines)
 
 
@@ -212,13 +216,15 @@ def main(argv: Sequence[str]) -> int:
   add('--methods', type=common.names, default=tuple(methods.METHODS))
   add('--seed', type=int, default=100)
   args, overrides = common.parse_runs(
-      parser, argv, workdir='runs/search',
-      output='runs/search.json',
-      own_fields=('seed', 'evaluate.split'),
+    parser,
+    argv,
+    workdir='runs/search',
+    output='runs/search.json',
+    own_fields=('seed', 'evaluate.split'),
   )
   common.choose('methods', args.methods, TRIALS)
   trials = create_trials(
-      args.config, args.methods, args.seed, args.workdir, overrides
+    args.config, args.methods, args.seed, args.workdir, overrides
   )
   common.set_up_jax()
   failed = []

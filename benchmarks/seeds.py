@@ -30,14 +30,14 @@ from ldc_vae.runtime import jobs as jobs_lib
 MODULE = 'benchmarks.seeds'
 
 CLASSIFIERS = {
-    'frechet_classifier': 'first classifier',
-    'frechet_classifier_seed_1': 'second classifier',
+  'frechet_classifier': 'first classifier',
+  'frechet_classifier_seed_1': 'second classifier',
 }
 # (numerator, denominator) of the distances of one run
 RATIOS = (
-    ('generator', 'aggregate'),
-    ('generator', 'gmm_10'),
-    ('generator', 'prior'),
+  ('generator', 'aggregate'),
+  ('generator', 'gmm_10'),
+  ('generator', 'prior'),
 )
 _NEEDED = 'eval/reconstruction_mse'  # results.json without it is no result
 _NUM_DRAWS = 10
@@ -63,14 +63,12 @@ class Run(NamedTuple):
 def split_specs(text: str) -> tuple[str, ...]:
   """Splits 'a.py:ldc,debug,b.py' at the commas before a file: 2 parts."""
   return tuple(
-      part.strip()
-      for part in re.split(r',(?=[^,]*\.py)', text)
-      if part.strip()
+    part.strip() for part in re.split(r',(?=[^,]*\.py)', text) if part.strip()
   )
 
 
 def create_runs(
-    specs: Sequence[str], seeds: Sequence[int], root: str
+  specs: Sequence[str], seeds: Sequence[int], root: str
 ) -> list[Run]:
   """The runs, all seeds of a config together; workdirs are ROOT/NAME_SEED."""
   names = {}
@@ -81,21 +79,21 @@ def create_runs(
       raise ValueError(f'--configs names {name} twice: {names[name]}, {spec}')
     names[name] = spec
   return [
-      Run(name, spec, seed, pathlib.Path(root) / f'{name}_{seed}')
-      for name, spec in names.items()
-      for seed in seeds
+    Run(name, spec, seed, pathlib.Path(root) / f'{name}_{seed}')
+    for name, spec in names.items()
+    for seed in seeds
   ]
 
 
 def arguments(run: Run, overrides: Sequence[str]) -> list[str]:
   """The arguments of `ldc_vae.main` for a run."""
   return [
-      f'--config={run.spec}',
-      f'--workdir={run.workdir}',
-      f'--config.seed={run.seed}',
-      '--config.evaluate.classifier_seeds=0,1',
-      f'--config.evaluate.num_draws={_NUM_DRAWS}',
-      *overrides,
+    f'--config={run.spec}',
+    f'--workdir={run.workdir}',
+    f'--config.seed={run.seed}',
+    '--config.evaluate.classifier_seeds=0,1',
+    f'--config.evaluate.num_draws={_NUM_DRAWS}',
+    *overrides,
   ]
 
 
@@ -103,8 +101,8 @@ def is_finished(run: Run, overrides: Sequence[str]) -> bool:
   """Whether this script has brought the same run to its end before."""
   timing = files.read_json(run.workdir / _TIMING) or {}
   return (
-      common.same_run(timing.get('finished'), arguments(run, overrides))
-      and read_results(run) is not None
+    common.same_run(timing.get('finished'), arguments(run, overrides))
+    and read_results(run) is not None
   )
 
 
@@ -115,14 +113,14 @@ def read_results(run: Run) -> dict[str, Any] | None:
     return None
   if results['seed'] != run.seed:
     raise ValueError(
-        f'{run.workdir} holds a run of seed {results["seed"]}, not {run.seed};'
-        ' use another --workdir'
+      f'{run.workdir} holds a run of seed {results["seed"]}, not {run.seed};'
+      ' use another --workdir'
     )
   return results
 
 
 def train_all(
-    runs: Sequence[Run], overrides: Sequence[str], num_jobs: int
+  runs: Sequence[Run], overrides: Sequence[str], num_jobs: int
 ) -> list[Run]:
   """Trains what is not finished, `num_jobs` at once.
 
@@ -156,18 +154,18 @@ def train_all(
     logging.info('%s: exit code %d', run.workdir, end.code)
 
   jobs_lib.run_all(
-      [
-          common.job(run.workdir, arguments(run, overrides), num_jobs > 1)
-          for run in waiting.values()
-      ],
-      num_jobs,
-      on_end=on_end,
+    [
+      common.job(run.workdir, arguments(run, overrides), num_jobs > 1)
+      for run in waiting.values()
+    ],
+    num_jobs,
+    on_end=on_end,
   )
   return failed
 
 
 def collect(
-    runs: Sequence[Run], overrides: Sequence[str]
+  runs: Sequence[Run], overrides: Sequence[str]
 ) -> list[dict[str, Any]]:
   """A row for each run that this script has finished with these arguments.
 
@@ -187,7 +185,8 @@ def collect(
       logging.warning('%s is not finished with these arguments', run.workdir)
       continue
     timing = files.read_json(run.workdir / _TIMING) or {}
-    rows.append({
+    rows.append(
+      {
         'config': run.name,
         'seed': run.seed,
         'git_commit': common.commit_of(run.workdir),
@@ -198,11 +197,12 @@ def collect(
         _NEEDED: results[_NEEDED],
         **ratios(results),
         **{
-            name: value
-            for name, value in sorted(results.items())
-            if name.partition('/')[0] in CLASSIFIERS and value is not None
+          name: value
+          for name, value in sorted(results.items())
+          if name.partition('/')[0] in CLASSIFIERS and value is not None
         },
-    })
+      }
+    )
   return rows
 
 
@@ -218,7 +218,7 @@ def ratios(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]]
+  rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, dict[str, Any]]]:
   """Statistics over seeds, for each config and quantity.
 
@@ -238,10 +238,10 @@ def summarise(
       present = [value for value in values if isinstance(value, float)]
       if present:
         summary[name][quantity] = {
-            'mean': intervals.mean(present),
-            'standard_deviation': intervals.standard_deviation(present),
-            'worst': max(present),
-            'values': values,
+          'mean': intervals.mean(present),
+          'standard_deviation': intervals.standard_deviation(present),
+          'worst': max(present),
+          'values': values,
         }
   return summary
 
@@ -252,12 +252,14 @@ def to_markdown(summary: Mapping[str, Mapping[str, Any]]) -> str:
   for name, quantities in summary.items():
     lines = []
     for quantity, entry in quantities.items():
-      lines.append((
+      lines.append(
+        (
           _label(quantity),
           common.show_spread(entry['values']),
           common.show(entry['worst']),
           ', '.join(map(common.show, entry['values'])),
-      ))
+        )
+      )
     parts.append(f'**{name}**, mean ± standard deviation over seeds\n')
     header = ('quantity', 'mean', 'largest', 'each')
     parts.append(tables.markdown_table(header, lines))
@@ -278,14 +280,14 @@ def main(argv: Sequence[str]) -> int:
   rows = collect(runs, overrides)
   if not rows:
     raise ValueError(
-        f'--workdir={args.workdir} holds no finished run of'
-        f' {", ".join(run.workdir.name for run in runs)}'
+      f'--workdir={args.workdir} holds no finished run of'
+      f' {", ".join(run.workdir.name for run in runs)}'
     )
   record = common.create_record(MODULE, argv, args.seeds)
   record['configs'] = {
-      run.name: config_lib.public(config_lib.read(run.workdir))
-      for run in reversed(runs)  # of the first seed
-      if (run.workdir / 'config.json').exists()
+    run.name: config_lib.public(config_lib.read(run.workdir))
+    for run in reversed(runs)  # of the first seed
+    if (run.workdir / 'config.json').exists()
   }
   record['rows'] = rows
   record['summary'] = summarise(rows)
@@ -300,19 +302,23 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """The flags, and what goes to every run."""
   parser = argparse.ArgumentParser(
-      prog=f'python -m {MODULE}', description=__doc__.partition('\n')[0],
-      allow_abbrev=False,  # --config.a.b is no --configs
+    prog=f'python -m {MODULE}',
+    description=__doc__.partition('\n')[0],
+    allow_abbrev=False,  # --config.a.b is no --configs
   )
   add = parser.add_argument
-  add('--configs', type=split_specs,
-      default=('configs/mnist.py', 'configs/fashion_mnist.py'))
+  add(
+    '--configs',
+    type=split_specs,
+    default=('configs/mnist.py', 'configs/fashion_mnist.py'),
+  )
   add('--seeds', type=common.integers, default=(0, 1, 2))
   return common.parse_runs(
-      parser, argv, workdir='runs/seeds',
-      output='runs/seeds.json',
-      own_fields=(
-          'seed', 'evaluate.classifier_seeds', 'evaluate.num_draws'
-      ),
+    parser,
+    argv,
+    workdir='runs/seeds',
+    output='runs/seeds.json',
+    own_fields=('seed', 'evaluate.classifier_seeds', 'evaluate.num_draws'),
   )
 
 

@@ -39,17 +39,17 @@ def main(argv: Sequence[str]) -> int:
   record['load_before'] = os.getloadavg()[0]
   with tempfile.TemporaryDirectory() as folder:
     turns = [
-        first_step(args.config, overrides, pathlib.Path(folder), str(turn))
-        for turn in range(args.turns + 1)
+      first_step(args.config, overrides, pathlib.Path(folder), str(turn))
+      for turn in range(args.turns + 1)
     ]
   record['turns'] = {'cold': turns[:1], 'warm': turns[1:]}
   record['median'] = {
-      name: median(each) for name, each in record['turns'].items()
+    name: median(each) for name, each in record['turns'].items()
   }
   for name, each in record['median'].items():
     print(
-        f'{name}: {each["seconds"]:.2f} s, {each["cpu_seconds"]:.2f} s of CPU'
-        ' time to the first step'
+      f'{name}: {each["seconds"]:.2f} s, {each["cpu_seconds"]:.2f} s of CPU'
+      ' time to the first step'
     )
   if args.output:
     files.write_json(pathlib.Path(args.output), record)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def first_step(
-    spec: str, overrides: Sequence[str], folder: pathlib.Path, name: str
+  spec: str, overrides: Sequence[str], folder: pathlib.Path, name: str
 ) -> dict[str, float]:
   """Starts a run, and kills it after its first step.
 
@@ -76,25 +76,32 @@ def first_step(
   """
   metrics = folder / name / 'metrics.jsonl'
   words = (
-      sys.executable, '-m', 'ldc_vae.main', f'--config={spec}', *overrides,
-      f'--workdir={folder / name}',
+    sys.executable,
+    '-m',
+    'ldc_vae.main',
+    f'--config={spec}',
+    *overrides,
+    f'--workdir={folder / name}',
   )
   log = folder / f'{name}.log'
   start = time.monotonic()
-  with log.open('w') as output, subprocess.Popen(
+  with (
+    log.open('w') as output,
+    subprocess.Popen(
       words,
       cwd=provenance.ROOT,
       env={**os.environ, 'LDC_VAE_CACHE': str(folder / 'cache')},
       stdout=output,
       stderr=subprocess.STDOUT,
-  ) as process:
+    ) as process,
+  ):
     try:
       while not (metrics.exists() and metrics.stat().st_size):
         if process.poll() is not None:
           last = (log.read_text().splitlines() or [''])[-1]
           raise OSError(
-              f'{" ".join(words[1:-1])} ended with exit code'
-              f' {process.returncode} before its first step: {last}'
+            f'{" ".join(words[1:-1])} ended with exit code'
+            f' {process.returncode} before its first step: {last}'
           )
         if time.monotonic() - start > _SECONDS_AT_MOST:
           raise OSError(f'no step within {_SECONDS_AT_MOST:.0f} s: {log}')
@@ -115,8 +122,7 @@ def cpu_seconds(pid: int) -> float:
 def median(turns: Sequence[Mapping[str, float]]) -> dict[str, Any]:
   """The median of each figure over turns."""
   return {
-      name: statistics.median(turn[name] for turn in turns)
-      for name in turns[0]
+    name: statistics.median(turn[name] for turn in turns) for name in turns[0]
   }
 
 

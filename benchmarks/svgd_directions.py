@@ -49,8 +49,8 @@ _PAIR_ARRAYS = {'torch': 1}
 _PAIR_DIM_ARRAYS = {'blackjax': 1, 'numpyro': 1}
 
 _ENVIRONMENTS = {
-    'cpu': {'CUDA_VISIBLE_DEVICES': '', 'JAX_PLATFORMS': 'cpu'},
-    'gpu': {'JAX_PLATFORMS': 'cuda', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
+  'cpu': {'CUDA_VISIBLE_DEVICES': '', 'JAX_PLATFORMS': 'cpu'},
+  'gpu': {'JAX_PLATFORMS': 'cuda', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
 }
 
 
@@ -64,28 +64,26 @@ def make_cases(debug: bool) -> dict[str, list[dict[str, int]]]:
     Cases, each with 'batch' (0 for one target), 'n' and 'dim'.
   """
   product = lambda batch, sizes, dims: [
-      {'batch': batch, 'n': n, 'dim': dim} for n in sizes for dim in dims
+    {'batch': batch, 'n': n, 'dim': dim} for n in sizes for dim in dims
   ]
   if debug:
     return {
-        'one target': product(0, (16, 40), (2,)),
-        'batched': product(2, (8,), (4,)),
-        'memory': product(0, (64,), (2,)),
+      'one target': product(0, (16, 40), (2,)),
+      'batched': product(2, (8,), (4,)),
+      'memory': product(0, (64,), (2,)),
     }
   return {
-      'one target': product(0, (128, 512, 2048, 8192, 32768), (2, 32, 256)),
-      'batched': product(128, (16, 32, 64), (16, 32, 64)),
-      'memory': [
-          *product(0, (2048,), (32,)),
-          *product(0, (8192,), (2, 32, 256)),
-          *product(0, (32768,), (32,)),
-      ],
+    'one target': product(0, (128, 512, 2048, 8192, 32768), (2, 32, 256)),
+    'batched': product(128, (16, 32, 64), (16, 32, 64)),
+    'memory': [
+      *product(0, (2048,), (32,)),
+      *product(0, (8192,), (2, 32, 256)),
+      *product(0, (32768,), (32,)),
+    ],
   }
 
 
-def floor_seconds(
-    case: dict[str, int], rates: dict[str, float]
-) -> float:
+def floor_seconds(case: dict[str, int], rates: dict[str, float]) -> float:
   """What the matmuls and exponentials of a case take at given rates.
 
   Two products of n x n x D multiplications and as many additions, the
@@ -111,7 +109,7 @@ def gigabytes_needed(name: str, case: dict[str, int]) -> float:
 
 
 def reference(
-    case: dict[str, int], rows: np.ndarray, *, rule: bool
+  case: dict[str, int], rows: np.ndarray, *, rule: bool
 ) -> np.ndarray:
   """Rows of the directions of a case's first set, in float64.
 
@@ -146,9 +144,9 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check(
-    workers: dict[str, vae_epoch.Worker],
-    case: dict[str, int],
-    folder: pathlib.Path,
+  workers: dict[str, vae_epoch.Worker],
+  case: dict[str, int],
+  folder: pathlib.Path,
 ) -> dict[str, float]:
   """Lets every library compute a case, and compares with float64.
 
@@ -167,8 +165,8 @@ def check(
   num_rows = min(_NUM_CHECKED, case['n'])
   rows = rng.choice(case['n'], size=num_rows, replace=False)
   expected = {
-      rule: reference(case, rows, rule=rule)
-      for rule in {name == RULE for name in workers}
+    rule: reference(case, rows, rule=rule)
+    for rule in {name == RULE for name in workers}
   }
   errors = {}
   for name, worker in workers.items():
@@ -180,19 +178,19 @@ def check(
     errors[name] = relative_error(actual[rows], expected[name == RULE])
     if not errors[name] <= TOLERANCE:
       raise ValueError(
-          f'{name} computes another direction at {tables_lib.title(case)}:'
-          f' relative error {errors[name]:.2g}'
+        f'{name} computes another direction at {tables_lib.title(case)}:'
+        f' relative error {errors[name]:.2g}'
       )
   return errors
 
 
 def measure(
-    workers: dict[str, vae_epoch.Worker],
-    case: dict[str, int],
-    *,
-    rounds: int,
-    seconds: float,
-    pause_seconds: float = _PAUSE_SECONDS,
+  workers: dict[str, vae_epoch.Worker],
+  case: dict[str, int],
+  *,
+  rounds: int,
+  seconds: float,
+  pause_seconds: float = _PAUSE_SECONDS,
 ) -> dict[str, Any]:
   """Times a case in turns.
 
@@ -219,20 +217,20 @@ def measure(
       answer = _ask(worker, 'time', case=case)
       result['seconds'][name].append(answer['seconds'])
   result['floor_seconds'] = [
-      floor_seconds(case, rates) for rates in result['rates']
+    floor_seconds(case, rates) for rates in result['rates']
   ]
   return result
 
 
 def run(
-    commands: dict[str, Sequence[str]],
-    cases: dict[str, list[dict[str, int]]],
-    *,
-    device: str,
-    rounds: int,
-    seconds: float,
-    peer_gigabytes: float,
-    pause_seconds: float = _PAUSE_SECONDS,
+  commands: dict[str, Sequence[str]],
+  cases: dict[str, list[dict[str, int]]],
+  *,
+  device: str,
+  rounds: int,
+  seconds: float,
+  peer_gigabytes: float,
+  pause_seconds: float = _PAUSE_SECONDS,
 ) -> dict[str, Any]:
   """Starts the workers and measures everything.
 
@@ -250,9 +248,7 @@ def run(
   """
   result = {table: [] for table in cases}
   with contextlib.ExitStack() as stack:
-    folder = pathlib.Path(
-        stack.enter_context(tempfile.TemporaryDirectory())
-    )
+    folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
     def start(name):
       log = folder / f'{name}.log'
@@ -260,13 +256,14 @@ def run(
 
     workers = {name: stack.enter_context(start(name)) for name in commands}
     result['workers'] = {
-        name: worker.description for name, worker in workers.items()
+      name: worker.description for name, worker in workers.items()
     }
     for table, its_cases in cases.items():
       for case in its_cases:
         able = [
-            name for name in commands
-            if gigabytes_needed(name, case) <= peer_gigabytes
+          name
+          for name in commands
+          if gigabytes_needed(name, case) <= peer_gigabytes
         ]
         row = {**case, 'load': os.getloadavg()[0]}
         if table == 'memory':
@@ -279,11 +276,11 @@ def run(
           chosen = {name: workers[name] for name in able}
           row['errors'] = check(chosen, case, folder)
           row |= measure(
-              chosen,
-              case,
-              rounds=rounds,
-              seconds=seconds,
-              pause_seconds=pause_seconds,
+            chosen,
+            case,
+            rounds=rounds,
+            seconds=seconds,
+            pause_seconds=pause_seconds,
           )
         result[table].append(row)
         done = f'{table}: {tables_lib.title(case)} done'
@@ -295,46 +292,59 @@ def main(argv: Sequence[str]) -> int:
   """Measures and writes the result."""
   parser = argparse.ArgumentParser(prog=_MODULE, description=__doc__)
   parser.add_argument(
-      '--peers', default=','.join(PEERS), help='some of these; empty for none'
+    '--peers', default=','.join(PEERS), help='some of these; empty for none'
   )
   parser.add_argument(
-      '--peer_python', default=sys.executable,
-      help='a Python that can import the peers',
+    '--peer_python',
+    default=sys.executable,
+    help='a Python that can import the peers',
   )
   parser.add_argument(
-      '--torch_python', default='',
-      help='a Python that can import torch, if it is another',
+    '--torch_python',
+    default='',
+    help='a Python that can import torch, if it is another',
   )
   parser.add_argument(
-      '--tables', default=','.join(make_cases(True)), help='some of these'
+    '--tables', default=','.join(make_cases(True)), help='some of these'
   )
   parser.add_argument(
-      '--sizes', type=common.integers, default=(),
-      help='numbers of particles n; by default all',
+    '--sizes',
+    type=common.integers,
+    default=(),
+    help='numbers of particles n; by default all',
   )
   parser.add_argument(
-      '--dims', type=common.integers, default=(),
-      help='dimensions D; by default all',
+    '--dims',
+    type=common.integers,
+    default=(),
+    help='dimensions D; by default all',
   )
   parser.add_argument('--device', choices=sorted(_ENVIRONMENTS), default='cpu')
   parser.add_argument(
-      '--rounds', type=common.positive, default=7,
-      help='turns of each case, at most',
+    '--rounds',
+    type=common.positive,
+    default=7,
+    help='turns of each case, at most',
   )
   parser.add_argument(
-      '--seconds', type=float, default=20.0,
-      help=f'of a case, about; {_MIN_ROUNDS} turns are always completed',
+    '--seconds',
+    type=float,
+    default=20.0,
+    help=f'of a case, about; {_MIN_ROUNDS} turns are always completed',
   )
   parser.add_argument(
-      '--peer_gigabytes', type=float, default=5.0,
-      help='a peer whose arrays of pairs need more is left out of a case',
+    '--peer_gigabytes',
+    type=float,
+    default=5.0,
+    help='a peer whose arrays of pairs need more is left out of a case',
   )
   parser.add_argument(
-      '--debug', action='store_true', help='few and small cases'
+    '--debug', action='store_true', help='few and small cases'
   )
   parser.add_argument(
-      '--output', default='runs/svgd_directions.json',
-      help='the JSON file; the table is put beside it',
+    '--output',
+    default='runs/svgd_directions.json',
+    help='the JSON file; the table is put beside it',
   )
   args = common.parse_args(parser, argv)
   peers = common.names(args.peers)
@@ -343,17 +353,16 @@ def main(argv: Sequence[str]) -> int:
   tables = common.names(args.tables)
   common.choose('tables', tables, cases, required=True)
   cases = {
-      table: [
-          case for case in cases[table]
-          if (not args.sizes or case['n'] in args.sizes)
-          and (not args.dims or case['dim'] in args.dims)
-      ]
-      for table in tables
+    table: [
+      case
+      for case in cases[table]
+      if (not args.sizes or case['n'] in args.sizes)
+      and (not args.dims or case['dim'] in args.dims)
+    ]
+    for table in tables
   }
   if not any(cases.values()):
-    raise ValueError(
-        f'--sizes and --dims leave no case of {", ".join(tables)}'
-    )
+    raise ValueError(f'--sizes and --dims leave no case of {", ".join(tables)}')
   jax.config.update('jax_platforms', 'cpu')  # the device is the workers'
   script = str(pathlib.Path(worker_lib.__file__).resolve())
   pythons = {name: args.peer_python for name in peers}
@@ -361,18 +370,18 @@ def main(argv: Sequence[str]) -> int:
     pythons['torch'] = args.torch_python
   pythons = {OURS: sys.executable, RULE: sys.executable, **pythons}
   commands = {
-      name: (python, script, f'--library={name}')
-      for name, python in pythons.items()
+    name: (python, script, f'--library={name}')
+    for name, python in pythons.items()
   }
   record = common.create_record(_MODULE, argv, [0])
   result = run(
-      commands,
-      cases,
-      device=args.device,
-      rounds=args.rounds,
-      seconds=args.seconds,
-      peer_gigabytes=args.peer_gigabytes,
-      pause_seconds=_PAUSE_SECONDS if args.device == 'cpu' else 0.0,
+    commands,
+    cases,
+    device=args.device,
+    rounds=args.rounds,
+    seconds=args.seconds,
+    peer_gigabytes=args.peer_gigabytes,
+    pause_seconds=_PAUSE_SECONDS if args.device == 'cpu' else 0.0,
   )
   record['device']['kind'] = result['workers'][OURS]['device']
   record |= {**result, 'peer_gigabytes': args.peer_gigabytes}

@@ -11,7 +11,7 @@ OURS = 'ldc_vae'
 
 
 def median_ratio(
-    row: dict[str, Any], name: str, other: str = OURS
+  row: dict[str, Any], name: str, other: str = OURS
 ) -> float | None:
   """The median over turns of one time over another; None if left out."""
   if name not in row['seconds']:
@@ -39,35 +39,36 @@ def format_tables(result: dict[str, Any]) -> str:
   if result.get('memory'):
     header = ['n', 'D', *(f'{name} MB' for name in names)]
     rows = [
-        _shape(row) + [_megabytes(row['bytes'].get(name)) for name in names]
-        for row in result['memory']
+      _shape(row) + [_megabytes(row['bytes'].get(name)) for name in names]
+      for row in result['memory']
     ]
     parts += [
-        'One target, growth of the peak memory by one direction in a fresh'
-        ' process:',
-        tables.markdown_table(header, rows),
+      'One target, growth of the peak memory by one direction in a fresh'
+      ' process:',
+      tables.markdown_table(header, rows),
     ]
   timed = single + batched
   if timed:
     rows = [
-        [str(max(row['batch'], 1)), *_shape(row)]
-        + [common.show(row['errors'].get(name), 2) for name in names]
-        for row in timed
+      [str(max(row['batch'], 1)), *_shape(row)]
+      + [common.show(row['errors'].get(name), 2) for name in names]
+      for row in timed
     ]
     loads = [row['load'] for row in timed]
     parts += [
-        'Largest error against float64, in units of the largest component:',
-        tables.markdown_table(['targets', 'n', 'D', *names], rows),
-        'Load of the machine before the cases, this benchmark included: median'
-        f' {statistics.median(loads):.1f}, at most {max(loads):.1f}.',
+      'Largest error against float64, in units of the largest component:',
+      tables.markdown_table(['targets', 'n', 'D', *names], rows),
+      'Load of the machine before the cases, this benchmark included: median'
+      f' {statistics.median(loads):.1f}, at most {max(loads):.1f}.',
     ]
   versions = [
-      f'{name} {each["versions"][name]}'
-      for name, each in result['workers'].items() if name in each['versions']
+    f'{name} {each["versions"][name]}'
+    for name, each in result['workers'].items()
+    if name in each['versions']
   ]
   parts.append(
-      f'Peers: {", ".join(versions) or "none"}. n/a: left out, as arrays of'
-      f' pairs would need more than {result["peer_gigabytes"]:g} GB.'
+    f'Peers: {", ".join(versions) or "none"}. n/a: left out, as arrays of'
+    f' pairs would need more than {result["peer_gigabytes"]:g} GB.'
   )
   return '\n\n'.join(part.strip() for part in parts) + '\n'
 
@@ -78,22 +79,20 @@ def title(case: dict[str, int]) -> str:
   return f'{sets}n={case["n"]}, D={case["dim"]}'
 
 
-def _format_times(
-    rows: Sequence[dict[str, Any]], names: Sequence[str]
-) -> str:
+def _format_times(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
   """A table of times and their ratios."""
   others = [name for name in names if name != OURS]
   header = ['n', 'D', 'floor ms', f'{OURS} ms', f'floor ÷ {OURS}']
   header += [f'{name} ÷ {OURS}' for name in others]
   cells = [
-      [
-          *_shape(row),
-          common.show(1e3 * statistics.median(row['floor_seconds'])),
-          common.show(1e3 * statistics.median(row['seconds'][OURS])),
-          f'{floor_share(row):.2f}',
-          *(common.show(median_ratio(row, name)) for name in others),
-      ]
-      for row in rows
+    [
+      *_shape(row),
+      common.show(1e3 * statistics.median(row['floor_seconds'])),
+      common.show(1e3 * statistics.median(row['seconds'][OURS])),
+      f'{floor_share(row):.2f}',
+      *(common.show(median_ratio(row, name)) for name in others),
+    ]
+    for row in rows
   ]
   return tables.markdown_table(header, cells)
 

@@ -104,7 +104,7 @@ class _LdcVae(_Jax):
 
     def direction(particles):
       return svgd.svgd_direction(
-          particles, -particles, kernel, off_diagonal=False
+        particles, -particles, kernel, off_diagonal=False
       )
 
     return direction
@@ -123,8 +123,8 @@ class _LdcVae(_Jax):
     seconds = time_calls(matmul, numbers)
     exp = jax.jit(jnp.exp)
     exp_rates = [
-        count / time_calls(exp, jnp.linspace(-10.0, 0.0, count))
-        for count in _EXP_SIZES[self.platform]
+      count / time_calls(exp, jnp.linspace(-10.0, 0.0, count))
+      for count in _EXP_SIZES[self.platform]
     ]
     return {'matmul': 2.0 * size**3 / seconds, 'exp': max(exp_rates)}
 
@@ -166,7 +166,7 @@ class _Numpyro(_Jax):
     numpyro = importlib.import_module('numpyro')
     einstein = importlib.import_module('numpyro.contrib.einstein')
     stein_kernels = importlib.import_module(
-        'numpyro.contrib.einstein.stein_kernels'
+      'numpyro.contrib.einstein.stein_kernels'
     )
     dist = importlib.import_module('numpyro.distributions')
     jnp = importlib.import_module('jax.numpy')
@@ -207,7 +207,7 @@ class _Torch:
     torch = self.torch
     self.platform = 'gpu' if torch.cuda.is_available() else 'cpu'
     self.device = (
-        torch.cuda.get_device_name() if self.platform == 'gpu' else 'cpu'
+      torch.cuda.get_device_name() if self.platform == 'gpu' else 'cpu'
     )
     torch.set_float32_matmul_precision('highest')
     if hasattr(os, 'sched_getaffinity'):
@@ -253,11 +253,11 @@ class _Torch:
 
 
 LIBRARIES = {
-    'ldc_vae': _LdcVae,
-    'ldc_vae_rule': _LdcVaeRule,
-    'blackjax': _Blackjax,
-    'numpyro': _Numpyro,
-    'torch': _Torch,
+  'ldc_vae': _LdcVae,
+  'ldc_vae_rule': _LdcVaeRule,
+  'blackjax': _Blackjax,
+  'numpyro': _Numpyro,
+  'torch': _Torch,
 }
 
 
@@ -282,7 +282,7 @@ def _time(library, fn, argument) -> tuple[float, int]:
     seconds, spent = [first], first
   else:
     in_flight = _SECONDS_IN_FLIGHT.get(
-        library.platform, _OTHER_SECONDS_IN_FLIGHT
+      library.platform, _OTHER_SECONDS_IN_FLIGHT
     )
     count = max(int(in_flight / time_calls(1)), 1)
   while not seconds or spent < _SECONDS_PER_ANSWER:
@@ -300,8 +300,9 @@ def _peak_bytes(library) -> int:
   if status.exists():
     # getrusage would begin with the peak of the process that started this one
     (line,) = [
-        line for line in status.read_text().splitlines()
-        if line.startswith('VmHWM:')
+      line
+      for line in status.read_text().splitlines()
+      if line.startswith('VmHWM:')
     ]
     return 1024 * int(line.split()[1])
   unit = 1 if sys.platform == 'darwin' else 1024
@@ -367,14 +368,14 @@ def main() -> None:
   os.dup2(2, 1)  # what libraries print must not pass for an answer
   library = LIBRARIES[args.library]()
   versions = {
-      name: importlib.metadata.version(name) for name in library.packages
+    name: importlib.metadata.version(name) for name in library.packages
   }
   versions['python'] = platform.python_version()
   description = {
-      'platform': library.platform,
-      'device': library.device,
-      'num_threads': library.num_threads,
-      'versions': versions,
+    'platform': library.platform,
+    'device': library.device,
+    'num_threads': library.num_threads,
+    'versions': versions,
   }
   print(json.dumps(description), file=answers, flush=True)
   answer_fn = _Answers(library)

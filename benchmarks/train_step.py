@@ -35,9 +35,9 @@ from ldc_vae.models import model as model_lib
 _REFERENCE = 'iwae'
 _IN_FLIGHT = 8  # as in ldc_vae.train
 _FLAGS = {
-    'model.architecture': '--architectures',
-    'model.dtype': '--dtypes',
-    'train.batch_size': '--batch_sizes',
+  'model.architecture': '--architectures',
+  'model.dtype': '--dtypes',
+  'train.batch_size': '--batch_sizes',
 }
 
 
@@ -56,10 +56,10 @@ class Case(NamedTuple):
 
 
 CASES = {
-    'vae': Case('vae', {}),
-    'iwae': Case('iwae', {'num_samples': 'K'}),
-    'ldc_autoencoder': Case('ldc', {'num_particles': 'K'}, 1),
-    'ldc': Case('ldc', {'num_particles': 'K'}),
+  'vae': Case('vae', {}),
+  'iwae': Case('iwae', {'num_samples': 'K'}),
+  'ldc_autoencoder': Case('ldc', {'num_particles': 'K'}, 1),
+  'ldc': Case('ldc', {'num_particles': 'K'}),
 }
 
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--config', default='configs/mnist.py')
   parser.add_argument(
-      '--architectures', type=common.names, help="the config's if not given"
+    '--architectures', type=common.names, help="the config's if not given"
   )
   parser.add_argument('--dtypes', type=common.names, default=('float32',))
   parser.add_argument('--cases', type=common.names, default=tuple(CASES))
@@ -81,16 +81,16 @@ def main(argv: Sequence[str]) -> int:
   if args.architectures is None:
     args.architectures = (config_lib.load(args.config).model.architecture,)
   for flag, chosen, known in (
-      ('architectures', args.architectures, model_lib.ARCHITECTURES),
-      ('cases', args.cases, CASES),
-      ('dtypes', args.dtypes, sections.DTYPES),
+    ('architectures', args.architectures, model_lib.ARCHITECTURES),
+    ('cases', args.cases, CASES),
+    ('dtypes', args.dtypes, sections.DTYPES),
   ):
     common.choose(flag, chosen, known, required=True)
   if min(args.batch_sizes) < 1:
     raise ValueError('--batch_sizes needs positive numbers, as 128,2048')
   if run_files.split(args.config)[1]:
     raise ValueError(
-        f'--config={args.config} names a method; --cases does that'
+      f'--config={args.config} names a method; --cases does that'
     )
   for field, flag in _FLAGS.items():
     if any(word.startswith(f'--config.{field}=') for word in overrides):
@@ -99,36 +99,39 @@ def main(argv: Sequence[str]) -> int:
   record = common.create_record('benchmarks.train_step', argv, seeds=[0])
   record['load_before'] = os.getloadavg()[0]
   record['matmul_rates'] = {
-      dtype: operations_lib.matmul_rate(dtype) for dtype in args.dtypes
+    dtype: operations_lib.matmul_rate(dtype) for dtype in args.dtypes
   }
   record['rows'] = []
   for architecture, dtype, batch_size in itertools.product(
-      args.architectures, args.dtypes, args.batch_sizes
+    args.architectures, args.dtypes, args.batch_sizes
   ):
     nets = {
-        'model.architecture': architecture,
-        'model.dtype': dtype,
-        'train.batch_size': batch_size,
+      'model.architecture': architecture,
+      'model.dtype': dtype,
+      'train.batch_size': batch_size,
     }
     programs = {
-        name: create_program(
-            args.config, CASES[name], nets, args.particles, overrides
-        )
-        for name in args.cases
+      name: create_program(
+        args.config, CASES[name], nets, args.particles, overrides
+      )
+      for name in args.cases
     }
     operations = {
-        name: operations_lib.of_step(
-            create_program(
-                args.config, CASES[name], nets, args.particles,
-                [*overrides, '--config.model.convolution=native'],
-            ),
-            batch_size,
-        )
-        for name in args.cases
+      name: operations_lib.of_step(
+        create_program(
+          args.config,
+          CASES[name],
+          nets,
+          args.particles,
+          [*overrides, '--config.model.convolution=native'],
+        ),
+        batch_size,
+      )
+      for name in args.cases
     }
     times = measure(programs, batch_size, args.steps, args.rounds)
     record['rows'] += summarise(
-        nets, times, operations, record['matmul_rates'][dtype]
+      nets, times, operations, record['matmul_rates'][dtype]
     )
   shape = next(iter(programs.values())).model.image_shape
   record['input'] = input_seconds(args.batch_sizes[0], shape)
@@ -140,11 +143,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def create_program(
-    spec: str,
-    case: Case,
-    nets: Mapping[str, Any],
-    num_particles: int,
-    overrides: Sequence[str],
+  spec: str,
+  case: Case,
+  nets: Mapping[str, Any],
+  num_particles: int,
+  overrides: Sequence[str],
 ) -> operations_lib.Program:
   """What the step of a case is made of.
 
@@ -156,11 +159,11 @@ def create_program(
     overrides: As on the command line, for every case.
   """
   fields = {
-      f'method.{name}': num_particles if value == 'K' else value
-      for name, value in case.fields.items()
+    f'method.{name}': num_particles if value == 'K' else value
+    for name, value in case.fields.items()
   }
   program = operations_lib.create_program(
-      f'{spec}:{case.method}', {**nets, **fields}, overrides
+    f'{spec}:{case.method}', {**nets, **fields}, overrides
   )
   algorithm = program.algorithm
   if case.phases:
@@ -170,22 +173,21 @@ def create_program(
 
 
 def create_step(program: operations_lib.Program):
-  """The step function, `(state, images, key) -> (state, metrics)`, and a state.
-  """
+  """Returns `(state, images, key) -> (state, metrics)`, and a state."""
   config, algorithm, txs, model = program
   num_steps = operations_lib.NUM_STEPS
   step_fn = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(config, algorithm, txs, num_steps), 1
+    experiment_lib.make_train_step(config, algorithm, txs, num_steps), 1
   )
   state = step_lib.create_train_state(jax.random.key(0), model, algorithm, txs)
   return step_fn, state
 
 
 def measure(
-    programs: Mapping[str, operations_lib.Program],
-    batch_size: int,
-    num_steps: int,
-    num_rounds: int,
+  programs: Mapping[str, operations_lib.Program],
+  batch_size: int,
+  num_steps: int,
+  num_rounds: int,
 ) -> dict[str, list[dict[str, float]]]:
   """Times every case, in turn.
 
@@ -202,16 +204,16 @@ def measure(
   running = {name: create_step(made) for name, made in programs.items()}
   shape = next(iter(programs.values())).model.image_shape
   rng = np.random.default_rng(0)
-  images = rng.integers(
-      0, 256, (1, batch_size, *shape), dtype=np.uint8
-  )
+  images = rng.integers(0, 256, (1, batch_size, *shape), dtype=np.uint8)
   key = jax.random.key(1)
   times = {name: [] for name in running}
   for turn in range(num_rounds + 1):
     for name, (step_fn, state) in running.items():
       under_way = []
       wall, cpu, host = (
-          time.perf_counter(), time.process_time(), time.thread_time()
+        time.perf_counter(),
+        time.process_time(),
+        time.thread_time(),
       )
       for _ in range(num_steps):
         state, metrics = step_fn(state, images, key)
@@ -221,9 +223,9 @@ def measure(
       host = time.thread_time() - host
       jax.block_until_ready(state)
       row = {
-          'wall': 1e3 * (time.perf_counter() - wall) / num_steps,
-          'cpu': 1e3 * (time.process_time() - cpu) / num_steps,
-          'host': 1e3 * host / num_steps,
+        'wall': 1e3 * (time.perf_counter() - wall) / num_steps,
+        'cpu': 1e3 * (time.process_time() - cpu) / num_steps,
+        'host': 1e3 * host / num_steps,
       }
       running[name] = step_fn, state
       if turn:
@@ -232,10 +234,10 @@ def measure(
 
 
 def summarise(
-    nets: Mapping[str, Any],
-    times: Mapping[str, Sequence[Mapping[str, float]]],
-    operations: Mapping[str, float],
-    matmul_rate: float,
+  nets: Mapping[str, Any],
+  times: Mapping[str, Sequence[Mapping[str, float]]],
+  operations: Mapping[str, float],
+  matmul_rate: float,
 ) -> list[dict[str, Any]]:
   """The rows of some networks: medians, and ratios within a round.
 
@@ -255,21 +257,21 @@ def summarise(
     rate = 1e3 * operations[name] / row['wall_ms']
     row['utilisation'] = rate / matmul_rate
     peak = operations_lib.peak(
-        jax.devices()[0].device_kind, nets['model.dtype']
+      jax.devices()[0].device_kind, nets['model.dtype']
     )
     row['peak_utilisation'] = peak and rate / peak
     if _REFERENCE in times:
       for kind in ('wall', 'cpu'):
         row[f'{kind}_ratio'] = statistics.median(
-            each[kind] / other[kind]
-            for each, other in zip(rounds, times[_REFERENCE], strict=True)
+          each[kind] / other[kind]
+          for each, other in zip(rounds, times[_REFERENCE], strict=True)
         )
     rows.append(row)
   return rows
 
 
 def input_seconds(
-    batch_size: int, image_shape: Sequence[int], num_images: int = 60_000
+  batch_size: int, image_shape: Sequence[int], num_images: int = 60_000
 ) -> dict[str, Any]:
   """What the input path costs: one epoch of batches of images in memory.
 
@@ -294,41 +296,41 @@ def input_seconds(
     next(batches)
   seconds = time.perf_counter() - start
   return {
-      'ms_per_batch': 1e3 * seconds / count,
-      'images_per_second': count * batch_size / seconds,
+    'ms_per_batch': 1e3 * seconds / count,
+    'images_per_second': count * batch_size / seconds,
   }
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
   """The table of a record."""
   lines = [
-      '| nets | precision | batch | method | ms per step | of CPU | of the host'
-      f' thread | images/s | ÷ {_REFERENCE} | ÷ {_REFERENCE}, CPU | Gflop |'
-      ' of a matmul\'s rate | of the data sheet\'s |',
-      '|---' * 13 + '|',
+    '| nets | precision | batch | method | ms per step | of CPU | of the host'
+    f' thread | images/s | ÷ {_REFERENCE} | ÷ {_REFERENCE}, CPU | Gflop |'
+    " of a matmul's rate | of the data sheet's |",
+    '|---' * 13 + '|',
   ]
   for row in record['rows']:
     cells = (
-        row['model.architecture'],
-        row['model.dtype'],
-        row['train.batch_size'],
-        f'`{row["case"]}`',
-        *(common.show(row[f'{kind}_ms']) for kind in ('wall', 'cpu', 'host')),
-        f'{row["images_per_second"]:,.0f}',
-        *(common.show(row.get(f'{kind}_ratio')) for kind in ('wall', 'cpu')),
-        common.show(row['operations'] / 1e9),
-        *(_percent(row[name]) for name in ('utilisation', 'peak_utilisation')),
+      row['model.architecture'],
+      row['model.dtype'],
+      row['train.batch_size'],
+      f'`{row["case"]}`',
+      *(common.show(row[f'{kind}_ms']) for kind in ('wall', 'cpu', 'host')),
+      f'{row["images_per_second"]:,.0f}',
+      *(common.show(row.get(f'{kind}_ratio')) for kind in ('wall', 'cpu')),
+      common.show(row['operations'] / 1e9),
+      *(_percent(row[name]) for name in ('utilisation', 'peak_utilisation')),
     )
     lines.append(f'| {" | ".join(map(str, cells))} |')
   made = record['input']
   for dtype, rate in record['matmul_rates'].items():
     lines += ['', f'A large matmul in {dtype}: {rate / 1e12:.3g} TFLOP/s.']
   lines += [
-      '',
-      f'A batch is made in {common.show(made["ms_per_batch"])} ms'
-      f' ({made["images_per_second"]:,.0f} images/s), while the device works.',
-      f'Load before: {record["load_before"]:.1f}.',
-      '',
+    '',
+    f'A batch is made in {common.show(made["ms_per_batch"])} ms'
+    f' ({made["images_per_second"]:,.0f} images/s), while the device works.',
+    f'Load before: {record["load_before"]:.1f}.',
+    '',
   ]
   return '\n'.join(lines)
 

@@ -59,11 +59,11 @@ class Worker:
   """
 
   def __init__(
-      self,
-      name: str,
-      command: Sequence[str],
-      log: pathlib.Path,
-      environment: Mapping[str, str] = _CPU_ONLY,
+    self,
+    name: str,
+    command: Sequence[str],
+    log: pathlib.Path,
+    environment: Mapping[str, str] = _CPU_ONLY,
   ):
     """Starts the process and waits until it is ready.
 
@@ -75,26 +75,26 @@ class Worker:
     """
     self._name, self._log = name, log
     environment = {
-        **os.environ,
-        # ldc_vae sets a flag for its own jax: others are to run as they come
-        'XLA_FLAGS': ldc_vae.GIVEN_XLA_FLAGS,
-        **environment,
-        'PYTHONPATH': str(ROOT),
+      **os.environ,
+      # ldc_vae sets a flag for its own jax: others are to run as they come
+      'XLA_FLAGS': ldc_vae.GIVEN_XLA_FLAGS,
+      **environment,
+      'PYTHONPATH': str(ROOT),
     }
     try:
       with open(log, 'wb') as file:
         self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            env=environment,
-            text=True,
+          command,
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          stderr=file,
+          env=environment,
+          text=True,
         )
     except OSError as error:
       raise WorkerError(
-          f'{name}: {command[0]} cannot be run ({error.strerror}); give a'
-          ' Python interpreter'
+        f'{name}: {command[0]} cannot be run ({error.strerror}); give a'
+        ' Python interpreter'
       ) from error
     self.description = self._read()
 
@@ -144,13 +144,13 @@ class Worker:
       lines = self._log.read_text(errors='replace').strip().splitlines()
       reason = lines[-1] if lines else 'it printed nothing'
       raise WorkerError(
-          f'the worker of {self._name} ended with exit code {code}: {reason}'
+        f'the worker of {self._name} ended with exit code {code}: {reason}'
       )
     return json.loads(line)
 
 
 def measure(
-    workers: dict[str, Worker], rounds: int, pause_seconds: float
+  workers: dict[str, Worker], rounds: int, pause_seconds: float
 ) -> dict[str, list[dict[str, float]]]:
   """Times epochs of the workers in turn, after one untimed epoch of each.
 
@@ -175,15 +175,13 @@ def measure(
 def summarise(values: Sequence[float]) -> dict[str, float]:
   """The smallest, the median and the largest of some numbers."""
   return {
-      'min': min(values),
-      'median': statistics.median(values),
-      'max': max(values),
+    'min': min(values),
+    'median': statistics.median(values),
+    'max': max(values),
   }
 
 
-def paired_ratios(
-    ours: Sequence[float], peer: Sequence[float]
-) -> list[float]:
+def paired_ratios(ours: Sequence[float], peer: Sequence[float]) -> list[float]:
   """Ours over the peer's, turn by turn."""
   return [a / b for a, b in zip(ours, peer, strict=True)]
 
@@ -221,14 +219,14 @@ def load_images(data: str, data_dir: str) -> np.ndarray:
 
 
 def run(
-    commands: dict[str, Sequence[str]],
-    images: np.ndarray,
-    *,
-    likelihood: str,
-    rounds: int,
-    method: str = 'vae',
-    num_samples: int = 1,
-    pause_seconds: float = _PAUSE_SECONDS,
+  commands: dict[str, Sequence[str]],
+  images: np.ndarray,
+  *,
+  likelihood: str,
+  rounds: int,
+  method: str = 'vae',
+  num_samples: int = 1,
+  pause_seconds: float = _PAUSE_SECONDS,
 ) -> dict:
   """Starts the workers, measures, and describes everything.
 
@@ -249,11 +247,11 @@ def run(
     folder = pathlib.Path(folder)
     np.save(folder / 'images.npy', images)
     arguments = (
-        f'--images={folder / "images.npy"}',
-        f'--batch_size={BATCH_SIZE}',
-        f'--likelihood={likelihood}',
-        f'--method={method}',
-        f'--num_samples={num_samples}',
+      f'--images={folder / "images.npy"}',
+      f'--batch_size={BATCH_SIZE}',
+      f'--likelihood={likelihood}',
+      f'--method={method}',
+      f'--num_samples={num_samples}',
     )
     with contextlib.ExitStack() as stack:
       workers = {}
@@ -263,8 +261,8 @@ def run(
         workers[name] = stack.enter_context(worker)
       epochs = measure(workers, rounds, pause_seconds)
   seconds, cpu_seconds = [
-      {name: [epoch[key] for epoch in epochs[name]] for name in workers}
-      for key in ('seconds', 'cpu_seconds')
+    {name: [epoch[key] for epoch in epochs[name]] for name in workers}
+    for key in ('seconds', 'cpu_seconds')
   ]
   summary = {name: summarise(values) for name, values in seconds.items()}
   ours, *peers = workers
@@ -277,25 +275,25 @@ def run(
     summary[f'{ours} / {peer}'] = summarise(ratios[peer])
     if None not in floors:
       summary[f'matmuls / {peer}'] = summarise(
-          paired_ratios(floors, seconds[peer])
+        paired_ratios(floors, seconds[peer])
       )
     summary[f'{ours} / {peer}, CPU'] = summarise(
-        paired_ratios(cpu_seconds[ours], cpu_seconds[peer])
+      paired_ratios(cpu_seconds[ours], cpu_seconds[peer])
     )
   return {
-      'config': {
-          'images': len(images),
-          'batch_size': BATCH_SIZE,
-          'likelihood': likelihood,
-          'method': method,
-          'num_samples': num_samples,
-          'rounds': rounds,
-      },
-      'load_before': load_before,
-      'workers': {name: each.description for name, each in workers.items()},
-      'epochs': epochs,
-      'ratios': ratios,
-      'summary': summary,
+    'config': {
+      'images': len(images),
+      'batch_size': BATCH_SIZE,
+      'likelihood': likelihood,
+      'method': method,
+      'num_samples': num_samples,
+      'rounds': rounds,
+    },
+    'load_before': load_before,
+    'workers': {name: each.description for name, each in workers.items()},
+    'epochs': epochs,
+    'ratios': ratios,
+    'summary': summary,
   }
 
 
@@ -303,49 +301,55 @@ def main(argv: Sequence[str]) -> int:
   """Measures, prints the table, and writes the result."""
   parser = argparse.ArgumentParser(prog='vae_epoch', description=__doc__)
   parser.add_argument(
-      '--peer_python', required=True, help='a Python that can import pythae'
+    '--peer_python', required=True, help='a Python that can import pythae'
   )
   parser.add_argument(
-      '--data', choices=('mnist', 'synthetic'), default='mnist',
-      help='the images, 28x28 grey',
+    '--data',
+    choices=('mnist', 'synthetic'),
+    default='mnist',
+    help='the images, 28x28 grey',
   )
   parser.add_argument(
-      '--data_dir', default='', help='prepared data, as config.dataset.data_dir'
+    '--data_dir', default='', help='prepared data, as config.dataset.data_dir'
   )
   parser.add_argument(
-      '--likelihood', choices=LIKELIHOODS, default='gaussian',
-      help='of a pixel; the Gaussian has variance 1',
+    '--likelihood',
+    choices=LIKELIHOODS,
+    default='gaussian',
+    help='of a pixel; the Gaussian has variance 1',
   )
   parser.add_argument(
-      '--method', choices=METHODS, default='vae',
-      help="ours; the peers' is iwae for ldc",
+    '--method',
+    choices=METHODS,
+    default='vae',
+    help="ours; the peers' is iwae for ldc",
   )
   parser.add_argument(
-      '--num_samples', type=common.positive, default=8,
-      help='posterior samples or particles of each image; a vae has 1',
+    '--num_samples',
+    type=common.positive,
+    default=8,
+    help='posterior samples or particles of each image; a vae has 1',
   )
   parser.add_argument(
-      '--rounds', type=common.positive, default=5, help='timed epochs of each'
+    '--rounds', type=common.positive, default=5, help='timed epochs of each'
   )
-  parser.add_argument(
-      '--output', default='', help='a JSON file for the result'
-  )
+  parser.add_argument('--output', default='', help='a JSON file for the result')
   args = common.parse_args(parser, argv)
   jax.config.update('jax_platforms', 'cpu')
   folder = pathlib.Path(__file__).resolve().parent
   commands = {
-      'ldc_vae': (sys.executable, str(folder / 'vae_epoch_ldc_vae.py')),
+    'ldc_vae': (sys.executable, str(folder / 'vae_epoch_ldc_vae.py')),
   }
   script = str(folder / 'vae_epoch_pythae.py')
   for trainer in ('pythae', 'torch'):
     commands[trainer] = (args.peer_python, script, f'--trainer={trainer}')
   result = run(
-      commands,
-      load_images(args.data, args.data_dir),
-      likelihood=args.likelihood,
-      rounds=args.rounds,
-      method=args.method,
-      num_samples=1 if args.method == 'vae' else args.num_samples,
+    commands,
+    load_images(args.data, args.data_dir),
+    likelihood=args.likelihood,
+    rounds=args.rounds,
+    method=args.method,
+    num_samples=1 if args.method == 'vae' else args.num_samples,
   )
   result['config']['data'] = args.data
   result = {**common.create_record('benchmarks.vae_epoch', argv, [0]), **result}
@@ -353,8 +357,8 @@ def main(argv: Sequence[str]) -> int:
   load, cores = result['load_before'], result['device']['cores']
   if load > _QUIET_LOAD * cores:
     print(
-        f'the machine was busy before (load {load:.1f} on {cores} cores):'
-        ' repeat this when it is quiet'
+      f'the machine was busy before (load {load:.1f} on {cores} cores):'
+      ' repeat this when it is quiet'
     )
   if args.output:
     files.write_json(args.output, result)

@@ -35,13 +35,13 @@ _MAX_IN_FLIGHT, _MAX_SECONDS_IN_FLIGHT = 8, 1.0  # as in ldc_vae.train
 
 
 def make_epoch_fn(
-    images: np.ndarray,
-    batch_size: int,
-    likelihood: str,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    method_name: str = 'vae',
-    num_samples: int = 1,
+  images: np.ndarray,
+  batch_size: int,
+  likelihood: str,
+  overrides: Mapping[str, Any] | None = None,
+  *,
+  method_name: str = 'vae',
+  num_samples: int = 1,
 ):
   """Returns a function that trains one epoch and goes on where it ended.
 
@@ -61,31 +61,29 @@ def make_epoch_fn(
   if method_name in _SAMPLES:
     fields[f'method.{_SAMPLES[method_name]}'] = num_samples
   config = config_lib.load(
-      f'configs/mnist.py:{method_name}',
-      {
-          **fields,
-          'model.hidden_sizes': (_WIDTH,),
-          'model.latent_size': _LATENTS,
-          'model.likelihood': likelihood,
-          'model.scale': 1.0,
-          'optimizer.learning_rate': 1e-3,
-          'optimizer.schedule': 'constant',
-          'optimizer.warmup_steps': 0,
-          'train.batch_size': batch_size,
-          **(overrides or {}),
-      },
+    f'configs/mnist.py:{method_name}',
+    {
+      **fields,
+      'model.hidden_sizes': (_WIDTH,),
+      'model.latent_size': _LATENTS,
+      'model.likelihood': likelihood,
+      'model.scale': 1.0,
+      'optimizer.learning_rate': 1e-3,
+      'optimizer.schedule': 'constant',
+      'optimizer.warmup_steps': 0,
+      'train.batch_size': batch_size,
+      **(overrides or {}),
+    },
   )
   model = experiment_lib.create_model(config, images.shape[1:])
   algorithm = experiment_lib.create_algorithm(config, model)
   steps_per_epoch = len(images) // batch_size
   num_steps = config.train.num_epochs * steps_per_epoch
   txs = optimizers.create_optimizers(
-      algorithm, num_steps=num_steps, **config.optimizer.to_dict()
+    algorithm, num_steps=num_steps, **config.optimizer.to_dict()
   )
   train_step = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(
-          config, algorithm, txs, num_steps
-      )
+    experiment_lib.make_train_step(config, algorithm, txs, num_steps)
   )
   key = jax.random.key(config.seed)
   state = step_lib.create_train_state(key, model, algorithm, txs)
@@ -99,11 +97,11 @@ def make_epoch_fn(
     nonlocal state
     losses = []
     updates = health.Watch(
-        config.train.non_finite,
-        skipped=0,
-        depth=_MAX_IN_FLIGHT,
-        seconds=_MAX_SECONDS_IN_FLIGHT,
-        last_good_fn=lambda: 'nothing was saved',
+      config.train.non_finite,
+      skipped=0,
+      depth=_MAX_IN_FLIGHT,
+      seconds=_MAX_SECONDS_IN_FLIGHT,
+      last_good_fn=lambda: 'nothing was saved',
     )
     with progress.ProgressBar(steps_per_epoch) as bar:
       for step in range(1, steps_per_epoch + 1):
@@ -122,11 +120,11 @@ def make_epoch_fn(
 
 
 def make_floor_fn(
-    batch_size: int,
-    num_pixels: int,
-    width: int,
-    latents: int,
-    num_samples: int = 1,
+  batch_size: int,
+  num_pixels: int,
+  width: int,
+  latents: int,
+  num_samples: int = 1,
 ):
   """Returns a function that times the matrix products of a step, and no more.
 
@@ -145,15 +143,17 @@ def make_floor_fn(
     `(steps) -> seconds`.
   """
   layers = (
-      (num_pixels, width), (width, 2 * latents),
-      (latents, width), (width, num_pixels),
+    (num_pixels, width),
+    (width, 2 * latents),
+    (latents, width),
+    (width, num_pixels),
   )
   counts = 2 * (batch_size,) + 2 * (batch_size * num_samples,)
   draw = functools.partial(jax.random.normal, jax.random.key(0))
   weights = [draw(shape) for shape in layers]
   inputs = [draw((count, rows)) for count, (rows, _) in zip(counts, layers)]
   grads = [
-      draw((count, columns)) for count, (_, columns) in zip(counts, layers)
+    draw((count, columns)) for count, (_, columns) in zip(counts, layers)
   ]
 
   @jax.jit
@@ -176,10 +176,10 @@ def make_floor_fn(
 
 
 def answer(
-    run_epoch: Callable[[], float],
-    description: Mapping[str, Any],
-    file,
-    measure_more: Callable[[], Mapping[str, float]] = dict,
+  run_epoch: Callable[[], float],
+  description: Mapping[str, Any],
+  file,
+  measure_more: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
   """Describes the worker, then answers each line of stdin with an epoch.
 
@@ -194,10 +194,10 @@ def answer(
     start, cpu_start = time.perf_counter(), time.process_time()
     loss = run_epoch()
     epoch = {
-        'seconds': time.perf_counter() - start,
-        'cpu_seconds': time.process_time() - cpu_start,
-        'loss': loss,
-        **measure_more(),
+      'seconds': time.perf_counter() - start,
+      'cpu_seconds': time.process_time() - cpu_start,
+      'loss': loss,
+      **measure_more(),
     }
     print(json.dumps(epoch), file=file, flush=True)
 
@@ -205,9 +205,9 @@ def answer(
 def describe() -> dict[str, Any]:
   """The devices and versions of this process."""
   return {
-      'device': str(jax.devices()[0]),
-      'num_devices': jax.device_count(),
-      'versions': provenance.describe()['versions'],
+    'device': str(jax.devices()[0]),
+    'num_devices': jax.device_count(),
+    'versions': provenance.describe()['versions'],
   }
 
 
@@ -231,25 +231,25 @@ def main() -> None:
   memory.keep_freed_memory()  # as ldc_vae.main does
   images = np.load(args.images, mmap_mode='r')
   run_epoch = make_epoch_fn(
-      images,
-      args.batch_size,
-      args.likelihood,
-      method_name=args.method,
-      num_samples=args.num_samples,
+    images,
+    args.batch_size,
+    args.likelihood,
+    method_name=args.method,
+    num_samples=args.num_samples,
   )
   run_floor = make_floor_fn(
-      args.batch_size,
-      math.prod(images.shape[1:]),
-      _WIDTH,
-      _LATENTS,
-      args.num_samples,
+    args.batch_size,
+    math.prod(images.shape[1:]),
+    _WIDTH,
+    _LATENTS,
+    args.num_samples,
   )
   steps = len(images) // args.batch_size
   answer(
-      run_epoch,
-      describe(),
-      file,
-      lambda: {'matmul_seconds': run_floor(steps)},
+    run_epoch,
+    describe(),
+    file,
+    lambda: {'matmul_seconds': run_floor(steps)},
   )
 
 

@@ -47,9 +47,9 @@ class Trainer(BaseTrainer):
     start, cpu_start = time.perf_counter(), time.process_time()
     loss = super().train_step(epoch)
     answer = {
-        'seconds': time.perf_counter() - start,
-        'cpu_seconds': time.process_time() - cpu_start,
-        'loss': float(loss),
+      'seconds': time.perf_counter() - start,
+      'cpu_seconds': time.process_time() - cpu_start,
+      'loss': float(loss),
     }
     print(json.dumps(answer), file=self._answers, flush=True)
     return loss
@@ -70,9 +70,9 @@ def train_bare(model, images, batch_size, answers):
       losses.append(loss.detach())
     loss = float(torch.stack(losses).mean())
     answer = {
-        'seconds': time.perf_counter() - start,
-        'cpu_seconds': time.process_time() - cpu_start,
-        'loss': loss,
+      'seconds': time.perf_counter() - start,
+      'cpu_seconds': time.process_time() - cpu_start,
+      'loss': loss,
     }
     print(json.dumps(answer), file=answers, flush=True)
 
@@ -81,16 +81,16 @@ def train_by_pythae(model, images, batch_size, answers):
   """The same by Pythae's trainer."""
   with tempfile.TemporaryDirectory() as folder:
     trainer = Trainer(
-        answers,
-        model=model,
-        train_dataset=datasets.BaseDataset(images, torch.ones(len(images))),
-        training_config=BaseTrainerConfig(
-            output_dir=folder,
-            num_epochs=1_000_000,  # until stdin ends
-            per_device_train_batch_size=batch_size,
-            learning_rate=1e-3,
-            no_cuda=True,
-        ),
+      answers,
+      model=model,
+      train_dataset=datasets.BaseDataset(images, torch.ones(len(images))),
+      training_config=BaseTrainerConfig(
+        output_dir=folder,
+        num_epochs=1_000_000,  # until stdin ends
+        per_device_train_batch_size=batch_size,
+        learning_rate=1e-3,
+        no_cuda=True,
+      ),
     )
     trainer.train()
 
@@ -119,10 +119,10 @@ def describe(model):
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   versions['python'] = platform.python_version()
   return {
-      'device': 'cpu',
-      'num_threads': torch.get_num_threads(),
-      'num_parameters': sum(each.numel() for each in model.parameters()),
-      'versions': versions,
+    'device': 'cpu',
+    'num_threads': torch.get_num_threads(),
+    'num_parameters': sum(each.numel() for each in model.parameters()),
+    'versions': versions,
   }
 
 
@@ -137,9 +137,9 @@ def create_model(image_shape, likelihood, num_samples):
     num_samples: K.
   """
   options = dict(
-      input_dim=image_shape,
-      latent_dim=16,
-      reconstruction_loss=_LOSSES[likelihood],
+    input_dim=image_shape,
+    latent_dim=16,
+    reconstruction_loss=_LOSSES[likelihood],
   )
   if num_samples == 1:
     return VAE(VAEConfig(**options))
@@ -158,7 +158,7 @@ def main() -> None:
   args = parser.parse_args()
   answers, images = start(args.images)
   model = create_model(
-      tuple(images.shape[1:]), args.likelihood, args.num_samples
+    tuple(images.shape[1:]), args.likelihood, args.num_samples
   )
   print(json.dumps(describe(model)), file=answers, flush=True)
   TRAINERS[args.trainer](model, images, args.batch_size, answers)

@@ -36,15 +36,13 @@ _RATE, _LINEAR_RATE = 0.5, 0.05
 
 # name -> kernel and rate
 CASES = {
-    **{
-        f'rbf, {factor:g} of the rule': (
-            svgd.rbf('mean', factor=factor), _RATE
-        )
-        for factor in (0.05, 0.3, 1.0, 4.0)
-    },
-    'imq': (svgd.imq('mean'), _RATE),
-    'multi_scale': (svgd.multi_scale('mean'), _RATE),
-    'linear': (svgd.linear(1.0), _LINEAR_RATE),
+  **{
+    f'rbf, {factor:g} of the rule': (svgd.rbf('mean', factor=factor), _RATE)
+    for factor in (0.05, 0.3, 1.0, 4.0)
+  },
+  'imq': (svgd.imq('mean'), _RATE),
+  'multi_scale': (svgd.multi_scale('mean'), _RATE),
+  'linear': (svgd.linear(1.0), _LINEAR_RATE),
 }
 
 
@@ -91,15 +89,13 @@ def create_posterior() -> Posterior:
 
 
 def run_nuts(
-    posterior: Posterior, num_samples: int, seed: int
+  posterior: Posterior, num_samples: int, seed: int
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Draws by NUTS, shape [chains, num_samples, D], and what they are worth."""
   # It uses jax as it is imported, and ldc_vae has to come before that.
   import blackjax
 
-  log_density_fn = functools.partial(
-      log_density, features=posterior.features
-  )
+  log_density_fn = functools.partial(log_density, features=posterior.features)
 
   @jax.jit
   @jax.vmap
@@ -108,7 +104,7 @@ def run_nuts(
     noise = jax.random.normal(start_key, posterior.mode.shape)
     warmup = blackjax.window_adaptation(blackjax.nuts, log_density_fn)
     (state, parameters), _ = warmup.run(
-        warmup_key, posterior.mode + posterior.factor @ noise, _NUM_WARMUP
+      warmup_key, posterior.mode + posterior.factor @ noise, _NUM_WARMUP
     )
     nuts = blackjax.nuts(log_density_fn, **parameters)
 
@@ -122,20 +118,20 @@ def run_nuts(
   effective = blackjax.diagnostics.effective_sample_size(chains)
   reduction = blackjax.diagnostics.potential_scale_reduction(chains)
   return np.asarray(chains), {
-      'effective_samples': float(np.min(effective)),
-      'potential_scale_reduction': float(np.max(reduction)),
+    'effective_samples': float(np.min(effective)),
+    'potential_scale_reduction': float(np.max(reduction)),
   }
 
 
 def run_svgd(
-    posterior: Posterior,
-    kernel: svgd.Kernel,
-    *,
-    whiten: bool,
-    num_particles: int,
-    num_steps: int,
-    rate: float,
-    seeds: Sequence[int],
+  posterior: Posterior,
+  kernel: svgd.Kernel,
+  *,
+  whiten: bool,
+  num_particles: int,
+  num_steps: int,
+  rate: float,
+  seeds: Sequence[int],
 ) -> np.ndarray:
   """Sets of particles after `num_steps` and after twice as many.
 
@@ -160,12 +156,13 @@ def run_svgd(
     scores = score_fn(weights, posterior.features)
     if whiten:
       direction = svgd.svgd_direction(
-          u, scores @ factor, kernel, off_diagonal=False
+        u, scores @ factor, kernel, off_diagonal=False
       )
     else:  # L L' times it, in whitened units
-      direction = factor.T @ svgd.svgd_direction(
-          weights, scores, kernel, off_diagonal=False
-      ).T
+      direction = (
+        factor.T
+        @ svgd.svgd_direction(weights, scores, kernel, off_diagonal=False).T
+      )
       direction = direction.T
     return u + rate * direction, None
 
@@ -177,8 +174,8 @@ def run_svgd(
     return weights_fn(half), weights_fn(whole)
 
   starts = [
-      jax.random.normal(jax.random.key(seed), (num_particles, len(mode)))
-      for seed in seeds
+    jax.random.normal(jax.random.key(seed), (num_particles, len(mode)))
+    for seed in seeds
   ]
   return np.stack(run(jnp.stack(starts)))
 
@@ -211,27 +208,32 @@ def main(argv: Sequence[str]) -> int:
   common.set_up_jax()
   posterior = create_posterior()
   record = common.create_record(MODULE, argv, args.seeds)
-  chains, record['nuts'] = run_nuts(
-      posterior, args.nuts_samples, args.seeds[0]
-  )
+  chains, record['nuts'] = run_nuts(posterior, args.nuts_samples, args.seeds[0])
   draws = chains.reshape(-1, chains.shape[-1])
   record['rows'] = []
   for whiten, (name, (kernel, rate)) in itertools.product(
-      (False, True), CASES.items()
+    (False, True), CASES.items()
   ):
     half, whole = run_svgd(
-        posterior, kernel, whiten=whiten, num_particles=args.particles,
-        num_steps=args.num_steps, rate=rate, seeds=args.seeds,
+      posterior,
+      kernel,
+      whiten=whiten,
+      num_particles=args.particles,
+      num_steps=args.num_steps,
+      rate=rate,
+      seeds=args.seeds,
     )
     found = [measure(particles, draws) for particles in half]
-    record['rows'].append({
+    record['rows'].append(
+      {
         'kernel': name,
         'weights': 'whitened' if whiten else 'as they are',
         **{key: [row[key] for row in found] for key in ('width', 'error')},
         'width_at_twice_the_steps': [
-            measure(particles, draws)['width'] for particles in whole
+          measure(particles, draws)['width'] for particles in whole
         ],
-    })
+      }
+    )
   text = to_markdown(record)
   print(text)
   if args.output:
@@ -242,25 +244,28 @@ def main(argv: Sequence[str]) -> int:
 def to_markdown(record: dict[str, Any]) -> str:
   """The table, means and deviations over seeds, and what NUTS is worth."""
   lines = [
-      (
-          row['kernel'],
-          row['weights'],
-          *(
-              common.show_spread(row[key])
-              for key in ('width', 'width_at_twice_the_steps', 'error')
-          ),
-      )
-      for row in record['rows']
+    (
+      row['kernel'],
+      row['weights'],
+      *(
+        common.show_spread(row[key])
+        for key in ('width', 'width_at_twice_the_steps', 'error')
+      ),
+    )
+    for row in record['rows']
   ]
   columns = (
-      'kernel', 'weights', 'deviation ÷ NUTS', 'at twice the steps',
-      'error of means, deviations',
+    'kernel',
+    'weights',
+    'deviation ÷ NUTS',
+    'at twice the steps',
+    'error of means, deviations',
   )
   nuts = record['nuts']
   return (
-      f'{tables.markdown_table(columns, lines)}\n'
-      f'NUTS: least effective sample size {nuts["effective_samples"]:.0f},'
-      f' largest R-hat {nuts["potential_scale_reduction"]:.4f}.\n'
+    f'{tables.markdown_table(columns, lines)}\n'
+    f'NUTS: least effective sample size {nuts["effective_samples"]:.0f},'
+    f' largest R-hat {nuts["potential_scale_reduction"]:.4f}.\n'
   )
 
 

@@ -18,21 +18,23 @@ from ldc_vae import sections
 # validation split of MNIST: benchmarks/results/search*.md. A method is missing
 # if its defaults were the best.
 SEARCHED = {
-    'aae': {'method.adversarial_weight': 3.0},
-    'ae': {'optimizer.learning_rate': 2e-3},
-    'info_vae': {'method.mmd_scaling': 3000.0},
-    'iwae': {'optimizer.learning_rate': 2e-3},
-    'lebm': {
-        'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4,
-    },
-    'rae_gp': {'method.gradient_weight': 0.5},
-    'rae_l2': {'method.embedding_weight': 0.005},
-    'stein_vae': {
-        'method.num_particles': 4, 'optimizer.learning_rate': 2e-3,
-    },
-    'vae': {'optimizer.learning_rate': 2e-3},
-    'vamp': {'optimizer.learning_rate': 2e-3},
-    'wae_mmd': {'method.mmd_weight': 2000.0},
+  'aae': {'method.adversarial_weight': 3.0},
+  'ae': {'optimizer.learning_rate': 2e-3},
+  'info_vae': {'method.mmd_scaling': 3000.0},
+  'iwae': {'optimizer.learning_rate': 2e-3},
+  'lebm': {
+    'method.r1_weight': 0.1,
+    'optimizer.latent_learning_rate': 5e-4,
+  },
+  'rae_gp': {'method.gradient_weight': 0.5},
+  'rae_l2': {'method.embedding_weight': 0.005},
+  'stein_vae': {
+    'method.num_particles': 4,
+    'optimizer.learning_rate': 2e-3,
+  },
+  'vae': {'optimizer.learning_rate': 2e-3},
+  'vamp': {'optimizer.learning_rate': 2e-3},
+  'wae_mmd': {'method.mmd_weight': 2000.0},
 }
 
 
@@ -45,16 +47,18 @@ def create(arg: str = '') -> config_dict.ConfigDict:
   name, debug = parse_arg(arg)
   method = methods.METHODS[name]
   groups = {
-      each.group: dataclasses.asdict(each()) for each in sections.SECTIONS
+    each.group: dataclasses.asdict(each()) for each in sections.SECTIONS
   }
   groups['method'] = {'name': name, **dataclasses.asdict(method())}
-  config = config_dict.ConfigDict({
+  config = config_dict.ConfigDict(
+    {
       'seed': 0,
       'debug': debug,
       # Python files or modules that register the user's own methods etc.
       'extensions': (),
       **groups,
-  })
+    }
+  )
   config.update_from_flattened_dict(method.defaults)
   return config.lock()  # a run file can change fields, but not add any
 
@@ -67,8 +71,8 @@ def parse_arg(arg: str) -> tuple[str, bool]:
   if len(names) != 1 or names[0] not in methods.METHODS:
     known = ', '.join(sorted(methods.METHODS))
     raise errors.UserError(
-        f'unknown method {",".join(names)!r} after the colon of --config;'
-        f' known: {known}, each optionally followed by ",debug"'
+      f'unknown method {",".join(names)!r} after the colon of --config;'
+      f' known: {known}, each optionally followed by ",debug"'
     )
   return names[0], debug
 

@@ -16,6 +16,7 @@ ensure_environment
 cd "$root"
 if (($# == 0)); then
   "$python" -m ruff check
+  "$python" -m ruff format --check
   "$python" -m mypy
   # One process more than cores, because some tests wait: an eighth faster on
   # two cores. More than four are not faster: each compiles on all cores. A

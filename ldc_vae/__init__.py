@@ -28,10 +28,10 @@ def _avoid_wrong_sums() -> None:
   bridge = sys.modules.get('jax._src.xla_bridge')
   if bridge is not None and bridge.backends_are_initialized():
     warnings.warn(
-        f'jax was used before ldc_vae was imported, and jaxlib {version} may'
-        ' take wrong sums on CPUs: import ldc_vae first, or set'
-        f' XLA_FLAGS={_FLAG}={value}',
-        stacklevel=3,
+      f'jax was used before ldc_vae was imported, and jaxlib {version} may'
+      ' take wrong sums on CPUs: import ldc_vae first, or set'
+      f' XLA_FLAGS={_FLAG}={value}',
+      stacklevel=3,
     )
 
 

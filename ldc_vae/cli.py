@@ -73,8 +73,8 @@ def help_text(spec: str | None = None) -> str:
   if spec:
     return _explain(config_lib.load(spec))
   listed = '\n'.join(
-      f'  {name:10s} {method.summary()}'
-      for name, method in methods.METHODS.items()
+    f'  {name:10s} {method.summary()}'
+    for name, method in methods.METHODS.items()
   )
   return _HELP.replace('{methods}', listed)
 
@@ -96,11 +96,11 @@ def _explain(config) -> str:
 _TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
 # Flags that one mode alone reads.
 _FLAGS_OF_A_MODE = {
-    'num_samples': 'sample',
-    'output': 'sample',
-    'methods': 'compare',
-    'seeds': 'compare',
-    'jobs': 'compare',
+  'num_samples': 'sample',
+  'output': 'sample',
+  'methods': 'compare',
+  'seeds': 'compare',
+  'jobs': 'compare',
 }
 
 
@@ -108,19 +108,24 @@ def _define_flags() -> flags.FlagValues:
   """Returns the flags, apart from absl's own of the process."""
   values = flags.FlagValues()
   for name in (
-      'config', 'workdir', 'output', 'methods', 'seeds', 'coordinator_address'
+    'config',
+    'workdir',
+    'output',
+    'methods',
+    'seeds',
+    'coordinator_address',
   ):
     flags.DEFINE_string(name, None, '', flag_values=values)
   flags.DEFINE_string('mode', 'train', '', flag_values=values)
   flags.DEFINE_integer('jobs', None, '', lower_bound=1, flag_values=values)
   flags.DEFINE_integer(
-      'num_samples', None, '', lower_bound=1, flag_values=values
+    'num_samples', None, '', lower_bound=1, flag_values=values
   )
   flags.DEFINE_integer(
-      'num_processes', None, '', lower_bound=1, flag_values=values
+    'num_processes', None, '', lower_bound=1, flag_values=values
   )
   flags.DEFINE_integer(
-      'process_id', None, '', lower_bound=0, flag_values=values
+    'process_id', None, '', lower_bound=0, flag_values=values
   )
   return values
 
@@ -142,7 +147,7 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
   rest = values(['ldc_vae', *plain])[1:]
   if rest:
     raise errors.UserError(
-        f'{rest[0]!r} is not a flag; see --help for the flags'
+      f'{rest[0]!r} is not a flag; see --help for the flags'
     )
   _check_flags(values)
   for name in ('workdir', 'output'):
@@ -156,13 +161,13 @@ def _check_flags(values: flags.FlagValues) -> None:
   """Raises a `UserError` for flags that do not hold, alone or together."""
   if values.mode not in MODES:
     raise errors.UserError(
-        f'--mode={values.mode}: unknown mode; known: {", ".join(MODES)}'
+      f'--mode={values.mode}: unknown mode; known: {", ".join(MODES)}'
     )
   for name, mode in _FLAGS_OF_A_MODE.items():
     if values[name].value is not None and values.mode != mode:
       raise errors.UserError(
-          f'--{name}: read by --mode={mode} only; leave it out of'
-          f' --mode={values.mode}'
+        f'--{name}: read by --mode={mode} only; leave it out of'
+        f' --mode={values.mode}'
       )
   for name in ('workdir', 'output'):
     path = values[name].value
@@ -170,39 +175,39 @@ def _check_flags(values: flags.FlagValues) -> None:
       continue
     if not path:
       raise errors.UserError(
-          f'--{name}=: it is empty; give a path, or leave the flag out'
+        f'--{name}=: it is empty; give a path, or leave the flag out'
       )
     if '://' in path:
       raise errors.UserError(
-          f'--{name}={path}: not a local path; use one, or the'
-          ' path where the storage is mounted'
+        f'--{name}={path}: not a local path; use one, or the'
+        ' path where the storage is mounted'
       )
   missing = [name for name in _TOGETHER if values[name].value is None]
   if values.mode == 'compare':
     if name := several_processes(values):
       raise errors.UserError(
-          f'{name}: --mode=compare starts its runs by itself, on this host;'
-          ' leave it out'
+        f'{name}: --mode=compare starts its runs by itself, on this host;'
+        ' leave it out'
       )
     parse_seeds(values.seeds)
   if len(missing) == len(_TOGETHER):
     return
   if missing:
     raise errors.UserError(
-        f'--{missing[0]} is missing; give --coordinator_address,'
-        ' --num_processes and --process_id together'
+      f'--{missing[0]} is missing; give --coordinator_address,'
+      ' --num_processes and --process_id together'
     )
   host, _, port = values.coordinator_address.rpartition(':')
   if not host or not port.isdigit() or not 0 < int(port) < 2**16:
     raise errors.UserError(
-        f'--coordinator_address={values.coordinator_address}: not HOST:PORT;'
-        ' use the address of process 0, as 10.0.0.1:8476'
+      f'--coordinator_address={values.coordinator_address}: not HOST:PORT;'
+      ' use the address of process 0, as 10.0.0.1:8476'
     )
   if values.process_id >= values.num_processes:
     raise errors.UserError(
-        f'--process_id={values.process_id}: out of range; use 0 to'
-        f' {values.num_processes - 1} with --num_processes='
-        f'{values.num_processes}'
+      f'--process_id={values.process_id}: out of range; use 0 to'
+      f' {values.num_processes - 1} with --num_processes='
+      f'{values.num_processes}'
     )
 
 
@@ -222,12 +227,12 @@ def parse_seeds(text: str | None) -> list[int]:
     word = word.strip()
     if not (word.isascii() and word.isdigit() and int(word) < 2**32):
       raise errors.UserError(
-          f'--seeds={text}: {word!r} is no seed; use whole numbers from 0 on,'
-          ' as --seeds=0,1,2'
+        f'--seeds={text}: {word!r} is no seed; use whole numbers from 0 on,'
+        ' as --seeds=0,1,2'
       )
     if int(word) in seeds:
       raise errors.UserError(
-          f'--seeds={text}: {word} is there twice; name each seed once'
+        f'--seeds={text}: {word} is there twice; name each seed once'
       )
     seeds.append(int(word))
   return seeds
@@ -237,17 +242,17 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
   """Returns the config of the run, or the plans of several, and the workdir."""
   if values.mode in ('train', 'compare') and not values.config:
     raise errors.UserError(
-        '--config is missing; give a run file, as --config=configs/digits.py'
+      '--config is missing; give a run file, as --config=configs/digits.py'
     )
   if not values.config and not values.workdir:
     raise errors.UserError(
-        f'--workdir is missing; --mode={values.mode} needs a trained workdir'
+      f'--workdir is missing; --mode={values.mode} needs a trained workdir'
     )
   if values.mode == 'compare':
     names = ','.join(methods.METHODS)
     names = names if values.methods is None else values.methods
     plans = plans_lib.load(
-        values.config, [word.strip() for word in names.split(',')], overrides
+      values.config, [word.strip() for word in names.split(',')], overrides
     )
     stem = pathlib.Path(run_files.split(values.config)[0]).stem
     workdir = values.workdir or os.path.join('runs', f'{stem}_compare')
@@ -260,7 +265,7 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
 
 
 def resolve_trained(
-    values: flags.FlagValues, overrides: Sequence[str], config, workdir: str
+  values: flags.FlagValues, overrides: Sequence[str], config, workdir: str
 ):
   """Returns the config of a trained workdir, which process 0 alone reads.
 
@@ -280,9 +285,9 @@ def resolve_trained(
   changed = config_lib.differences(stored, config)
   if changed:
     raise errors.UserError(
-        f'config.{changed[0]} differs from {workdir}/config.json; leave'
-        f' --config out of --mode={values.mode}, or name the workdir that was'
-        ' trained with it'
+      f'config.{changed[0]} differs from {workdir}/config.json; leave'
+      f' --config out of --mode={values.mode}, or name the workdir that was'
+      ' trained with it'
     )
   return config
 
@@ -305,8 +310,8 @@ def _check_workdir(workdir: str) -> None:
     reason = special and f'checkpoints cannot lie below {special[0]!r}'
   if reason:
     raise errors.UserError(
-        f'--workdir={os.fsencode(workdir).decode(errors="replace")}: {reason};'
-        ' give another folder'
+      f'--workdir={os.fsencode(workdir).decode(errors="replace")}: {reason};'
+      ' give another folder'
     )
   try:
     is_folder = stat.S_ISDIR(os.stat(path).st_mode)
@@ -316,13 +321,11 @@ def _check_workdir(workdir: str) -> None:
     if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
       return  # told where it matters
     raise errors.UserError(
-        f'--workdir={workdir}: it cannot be a folder ({error.strerror}); give'
-        ' another'
+      f'--workdir={workdir}: it cannot be a folder ({error.strerror}); give'
+      ' another'
     ) from error
   if not is_folder:
-    raise errors.UserError(
-        f'--workdir={workdir}: it is a file; give a folder'
-    )
+    raise errors.UserError(f'--workdir={workdir}: it is a file; give a folder')
 
 
 def _check_output(output: str, config) -> None:
@@ -335,30 +338,30 @@ def _check_output(output: str, config) -> None:
   path = pathlib.Path(output)
   if path.suffix != '.npz':
     raise errors.UserError(
-        f'--output={output}: not the name of an .npz file; give one that ends'
-        ' in .npz (a grid is put beside it, as a .png)'
+      f'--output={output}: not the name of an .npz file; give one that ends'
+      ' in .npz (a grid is put beside it, as a .png)'
     )
   data = config.dataset.path
   is_of_a_run = path.name == 'samples.npz' and any(
-      os.path.exists(path.parent / name)
-      for name in ('config.json', 'results.json')
+    os.path.exists(path.parent / name)
+    for name in ('config.json', 'results.json')
   )
   kept = None
   if is_of_a_run:
     kept = 'the samples that a run was evaluated with'
   elif data and os.path.realpath(output) == os.path.realpath(
-      os.path.expanduser(data)
+    os.path.expanduser(data)
   ):
     kept = 'the images that the run was trained on'
   if kept:
     raise errors.UserError(
-        f'--output={output}: {kept} are there; give another name'
+      f'--output={output}: {kept} are there; give another name'
     )
   picture = path.with_suffix('.png')
   if os.path.exists(picture) and not os.path.exists(path):
     raise errors.UserError(
-        f'--output={output}: the grid beside it would replace {picture}; give'
-        ' another name, or move that file away'
+      f'--output={output}: the grid beside it would replace {picture}; give'
+      ' another name, or move that file away'
     )
 
 
@@ -369,7 +372,7 @@ def _read_trained(workdir: str):
     is_there = path.is_dir()
   if not is_there:
     raise errors.UserError(
-        f'--workdir={workdir}: no such folder; train it first'
+      f'--workdir={workdir}: no such folder; train it first'
     )
   config = config_lib.read(path)
   checkpoints = path / 'checkpoints'
@@ -377,7 +380,7 @@ def _read_trained(workdir: str):
     is_trained = checkpoints.is_dir() and any(checkpoints.iterdir())
   if not is_trained:
     raise errors.UserError(
-        f'--workdir={workdir}: it holds no checkpoint; train it first'
+      f'--workdir={workdir}: it holds no checkpoint; train it first'
     )
   return config
 
@@ -389,6 +392,6 @@ def _reading(folder: str | os.PathLike[str]) -> Iterator[None]:
     yield
   except OSError as error:
     raise OSError(
-        f'{folder} cannot be read ({error.strerror}); give a --workdir that you'
-        ' may read'
+      f'{folder} cannot be read ({error.strerror}); give a --workdir that you'
+      ' may read'
     ) from error

@@ -66,11 +66,11 @@ class Run(NamedTuple):
 
 
 def compare(
-    plans: Mapping[str, plans.Plan],
-    seeds: Sequence[int],
-    workdir: str | os.PathLike[str],
-    *,
-    num_jobs: int = 1,
+  plans: Mapping[str, plans.Plan],
+  seeds: Sequence[int],
+  workdir: str | os.PathLike[str],
+  *,
+  num_jobs: int = 1,
 ) -> dict[str, Any]:
   """Runs every method with every seed, and writes the tables and figures.
 
@@ -105,17 +105,20 @@ def compare(
       for seed in next(iter(plans.values())).config.evaluate.classifier_seeds:
         classifier_lib.load_or_train(dataset, seed=seed)
     logging.info(
-        '%d of %d runs are finished; %d to do, %d at once',
-        len(runs) - len(waiting), len(runs), len(waiting), num_jobs,
+      '%d of %d runs are finished; %d to do, %d at once',
+      len(runs) - len(waiting),
+      len(runs),
+      len(waiting),
+      num_jobs,
     )
     root = str(provenance.ROOT)
     path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
     jobs_lib.run_all(
-        [_job(run) for run in waiting],
-        num_jobs,
-        on_start=table.start,
-        on_end=table.end,
-        env={**os.environ, 'PYTHONPATH': path},
+      [_job(run) for run in waiting],
+      num_jobs,
+      on_start=table.start,
+      on_end=table.end,
+      env={**os.environ, 'PYTHONPATH': path},
     )
     record = table.write()
     comparison_page.draw(workdir, record, dataset)
@@ -123,17 +126,17 @@ def compare(
   failed = [run for run in record['runs'] if run['status'] != FINISHED]
   if failed:
     raise RunsFailedError(
-        f'{len(failed)} of {len(runs)} runs failed, as {failed[0]["name"]}'
-        f' ({failed[0]["error"]}); see {workdir}/comparison.md and'
-        f' {workdir}/{failed[0]["name"]}.log; the same command tries them again'
+      f'{len(failed)} of {len(runs)} runs failed, as {failed[0]["name"]}'
+      f' ({failed[0]["error"]}); see {workdir}/comparison.md and'
+      f' {workdir}/{failed[0]["name"]}.log; the same command tries them again'
     )
   return record
 
 
 def create_runs(
-    plans: Mapping[str, plans.Plan],
-    seeds: Sequence[int],
-    workdir: str | os.PathLike[str],
+  plans: Mapping[str, plans.Plan],
+  seeds: Sequence[int],
+  workdir: str | os.PathLike[str],
 ) -> list[Run]:
   """The runs, seed by seed, so that a table has all methods early.
 
@@ -143,19 +146,19 @@ def create_runs(
     workdir: Of the comparison.
   """
   return [
-      Run(
-          method,
-          seed,
-          pathlib.Path(workdir) / f'{method}_seed{seed}',
-          config_lib.override(plan.config, {'seed': seed}),
-          (
-              f'--config={plan.spec}',
-              f'--config.seed={seed}',
-              *plan.overrides,
-          ),
-      )
-      for seed in seeds
-      for method, plan in plans.items()
+    Run(
+      method,
+      seed,
+      pathlib.Path(workdir) / f'{method}_seed{seed}',
+      config_lib.override(plan.config, {'seed': seed}),
+      (
+        f'--config={plan.spec}',
+        f'--config.seed={seed}',
+        *plan.overrides,
+      ),
+    )
+    for seed in seeds
+    for method, plan in plans.items()
   ]
 
 
@@ -191,8 +194,8 @@ class _RunTable:
     self._by_name = {run.workdir.name: run for run in runs}
     num_train = len(dataset.images['train'])
     self._num_steps = {
-        method: experiment_lib.count_steps(plan.config, num_train)
-        for method, plan in plans.items()
+      method: experiment_lib.count_steps(plan.config, num_train)
+      for method, plan in plans.items()
     }
     self._data = datasets.describe(dataset)
     self._errors = {}
@@ -220,24 +223,22 @@ class _RunTable:
       logging.info('%s is finished, %.0f s', end.job.name, end.seconds)
     else:
       self._errors[end.job.name] = failure(end)
-      logging.warning(
-          '%s failed: %s', end.job.name, self._errors[end.job.name]
-      )
+      logging.warning('%s failed: %s', end.job.name, self._errors[end.job.name])
     self.write()
 
   def write(self) -> dict[str, Any]:
     """Writes the tables of what there is; returns comparison.json."""
     record = {
-        'command': _command(self._plans, self._seeds),
-        'methods': list(self._plans),
-        'seeds': list(self._seeds),
-        **self._versions,
-        'confidence': tables.CONFIDENCE,
-        'configs': {
-            method: config_lib.public(plan.config)
-            for method, plan in self._plans.items()
-        },
-        'runs': [self._entry(run) for run in self._runs],
+      'command': _command(self._plans, self._seeds),
+      'methods': list(self._plans),
+      'seeds': list(self._seeds),
+      **self._versions,
+      'confidence': tables.CONFIDENCE,
+      'configs': {
+        method: config_lib.public(plan.config)
+        for method, plan in self._plans.items()
+      },
+      'runs': [self._entry(run) for run in self._runs],
     }
     record['rows'] = tables.create_rows(record['runs'])
     columns = tables.columns(record['runs'])
@@ -259,17 +260,17 @@ class _RunTable:
     stored = files.read_json(run.workdir / 'config.json') or {}
     cost = files.read_json(run.workdir / _COST) or {}
     return {
-        'name': name,
-        'method': run.method,
-        'seed': run.seed,
-        'status': status,
-        'error': None if done else self._errors.get(name),
-        'seconds': cost.get('seconds'),
-        'git_commit': stored.get('git_commit'),
-        'versions': stored.get('versions'),
-        'results': (
-            files.read_json(run.workdir / 'results.json') if done else None
-        ),
+      'name': name,
+      'method': run.method,
+      'seed': run.seed,
+      'status': status,
+      'error': None if done else self._errors.get(name),
+      'seconds': cost.get('seconds'),
+      'git_commit': stored.get('git_commit'),
+      'versions': stored.get('versions'),
+      'results': (
+        files.read_json(run.workdir / 'results.json') if done else None
+      ),
     }
 
 
@@ -283,9 +284,9 @@ def _load_data(plans: Mapping[str, plans.Plan]) -> datasets.Dataset:
       is_shared = name.startswith(_SAME_FOR_ALL) and name not in _MAY_DIFFER
       if is_shared and other[name] != value:
         raise errors.UserError(
-            f'config.{name} is {value!r} for {first.method.name} and'
-            f' {other[name]!r} for {config.method.name}; compare methods on'
-            ' the same data and by the same protocol'
+          f'config.{name} is {value!r} for {first.method.name} and'
+          f' {other[name]!r} for {config.method.name}; compare methods on'
+          ' the same data and by the same protocol'
         )
   dataset = experiment_lib.load_dataset(first)
   for config in configs:  # refuses a batch that is too large
@@ -296,36 +297,35 @@ def _load_data(plans: Mapping[str, plans.Plan]) -> datasets.Dataset:
 def _job(run: Run) -> jobs_lib.Job:
   """The command of a run."""
   return jobs_lib.Job(
-      name=run.workdir.name,
-      words=(
-          sys.executable,
-          '-P',  # a module of the current directory hides none of ours
-          '-m',
-          'ldc_vae.main',
-          *run.arguments,
-          f'--workdir={run.workdir}',
-      ),
-      log=run.workdir.with_name(f'{run.workdir.name}.log'),
+    name=run.workdir.name,
+    words=(
+      sys.executable,
+      '-P',  # a module of the current directory hides none of ours
+      '-m',
+      'ldc_vae.main',
+      *run.arguments,
+      f'--workdir={run.workdir}',
+    ),
+    log=run.workdir.with_name(f'{run.workdir.name}.log'),
   )
 
 
-def _command(
-    plans: Mapping[str, plans.Plan], seeds: Sequence[int]
-) -> str:
+def _command(plans: Mapping[str, plans.Plan], seeds: Sequence[int]) -> str:
   """The command that makes the same comparison, without places."""
   words = ['python -m ldc_vae.main']
   first = next(iter(plans.values()))
   path, arg = run_files.split(first.spec)
   debug = ',debug' if 'debug' in arg.split(',') else ''
   words += [
-      f'--config={path}{debug}',
-      '--mode=compare',
-      f'--methods={",".join(plans)}',
-      f'--seeds={",".join(map(str, seeds))}',
+    f'--config={path}{debug}',
+    '--mode=compare',
+    f'--methods={",".join(plans)}',
+    f'--seeds={",".join(map(str, seeds))}',
   ]
   common = [
-      x for x in first.overrides
-      if all(x in plan.overrides for plan in plans.values())
+    x
+    for x in first.overrides
+    if all(x in plan.overrides for plan in plans.values())
   ]
   for x in common:
     words.append(config_lib.public_override(x))

@@ -30,14 +30,14 @@ from ldc_vae.runtime import provenance
 # changes the parameters, except by rounding. `train.num_epochs` changes them
 # through the schedules.
 MAY_CHANGE = (
-    'dataset.data_dir',
-    'dataset.path',  # the images themselves are compared
-    'evaluate.*',
-    'model.convolution',
-    'train.checkpoint_every',
-    'train.log_every',
-    'train.non_finite',
-    'train.validate_every',
+  'dataset.data_dir',
+  'dataset.path',  # the images themselves are compared
+  'evaluate.*',
+  'model.convolution',
+  'train.checkpoint_every',
+  'train.log_every',
+  'train.non_finite',
+  'train.validate_every',
 )
 
 # Fields that decide others: they are named first where configs differ.
@@ -53,7 +53,7 @@ _loaded: set[str] = set()  # the extensions of this process
 
 
 def load(
-    spec: str, overrides: Mapping[str, Any] | Iterable[str] = ()
+  spec: str, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> config_dict.ConfigDict:
   """Returns the locked and validated config of a run file.
 
@@ -71,8 +71,8 @@ def load(
 
 
 def override(
-    config: config_dict.ConfigDict,
-    overrides: Mapping[str, Any] | Iterable[str],
+  config: config_dict.ConfigDict,
+  overrides: Mapping[str, Any] | Iterable[str],
 ) -> config_dict.ConfigDict:
   """Returns a locked, validated copy of a config with some fields set.
 
@@ -87,8 +87,8 @@ def override(
   for name, value in pairs(overrides):
     if name in _CHOSEN_BY_ARG:
       raise errors.UserError(
-          f'--config.{name}: chosen by the word after the colon, as in'
-          ' --config=FILE.py:METHOD,debug'
+        f'--config.{name}: chosen by the word after the colon, as in'
+        ' --config=FILE.py:METHOD,debug'
       )
     known = flatten(config)
     check_known(name, known)
@@ -105,13 +105,13 @@ def validate(config: config_dict.ConfigDict) -> None:
   for name in ('seed', 'debug', 'extensions', *groups):
     if name not in config:
       raise errors.UserError(
-          f'config.{name} is missing; start the config file from'
-          ' default.create(arg), which has every field'
+        f'config.{name} is missing; start the config file from'
+        ' default.create(arg), which has every field'
       )
   if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
     raise errors.UserError(
-        f'config.seed={config.seed} is outside [0, 2**32); use a seed in that'
-        ' range'
+      f'config.seed={config.seed} is outside [0, 2**32); use a seed in that'
+      ' range'
     )
   load_extensions(config.extensions)
   options = sections.Groups.from_config(config)
@@ -119,11 +119,11 @@ def validate(config: config_dict.ConfigDict) -> None:
   dataset, model = options.dataset, options.model
   if dataset.binarize and model.likelihood != 'bernoulli':
     raise fields.conflict(
-        {
-            'dataset.binarize': dataset.binarize,
-            'model.likelihood': model.likelihood,
-        },
-        'gives no density to binary pixels; use likelihood bernoulli',
+      {
+        'dataset.binarize': dataset.binarize,
+        'model.likelihood': model.likelihood,
+      },
+      'gives no density to binary pixels; use likelihood bernoulli',
     )
 
 
@@ -136,9 +136,9 @@ def create_method(config: config_dict.ConfigDict) -> methods.Method:
   name = config.method.get('name')
   if name not in methods.METHODS:
     raise errors.UserError(
-        f'config.method.name={name} is unknown'
-        f'{fields.suggest(name, methods.METHODS)}; known:'
-        f' {", ".join(methods.METHODS)}'
+      f'config.method.name={name} is unknown'
+      f'{fields.suggest(name, methods.METHODS)}; known:'
+      f' {", ".join(methods.METHODS)}'
     )
   return methods.METHODS[name].from_config(config.method)
 
@@ -166,8 +166,8 @@ def load_extensions(names: Iterable[str]) -> None:
         importlib.import_module(name)
     except Exception as error:
       raise errors.UserError(
-          f'config.extensions={name} cannot be loaded:'
-          f' {type(error).__name__}: {error}'
+        f'config.extensions={name} cannot be loaded:'
+        f' {type(error).__name__}: {error}'
       ) from error
     _loaded.add(key)
 
@@ -193,7 +193,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(
-    a: config_dict.ConfigDict, b: config_dict.ConfigDict
+  a: config_dict.ConfigDict, b: config_dict.ConfigDict
 ) -> list[str]:
   """Returns the fields, dotted, that keep `b` from continuing a run of `a`.
 
@@ -204,9 +204,10 @@ def differences(
   a, b = flatten(a), flatten(b)
   missing = object()
   return [
-      name for name in {**dict.fromkeys(_CAUSES), **a, **b}
-      if a.get(name, missing) != b.get(name, missing)
-      and not any(fnmatch.fnmatchcase(name, each) for each in MAY_CHANGE)
+    name
+    for name in {**dict.fromkeys(_CAUSES), **a, **b}
+    if a.get(name, missing) != b.get(name, missing)
+    and not any(fnmatch.fnmatchcase(name, each) for each in MAY_CHANGE)
   ]
 
 
@@ -222,10 +223,10 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     UserError: The record holds no valid config of this version.
   """
   if not isinstance(record, Mapping) or not isinstance(
-      record.get('config'), Mapping
+    record.get('config'), Mapping
   ):
     raise errors.UserError(
-        'the record has no group "config", as config.json has; restore it'
+      'the record has no group "config", as config.json has; restore it'
     )
   config = config_dict.ConfigDict(_with_tuples(record['config']))
   validate(config)
@@ -251,7 +252,7 @@ def public_override(text: str) -> str:
 
 
 def check_same_run(
-    stored: Mapping[str, Any], config: config_dict.ConfigDict, where: str
+  stored: Mapping[str, Any], config: config_dict.ConfigDict, where: str
 ) -> None:
   """Raises a `UserError` where a config cannot continue a stored run.
 
@@ -267,8 +268,8 @@ def check_same_run(
     old = flatten(before).get(changed[0], missing)
     new = flatten(config).get(changed[0], missing)
     raise errors.UserError(
-        f'{where} holds a run with config.{changed[0]}={fields.show(old)}, not'
-        f' {fields.show(new)}; use its config, or another --workdir'
+      f'{where} holds a run with config.{changed[0]}={fields.show(old)}, not'
+      f' {fields.show(new)}; use its config, or another --workdir'
     )
 
 
@@ -284,17 +285,17 @@ def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
     return from_json(json.loads(path.read_text(encoding='utf-8')))
   except FileNotFoundError:
     raise errors.UserError(
-        f'{path}: no such file; give a --workdir that was trained in'
+      f'{path}: no such file; give a --workdir that was trained in'
     ) from None
   except OSError as error:
     raise OSError(
-        f'{path} cannot be read ({error.strerror}); make it a file that you may'
-        ' read, or give another --workdir'
+      f'{path} cannot be read ({error.strerror}); make it a file that you may'
+      ' read, or give another --workdir'
     ) from error
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
     raise errors.UserError(
-        f'{path}: not valid JSON ({error}); restore it, or delete it and run'
-        ' --mode=train: the checkpoints hold the config too'
+      f'{path}: not valid JSON ({error}); restore it, or delete it and run'
+      ' --mode=train: the checkpoints hold the config too'
     ) from None
   except errors.UserError as error:
     raise errors.UserError(f'{path}: {error}') from None
@@ -312,14 +313,14 @@ def execute(spec: str) -> config_dict.ConfigDict:
   config = run_files.call(spec)
   if not isinstance(config, config_dict.ConfigDict):
     raise errors.UserError(
-        f'--config={spec}: get_config returned {type(config).__name__}, not a'
-        ' ConfigDict'
+      f'--config={spec}: get_config returned {type(config).__name__}, not a'
+      ' ConfigDict'
     )
   return config
 
 
 def pairs(
-    overrides: Mapping[str, Any] | Iterable[str],
+  overrides: Mapping[str, Any] | Iterable[str],
 ) -> Iterator[tuple[str, Any]]:
   """Yields (dotted name, value); the value is None where text has no '='."""
   if isinstance(overrides, Mapping):
@@ -338,10 +339,10 @@ def check_known(name: str, known: Mapping[str, Any]) -> None:
   inside = [each for each in known if each.startswith(f'{name}.')]
   if inside:
     raise errors.UserError(
-        f'--config.{name}: a group of fields; set one of {", ".join(inside)}'
+      f'--config.{name}: a group of fields; set one of {", ".join(inside)}'
     )
   raise errors.UserError(
-      f'--config.{name}: no such field{_suggest_field(name, known)}'
+    f'--config.{name}: no such field{_suggest_field(name, known)}'
   )
 
 

@@ -38,7 +38,7 @@ def bernoulli_log_likelihood(logits: Array, image: Array) -> Array:
 
 
 def gaussian_log_likelihood(
-    mean: Array, image: Array, log_scale: Array | float
+  mean: Array, image: Array, log_scale: Array | float
 ) -> Array:
   """Returns log N(x; mean, scale^2), including the normaliser.
 
@@ -58,7 +58,7 @@ def gaussian_log_likelihood(
 
 
 def discretized_logistic_log_likelihood(
-    mean: Array, image: Array, log_scale: Array | float
+  mean: Array, image: Array, log_scale: Array | float
 ) -> Array:
   """Returns the log probability of grey levels under a discretised logistic.
 
@@ -82,16 +82,16 @@ def discretized_logistic_log_likelihood(
   # log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b)
   #   + log(1 - exp(b - a)) is exact even if both sigmoids round to 0 or 1
   inner = (
-      jax.nn.log_sigmoid(upper)
-      + jax.nn.log_sigmoid(-lower)
-      + jnp.log(-jnp.expm1(-2.0 * _HALF_BIN * inverse))
+    jax.nn.log_sigmoid(upper)
+    + jax.nn.log_sigmoid(-lower)
+    + jnp.log(-jnp.expm1(-2.0 * _HALF_BIN * inverse))
   )
   darkest = image < _HALF_BIN
   brightest = image > 1.0 - _HALF_BIN
   log_probs = jnp.where(
-      darkest,
-      jax.nn.log_sigmoid(upper),
-      jnp.where(brightest, jax.nn.log_sigmoid(-lower), inner),
+    darkest,
+    jax.nn.log_sigmoid(upper),
+    jnp.where(brightest, jax.nn.log_sigmoid(-lower), inner),
   )
   return jnp.sum(log_probs)
 
@@ -148,10 +148,10 @@ def gaussian_kl(mean: Array, logvar: Array) -> Array:
 
 
 def elbo(
-    log_likelihoods: Array,
-    mean: Array,
-    logvar: Array,
-    beta: Array | float = 1.0,
+  log_likelihoods: Array,
+  mean: Array,
+  logvar: Array,
+  beta: Array | float = 1.0,
 ) -> Array:
   """Returns E_q log p(x|z) - beta KL(q(z|x) || N(0, I)) of one image.
 
@@ -172,12 +172,12 @@ def elbo(
 
 
 def log_weight(
-    log_likelihood: Array,
-    z: Array,
-    mean: Array,
-    logvar: Array,
-    log_prior_fn: Callable[[Array], Array] = standard_normal_log_prob,
-    beta: Array | float = 1.0,
+  log_likelihood: Array,
+  z: Array,
+  mean: Array,
+  logvar: Array,
+  log_prior_fn: Callable[[Array], Array] = standard_normal_log_prob,
+  beta: Array | float = 1.0,
 ) -> Array:
   """Returns log p(x|z) + beta log [ p(z) / q(z|x) ] of one latent.
 

@@ -22,11 +22,11 @@ Array = jax.Array
 
 
 def gibbs_energy(
-    log_likelihood: Array,
-    z: Array,
-    inverse_temperature: Array | float,
-    latent_energy: Array | float = 0.0,
-    prior_weight: Array | float = 1.0,
+  log_likelihood: Array,
+  z: Array,
+  inverse_temperature: Array | float,
+  latent_energy: Array | float = 0.0,
+  prior_weight: Array | float = 1.0,
 ) -> Array:
   """Returns U(z; x) = lambda (-log p(x|z)) + b |z|^2 / 2 + latent_energy.
 
@@ -47,10 +47,10 @@ def gibbs_energy(
 
 
 def gibbs_score(
-    log_likelihood_fn: Callable[[Array], Array],
-    z: Array,
-    inverse_temperature: Array | float,
-    latent_energy_fn: Callable[[Array], Array] | None = None,
+  log_likelihood_fn: Callable[[Array], Array],
+  z: Array,
+  inverse_temperature: Array | float,
+  latent_energy_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
   """Returns the score of the Gibbs posterior, -grad_z U(z; x).
 
@@ -86,10 +86,10 @@ def unstandardise(u: Array, mean: Array, std: Array) -> Array:
 
 
 def contrastive_loss(
-    energy_fn: Callable[[Array], Array],
-    aggregate: Array,
-    samples: Array,
-    r1_weight: Array | float,
+  energy_fn: Callable[[Array], Array],
+  aggregate: Array,
+  samples: Array,
+  r1_weight: Array | float,
 ) -> tuple[Array, dict[str, Array]]:
   """Returns L = E_agg f - E_S f + (R1 / 2) E_agg |grad f|^2.
 
@@ -120,12 +120,12 @@ def contrastive_loss(
 
 
 def paired_loss(
-    energy_fn: Callable[[Any, Array], Array],
-    params: Any,
-    aggregate: Array,
-    samples: Array,
-    at_aggregate: Array,
-    penalty: Array | float,
+  energy_fn: Callable[[Any, Array], Array],
+  params: Any,
+  aggregate: Array,
+  samples: Array,
+  at_aggregate: Array,
+  penalty: Array | float,
 ) -> tuple[Array, dict[str, Array]]:
   """Returns L = E log(1 + exp(f(y) - f(u))) + (c / 2) E |grad f(v)|^2.
 
@@ -165,12 +165,12 @@ def paired_loss(
 
 
 def langevin(
-    key: Array,
-    z: Array,
-    energy_fn: Callable[[Array], Array],
-    *,
-    step_size: Array | float,
-    num_steps: int,
+  key: Array,
+  z: Array,
+  energy_fn: Callable[[Array], Array],
+  *,
+  step_size: Array | float,
+  num_steps: int,
 ) -> Array:
   """Runs one Langevin chain, z <- z - (s^2 / 2) grad U(z) + s xi.
 

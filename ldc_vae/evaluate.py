@@ -44,11 +44,11 @@ _SHOWN = 100  # images of a figure
 
 
 def evaluate(
-    config: config_dict.ConfigDict,
-    workdir: str | os.PathLike[str],
-    *,
-    experiment: experiment_lib.Experiment | None = None,
-    patient: bool = False,
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike[str],
+  *,
+  experiment: experiment_lib.Experiment | None = None,
+  patient: bool = False,
 ) -> dict[str, Any]:
   """Evaluates a checkpoint of `workdir` against `config.evaluate.split`.
 
@@ -71,9 +71,7 @@ def evaluate(
   """
   workdir = pathlib.Path(workdir)
   files.check_writable(workdir / 'results.json')
-  with lock.lock_workdir(
-      workdir, lock.EVALUATION_LOCK_NAME, patient=patient
-  ):
+  with lock.lock_workdir(workdir, lock.EVALUATION_LOCK_NAME, patient=patient):
     return _evaluate(config, workdir, experiment)
 
 
@@ -90,7 +88,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
   sources_key, projections_key, importance_key, annealed_key, time_key = (
-      jax.random.split(key, 5)
+    jax.random.split(key, 5)
   )
   sources = sources_lib.make_sources(config, experiment, networks, sources_key)
 
@@ -101,26 +99,26 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
     logging.warning('one image has no distances: they stay null')
   else:
     results.update(
-        measures.image_measures(
-            config,
-            experiment.dataset,
-            sources.images,
-            inception_fn,
-            sources.redraw_fn,
-        )
+      measures.image_measures(
+        config,
+        experiment.dataset,
+        sources.images,
+        inception_fn,
+        sources.redraw_fn,
+      )
     )
     results.update(
-        measures.latent_measures(
-            sources.latents,
-            sources.other_aggregate,
-            sources.train,
-            projections_key,
-        )
+      measures.latent_measures(
+        sources.latents,
+        sources.other_aggregate,
+        sources.train,
+        projections_key,
+      )
     )
   if 'sampler' in experiment.algorithm.trained:
     _check_sampler(results)
   results.update(
-      likelihood.importance(config, experiment, state, importance_key)
+    likelihood.importance(config, experiment, state, importance_key)
   )
   results.update(likelihood.annealed(config, experiment, state, annealed_key))
   decoded = sources.images['reconstruction'].astype(np.float32)
@@ -133,23 +131,23 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   results['last_step'] = last_step
   num_samples = results['num_samples'] = len(sources.images['generator'])
   results.update(
-      measures.protocol(
-          config, num_samples, len(sources.test_images), experiment.dataset
-      )
+    measures.protocol(
+      config, num_samples, len(sources.test_images), experiment.dataset
+    )
   )
   results['protocol/device'] = (
-      f'{jax.device_count()} x {jax.devices()[0].device_kind}; cores of the'
-      f' host: {jobs.num_cores()}'
+    f'{jax.device_count()} x {jax.devices()[0].device_kind}; cores of the'
+    f' host: {jobs.num_cores()}'
   )
 
   # delete the old results first, so that an interrupted evaluation leaves none
   for name in ('results.json', 'report.html'):
     (workdir / name).unlink(missing_ok=True)
   files.write_npz(
-      workdir / 'samples.npz',
-      images=sources.images['generator'],
-      latents=sources.latents['generator'],
-      aggregate_latents=sources.latents['aggregate'],
+    workdir / 'samples.npz',
+    images=sources.images['generator'],
+    latents=sources.latents['generator'],
+    aggregate_latents=sources.latents['aggregate'],
   )
   evaluation_figures.draw(workdir, networks, sources, results)
   results['wall_seconds'] = time.monotonic() - start
@@ -165,35 +163,33 @@ def _check_sampler(results) -> None:
   share = results['latent/missed_share_generator'] or 0.0
   if share > latent_metrics.LARGEST_MISSED_SHARE:
     logging.warning(
-        'latent/missed_share_generator=%.2g: the sampler net misses this share'
-        ' of the latent distribution; train longer (config.train.num_epochs),'
-        ' or with more config.method.num_latent_updates',
-        share,
+      'latent/missed_share_generator=%.2g: the sampler net misses this share'
+      ' of the latent distribution; train longer (config.train.num_epochs),'
+      ' or with more config.method.num_latent_updates',
+      share,
     )
 
 
 def _check_room(num_samples, model, output) -> None:
   """Raises a ValueError where samples fit neither the memory nor the disk."""
-  wanted = num_samples * (
-      math.prod(model.image_shape) + 4 * model.latent_size
-  )
+  wanted = num_samples * (math.prod(model.image_shape) + 4 * model.latent_size)
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   free = shutil.disk_usage(output.absolute().parent).free
   # in memory they are there twice while batches are joined
   if 2 * wanted > memory or wanted > free:
     raise errors.UserError(
-        f'--num_samples={num_samples} makes {wanted:,} bytes, of which this'
-        f' machine has {memory // 2:,} in half of its memory and {free:,} on'
-        f' the disk of {output}: draw fewer at a time'
+      f'--num_samples={num_samples} makes {wanted:,} bytes, of which this'
+      f' machine has {memory // 2:,} in half of its memory and {free:,} on'
+      f' the disk of {output}: draw fewer at a time'
     )
 
 
 def sample(
-    config: config_dict.ConfigDict,
-    workdir: str | os.PathLike[str],
-    *,
-    num_samples: int,
-    output: str | os.PathLike[str],
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike[str],
+  *,
+  num_samples: int,
+  output: str | os.PathLike[str],
 ) -> None:
   """Draws images from a trained run into an .npz file like samples.npz.
 
@@ -227,16 +223,16 @@ def sample(
   images = networks.decode(z)
   files.write_npz(output, images=images, latents=z)
   run_figures.sample_grid(
-      images[:_SHOWN],
-      picture,
-      title=f'Samples of {workdir.name}, step {step}',
+    images[:_SHOWN],
+    picture,
+    title=f'Samples of {workdir.name}, step {step}',
   )
   logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
   cluster.barrier('sampled')
 
 
 def _sampling_seconds(
-    networks: sources_lib.Networks, key: Array
+  networks: sources_lib.Networks, key: Array
 ) -> dict[str, float]:
   """Seconds for 10,000 draws from the generator, compiled before."""
   start = time.monotonic()
@@ -244,8 +240,8 @@ def _sampling_seconds(
   drawn = time.monotonic()
   networks.decode(z)
   return {
-      'time/sample_10k_latents_seconds': drawn - start,
-      'time/sample_10k_seconds': time.monotonic() - start,
+    'time/sample_10k_latents_seconds': drawn - start,
+    'time/sample_10k_seconds': time.monotonic() - start,
   }
 
 

@@ -56,7 +56,7 @@ class Experiment(NamedTuple):
     """The state before the first step, the same for every device count."""
     init_key = jax.random.fold_in(self.key, streams.Stream.INIT.value)
     return step_lib.create_train_state(
-        init_key, self.model, self.algorithm, self.txs
+      init_key, self.model, self.algorithm, self.txs
     )
 
   def abstract_state(self) -> step_lib.TrainState:
@@ -87,18 +87,18 @@ def create(config: config_dict.ConfigDict) -> Experiment:
   steps_per_epoch = num_train // batch_size
   often = max(1, math.ceil(num_steps / _DEFAULT_CHECKPOINTS))
   txs = optimizers.create_optimizers(
-      algorithm, num_steps=num_steps, **config.optimizer.to_dict()
+    algorithm, num_steps=num_steps, **config.optimizer.to_dict()
   )
   return Experiment(
-      dataset=dataset,
-      model=model,
-      algorithm=algorithm,
-      txs=txs,
-      num_steps=num_steps,
-      steps_per_epoch=steps_per_epoch,
-      validate_every=config.train.validate_every or often,
-      checkpoint_every=config.train.checkpoint_every or often,
-      key=jax.random.key(config.seed),
+    dataset=dataset,
+    model=model,
+    algorithm=algorithm,
+    txs=txs,
+    num_steps=num_steps,
+    steps_per_epoch=steps_per_epoch,
+    validate_every=config.train.validate_every or often,
+    checkpoint_every=config.train.checkpoint_every or often,
+    key=jax.random.key(config.seed),
   )
 
 
@@ -119,63 +119,63 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
   batch_size = config.train.batch_size
   if batch_size > num_train:
     raise errors.UserError(
-        f'config.train.batch_size={batch_size} is more than the {num_train}'
-        f' training images of {config.dataset.name}; lower it'
+      f'config.train.batch_size={batch_size} is more than the {num_train}'
+      f' training images of {config.dataset.name}; lower it'
     )
   steps_per_epoch = num_train // batch_size
   epochs = config.train.num_epochs
   num_steps = config.train.num_steps or epochs * steps_per_epoch
   if num_steps >= 2**31:  # they are counted in int32
     raise errors.UserError(
-        f'config.train.num_epochs={epochs} is {num_steps} steps, too many to'
-        ' count; lower it'
+      f'config.train.num_epochs={epochs} is {num_steps} steps, too many to'
+      ' count; lower it'
     )
   return num_steps
 
 
 def create_model(
-    config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
+  config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
 ) -> model_lib.Model:
   """The networks of `config.model` for images of a shape."""
   fields = config.model.to_dict()
   sizes = sizes_lib.Sizes(
-      **{name: fields.pop(name) for name in sizes_lib.Sizes._fields}
+    **{name: fields.pop(name) for name in sizes_lib.Sizes._fields}
   )
   return model_lib.create_model(image_shape, sizes, **fields)
 
 
 def create_algorithm(
-    config: config_dict.ConfigDict, model: model_lib.Model
+  config: config_dict.ConfigDict, model: model_lib.Model
 ) -> base.Algorithm:
   """Returns the method of `config.method` with these networks."""
   return config_lib.create_method(config).build(model)
 
 
 def make_train_step(
-    config: config_dict.ConfigDict,
-    algorithm: base.Algorithm,
-    txs: Mapping[str, optax.GradientTransformation],
-    num_steps: int,
+  config: config_dict.ConfigDict,
+  algorithm: base.Algorithm,
+  txs: Mapping[str, optax.GradientTransformation],
+  num_steps: int,
 ) -> Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]]:
   """`step.train_step` with its keywords bound but `axis_name`."""
   return functools.partial(
-      step_lib.train_step,
-      algorithm=algorithm,
-      txs=txs,
-      num_steps=num_steps,
-      log_every=config.train.log_every,
-      ema_decay=config.train.ema_decay,
-      binarize=config.dataset.binarize,
-      accumulate=config.train.accumulate,
-      non_finite=config.train.non_finite,
+    step_lib.train_step,
+    algorithm=algorithm,
+    txs=txs,
+    num_steps=num_steps,
+    log_every=config.train.log_every,
+    ema_decay=config.train.ema_decay,
+    binarize=config.dataset.binarize,
+    accumulate=config.train.accumulate,
+    non_finite=config.train.non_finite,
   )
 
 
 def log_parameters(state: step_lib.TrainState) -> None:
   """Logs how many weights each network has."""
   counts = {
-      name: model_lib.num_parameters(params)
-      for name, params in state.params.items()
+    name: model_lib.num_parameters(params)
+    for name, params in state.params.items()
   }
   listed = ', '.join(f'{name} {count:,}' for name, count in counts.items())
   logging.info('parameters: %s; in all %s', listed, f'{sum(counts.values()):,}')
@@ -194,12 +194,12 @@ def check_batch_size(batch_size: int, accumulate: int) -> None:
   devices = jax.device_count()
   if batch_size % devices:
     raise errors.UserError(
-        f'config.train.batch_size={batch_size} is not divisible by {devices}'
-        f' devices; use a multiple of {devices}'
+      f'config.train.batch_size={batch_size} is not divisible by {devices}'
+      f' devices; use a multiple of {devices}'
     )
   if batch_size // devices % accumulate:
     raise errors.UserError(
-        f'config.train.accumulate={accumulate} does not divide the'
-        f' {batch_size // devices} images of each of {devices} devices'
-        f' (config.train.batch_size={batch_size}); use one that does'
+      f'config.train.accumulate={accumulate} does not divide the'
+      f' {batch_size // devices} images of each of {devices} devices'
+      f' (config.train.batch_size={batch_size}); use one that does'
     )

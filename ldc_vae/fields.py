@@ -35,10 +35,10 @@ class Range(NamedTuple):
 
 
 def field(
-    default: Any,
-    help: str,  # pylint: disable=redefined-builtin
-    allowed: Range | None = None,
-    also: tuple[type, ...] = (),
+  default: Any,
+  help: str,  # pylint: disable=redefined-builtin
+  allowed: Range | None = None,
+  also: tuple[type, ...] = (),
 ) -> Any:
   """Returns a dataclass field.
 
@@ -49,52 +49,52 @@ def field(
     also: Further types that a value may have.
   """
   return dataclasses.field(
-      default=default,
-      metadata={'help': help, 'allowed': allowed, 'also': also},
+    default=default,
+    metadata={'help': help, 'allowed': allowed, 'also': also},
   )
 
 
 def at_least(bound: float, *, default: Any, help: str) -> Any:
   """Returns a field for numbers of at least `bound`."""
   return field(
-      default,
-      help,
-      Range(
-          lambda x: x >= bound,
-          f'{bound} or more',
-          lambda x: f'is too small; use {bound} or more',
-      ),
+    default,
+    help,
+    Range(
+      lambda x: x >= bound,
+      f'{bound} or more',
+      lambda x: f'is too small; use {bound} or more',
+    ),
   )
 
 
 def at_most(bound: float, *, default: Any, help: str) -> Any:
   """Returns a field for numbers of at most `bound`."""
   return field(
-      default,
-      help,
-      Range(
-          lambda x: x <= bound,
-          f'{bound} or less',
-          lambda x: f'is too large; use {bound} or less',
-      ),
+    default,
+    help,
+    Range(
+      lambda x: x <= bound,
+      f'{bound} or less',
+      lambda x: f'is too large; use {bound} or less',
+    ),
   )
 
 
 def positive(*, default: Any, help: str) -> Any:
   """Returns a field for numbers above 0."""
   return field(
-      default,
-      help,
-      Range(
-          lambda x: x > 0,
-          'above 0',
-          lambda x: 'is not positive; use more than 0',
-      ),
+    default,
+    help,
+    Range(
+      lambda x: x > 0,
+      'above 0',
+      lambda x: 'is not positive; use more than 0',
+    ),
   )
 
 
 def fraction(
-    *, default: float, help: str, low: bool = True, high: bool = True
+  *, default: float, help: str, low: bool = True, high: bool = True
 ) -> Any:
   """Returns a field for numbers from 0 to 1.
 
@@ -106,13 +106,13 @@ def fraction(
   """
   words = f'{"[" if low else "("}0, 1{"]" if high else ")"}'
   return field(
-      default,
-      help,
-      Range(
-          lambda x: (x >= 0 if low else x > 0) and (x <= 1 if high else x < 1),
-          f'in {words}',
-          lambda x: f'is outside {words}; use a number in that range',
-      ),
+    default,
+    help,
+    Range(
+      lambda x: (x >= 0 if low else x > 0) and (x <= 1 if high else x < 1),
+      f'in {words}',
+      lambda x: f'is outside {words}; use a number in that range',
+    ),
   )
 
 
@@ -127,13 +127,13 @@ def one_of(known: Iterable[Any], *, default: Any, help: str) -> Any:
   """
   names = lambda: ', '.join(map(str, known))
   return field(
-      default,
-      help,
-      Range(
-          lambda x: x in known,
-          names,
-          lambda x: f'is unknown{suggest(x, known)}; known: {names()}',
-      ),
+    default,
+    help,
+    Range(
+      lambda x: x in known,
+      names,
+      lambda x: f'is unknown{suggest(x, known)}; known: {names()}',
+    ),
   )
 
 
@@ -141,13 +141,13 @@ def sizes(*, default: tuple[int, ...], help: str, empty: bool = False) -> Any:
   """Returns a field for a tuple of positive whole numbers."""
   count = 'any number of' if empty else 'one or more'
   return field(
-      default,
-      help,
-      Range(
-          lambda x: (empty or bool(x)) and all(each > 0 for each in x),
-          f'{count} positive whole numbers',
-          lambda x: f'does not hold; use {count} positive whole numbers',
-      ),
+    default,
+    help,
+    Range(
+      lambda x: (empty or bool(x)) and all(each > 0 for each in x),
+      f'{count} positive whole numbers',
+      lambda x: f'does not hold; use {count} positive whole numbers',
+    ),
   )
 
 
@@ -166,9 +166,7 @@ class Options:
 
   def __post_init__(self):
     for each in dataclasses.fields(self):
-      check_value(
-          f'{self.group}.{each.name}', getattr(self, each.name), each
-      )
+      check_value(f'{self.group}.{each.name}', getattr(self, each.name), each)
     self.check()
 
   def check(self) -> None:
@@ -191,13 +189,13 @@ class Options:
       values.pop('name', None)
     for name in known - set(values):
       raise errors.UserError(
-          f'config.{cls.group}.{name} is missing; start the config file from'
-          ' default.create(arg), which has every field'
+        f'config.{cls.group}.{name} is missing; start the config file from'
+        ' default.create(arg), which has every field'
       )
     for name in set(values) - known:
       raise errors.UserError(
-          f'config.{cls.group}.{name} is no field{suggest(name, known)}; known:'
-          f' {", ".join(sorted(known))}'
+        f'config.{cls.group}.{name} is no field{suggest(name, known)}; known:'
+        f' {", ".join(sorted(known))}'
       )
     return cls(**values)
 
@@ -215,11 +213,13 @@ class Options:
       words = allowed.words if allowed else ''
       words = words() if callable(words) else words
       words = f' ({words})' if words else ''
-      described.append((
+      described.append(
+        (
           f'{cls.group}.{each.name}',
           each.default,
           each.metadata.get('help', '') + words,
-      ))
+        )
+      )
     return described
 
 
@@ -234,20 +234,20 @@ def check_value(name: str, value: Any, spec: dataclasses.Field) -> None:
   also = spec.metadata.get('also', ())
   if not _has_type(value, spec.default) and not isinstance(value, also):
     raise errors.UserError(
-        f'config.{name}={show(value)}: not {kind(spec.default)}, as'
-        f' {show(spec.default)} is'
+      f'config.{name}={show(value)}: not {kind(spec.default)}, as'
+      f' {show(spec.default)} is'
     )
   for each in value if isinstance(value, tuple) else (value,):
     if isinstance(each, float) and not math.isfinite(each):
       raise errors.UserError(f'config.{name}={show(value)} is not finite')
     if isinstance(each, int) and each > LARGEST and name != 'seed':
       raise errors.UserError(
-          f'config.{name}={show(value)} is too large; use {LARGEST} or less'
+        f'config.{name}={show(value)} is too large; use {LARGEST} or less'
       )
   allowed = spec.metadata.get('allowed')
   if allowed and not allowed.holds(value):
     raise errors.UserError(
-        f'config.{name}={show(value)} {allowed.explain(value)}'
+      f'config.{name}={show(value)} {allowed.explain(value)}'
     )
 
 
@@ -259,7 +259,7 @@ def conflict(values: Mapping[str, Any], explanation: str) -> errors.UserError:
     explanation: The end of the sentence 'A=1 with B=2 ...'.
   """
   shown = ' with '.join(
-      f'config.{name}={show(value)}' for name, value in values.items()
+    f'config.{name}={show(value)}' for name, value in values.items()
   )
   return errors.UserError(f'{shown} {explanation}')
 
@@ -282,7 +282,7 @@ def convert(name: str, value: Any, old: Any) -> Any:
     if isinstance(old, bool):
       return True  # --config.a.b alone
     raise errors.UserError(
-        f'--config.{name}: needs a value, --config.{name}=VALUE'
+      f'--config.{name}: needs a value, --config.{name}=VALUE'
     )
   try:
     if isinstance(old, tuple):
@@ -291,12 +291,12 @@ def convert(name: str, value: Any, old: Any) -> Any:
         elements = (elements,)
       # an empty tuple does not know its elements' type: numbers, else text
       return tuple(
-          _scalar(each, old[0]) if old else _guess(each) for each in elements
+        _scalar(each, old[0]) if old else _guess(each) for each in elements
       )
     return _scalar(value, old)
   except (TypeError, ValueError):
     raise errors.UserError(
-        f'--config.{name}={show(value)}: not {kind(old)}, as {show(old)} is'
+      f'--config.{name}={show(value)}: not {kind(old)}, as {show(old)} is'
     ) from None
 
 
@@ -323,10 +323,10 @@ def kind(default: Any) -> str:
 
 
 _KINDS = {
-    bool: 'a boolean (true, false, 1 or 0)',
-    int: 'a whole number',
-    float: 'a number',
-    str: 'text',
+  bool: 'a boolean (true, false, 1 or 0)',
+  int: 'a whole number',
+  float: 'a number',
+  str: 'text',
 }
 _BOOLEANS = {'true': True, '1': True, 'false': False, '0': False}
 
@@ -335,7 +335,7 @@ def _has_type(value: Any, default: Any) -> bool:
   """Whether a value has the type of a default; whole numbers are numbers."""
   if isinstance(default, tuple):
     return isinstance(value, tuple) and all(
-        _has_type(each, default[0]) for each in value if default
+      _has_type(each, default[0]) for each in value if default
     )
   if isinstance(default, bool) or isinstance(value, bool):
     return isinstance(default, bool) and isinstance(value, bool)
@@ -353,8 +353,8 @@ def _split(text: str) -> tuple[str, ...]:
   if parts[-1] == '':  # '1,' and ''
     parts.pop()
   return tuple(
-      part[1:-1] if part[:1] in ('"', "'") and part[-1:] == part[:1] else part
-      for part in parts
+    part[1:-1] if part[:1] in ('"', "'") and part[-1:] == part[:1] else part
+    for part in parts
   )
 
 

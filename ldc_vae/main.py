@@ -33,21 +33,21 @@ _LASTING = (FloatingPointError, MemoryError, flags.Error)
 _TOLD_IN_A_SENTENCE = (errors.UserError, OSError, *_LASTING)
 
 _OUT_OF_MEMORY = (
-    'the device has too little memory; raise config.train.accumulate, or lower'
-    ' config.train.batch_size, config.evaluate.batch_size,'
-    ' config.evaluate.importance_samples or the sizes of config.model'
+  'the device has too little memory; raise config.train.accumulate, or lower'
+  ' config.train.batch_size, config.evaluate.batch_size,'
+  ' config.evaluate.importance_samples or the sizes of config.model'
 )
 
 # What is said of a workdir when a signal has stopped its command.
 _CONTINUES = {
-    'train': ': the same command continues {} from its latest checkpoint',
-    'compare': ': the same command continues the runs of {}',
+  'train': ': the same command continues {} from its latest checkpoint',
+  'compare': ': the same command continues the runs of {}',
 }
 
 # How XLA begins its errors, whatever their type.
 _XLA_STATUS = re.compile(
-    '(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNKNOWN'
-    '|UNAVAILABLE): '
+  '(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNKNOWN'
+  '|UNAVAILABLE): '
 )
 
 
@@ -167,7 +167,7 @@ def _stop(code: int, mode: str, workdir: str) -> int:
   from ldc_vae.runtime import cluster
 
   print(
-      f'interrupted{_CONTINUES.get(mode, "").format(workdir)}', file=sys.stderr
+    f'interrupted{_CONTINUES.get(mode, "").format(workdir)}', file=sys.stderr
   )
   cluster.leave(code)
   return code
@@ -180,6 +180,7 @@ def _train(config, workdir, values):
   """Trains, or continues, and evaluates."""
   del values
   from ldc_vae import train
+
   train.train_and_evaluate(config, workdir)
 
 
@@ -187,17 +188,19 @@ def _evaluate(config, workdir, values):
   """Evaluates a trained workdir again."""
   del values
   from ldc_vae import evaluate
+
   evaluate.evaluate(config, workdir)
 
 
 def _sample(config, workdir, values):
   """Draws images from a trained workdir."""
   from ldc_vae import evaluate
+
   evaluate.sample(
-      config,
-      workdir,
-      num_samples=values.num_samples or 64,
-      output=values.output or os.path.join(workdir, 'generated.npz'),
+    config,
+    workdir,
+    num_samples=values.num_samples or 64,
+    output=values.output or os.path.join(workdir, 'generated.npz'),
   )
 
 
@@ -207,15 +210,15 @@ def _compare(plans, workdir, values):
   from ldc_vae import compare
 
   compare.compare(
-      plans, cli.parse_seeds(values.seeds), workdir, num_jobs=values.jobs or 1
+    plans, cli.parse_seeds(values.seeds), workdir, num_jobs=values.jobs or 1
   )
 
 
 _JOBS = {
-    'train': _train,
-    'evaluate': _evaluate,
-    'sample': _sample,
-    'compare': _compare,
+  'train': _train,
+  'evaluate': _evaluate,
+  'sample': _sample,
+  'compare': _compare,
 }
 
 # The process.
@@ -251,7 +254,7 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   if values.mode == 'compare':  # its runs need the accelerator, not it
     jax.config.update('jax_platforms', 'cpu')
   cluster.join(
-      values.coordinator_address, values.num_processes, values.process_id
+    values.coordinator_address, values.num_processes, values.process_id
   )
   cluster.connect(watch)
   try:
@@ -260,15 +263,15 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
     wanted = os.environ.get('JAX_PLATFORMS')
     what = f'JAX_PLATFORMS={wanted}' if wanted else 'jax'
     raise OSError(
-        f'{what}: no device can be used ({error}); unset it, or install the'
-        ' jax of this platform'
+      f'{what}: no device can be used ({error}); unset it, or install the'
+      ' jax of this platform'
     ) from error
   if cluster.is_alone():
     if jax.process_count() > 1:
       raise errors.UserError(
-          f'jax has joined {jax.process_count()} processes by itself; set'
-          ' LDC_VAE_DISTRIBUTED=1 on every host, so that they write, stop and'
-          ' fail together'
+        f'jax has joined {jax.process_count()} processes by itself; set'
+        ' LDC_VAE_DISTRIBUTED=1 on every host, so that they write, stop and'
+        ' fail together'
       )
     return
   if not cluster.is_first():
@@ -283,8 +286,8 @@ def _check_cache(path: pathlib.Path) -> None:
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
   except OSError as error:
     raise errors.UserError(
-        f'LDC_VAE_CACHE={path.parent}: it cannot be written'
-        f' ({error.strerror}); set it to a folder that can'
+      f'LDC_VAE_CACHE={path.parent}: it cannot be written'
+      f' ({error.strerror}); set it to a folder that can'
     ) from error
 
 

@@ -8,10 +8,10 @@ table and picture. To add a metric, write its entry here and the function in
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import numbers
 import re
-import sys
-from typing import Any, TypeGuard
+from typing import Any
+
+from ldc_vae import formats
 
 LOWER, HIGHER = 'lower', 'higher'
 # What braces in a metric's name stand for.
@@ -65,11 +65,11 @@ class Metric:
       return '–'
     if isinstance(value, int) and not isinstance(value, bool):
       return f'{value:{sign},}'
-    if not is_number(value):
+    if not formats.is_number(value):
       return str(value)
     if self.format:
       return f'{value:{sign}{self.format}}'
-    return format_number(value, digits=digits, sign=sign)
+    return formats.format_number(value, digits=digits, sign=sign)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,19 +150,30 @@ register(
 
 # Headings of the report.
 FAMILIES = {
-    'prdc': 'Fidelity and diversity',
-    'classifier': 'Predicted classes of the samples',
-    'nearest': 'Copies of training images',
-    'nll': 'Likelihood of held-out images (nats per image)',
-    'latent': 'Latents compared with the aggregate posterior',
-    'eval': 'Reconstruction',
-    'time': 'Cost',
-    'protocol': 'How the numbers were made',
+  'prdc': 'Fidelity and diversity',
+  'classifier': 'Predicted classes of the samples',
+  'nearest': 'Copies of training images',
+  'nll': 'Likelihood of held-out images (nats per image)',
+  'latent': 'Latents compared with the aggregate posterior',
+  'eval': 'Reconstruction',
+  'time': 'Cost',
+  'protocol': 'How the numbers were made',
 }
 
 # results.json names these sources in every run.
-_IMAGES = ('real', 'reconstruction', 'aggregate', 'generator', 'prior',
-           'gaussian', 'gmm_10', 'gmm_50', 'gmm_200', 'two_stage', SAMPLERS)
+_IMAGES = (
+  'real',
+  'reconstruction',
+  'aggregate',
+  'generator',
+  'prior',
+  'gaussian',
+  'gmm_10',
+  'gmm_50',
+  'gmm_200',
+  'two_stage',
+  SAMPLERS,
+)
 _NATS = ',.2f'  # a tenth of a nat matters, however many there are
 
 register(
@@ -325,7 +336,7 @@ def main_distance(*results: Mapping[str, Any]) -> str:
   """
   families = [x.family for x in METRICS.values() if x.is_per_source]
   for family in families:
-    if any(is_number(x.get(f'{family}/generator')) for x in results):
+    if any(formats.is_number(x.get(f'{family}/generator')) for x in results):
       return family
   return families[0]
 
@@ -340,29 +351,6 @@ def source_rank(name: str) -> tuple:
   """Sorts sources: in the order of `SOURCES`, large mixtures first."""
   index, _, number = _match_source(name)
   return (index, -int(number or 0), name)
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-  """Whether a value is a finite real number."""
-  is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  return is_real and abs(value) <= sys.float_info.max
-
-
-def format_number(value: float, *, digits: int = 3, sign: str = '') -> str:
-  """Writes a finite number with few digits and no needless exponent.
-
-  Args:
-    value: The number.
-    digits: Significant digits.
-    sign: '+' to write the sign of positive numbers.
-  """
-  scientific = f'{value:{sign}.{digits - 1}e}'
-  exponent = int(scientific.partition('e')[2])  # after rounding
-  if value == 0.0:
-    return '0'
-  if not -4 <= exponent < 6:
-    return scientific
-  return f'{value:{sign},.{max(digits - 1 - exponent, 0)}f}'
 
 
 def _match_metric(name: str) -> tuple[int, Metric, dict[str, str]]:

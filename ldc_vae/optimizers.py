@@ -6,12 +6,12 @@ from ldc_vae.methods import base
 
 
 def learning_rate_schedule(
-    name: str,
-    peak: float,
-    *,
-    warmup_steps: int,
-    num_steps: int,
-    final_fraction: float = 0.0,
+  name: str,
+  peak: float,
+  *,
+  warmup_steps: int,
+  num_steps: int,
+  final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Linear warm-up, then a cosine or a constant.
 
@@ -31,32 +31,30 @@ def learning_rate_schedule(
   warmup_steps = min(warmup_steps, num_steps // 2)
   if name == 'cosine':
     rest = optax.cosine_decay_schedule(
-        peak, max(num_steps - warmup_steps, 1), final_fraction
+      peak, max(num_steps - warmup_steps, 1), final_fraction
     )
   elif name == 'constant':
     rest = optax.constant_schedule(peak)
   else:
-    raise ValueError(
-        f'optimizer.schedule={name!r}; known: cosine, constant'
-    )
+    raise ValueError(f'optimizer.schedule={name!r}; known: cosine, constant')
   warmup = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
   return optax.join_schedules([warmup, rest], [warmup_steps])
 
 
 def create_optimizers(
-    algorithm: base.Algorithm,
-    *,
-    num_steps: int,
-    learning_rate: float,
-    latent_learning_rate: float,
-    latent_final_fraction: float,
-    schedule: str,
-    warmup_steps: int,
-    b1: float,
-    latent_b1: float,
-    b2: float,
-    weight_decay: float,
-    clip_norm: float,
+  algorithm: base.Algorithm,
+  *,
+  num_steps: int,
+  learning_rate: float,
+  latent_learning_rate: float,
+  latent_final_fraction: float,
+  schedule: str,
+  warmup_steps: int,
+  b1: float,
+  latent_b1: float,
+  b2: float,
+  weight_decay: float,
+  clip_norm: float,
 ) -> dict[str, optax.GradientTransformation]:
   """One optax transform per network: clip, then Adam (W) with its schedule.
 
@@ -83,11 +81,11 @@ def create_optimizers(
     is_autoencoder = phase.role == base.AUTOENCODER
     peak = learning_rate if is_autoencoder else latent_learning_rate
     rate = learning_rate_schedule(
-        schedule,
-        peak,
-        warmup_steps=warmup_steps * phase.num_updates,
-        num_steps=num_steps * phase.num_updates,
-        final_fraction=0.0 if is_autoencoder else latent_final_fraction,
+      schedule,
+      peak,
+      warmup_steps=warmup_steps * phase.num_updates,
+      num_steps=num_steps * phase.num_updates,
+      final_fraction=0.0 if is_autoencoder else latent_final_fraction,
     )
     decay1 = b1 if is_autoencoder else latent_b1
     if weight_decay:

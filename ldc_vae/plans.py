@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 
 
 def load(
-    spec: str, names: Iterable[str], overrides: Iterable[str] = ()
+  spec: str, names: Iterable[str], overrides: Iterable[str] = ()
 ) -> dict[str, Plan]:
   """Returns the plan of each method, for a comparison of them.
 
@@ -48,8 +48,8 @@ def load(
   words = [word for word in arg.split(',') if word]
   if any(word != 'debug' for word in words):
     raise errors.UserError(
-        f'--config={spec}: a comparison takes its methods from --methods; use'
-        f' --config={path}, with or without ",debug"'
+      f'--config={spec}: a comparison takes its methods from --methods; use'
+      f' --config={path}, with or without ",debug"'
     )
   _check_methods(names)
   for_all, for_one = [], {name: [] for name in names}
@@ -60,13 +60,12 @@ def load(
     is_own = head in methods.METHODS and rest
     if is_own and head not in for_one:
       raise errors.UserError(
-          f'--config.{field}: {head} is not among --methods={",".join(names)};'
-          ' add it, or leave this out'
+        f'--config.{field}: {head} is not among --methods={",".join(names)};'
+        ' add it, or leave this out'
       )
     if field == 'seed' or is_own and rest == 'seed':
       raise errors.UserError(
-          f'--config.{field}: a comparison takes its seeds from --seeds; use'
-          ' that'
+        f'--config.{field}: a comparison takes its seeds from --seeds; use that'
       )
     if is_own:
       for_one[head].append(f'--config.{rest}{text.partition(field)[2]}')
@@ -87,19 +86,19 @@ def _check_methods(names: list[str]) -> None:
   for index, name in enumerate(names):
     if name not in methods.METHODS:
       raise errors.UserError(
-          f'--methods={",".join(names)}: unknown method {name!r}'
-          f'{fields.suggest(name, methods.METHODS)}; known:'
-          f' {", ".join(methods.METHODS)}'
+        f'--methods={",".join(names)}: unknown method {name!r}'
+        f'{fields.suggest(name, methods.METHODS)}; known:'
+        f' {", ".join(methods.METHODS)}'
       )
     if name in names[:index]:
       raise errors.UserError(
-          f'--methods={",".join(names)}: {name} is there twice; name each'
-          ' method once'
+        f'--methods={",".join(names)}: {name} is there twice; name each'
+        ' method once'
       )
 
 
 def _check_shared(
-    overrides: list[str], bases: Mapping[str, config_dict.ConfigDict]
+  overrides: list[str], bases: Mapping[str, config_dict.ConfigDict]
 ) -> None:
   """Raises a `UserError` for an override that some of the methods lack."""
   every = {}
@@ -108,13 +107,12 @@ def _check_shared(
   for field, _ in config_lib.pairs(overrides):
     config_lib.check_known(field, every)
     owners = [
-        name for name, base in bases.items()
-        if field in config_lib.flatten(base)
+      name for name, base in bases.items() if field in config_lib.flatten(base)
     ]
     if len(owners) < len(bases):
       have = 'has' if len(owners) == 1 else 'have'
       raise errors.UserError(
-          f'--config.{field}: of the compared methods only'
-          f' {", ".join(owners)} {have} this field; set it for one of them, as'
-          f' --config.{owners[0]}.{field}=VALUE'
+        f'--config.{field}: of the compared methods only'
+        f' {", ".join(owners)} {have} this field; set it for one of them, as'
+        f' --config.{owners[0]}.{field}=VALUE'
       )

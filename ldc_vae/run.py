@@ -69,7 +69,7 @@ class Run:
     files.write_json(path, record)
 
   def restore(
-      self, checkpointer: checkpoint.Checkpointer, which: str = 'latest'
+    self, checkpointer: checkpoint.Checkpointer, which: str = 'latest'
   ) -> checkpoint.Restored | None:
     """Restores a checkpoint on every process.
 
@@ -90,7 +90,7 @@ class Run:
       place = str(self.checkpoints)
       config_lib.check_same_run(restored.meta['config'], self.config, place)
       datasets.check_same(
-          restored.meta.get('data'), self.experiment.dataset, place
+        restored.meta.get('data'), self.experiment.dataset, place
       )
     return restored
 
@@ -104,30 +104,29 @@ class Run:
       UserError: There is none, or it has numbers that are not finite.
     """
     with checkpoint.Checkpointer(
-        self.checkpoints, read_only=True
+      self.checkpoints, read_only=True
     ) as checkpointer:
       restored = self.restore(checkpointer, self.config.evaluate.checkpoint)
       last_step = checkpointer.latest_step()
     if restored is None or last_step is None:
       raise errors.UserError(
-          f'{self.workdir} holds no checkpoint; train in it first'
-          ' (--mode=train)',
-          exit_code=1,
+        f'{self.workdir} holds no checkpoint; train in it first (--mode=train)',
+        exit_code=1,
       )
     bad = health.first_non_finite(restored.state.ema_params)
     if bad is not None:  # decoded, it would look like black images
       raise errors.UserError(
-          f'{self.checkpoints}/{restored.step} has numbers in {bad} that are'
-          ' not finite; train again with a lower'
-          ' config.optimizer.learning_rate',
-          exit_code=1,
+        f'{self.checkpoints}/{restored.step} has numbers in {bad} that are'
+        ' not finite; train again with a lower'
+        ' config.optimizer.learning_rate',
+        exit_code=1,
       )
     return restored, last_step
 
 
 @contextlib.contextmanager
 def open_run(
-    config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+  config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
 ) -> Iterator[Run]:
   """Opens a workdir to train in it; no other process can meanwhile.
 
@@ -180,10 +179,10 @@ def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
 
 
 def is_evaluated(
-    workdir: pathlib.Path,
-    config: config_dict.ConfigDict,
-    step: int,
-    data: str | None = None,
+  workdir: pathlib.Path,
+  config: config_dict.ConfigDict,
+  step: int,
+  data: str | None = None,
 ) -> bool:
   """Returns whether the workdir has the results of a run's end.
 
@@ -199,18 +198,18 @@ def is_evaluated(
     return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
   return (
-      results.get('last_step') == step
-      and (of_best or results.get('step') == step)
-      and results.get('protocol/evaluate') == describe_evaluation(config)
-      and data in (None, results.get('protocol/data', data))
-      and (workdir / 'report.html').exists()
+    results.get('last_step') == step
+    and (of_best or results.get('step') == step)
+    and results.get('protocol/evaluate') == describe_evaluation(config)
+    and data in (None, results.get('protocol/data', data))
+    and (workdir / 'report.html').exists()
   )
 
 
 def describe_evaluation(config: config_dict.ConfigDict) -> str:
   """Returns the fields of `config.evaluate`, which results depend on."""
   return ', '.join(
-      f'{name}={value}'
-      for name, value in config_lib.flatten(config.evaluate).items()
-      if (name, value) != ('num_draws', 1)  # older results do not have it
+    f'{name}={value}'
+    for name, value in config_lib.flatten(config.evaluate).items()
+    if (name, value) != ('num_draws', 1)  # older results do not have it
   )

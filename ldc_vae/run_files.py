@@ -55,9 +55,9 @@ def find(name: str) -> pathlib.Path:
         return place
   except OSError as error:
     raise errors.UserError(
-        f'--config={name} cannot be read ({error.strerror}); give a run file'
-        ' that you may read',
-        exit_code=1,
+      f'--config={name} cannot be read ({error.strerror}); give a run file'
+      ' that you may read',
+      exit_code=1,
     ) from error
   if path.is_dir():
     what = 'this is a folder'
@@ -68,8 +68,8 @@ def find(name: str) -> pathlib.Path:
     close = difflib.get_close_matches(path.stem, names(), n=1)
     what += f'; did you mean {close[0]}?' if close else ''
   raise errors.UserError(
-      f'--config={name}: {what}; give a path, or one of'
-      f' {", ".join(names()) or "the names in configs/"}'
+    f'--config={name}: {what}; give a path, or one of'
+    f' {", ".join(names()) or "the names in configs/"}'
   )
 
 
@@ -96,8 +96,8 @@ def call(spec: str) -> Any:
   except Exception as error:
     message = ' '.join(str(error).split())
     raise errors.UserError(
-        f'--config={spec}: {path}{_line_in(path, error)} raised'
-        f' {type(error).__name__}: {message}'
+      f'--config={spec}: {path}{_line_in(path, error)} raised'
+      f' {type(error).__name__}: {message}'
     ) from error
 
 

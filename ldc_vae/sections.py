@@ -27,10 +27,10 @@ class Dataset(request.Source):
   """Which images, and how they are split."""
 
   name: str = fields.one_of(
-      datasets.DATASETS, default='digits', help='the data set'
+    datasets.DATASETS, default='digits', help='the data set'
   )
   binarize: bool = fields.field(
-      False, 'draw binary images from the grey ones, new ones in each step'
+    False, 'draw binary images from the grey ones, new ones in each step'
   )
 
 
@@ -41,82 +41,82 @@ class Model(fields.Options):
   group: ClassVar[str] = 'model'
 
   architecture: str = fields.one_of(
-      model_lib.ARCHITECTURES,
-      default='mlp',
-      help='layers of encoder and decoder; conv: 28x28 and 32x32 images',
+    model_lib.ARCHITECTURES,
+    default='mlp',
+    help='layers of encoder and decoder; conv: 28x28 and 32x32 images',
   )
   encoder: str = fields.one_of(
-      encoders.ENCODERS,
-      default='gaussian',
-      help='what the encoder gives; implicit: noise enters the net, warped:'
-      ' implicit on top of a gaussian, none: lebm infers by Langevin dynamics',
+    encoders.ENCODERS,
+    default='gaussian',
+    help='what the encoder gives; implicit: noise enters the net, warped:'
+    ' implicit on top of a gaussian, none: lebm infers by Langevin dynamics',
   )
   latent_size: int = fields.at_least(1, default=16, help='dimension D of z')
   hidden_sizes: tuple[int, ...] = fields.sizes(
-      default=(512, 512),
-      empty=True,
-      help='mlp, gated_mlp: encoder widths, which the decoder mirrors',
+    default=(512, 512),
+    empty=True,
+    help='mlp, gated_mlp: encoder widths, which the decoder mirrors',
   )
   channels: tuple[int, ...] = fields.sizes(
-      default=(32, 64, 128), help='conv: channels after each stride of 2'
+    default=(32, 64, 128), help='conv: channels after each stride of 2'
   )
   convolution: str = fields.one_of(
-      convolution.IMPLEMENTATIONS,
-      default='auto',
-      help='how convolutions are computed, with the same weights; auto: the'
-      ' fastest on this device',
+    convolution.IMPLEMENTATIONS,
+    default='auto',
+    help='how convolutions are computed, with the same weights; auto: the'
+    ' fastest on this device',
   )
   sampler_width: int = fields.at_least(
-      1, default=128, help="width of the sampler net's residual blocks"
+    1, default=128, help="width of the sampler net's residual blocks"
   )
   sampler_blocks: int = fields.at_least(
-      1, default=4, help='residual blocks of the sampler net'
+    1, default=4, help='residual blocks of the sampler net'
   )
   energy_width: int = fields.at_least(
-      1, default=256, help='width of the latent energy, or of the discriminator'
+    1, default=256, help='width of the latent energy, or of the discriminator'
   )
   energy_blocks: int = fields.at_least(
-      1, default=2, help='blocks of the latent energy, layers of discriminator'
+    1, default=2, help='blocks of the latent energy, layers of discriminator'
   )
   noise_size: int = fields.at_least(
-      1,
-      default=16,
-      help='implicit encoder: dimension of its noise; warped: of the noise'
-      ' beyond latent_size',
+    1,
+    default=16,
+    help='implicit encoder: dimension of its noise; warped: of the noise'
+    ' beyond latent_size',
   )
   num_pseudo_inputs: int = fields.at_least(
-      1, default=500, help='vamp: components of the prior'
+    1, default=500, help='vamp: components of the prior'
   )
   likelihood: str = fields.one_of(
-      likelihoods.LIKELIHOODS, default='gaussian', help='p(x|z) of a pixel'
+    likelihoods.LIKELIHOODS, default='gaussian', help='p(x|z) of a pixel'
   )
   scale: float = fields.positive(
-      default=0.31622776,
-      help='scale of a gaussian or logistic likelihood, pixels in [0, 1]',
+    default=0.31622776,
+    help='scale of a gaussian or logistic likelihood, pixels in [0, 1]',
   )
   learn_scale: bool = fields.field(
-      False, 'learn one scale for all pixels by gradient'
+    False, 'learn one scale for all pixels by gradient'
   )
   dtype: str = fields.one_of(
-      DTYPES, default='float32', help='of the layers of encoder and decoder'
+    DTYPES, default='float32', help='of the layers of encoder and decoder'
   )
 
   def check(self) -> None:
     if not self.hidden_sizes and self.encoder in ('implicit', 'warped'):
       raise fields.conflict(
-          {
-              'model.hidden_sizes': self.hidden_sizes,
-              'model.encoder': self.encoder,
-          },
-          'has no layer for its noise; use one size or more',
+        {
+          'model.hidden_sizes': self.hidden_sizes,
+          'model.encoder': self.encoder,
+        },
+        'has no layer for its noise; use one size or more',
       )
     if self.learn_scale and self.likelihood == 'bernoulli':
       raise fields.conflict(
-          {
-              'model.learn_scale': self.learn_scale,
-              'model.likelihood': self.likelihood,
-          },
-          'has no scale to learn; use learn_scale=false or another likelihood',
+        {
+          'model.learn_scale': self.learn_scale,
+          'model.likelihood': self.likelihood,
+        },
+        'has no scale to learn; use learn_scale=false or another likelihood',
       )
 
 
@@ -127,39 +127,39 @@ class Optimizer(fields.Options):
   group: ClassVar[str] = 'optimizer'
 
   learning_rate: float = fields.positive(
-      default=1e-3, help='peak rate of encoder and decoder'
+    default=1e-3, help='peak rate of encoder and decoder'
   )
   latent_learning_rate: float = fields.positive(
-      default=1e-3,
-      help='peak rate of sampler net, latent energy and discriminator',
+    default=1e-3,
+    help='peak rate of sampler net, latent energy and discriminator',
   )
   schedule: str = fields.one_of(
-      SCHEDULES,
-      default='cosine',
-      help='the rate after the warm-up; cosine falls to 0',
+    SCHEDULES,
+    default='cosine',
+    help='the rate after the warm-up; cosine falls to 0',
   )
   latent_final_fraction: float = fields.fraction(
-      default=0.1, help='where the cosine of latent_learning_rate ends'
+    default=0.1, help='where the cosine of latent_learning_rate ends'
   )
   warmup_steps: int = fields.at_least(
-      0, default=100, help='train steps of a linear warm-up from 0'
+    0, default=100, help='train steps of a linear warm-up from 0'
   )
   b1: float = fields.fraction(
-      high=False, default=0.9, help="Adam's first decay, encoder and decoder"
+    high=False, default=0.9, help="Adam's first decay, encoder and decoder"
   )
   latent_b1: float = fields.fraction(
-      high=False,
-      default=0.5,
-      help="Adam's first decay of the other nets, whose targets move",
+    high=False,
+    default=0.5,
+    help="Adam's first decay of the other nets, whose targets move",
   )
   b2: float = fields.fraction(
-      high=False, default=0.999, help="Adam's second decay"
+    high=False, default=0.999, help="Adam's second decay"
   )
   weight_decay: float = fields.at_least(
-      0, default=0.0, help='decoupled weight decay; 0: none'
+    0, default=0.0, help='decoupled weight decay; 0: none'
   )
   clip_norm: float = fields.at_least(
-      0, default=0.0, help="bound on each network's gradient norm; 0: none"
+    0, default=0.0, help="bound on each network's gradient norm; 0: none"
   )
 
 
@@ -170,54 +170,54 @@ class Train(fields.Options):
   group: ClassVar[str] = 'train'
 
   batch_size: int = fields.at_least(
-      1, default=256, help='images per step, over all devices'
+    1, default=256, help='images per step, over all devices'
   )
   accumulate: int = fields.at_least(
-      1,
-      default=1,
-      help='micro-batches per step; sets of latents are compared whole',
+    1,
+    default=1,
+    help='micro-batches per step; sets of latents are compared whole',
   )
   num_epochs: int = fields.at_least(0, default=20, help='epochs')
   num_steps: int = fields.at_least(
-      0, default=0, help='if positive, steps, instead of num_epochs'
+    0, default=0, help='if positive, steps, instead of num_epochs'
   )
   ema_decay: float = fields.fraction(
-      high=False,
-      default=0.999,
-      help='decay of the averaged weights, which are evaluated; at most'
-      ' (1 + step) / (10 + step)',
+    high=False,
+    default=0.999,
+    help='decay of the averaged weights, which are evaluated; at most'
+    ' (1 + step) / (10 + step)',
   )
   log_every: int = fields.at_least(
-      1, default=50, help='steps between lines of metrics.jsonl'
+    1, default=50, help='steps between lines of metrics.jsonl'
   )
   validate_every: int = fields.at_least(
-      0, default=0, help='steps between validations; 0: twenty per run'
+    0, default=0, help='steps between validations; 0: twenty per run'
   )
   checkpoint_every: int = fields.at_least(
-      0, default=0, help='steps between checkpoints; 0: twenty per run'
+    0, default=0, help='steps between checkpoints; 0: twenty per run'
   )
   non_finite: str = fields.one_of(
-      ('stop', 'skip'),
-      default='stop',
-      help='what to do with an update that is NaN or infinite',
+    ('stop', 'skip'),
+    default='stop',
+    help='what to do with an update that is NaN or infinite',
   )
 
   def check(self) -> None:
     if not self.num_epochs and not self.num_steps:
       raise fields.conflict(
-          {
-              'train.num_epochs': self.num_epochs,
-              'train.num_steps': self.num_steps,
-          },
-          'trains for no step; make one of them positive',
+        {
+          'train.num_epochs': self.num_epochs,
+          'train.num_steps': self.num_steps,
+        },
+        'trains for no step; make one of them positive',
       )
     if self.batch_size % self.accumulate:
       raise fields.conflict(
-          {
-              'train.batch_size': self.batch_size,
-              'train.accumulate': self.accumulate,
-          },
-          'does not divide; use a batch_size that is a multiple of accumulate',
+        {
+          'train.batch_size': self.batch_size,
+          'train.accumulate': self.accumulate,
+        },
+        'does not divide; use a batch_size that is a multiple of accumulate',
       )
 
 
@@ -227,8 +227,8 @@ def _explain_samplers(names: Any) -> str:
   for name in names:
     if not registry.is_known(name):
       return (
-          f'holds an unknown sampler {name!r}{fields.suggest(name, known)};'
-          f' known: {", ".join(registry.SAMPLERS)}, where K is a number'
+        f'holds an unknown sampler {name!r}{fields.suggest(name, known)};'
+        f' known: {", ".join(registry.SAMPLERS)}, where K is a number'
       )
   return 'does not hold; use a tuple of different names, as prior,gmm_10'
 
@@ -246,23 +246,23 @@ class Evaluate(fields.Options):
 
   batch_size: int = fields.at_least(1, default=500, help='images at a time')
   num_samples: int = fields.at_least(
-      2, default=10_000, help='images of each latent source'
+    2, default=10_000, help='images of each latent source'
   )
   num_draws: int = fields.at_least(
-      1,
-      default=1,
-      help='sets of num_samples over which Frechet distances are averaged;'
-      ' those of one set vary by a tenth',
+    1,
+    default=1,
+    help='sets of num_samples over which Frechet distances are averaged;'
+    ' those of one set vary by a tenth',
   )
   samplers: tuple[str, ...] = fields.field(
-      ('prior', 'gaussian', 'gmm_10', 'gmm_50', 'gmm_200'),
-      'latent samplers that are fitted and decoded; two_stage, langevin,'
-      ' flow_matching, flow, drifting, svgd take half a minute to two each',
-      fields.Range(
-          lambda x: all(map(registry.is_known, x)) and len(set(x)) == len(x),
-          'different names',
-          _explain_samplers,
-      ),
+    ('prior', 'gaussian', 'gmm_10', 'gmm_50', 'gmm_200'),
+    'latent samplers that are fitted and decoded; two_stage, langevin,'
+    ' flow_matching, flow, drifting, svgd take half a minute to two each',
+    fields.Range(
+      lambda x: all(map(registry.is_known, x)) and len(set(x)) == len(x),
+      'different names',
+      _explain_samplers,
+    ),
   )
   two_stage_steps: int = _steps(1200, 'the second VAE of two_stage')
   langevin_steps: int = _steps(1000, 'the latent energy of langevin')
@@ -271,47 +271,45 @@ class Evaluate(fields.Options):
   drifting_steps: int = _steps(6000, 'the drifting net')
   svgd_steps: int = _steps(12_000, "a sampler net like ldc's on fixed latents")
   nearest_noise: float = fields.at_least(
-      0,
-      default=0.5,
-      help='nearest, the control for memorisation: noise on a training latent'
-      ' over the median distance between nearest latents',
+    0,
+    default=0.5,
+    help='nearest, the control for memorisation: noise on a training latent'
+    ' over the median distance between nearest latents',
   )
   importance_samples: int = fields.at_least(
-      0, default=64, help='latents per image of nll/importance; 0: null'
+    0, default=64, help='latents per image of nll/importance; 0: null'
   )
   num_nll_images: int = fields.at_least(
-      0, default=10_000, help='images of nll/elbo and nll/importance'
+    0, default=10_000, help='images of nll/elbo and nll/importance'
   )
   ais_chains: int = fields.at_least(
-      0, default=0, help='chains per image of nll/ais, which is slow; 0: null'
+    0, default=0, help='chains per image of nll/ais, which is slow; 0: null'
   )
   ais_temperatures: int = fields.at_least(
-      1, default=500, help='temperatures of nll/ais'
+    1, default=500, help='temperatures of nll/ais'
   )
   ais_images: int = fields.at_least(
-      0, default=100, help='images of nll/ais, the first of evaluate.split'
+    0, default=100, help='images of nll/ais, the first of evaluate.split'
   )
   classifier_seeds: tuple[int, ...] = fields.field(
-      (0,),
-      'seeds of feature classifiers; the first is reported, the rest check it',
-      fields.Range(
-          lambda x: bool(x) and min(x) >= 0 and len(set(x)) == len(x),
-          'different whole numbers from 0 on',
-          lambda x: (
-              'is no list of seeds; use different whole numbers from 0 on'
-          ),
-      ),
+    (0,),
+    'seeds of feature classifiers; the first is reported, the rest check it',
+    fields.Range(
+      lambda x: bool(x) and min(x) >= 0 and len(set(x)) == len(x),
+      'different whole numbers from 0 on',
+      lambda x: 'is no list of seeds; use different whole numbers from 0 on',
+    ),
   )
   inception: bool = fields.field(
-      False, 'measure frechet_inception/*; needs torch-fidelity'
+    False, 'measure frechet_inception/*; needs torch-fidelity'
   )
   split: str = fields.one_of(
-      SPLITS,
-      default='test',
-      help='whose images are the reference; validation to choose options by',
+    SPLITS,
+    default='test',
+    help='whose images are the reference; validation to choose options by',
   )
   checkpoint: str = fields.one_of(
-      ('latest', 'best'), default='latest', help='best: by validation loss'
+    ('latest', 'best'), default='latest', help='best: by validation loss'
   )
 
 
@@ -332,9 +330,9 @@ class Groups:
   def from_config(cls, config: Mapping[str, Any]) -> Self:
     """Returns the options, or raises a `UserError` for the first wrong one."""
     return cls(
-        Dataset.from_config(config['dataset']),
-        Model.from_config(config['model']),
-        Optimizer.from_config(config['optimizer']),
-        Train.from_config(config['train']),
-        Evaluate.from_config(config['evaluate']),
+      Dataset.from_config(config['dataset']),
+      Model.from_config(config['model']),
+      Optimizer.from_config(config['optimizer']),
+      Train.from_config(config['train']),
+      Evaluate.from_config(config['evaluate']),
     )

@@ -48,10 +48,10 @@ class TrainState:
 
 
 def create_train_state(
-    key: Array,
-    model: model_lib.Model,
-    algorithm: base.Algorithm,
-    txs: Mapping[str, optax.GradientTransformation],
+  key: Array,
+  model: model_lib.Model,
+  algorithm: base.Algorithm,
+  txs: Mapping[str, optax.GradientTransformation],
 ) -> TrainState:
   """A fresh state.
 
@@ -68,13 +68,13 @@ def create_train_state(
   def create(key):
     params = model.init(key, algorithm.trained)
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        # copies: donating a buffer that occurs twice fails
-        ema_params=jax.tree.map(jnp.copy, params),
-        opt_state={name: txs[name].init(params[name]) for name in params},
-        stats=algorithm.init_stats(),
-        skipped=jnp.zeros((), jnp.int32),
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      # copies: donating a buffer that occurs twice fails
+      ema_params=jax.tree.map(jnp.copy, params),
+      opt_state={name: txs[name].init(params[name]) for name in params},
+      stats=algorithm.init_stats(),
+      skipped=jnp.zeros((), jnp.int32),
     )
 
   # one program rather than one per array: a second of a warm start
@@ -104,7 +104,7 @@ def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
 
 
 def eval_images(
-    images: Array, key: Array, binarize: bool, first: Array | int
+  images: Array, key: Array, binarize: bool, first: Array | int
 ) -> tuple[Array, Array]:
   """Images outside of training, and the keys of whatever noise they need.
 
@@ -124,19 +124,19 @@ def eval_images(
 
 
 def train_step(
-    state: TrainState,
-    images: Array,
-    key: Array,
-    *,
-    algorithm: base.Algorithm,
-    txs: Mapping[str, optax.GradientTransformation],
-    num_steps: int,
-    log_every: int,
-    ema_decay: float,
-    binarize: bool,
-    accumulate: int,
-    non_finite: str,
-    axis_name: str | None,
+  state: TrainState,
+  images: Array,
+  key: Array,
+  *,
+  algorithm: base.Algorithm,
+  txs: Mapping[str, optax.GradientTransformation],
+  num_steps: int,
+  log_every: int,
+  ema_decay: float,
+  binarize: bool,
+  accumulate: int,
+  non_finite: str,
+  axis_name: str | None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One train step on one device: all phases of the algorithm, then the EMA.
 
@@ -160,14 +160,14 @@ def train_step(
     The next state and the metrics, averaged over devices.
   """
   keys = streams.image_keys(
-      jax.random.fold_in(key, state.step), images.shape[0], axis_name
+    jax.random.fold_in(key, state.step), images.shape[0], axis_name
   )
   images = prepare_images(images, base.fold_in(keys, 0), binarize)
   context = base.Context(
-      progress=state.step / num_steps,
-      stats=state.stats,
-      ema_params=state.ema_params,
-      axis_name=axis_name,
+    progress=state.step / num_steps,
+    stats=state.stats,
+    ema_params=state.ema_params,
+    axis_name=axis_name,
   )
   with_norms = is_logged(state.step + 1, log_every, num_steps)
   if non_finite == 'skip':
@@ -176,46 +176,44 @@ def train_step(
   metrics = {}
   for index, phase in enumerate(algorithm.phases):
     update_fn = functools.partial(
-        _phase_update,
-        phase=phase,
-        txs=txs,
-        images=images,
-        keys=base.fold_in(keys, index + 1),
-        accumulate=accumulate if phase.per_image else 1,
-        with_norms=with_norms,
+      _phase_update,
+      phase=phase,
+      txs=txs,
+      images=images,
+      keys=base.fold_in(keys, index + 1),
+      accumulate=accumulate if phase.per_image else 1,
+      with_norms=with_norms,
     )
     if phase.num_updates == 1:
       params, opt_state, output = update_fn(
-          params, opt_state, context, jnp.zeros((), jnp.int32)
+        params, opt_state, context, jnp.zeros((), jnp.int32)
       )
       context = _following(context, output)
       phase_metrics = output.metrics
     else:
       params, opt_state, phase_metrics = _scan_updates(
-          update_fn, params, opt_state, context, phase.num_updates
+        update_fn, params, opt_state, context, phase.num_updates
       )
     metrics.update(phase_metrics)
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-  ema_params = optax.incremental_update(
-      params, state.ema_params, 1.0 - decay
-  )
+  ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
   new_state = TrainState(
-      step=state.step + 1,
-      params=params,
-      ema_params=ema_params,
-      opt_state=opt_state,
-      stats=context.stats,
-      skipped=state.skipped,
+    step=state.step + 1,
+    params=params,
+    ema_params=ema_params,
+    opt_state=opt_state,
+    stats=context.stats,
+    skipped=state.skipped,
   )
   return keep_finite(state, new_state, metrics, non_finite=non_finite)
 
 
 def keep_finite(
-    state: TrainState,
-    new_state: TrainState,
-    metrics: Mapping[str, Array],
-    *,
-    non_finite: str,
+  state: TrainState,
+  new_state: TrainState,
+  metrics: Mapping[str, Array],
+  *,
+  non_finite: str,
 ) -> tuple[TrainState, dict[str, Array]]:
   """Counts an update that is not finite, and leaves it out if asked.
 
@@ -237,11 +235,11 @@ def keep_finite(
   finite = all_finite((looked_at, new_state.stats))
   if non_finite == 'skip':
     new_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), new_state, state
+      lambda new, old: jnp.where(finite, new, old), new_state, state
     )
   skipped = state.skipped + (1 - finite.astype(jnp.int32))
   new_state = dataclasses.replace(
-      new_state, step=state.step + 1, skipped=skipped
+    new_state, step=state.step + 1, skipped=skipped
   )
   return new_state, {**metrics, health.SKIPPED: skipped}
 
@@ -253,8 +251,8 @@ def all_finite(tree: chex.ArrayTree) -> Array:
 
 
 def pmap_train_step(
-    train_step_fn: Callable[..., tuple[TrainState, dict[str, Array]]],
-    num_devices: int | None = None,
+  train_step_fn: Callable[..., tuple[TrainState, dict[str, Array]]],
+  num_devices: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
   """Maps a train step over the devices of all processes.
 
@@ -275,16 +273,16 @@ def pmap_train_step(
   if len(devices or jax.devices()) == 1:
     # one device has no axis, and calling its program by jit costs less
     step_fn = jax.jit(
-        functools.partial(train_step_fn, axis_name=None), donate_argnums=0
+      functools.partial(train_step_fn, axis_name=None), donate_argnums=0
     )
     return lambda state, images, key: step_fn(state, images[0], key)
   mapped_fn = jax.pmap(
-      functools.partial(train_step_fn, axis_name=AXIS_NAME),
-      axis_name=AXIS_NAME,
-      in_axes=(None, 0, None),
-      out_axes=None,
-      donate_argnums=0,
-      devices=devices,
+    functools.partial(train_step_fn, axis_name=AXIS_NAME),
+    axis_name=AXIS_NAME,
+    in_axes=(None, 0, None),
+    out_axes=None,
+    donate_argnums=0,
+    devices=devices,
   )
   if jax.process_count() == 1:
     return mapped_fn
@@ -305,22 +303,22 @@ def _following(context: base.Context, output: base.Output) -> base.Context:
   """The context of the next phase."""
   changes = {'latents': output.latents, 'stats': output.stats}
   return dataclasses.replace(
-      context, **{k: v for k, v in changes.items() if v is not None}
+    context, **{k: v for k, v in changes.items() if v is not None}
   )
 
 
 def _phase_update(
-    params,
-    opt_state,
-    context,
-    update,
-    *,
-    phase,
-    txs,
-    images,
-    keys,
-    accumulate,
-    with_norms,
+  params,
+  opt_state,
+  context,
+  update,
+  *,
+  phase,
+  txs,
+  images,
+  keys,
+  accumulate,
+  with_norms,
 ):
   """One optimiser update of the networks that a phase trains."""
   if phase.num_updates > 1:
@@ -335,22 +333,22 @@ def _phase_update(
   grads, output = _accumulated_grad(loss_fn, trained, images, keys, accumulate)
   if context.axis_name is not None:
     grads, metrics, stats = jax.lax.pmean(
-        (grads, output.metrics, output.stats), context.axis_name
+      (grads, output.metrics, output.stats), context.axis_name
     )
     # each device keeps the latents of its own images
     output = output.replace(metrics=metrics, stats=stats)
   norms = jax.lax.cond(
-      with_norms,
-      lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
-      # no norm, and no NaN, which JAX_DEBUG_NANS would take for a failure
-      lambda: {name: jnp.full((), -1.0, jnp.float32) for name in phase.trains},
+    with_norms,
+    lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
+    # no norm, and no NaN, which JAX_DEBUG_NANS would take for a failure
+    lambda: {name: jnp.full((), -1.0, jnp.float32) for name in phase.trains},
   )
   norms = {f'{health.GRAD_NORM}{name}': x for name, x in norms.items()}
   output = output.replace(metrics={**output.metrics, **norms})
   params, opt_state = dict(params), dict(opt_state)
   for name in phase.trains:
     changes, opt_state[name] = txs[name].update(
-        grads[name], opt_state[name], params[name]
+      grads[name], opt_state[name], params[name]
     )
     params[name] = optax.apply_updates(params[name], changes)
   return params, opt_state, output
@@ -383,6 +381,6 @@ def _scan_updates(update_fn, params, opt_state, context, num_updates):
     return (params, opt_state), output.metrics
 
   (params, opt_state), metrics = jax.lax.scan(
-      body, (params, opt_state), jnp.arange(num_updates)
+    body, (params, opt_state), jnp.arange(num_updates)
   )
   return params, opt_state, jax.tree.map(jnp.mean, metrics)

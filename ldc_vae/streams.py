@@ -23,10 +23,10 @@ class Stream(enum.Enum):
 
 
 def image_keys(
-    key: Array,
-    batch_size: int,
-    axis_name: str | None,
-    first: Array | int = 0,
+  key: Array,
+  batch_size: int,
+  axis_name: str | None,
+  first: Array | int = 0,
 ) -> Array:
   """One key per image of this device's batch.
 

@@ -43,7 +43,7 @@ _OF_THE_HOST = ('dataset.data_dir', 'dataset.path')
 
 
 def train_and_evaluate(
-    config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+  config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
 ) -> None:
   """Trains until `config`'s number of steps is reached, then evaluates.
 
@@ -64,7 +64,7 @@ def train_and_evaluate(
     # these refuse before a file is made
     requirements.check(config, experiment.dataset)
     experiment_lib.check_batch_size(
-        config.train.batch_size, config.train.accumulate
+      config.train.batch_size, config.train.accumulate
     )
     _check_agreement(run)
     if cluster.is_first():
@@ -76,10 +76,10 @@ def train_and_evaluate(
 
     # process 0 decides: the others never look at the workdir
     done = cluster.is_first() and run_lib.is_evaluated(
-        run.workdir,
-        config,
-        experiment.num_steps,
-        datasets.describe(experiment.dataset),
+      run.workdir,
+      config,
+      experiment.num_steps,
+      datasets.describe(experiment.dataset),
     )
     if not cluster.barrier('trained', done)[0]:
       # somebody may be looking at the run: no reason to end without results
@@ -91,11 +91,11 @@ def train_and_evaluate(
 def _check_agreement(run: run_lib.Run) -> None:
   """Waits for the other processes; refuses another config or other data."""
   own = {
-      f'config.{name}': value
-      for name, value in json.loads(
-          json.dumps(config_lib.flatten(run.config))
-      ).items()
-      if not name.startswith(_OF_THE_HOST)
+    f'config.{name}': value
+    for name, value in json.loads(
+      json.dumps(config_lib.flatten(run.config))
+    ).items()
+    if not name.startswith(_OF_THE_HOST)
   }
   for split, value in run.data.items():
     own[f'the {split} images'] = value
@@ -103,9 +103,9 @@ def _check_agreement(run: run_lib.Run) -> None:
     for name in own:
       if other.get(name) != own[name]:
         raise errors.UserError(
-            f'{name} is {other.get(name)!r} on process {index} and'
-            f' {own[name]!r} on process {jax.process_index()}; give every'
-            ' process the same config and data'
+          f'{name} is {other.get(name)!r} on process {index} and'
+          f' {own[name]!r} on process {jax.process_index()}; give every'
+          ' process the same config and data'
         )
 
 
@@ -117,22 +117,22 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
     return
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
-        metric_writer_lib.MetricWriter(run.workdir / 'metrics.jsonl')
+      metric_writer_lib.MetricWriter(run.workdir / 'metrics.jsonl')
     )
     metric_writer.truncate_after(step - (unfinished is not None))
     progress = stack.enter_context(
-        progress_lib.ProgressBar(num_steps, initial=step)
+      progress_lib.ProgressBar(num_steps, initial=step)
     )
     stack.enter_context(watch.stepping(num_steps))
     loop = _Loop(
-        run,
-        checkpointer,
-        watch,
-        metric_writer,
-        progress,
-        state=state,
-        step=step,
-        unfinished=unfinished,
+      run,
+      checkpointer,
+      watch,
+      metric_writer,
+      progress,
+      state=state,
+      step=step,
+      unfinished=unfinished,
     )
     loop.run()
   if loop.step < num_steps:
@@ -164,16 +164,16 @@ class _Loop:
   """
 
   def __init__(
-      self,
-      run: run_lib.Run,
-      checkpointer,
-      watch,
-      metric_writer,
-      progress,
-      *,
-      state,
-      step,
-      unfinished,
+    self,
+    run: run_lib.Run,
+    checkpointer,
+    watch,
+    metric_writer,
+    progress,
+    *,
+    state,
+    step,
+    unfinished,
   ):
     self.step = step
     self._state = state
@@ -187,24 +187,24 @@ class _Loop:
     self._metric_writer = metric_writer
     self._progress = progress
     self._train_step = step_lib.pmap_train_step(
-        experiment_lib.make_train_step(
-            config, experiment.algorithm, experiment.txs, experiment.num_steps
-        )
+      experiment_lib.make_train_step(
+        config, experiment.algorithm, experiment.txs, experiment.num_steps
+      )
     )
     self._validation_fn = validation.make_validation_fn(
-        experiment, config.dataset.binarize, config.evaluate.batch_size
+      experiment, config.dataset.binarize, config.evaluate.batch_size
     )
     self._batches = _device_batches(config, experiment, step)
     self._meta = run.meta
     self._updates = health.Watch(
-        config.train.non_finite,
-        skipped=int(state.skipped),
-        depth=_MAX_IN_FLIGHT,
-        seconds=_MAX_SECONDS_IN_FLIGHT,
-        last_good_fn=self._last_good,
+      config.train.non_finite,
+      skipped=int(state.skipped),
+      depth=_MAX_IN_FLIGHT,
+      seconds=_MAX_SECONDS_IN_FLIGHT,
+      last_good_fn=self._last_good,
     )
     self._alarms = health.Alarms(
-        latent_size=config.model.latent_size, num_steps=experiment.num_steps
+      latent_size=config.model.latent_size, num_steps=experiment.num_steps
     )
     self._clock = _Clock(step)
 
@@ -212,9 +212,8 @@ class _Loop:
     """Takes steps to the last one, or until the run is to stop, and saves."""
     if self._unfinished is not None:
       self._finish(self._unfinished, self._is_stopping)
-    while (
-        self.step < self._experiment.num_steps
-        and self._watch.begin(self.step + 1)
+    while self.step < self._experiment.num_steps and self._watch.begin(
+      self.step + 1
     ):
       if self._unfinished is not None:  # other processes are a step ahead
         self._finish(self._unfinished, lambda: False)
@@ -236,11 +235,11 @@ class _Loop:
     """One step; its row, which is empty if it is not logged."""
     self.step += 1
     self._state, metrics = self._train_step(
-        self._state, next(self._batches), self._experiment.key
+      self._state, next(self._batches), self._experiment.key
     )
     self._updates.add(self.step, metrics)
     if not step_lib.is_logged(
-        self.step, self._config.train.log_every, self._experiment.num_steps
+      self.step, self._config.train.log_every, self._experiment.num_steps
     ):
       return {}
     self._updates.drain()
@@ -251,7 +250,7 @@ class _Loop:
     return row
 
   def _finish(
-      self, row: dict[str, float], is_stopping_fn: Callable[[], bool]
+    self, row: dict[str, float], is_stopping_fn: Callable[[], bool]
   ) -> None:
     """Validates, logs and saves as the step asks for.
 
@@ -261,8 +260,8 @@ class _Loop:
         unfinished.
     """
     is_checkpoint = (
-        self.step == self._experiment.num_steps
-        or self.step % self._experiment.checkpoint_every == 0
+      self.step == self._experiment.num_steps
+      or self.step % self._experiment.checkpoint_every == 0
     )
     if is_checkpoint or self.step % self._experiment.validate_every == 0:
       self._updates.drain()  # what is under way is time of the steps
@@ -304,12 +303,12 @@ def _device_batches(config, experiment, first_step) -> Iterator[np.ndarray]:
   """Batches from a step on, with an axis for the devices of this process."""
   devices = jax.local_device_count()
   batches = datasets.train_batches(
-      experiment.dataset.images['train'],
-      config.train.batch_size,
-      seed=config.seed,
-      start_step=first_step,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+    experiment.dataset.images['train'],
+    config.train.batch_size,
+    seed=config.seed,
+    start_step=first_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
   )
   for batch in batches:
     yield batch.reshape(devices, -1, *batch.shape[1:])

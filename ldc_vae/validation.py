@@ -16,7 +16,7 @@ from ldc_vae.metrics import latent as latent_metrics
 
 
 def make_validation_fn(
-    experiment: experiment_lib.Experiment, binarize: bool, batch_size: int
+  experiment: experiment_lib.Experiment, binarize: bool, batch_size: int
 ) -> Callable[..., dict[str, float] | None]:
   """Returns a function of the state: the mean metrics on the validation split.
 
@@ -39,7 +39,7 @@ def make_validation_fn(
   def batch_metrics(state, images, mask, first):
     images, keys = step_lib.eval_images(images, key, binarize, first)
     context = base.Context(
-        progress=jnp.ones(()), stats=state.stats, ema_params=state.ema_params
+      progress=jnp.ones(()), stats=state.stats, ema_params=state.ema_params
     )
 
     def metrics_fn(images, keys):
@@ -54,12 +54,12 @@ def make_validation_fn(
     if algorithm.encode is not None:  # chains: too long to run once more
       return sums, None
     posterior = base.encode(
-        algorithm,
-        experiment.model,
-        state.ema_params,
-        state.stats,
-        images,
-        keys,
+      algorithm,
+      experiment.model,
+      state.ema_params,
+      state.stats,
+      images,
+      keys,
     )
     return sums, (posterior.mean, posterior.mean_variance)
 
@@ -71,7 +71,7 @@ def make_validation_fn(
       if is_stopping_fn():
         return None
       sums, batch_means = jax.device_get(
-          batch_metrics(state, batch, mask, first)
+        batch_metrics(state, batch, mask, first)
       )
       first += len(batch)
       if batch_means is not None:
@@ -80,9 +80,9 @@ def make_validation_fn(
         totals[f'validation/{name}'] += float(value) / len(images)
     if len(images) > 1 and means:  # a lone mean does not vary
       totals['validation/active_units'] = float(
-          latent_metrics.active_units(
-              *jax.tree.map(lambda *rows: np.concatenate(rows), *means)
-          )
+        latent_metrics.active_units(
+          *jax.tree.map(lambda *rows: np.concatenate(rows), *means)
+        )
       )
     return dict(totals)
 
@@ -90,7 +90,7 @@ def make_validation_fn(
 
 
 def _whole_sets(
-    images: np.ndarray, batch_size: int
+  images: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """As `datasets.eval_batches`, without padding, which a set would contain.
 

@@ -20,7 +20,7 @@ from ldc_vae.runtime import jobs
 SPEC = 'configs/digits.py,debug'
 STEPS = 24  # of a run of it
 FIGURES = {
-    f'comparison_{name}.png' for name in ('bars', 'latents', 'samples', 'time')
+  f'comparison_{name}.png' for name in ('bars', 'latents', 'samples', 'time')
 }
 
 # Stands in for the program: puts a run that was made before in its place.
@@ -37,11 +37,10 @@ shutil.copytree(made, workdir, dirs_exist_ok=True)
 
 
 class CompareTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
+      self.enter_context(tempfile.TemporaryDirectory())
     )
     self.workdir = self.folder / 'w'
     self.made = self.folder / 'made'
@@ -49,7 +48,7 @@ class CompareTest(parameterized.TestCase):
     config = self.plans()['vae'].config
     self.dataset = experiment_lib.load_dataset(config)
     self.enter_context(
-        mock.patch.object(compare.classifier_lib, 'load_or_train')
+      mock.patch.object(compare.classifier_lib, 'load_or_train')
     )
     self.enter_context(mock.patch.object(compare, '_job', self.job))
     # seconds each; they are drawn where a test undoes this
@@ -60,8 +59,12 @@ class CompareTest(parameterized.TestCase):
   def job(self, run):
     name = run.workdir.name
     words = (
-        sys.executable, '-c', PROGRAM, str(self.made / name),
-        str(run.workdir), str(self.calls),
+      sys.executable,
+      '-c',
+      PROGRAM,
+      str(self.made / name),
+      str(run.workdir),
+      str(self.calls),
     )
     return jobs.Job(name, words, self.workdir / f'{name}.log')
 
@@ -73,10 +76,14 @@ class CompareTest(parameterized.TestCase):
     (folder / 'report.html').write_text('')
     z = np.random.default_rng(run.seed).normal(size=(120, 8))
     files.write_npz(
-        folder / 'samples.npz', images=np.zeros((120, 8, 8, 1), np.uint8),
-        latents=z, aggregate_latents=z + 1.0,
+      folder / 'samples.npz',
+      images=np.zeros((120, 8, 8, 1), np.uint8),
+      latents=z,
+      aggregate_latents=z + 1.0,
     )
-    files.write_json(folder / 'results.json', {
+    files.write_json(
+      folder / 'results.json',
+      {
         'step': STEPS,
         'last_step': STEPS,
         'seed': run.seed,
@@ -87,7 +94,8 @@ class CompareTest(parameterized.TestCase):
         'frechet_classifier/gmm_50': None,
         'time/sample_10k_seconds': 0.5,
         **measures.protocol(run.config, 120, 120, self.dataset),
-    })
+      },
+    )
 
   def plans(self, *overrides, methods=('vae', 'ldc')):
     overrides = ('--config.evaluate.samplers=prior,gmm_10', *overrides)
@@ -95,8 +103,8 @@ class CompareTest(parameterized.TestCase):
 
   def runs(self, plans, seeds=(0, 1)):
     return {
-        run.workdir.name: run
-        for run in compare.create_runs(plans, seeds, self.workdir)
+      run.workdir.name: run
+      for run in compare.create_runs(plans, seeds, self.workdir)
     }
 
   def called(self):

@@ -16,8 +16,7 @@ import os
 from unittest import mock
 
 _QUICK = (
-    '--xla_backend_optimization_level=0'
-    ' --xla_cpu_parallel_codegen_split_count=1'
+  '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
 )
 # `compiler_options` of `jax.jit` for what runs long: XLA's own defaults.
 OPTIMISED = {'xla_backend_optimization_level': 2}
@@ -59,10 +58,10 @@ def quick_classifier() -> contextlib.AbstractContextManager[None]:
   from ldc_vae.evaluation import classifier
 
   return optimised(
-      classifier,
-      '_train_step',
-      static_argnums=(0, 1),
-      donate_argnums=(2, 3),
+    classifier,
+    '_train_step',
+    static_argnums=(0, 1),
+    donate_argnums=(2, 3),
   )
 
 

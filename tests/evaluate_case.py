@@ -24,15 +24,15 @@ from ldc_vae.runtime import checkpoint
 from tests import device_case
 
 _OVERRIDES = {
-    'train.num_steps': 8,
-    'train.checkpoint_every': 4,
-    'evaluate.num_samples': 96,
+  'train.num_steps': 8,
+  'train.checkpoint_every': 4,
+  'evaluate.num_samples': 96,
 }
 
 
 def train_run(workdir, method='ldc', overrides=None):
   config = config_lib.load(
-      f'configs/digits.py:{method},debug', {**_OVERRIDES, **(overrides or {})}
+    f'configs/digits.py:{method},debug', {**_OVERRIDES, **(overrides or {})}
   )
   train.train_and_evaluate(config, workdir)
   return config
@@ -40,21 +40,22 @@ def train_run(workdir, method='ldc', overrides=None):
 
 def without_times(workdir):
   """All numbers that a run left, but for the seconds that it took."""
+
   def strip(row):
     times = (
-        'train/images_per_sec',
-        'wall_seconds',
-        'time/sample_10k_latents_seconds',
-        'time/sample_10k_seconds',
+      'train/images_per_sec',
+      'wall_seconds',
+      'time/sample_10k_latents_seconds',
+      'time/sample_10k_seconds',
     )
     return {name: x for name, x in row.items() if name not in times}
 
   found = {
-      'results': strip(json.loads((workdir / 'results.json').read_text())),
-      'metrics': [
-          strip(json.loads(line))
-          for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-      ],
+    'results': strip(json.loads((workdir / 'results.json').read_text())),
+    'metrics': [
+      strip(json.loads(line))
+      for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+    ],
   }
   for path in (workdir / 'checkpoints').iterdir():
     manifest = json.loads((path / 'manifest' / 'metadata').read_text())
@@ -93,10 +94,10 @@ class RunTest(parameterized.TestCase):
     cls.experiment = experiment_lib.create(cls.config)
     cls.untrained = cls.experiment.init_state()
     cls.apply = sources_lib.Networks(
-        cls.experiment, cls.untrained, binarize=False, batch_size=50
+      cls.experiment, cls.untrained, binarize=False, batch_size=50
     )
     with checkpoint.Checkpointer(
-        cls.workdir / 'checkpoints', read_only=True
+      cls.workdir / 'checkpoints', read_only=True
     ) as checkpointer:
       template = cls.experiment.abstract_state()
       cls.trained = checkpointer.restore(template).state
@@ -106,18 +107,17 @@ class RunTest(parameterized.TestCase):
     """An evaluation that measures and draws nothing."""
     with contextlib.ExitStack() as stack:
       for module, name in (
-          (measures, 'latent_measures'), (likelihood, 'importance')
+        (measures, 'latent_measures'),
+        (likelihood, 'importance'),
       ):
-        stack.enter_context(
-            mock.patch.object(module, name, return_value={})
-        )
+        stack.enter_context(mock.patch.object(module, name, return_value={}))
       stack.enter_context(mock.patch.object(evaluation_figures, 'draw'))
       yield stack.enter_context(
-          mock.patch.object(measures, 'image_measures', return_value={})
+        mock.patch.object(measures, 'image_measures', return_value={})
       )
 
   def sources(self, config):
     """What an untrained run would be evaluated on."""
     return sources_lib.make_sources(
-        config, self.experiment, self.apply, jax.random.key(0)
+      config, self.experiment, self.apply, jax.random.key(0)
     )

@@ -36,6 +36,7 @@ class _Jobs:
       self.calls.append((name, config, *args, kwargs))
       if self._error is not None:
         raise self._error
+
     return job
 
 
@@ -45,17 +46,17 @@ class MainTestCase(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
+      self.enter_context(tempfile.TemporaryDirectory())
     ).resolve()
     self.enter_context(contextlib.chdir(self.folder))
     self.enter_context(
-        mock.patch.dict(os.environ, LDC_VAE_CACHE=str(self.folder / 'cache'))
+      mock.patch.dict(os.environ, LDC_VAE_CACHE=str(self.folder / 'cache'))
     )
     os.environ.pop('LDC_VAE_TRACEBACK', None)
     (self.folder / 'toy.py').write_text(_RUN_FILE)
     self.updates = {}
     self.enter_context(
-        mock.patch.object(jax.config, 'update', self.updates.__setitem__)
+      mock.patch.object(jax.config, 'update', self.updates.__setitem__)
     )
 
   def trained(self, arg='', checkpoint=True):
@@ -73,16 +74,16 @@ class MainTestCase(parameterized.TestCase):
     jobs = _Jobs(error)
     out, err = io.StringIO(), io.StringIO()
     modules = {
-        f'ldc_vae.{name}': jobs for name in ('train', 'evaluate', 'compare')
+      f'ldc_vae.{name}': jobs for name in ('train', 'evaluate', 'compare')
     }
     package = sys.modules['ldc_vae']
     with (
-        mock.patch.dict(sys.modules, modules),
-        mock.patch.object(package, 'train', jobs, create=True),
-        mock.patch.object(package, 'evaluate', jobs, create=True),
-        mock.patch.object(package, 'compare', jobs, create=True),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
+      mock.patch.dict(sys.modules, modules),
+      mock.patch.object(package, 'train', jobs, create=True),
+      mock.patch.object(package, 'evaluate', jobs, create=True),
+      mock.patch.object(package, 'compare', jobs, create=True),
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
     ):
       code = main.main(argv)
     return code, jobs.calls, out.getvalue(), err.getvalue()

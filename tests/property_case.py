@@ -7,8 +7,11 @@ import numpy as np
 
 # The same few examples each time, because each new shape is compiled.
 _settings = hypothesis.settings(
-    derandomize=True, deadline=None, database=None, max_examples=8,
-    suppress_health_check=list(hypothesis.HealthCheck),
+  derandomize=True,
+  deadline=None,
+  database=None,
+  max_examples=8,
+  suppress_health_check=list(hypothesis.HealthCheck),
 )
 
 NUMBERS = st.floats(-4.0, 4.0, width=32)

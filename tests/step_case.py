@@ -17,29 +17,29 @@ SHAPE = (4, 4, 1)
 BATCH = 8
 NUM_STEPS = 40
 METHODS = {
-    'aae': ('aae', dict(num_discriminator_updates=2)),
-    'ae': ('ae', {}),
-    'beta_vae': ('beta_vae', {}),
-    'info_vae': ('info_vae', {}),
-    'iwae': ('iwae', {}),
-    'lebm': ('lebm', dict(posterior_steps=2, prior_steps=2)),
-    'rae_gp': ('rae_gp', {}),
-    'rae_l2': ('rae_l2', {}),
-    'stein_vae': ('stein_vae', {}),
-    'vamp': ('vamp', {}),
-    # a weight whose rounding is not larger than the rest
-    'wae_mmd': ('wae_mmd', dict(mmd_weight=10.0)),
-    'vae': ('vae', dict(num_samples=2)),
-    'ldc': (
-        'ldc',
-        dict(
-            num_particles=3,
-            num_latent_updates=2,
-            latents_per_image=2,
-            latent_energy_weight=0.5,
-        ),
+  'aae': ('aae', dict(num_discriminator_updates=2)),
+  'ae': ('ae', {}),
+  'beta_vae': ('beta_vae', {}),
+  'info_vae': ('info_vae', {}),
+  'iwae': ('iwae', {}),
+  'lebm': ('lebm', dict(posterior_steps=2, prior_steps=2)),
+  'rae_gp': ('rae_gp', {}),
+  'rae_l2': ('rae_l2', {}),
+  'stein_vae': ('stein_vae', {}),
+  'vamp': ('vamp', {}),
+  # a weight whose rounding is not larger than the rest
+  'wae_mmd': ('wae_mmd', dict(mmd_weight=10.0)),
+  'vae': ('vae', dict(num_samples=2)),
+  'ldc': (
+    'ldc',
+    dict(
+      num_particles=3,
+      num_latent_updates=2,
+      latents_per_image=2,
+      latent_energy_weight=0.5,
     ),
-    'ldc_default': ('ldc', {}),
+  ),
+  'ldc_default': ('ldc', {}),
 }
 
 
@@ -48,14 +48,14 @@ def create_model(name: str = 'vae') -> model_lib.Model:
   """Small networks for 4x4 images, with the encoder of a method."""
   encoder = default.create(METHODS[name][0]).model.encoder
   sizes = model_lib.Sizes(
-      latent_size=2,
-      hidden_sizes=(12,),
-      sampler_width=8,
-      sampler_blocks=1,
-      energy_width=8,
-      energy_blocks=1,
-      noise_size=3,
-      num_pseudo_inputs=3,
+    latent_size=2,
+    hidden_sizes=(12,),
+    sampler_width=8,
+    sampler_blocks=1,
+    energy_width=8,
+    energy_blocks=1,
+    noise_size=3,
+    num_pseudo_inputs=3,
   )
   return model_lib.create_model(SHAPE, sizes, scale=0.5, encoder=encoder)
 
@@ -76,15 +76,15 @@ def set_up(name: str, optimizer: str):
   else:
     txs = {name: optax.adam(1e-3) for name in algorithm.trained}
   train_step = functools.partial(
-      step_lib.train_step,
-      algorithm=algorithm,
-      txs=txs,
-      num_steps=NUM_STEPS,
-      log_every=4,
-      non_finite='stop',
-      ema_decay=0.15,
-      binarize=False,
-      accumulate=1,
+    step_lib.train_step,
+    algorithm=algorithm,
+    txs=txs,
+    num_steps=NUM_STEPS,
+    log_every=4,
+    non_finite='stop',
+    ema_decay=0.15,
+    binarize=False,
+    accumulate=1,
   )
   return algorithm, txs, train_step
 
@@ -93,7 +93,7 @@ def create_state(name: str, optimizer: str) -> step_lib.TrainState:
   """The state before the first step."""
   algorithm, txs, _ = set_up(name, optimizer)
   return step_lib.create_train_state(
-      jax.random.key(0), create_model(name), algorithm, txs
+    jax.random.key(0), create_model(name), algorithm, txs
   )
 
 
@@ -134,15 +134,15 @@ def make_step(train_step, kind: str):
     mapped = step_lib.pmap_train_step(train_step, num_devices)
   else:
     mapped = jax.jit(
-        jax.vmap(
-            functools.partial(train_step, axis_name=step_lib.AXIS_NAME),
-            axis_name=step_lib.AXIS_NAME,
-            in_axes=(None, 0, None),
-            out_axes=None,
-        )
+      jax.vmap(
+        functools.partial(train_step, axis_name=step_lib.AXIS_NAME),
+        axis_name=step_lib.AXIS_NAME,
+        in_axes=(None, 0, None),
+        out_axes=None,
+      )
     )
   return lambda state, images, key: mapped(
-      state, split_batch(images, num_devices), key
+    state, split_batch(images, num_devices), key
   )
 
 

@@ -22,7 +22,6 @@ _FIGURES = compare_case.FIGURES
 
 
 class CompareTest(compare_case.CompareTest):
-
   def make_all(self, plans):
     for name, run in self.runs(plans).items():
       self.make(run, (30.0 if run.method == 'vae' else 2.0) + run.seed)
@@ -34,24 +33,25 @@ class CompareTest(compare_case.CompareTest):
     self.make_all(plans)
     record = compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(
-        self.called(), ['vae_seed0', 'ldc_seed0', 'vae_seed1', 'ldc_seed1']
+      self.called(), ['vae_seed0', 'ldc_seed0', 'vae_seed1', 'ldc_seed1']
     )
     stored = json.loads((self.workdir / 'comparison.json').read_text())
     self.assertEqual(stored, json.loads(json.dumps(record)))
     self.assertEqual(stored['seeds'], [0, 1])
-    self.assertEqual([run['status'] for run in stored['runs']],
-                     ['finished'] * 4)
     self.assertEqual(
-        stored['runs'][3]['results']['frechet_classifier/generator'], 3.0
+      [run['status'] for run in stored['runs']], ['finished'] * 4
+    )
+    self.assertEqual(
+      stored['runs'][3]['results']['frechet_classifier/generator'], 3.0
     )
     self.assertGreater(stored['runs'][3]['seconds'], 0.0)
     self.assertEqual(stored['configs']['ldc']['method']['name'], 'ldc')
     self.assertIn('jax', stored['versions'])
     self.assertEqual(
-        stored['command'],
-        'python -m ldc_vae.main --config=configs/digits.py,debug'
-        ' --mode=compare --methods=vae,ldc --seeds=0,1'
-        ' --config.evaluate.samplers=prior,gmm_10',
+      stored['command'],
+      'python -m ldc_vae.main --config=configs/digits.py,debug'
+      ' --mode=compare --methods=vae,ldc --seeds=0,1'
+      ' --config.evaluate.samplers=prior,gmm_10',
     )
     text = (self.workdir / 'comparison.md').read_text()
     self.assertIn('| VAE | 30.5 ± 0.50 |', text)
@@ -61,7 +61,7 @@ class CompareTest(compare_case.CompareTest):
     with open(self.workdir / 'comparison.csv', encoding='utf-8') as file:
       labels = [line['label'] for line in csv.DictReader(file)]
     self.assertEqual(
-        labels, ['VAE', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10']
+      labels, ['VAE', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10']
     )
     self.assertEqual(set(os.listdir(self.workdir / 'figures')), _FIGURES)
     shutil.rmtree(self.workdir / 'figures')
@@ -79,11 +79,12 @@ class CompareTest(compare_case.CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEmpty(self.called())
     (self.workdir / 'ldc_seed0' / 'results.json').unlink()
-    before = json.loads((self.workdir / 'ldc_seed0' / 'command.json')
-                        .read_text())['seconds']
+    before = json.loads(
+      (self.workdir / 'ldc_seed0' / 'command.json').read_text()
+    )['seconds']
     record = compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['ldc_seed0'])
-    run, = (x for x in record['runs'] if x['name'] == 'ldc_seed0')
+    (run,) = (x for x in record['runs'] if x['name'] == 'ldc_seed0')
     self.assertGreater(run['seconds'], before)  # of both commands
 
   def test_results_of_an_earlier_step_are_not_final(self):
@@ -130,17 +131,17 @@ class CompareTest(compare_case.CompareTest):
     self.make_all(plans)
     shutil.rmtree(self.made / 'vae_seed0')
     with self.assertRaisesRegex(
-        compare.RunsFailedError,
-        r'1 of 4 runs failed, as vae_seed0 \(the loss is not finite\); see'
-        r' .*comparison.md and .*vae_seed0.log; the same command tries',
+      compare.RunsFailedError,
+      r'1 of 4 runs failed, as vae_seed0 \(the loss is not finite\); see'
+      r' .*comparison.md and .*vae_seed0.log; the same command tries',
     ):
       compare.compare(plans, (0, 1), self.workdir)
     self.assertLen(self.called(), 4)
     record = json.loads((self.workdir / 'comparison.json').read_text())
     first = record['runs'][0]
     self.assertEqual(
-        (first['status'], first['error'], first['results']),
-        ('failed', 'the loss is not finite', None),
+      (first['status'], first['error'], first['results']),
+      ('failed', 'the loss is not finite', None),
     )
     text = (self.workdir / 'comparison.md').read_text()
     self.assertRegex(text, r'\| vae_seed0 \| .* \| the loss is not finite \|')
@@ -150,9 +151,7 @@ class CompareTest(compare_case.CompareTest):
     self.make(self.runs(plans)['vae_seed0'], 30.0)
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed0'])
-    self.assertNotIn(
-        'failed', (self.workdir / 'comparison.md').read_text()
-    )
+    self.assertNotIn('failed', (self.workdir / 'comparison.md').read_text())
 
   def test_where_all_fail_the_tables_say_so(self):
     with self.assertRaisesRegex(compare.RunsFailedError, '4 of 4 runs failed'):
@@ -174,11 +173,11 @@ class CompareTest(compare_case.CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.called()
     with self.assertRaisesRegex(
-        errors.UserError,
-        r'vae_seed0 holds a run with config.method.beta=1.0, not 2.0; use',
+      errors.UserError,
+      r'vae_seed0 holds a run with config.method.beta=1.0, not 2.0; use',
     ):
       compare.compare(
-          self.plans('--config.vae.method.beta=2'), (0, 1), self.workdir
+        self.plans('--config.vae.method.beta=2'), (0, 1), self.workdir
       )
     self.assertEmpty(self.called())
 
@@ -194,7 +193,7 @@ class CompareTest(compare_case.CompareTest):
     record = compare.compare(plans, (0, 1), self.workdir)
     self.assertLen(self.called(), 4)
     self.assertEqual(
-        [each['status'] for each in record['runs']], [compare.FINISHED] * 4
+      [each['status'] for each in record['runs']], [compare.FINISHED] * 4
     )
 
   def test_a_signal_keeps_what_is_done(self):
@@ -210,8 +209,9 @@ class CompareTest(compare_case.CompareTest):
       with self.assertRaises(KeyboardInterrupt):
         compare.compare(plans, (0, 1), self.workdir)
     self.assertLen(self.called(), 2)
-    self.assertIn('2 of 4 runs are finished',
-                  (self.workdir / 'comparison.md').read_text())
+    self.assertIn(
+      '2 of 4 runs are finished', (self.workdir / 'comparison.md').read_text()
+    )
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1', 'ldc_seed1'])
 
@@ -233,21 +233,21 @@ class CompareTest(compare_case.CompareTest):
   def test_another_protocol_for_one_method_is_refused(self):
     plans = self.plans('--config.ldc.evaluate.num_samples=50')
     with self.assertRaisesRegex(
-        errors.UserError, 'num_samples is 256 for vae and 50 for ldc'
+      errors.UserError, 'num_samples is 256 for vae and 50 for ldc'
     ):
       compare.compare(plans, (0,), self.workdir)
 
   def test_likelihoods_of_another_kind_are_refused(self):
     plans = self.plans('--config.vae.model.likelihood=bernoulli')
     with self.assertRaisesRegex(
-        errors.UserError, "likelihood is 'bernoulli' for vae and 'gauss"
+      errors.UserError, "likelihood is 'bernoulli' for vae and 'gauss"
     ):
       compare.compare(plans, (0,), self.workdir)
 
   def test_other_data_for_one_method_is_refused(self):
     plans = self.plans('--config.vae.dataset.num_validation=32')
     with self.assertRaisesRegex(
-        errors.UserError, 'dataset.num_validation is 32 for vae and 64'
+      errors.UserError, 'dataset.num_validation is 32 for vae and 64'
     ):
       compare.compare(plans, (0,), self.workdir)
     self.assertFalse(self.workdir.exists())
@@ -260,13 +260,13 @@ class CompareTest(compare_case.CompareTest):
 
   def test_the_command_names_no_place(self):
     plans = self.plans(
-        '--config.dataset.data_dir=/home/me', '--config.vae.method.beta=2'
+      '--config.dataset.data_dir=/home/me', '--config.vae.method.beta=2'
     )
     self.make_all(plans)
     record = compare.compare(plans, (0, 1), self.workdir)
     self.assertEndsWith(
-        record['command'],
-        '--config.dataset.data_dir=DATA_DIR --config.vae.method.beta=2',
+      record['command'],
+      '--config.dataset.data_dir=DATA_DIR --config.vae.method.beta=2',
     )
     for name in ('json', 'md', 'csv'):
       text = (self.workdir / f'comparison.{name}').read_text()

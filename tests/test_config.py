@@ -14,7 +14,6 @@ from tests import config_case
 
 
 class LoadTest(config_case.FileTestCase):
-
   def test_reads_the_run_file(self):
     config = config_lib.load(self.run_file())
     self.assertEqual(config.model.latent_size, 4)
@@ -22,10 +21,10 @@ class LoadTest(config_case.FileTestCase):
     self.assertFalse(config.debug)
 
   @parameterized.parameters(
-      (':vae', 'vae', False),
-      (':vae,debug', 'vae', True),
-      (':debug', 'ldc', True),
-      (',debug', 'ldc', True),
+    (':vae', 'vae', False),
+    (':vae,debug', 'vae', True),
+    (':debug', 'ldc', True),
+    (',debug', 'ldc', True),
   )
   def test_the_word_after_the_colon_chooses(self, suffix, method, debug):
     config = config_lib.load(self.run_file() + suffix)
@@ -44,7 +43,7 @@ class LoadTest(config_case.FileTestCase):
   def test_a_missing_file_is_told(self):
     message = self.message_of(config_lib.load, 'configs/nothing_like_it.py')
     self.assertStartsWith(
-        message, '--config=configs/nothing_like_it.py: there is no such file'
+      message, '--config=configs/nothing_like_it.py: there is no such file'
     )
     self.assertIn('digits', message)
 
@@ -58,16 +57,16 @@ class LoadTest(config_case.FileTestCase):
     self.assertIn(', '.join(sorted(methods.METHODS)), message)
 
   @parameterized.named_parameters(
-      ('syntax', 'x = (', 'SyntaxError'),
-      ('name', '\n\nfoo.bar = 1', 'line 3, raised NameError'),
-      ('no_function', 'x = 1', 'does not define get_config'),
-      ('wrong_type', 'def get_config(arg):\n  return {}', 'returned dict'),
-      (
-          'unknown_field',
-          config_case.RUN_FILE.replace('latent_size = 4', 'latent_size.x = 4'),
-          'line 6, raised AttributeError',
-      ),
-      ('sentence', 'raise ValueError("too odd")', 'too odd'),
+    ('syntax', 'x = (', 'SyntaxError'),
+    ('name', '\n\nfoo.bar = 1', 'line 3, raised NameError'),
+    ('no_function', 'x = 1', 'does not define get_config'),
+    ('wrong_type', 'def get_config(arg):\n  return {}', 'returned dict'),
+    (
+      'unknown_field',
+      config_case.RUN_FILE.replace('latent_size = 4', 'latent_size.x = 4'),
+      'line 6, raised AttributeError',
+    ),
+    ('sentence', 'raise ValueError("too odd")', 'too odd'),
   )
   def test_a_broken_file_is_told(self, text, expected):
     path = self.run_file(text)
@@ -80,38 +79,37 @@ class LoadTest(config_case.FileTestCase):
     text = config_case.RUN_FILE.replace('model.latent_size = 4', sizes)
     path = self.run_file(text)
     self.assertIn(
-        'hidden_sizes=(64.5, 32): not a tuple, each element a whole number',
-        self.message_of(config_lib.load, path),
+      'hidden_sizes=(64.5, 32): not a tuple, each element a whole number',
+      self.message_of(config_lib.load, path),
     )
 
 
 class OverrideTest(config_case.FileTestCase):
-
   def setUp(self):
     super().setUp()
     self.config = default.create()
 
   @parameterized.parameters(
-      ('seed', '7', 7),
-      ('seed', '0x10', 16),
-      ('train.batch_size', '1_024', 1024),
-      ('model.scale', '1', 1.0),
-      ('optimizer.learning_rate', '1e-4', 1e-4),
-      ('dataset.binarize', '0', False),
-      ('method.off_diagonal', 'False', False),
-      ('method.sampler_svgd', 'true', True),
-      ('method.sampler_mass', '3', 3.0),
-      ('method.bandwidth', '2.5', '2.5'),
-      ('dataset.data_dir', 'a=b', 'a=b'),
-      ('dataset.data_dir', '', ''),
-      ('model.hidden_sizes', '(64, 32)', (64, 32)),
-      ('model.hidden_sizes', '64', (64,)),
-      ('model.hidden_sizes', '[64,]', (64,)),
-      ('model.hidden_sizes', '()', ()),
-      ('evaluate.classifier_seeds', '1,2', (1, 2)),
-      ('evaluate.samplers', 'prior,gmm_3', ('prior', 'gmm_3')),
-      ('evaluate.samplers', 'gmm_3,langevin', ('gmm_3', 'langevin')),
-      ('evaluate.samplers', "('prior', 'gmm_3')", ('prior', 'gmm_3')),
+    ('seed', '7', 7),
+    ('seed', '0x10', 16),
+    ('train.batch_size', '1_024', 1024),
+    ('model.scale', '1', 1.0),
+    ('optimizer.learning_rate', '1e-4', 1e-4),
+    ('dataset.binarize', '0', False),
+    ('method.off_diagonal', 'False', False),
+    ('method.sampler_svgd', 'true', True),
+    ('method.sampler_mass', '3', 3.0),
+    ('method.bandwidth', '2.5', '2.5'),
+    ('dataset.data_dir', 'a=b', 'a=b'),
+    ('dataset.data_dir', '', ''),
+    ('model.hidden_sizes', '(64, 32)', (64, 32)),
+    ('model.hidden_sizes', '64', (64,)),
+    ('model.hidden_sizes', '[64,]', (64,)),
+    ('model.hidden_sizes', '()', ()),
+    ('evaluate.classifier_seeds', '1,2', (1, 2)),
+    ('evaluate.samplers', 'prior,gmm_3', ('prior', 'gmm_3')),
+    ('evaluate.samplers', 'gmm_3,langevin', ('gmm_3', 'langevin')),
+    ('evaluate.samplers', "('prior', 'gmm_3')", ('prior', 'gmm_3')),
   )
   def test_text_becomes_the_type_of_the_field(self, name, text, expected):
     for overrides in ([f'--config.{name}={text}'], {name: text}):
@@ -120,14 +118,14 @@ class OverrideTest(config_case.FileTestCase):
       self.assertEqual(actual, expected)
       self.assertIs(type(actual), type(expected))
       for one, other in zip(
-          actual if isinstance(actual, tuple) else (),
-          expected if isinstance(expected, tuple) else (),
+        actual if isinstance(actual, tuple) else (),
+        expected if isinstance(expected, tuple) else (),
       ):
         self.assertIs(type(one), type(other))
 
   def test_values_keep_their_type(self):
     config = config_lib.override(
-        self.config, {'model.scale': 2, 'model.hidden_sizes': [8, 4]}
+      self.config, {'model.scale': 2, 'model.hidden_sizes': [8, 4]}
     )
     self.assertIs(type(config.model.scale), float)
     self.assertEqual(config.model.hidden_sizes, (8, 4))
@@ -140,7 +138,7 @@ class OverrideTest(config_case.FileTestCase):
 
   def test_the_last_of_two_holds(self):
     config = config_lib.override(
-        self.config, ['--config.seed=1', '--config.seed=2']
+      self.config, ['--config.seed=1', '--config.seed=2']
     )
     self.assertEqual(config.seed, 2)
 
@@ -149,14 +147,14 @@ class OverrideTest(config_case.FileTestCase):
     self.assertEqual(self.config.seed, 0)
 
   @parameterized.parameters(
-      ('seed', '1.5', 'whole number'),
-      ('seed', 'true', 'whole number'),
-      ('model.scale', 'wide', 'a number'),
-      ('dataset.binarize', '2', 'boolean'),
-      ('dataset.binarize', 'yes', 'boolean'),
-      ('model.hidden_sizes', '64,wide', 'each element a whole number'),
-      ('model.hidden_sizes', '64.5', 'each element a whole number'),
-      ('method.sampler_mass', 'a', 'a number'),
+    ('seed', '1.5', 'whole number'),
+    ('seed', 'true', 'whole number'),
+    ('model.scale', 'wide', 'a number'),
+    ('dataset.binarize', '2', 'boolean'),
+    ('dataset.binarize', 'yes', 'boolean'),
+    ('model.hidden_sizes', '64,wide', 'each element a whole number'),
+    ('model.hidden_sizes', '64.5', 'each element a whole number'),
+    ('method.sampler_mass', 'a', 'a number'),
   )
   def test_text_of_another_type_is_refused(self, name, text, kind):
     overrides = [f'--config.{name}={text}']
@@ -165,52 +163,52 @@ class OverrideTest(config_case.FileTestCase):
     self.assertIn(kind, message)
 
   @parameterized.parameters(
-      ({'seed': 1.0},),
-      ({'seed': True},),
-      ({'dataset.name': 3},),
-      ({'dataset.binarize': 1},),
-      ({'model.hidden_sizes': (1.5,)},),
+    ({'seed': 1.0},),
+    ({'seed': True},),
+    ({'dataset.name': 3},),
+    ({'dataset.binarize': 1},),
+    ({'model.hidden_sizes': (1.5,)},),
   )
   def test_a_value_of_another_type_is_refused(self, overrides):
     message = self.message_of(config_lib.override, self.config, overrides)
     self.assertIn(': not ', message)
 
   @parameterized.parameters(
-      ('btea', 'beta'),
-      ('method.btea', 'method.beta'),
-      ('beta', 'method.beta'),
-      ('methd.beta', 'method.beta'),
-      ('train.learning_rate', 'optimizer.learning_rate'),
-      ('evaluation.batch_size', 'evaluate.batch_size'),
-      ('model.batch_size', 'batch_size'),
-      ('sede', 'seed'),
+    ('btea', 'beta'),
+    ('method.btea', 'method.beta'),
+    ('beta', 'method.beta'),
+    ('methd.beta', 'method.beta'),
+    ('train.learning_rate', 'optimizer.learning_rate'),
+    ('evaluation.batch_size', 'evaluate.batch_size'),
+    ('model.batch_size', 'batch_size'),
+    ('sede', 'seed'),
   )
   def test_an_unknown_field_suggests_the_nearest(self, name, nearest):
     config = default.create('vae')
     message = self.message_of(
-        config_lib.override, config, [f'--config.{name}=1']
+      config_lib.override, config, [f'--config.{name}=1']
     )
     self.assertStartsWith(message, f'--config.{name}: no such field; did you')
     self.assertEndsWith(message, f'{nearest}?')
 
   def test_a_field_like_no_other_lists_its_group(self):
     message = self.message_of(
-        config_lib.override, self.config, ['--config.dataset.qqq=1']
+      config_lib.override, self.config, ['--config.dataset.qqq=1']
     )
     self.assertIn('known: dataset.binarize, dataset.data_dir', message)
 
   def test_a_group_is_refused(self):
     message = self.message_of(
-        config_lib.override, self.config, ['--config.model=1']
+      config_lib.override, self.config, ['--config.model=1']
     )
     self.assertIn('model.latent_size', message)
 
   def test_a_missing_value_is_told(self):
     message = self.message_of(
-        config_lib.override, self.config, ['--config.seed']
+      config_lib.override, self.config, ['--config.seed']
     )
     self.assertEqual(
-        message, '--config.seed: needs a value, --config.seed=VALUE'
+      message, '--config.seed: needs a value, --config.seed=VALUE'
     )
 
   @parameterized.parameters('method.name', 'debug')
@@ -220,7 +218,6 @@ class OverrideTest(config_case.FileTestCase):
 
 
 class PublicTest(absltest.TestCase):
-
   def test_names_no_place(self):
     config = default.create('vae')
     config.dataset.data_dir = '/home/me/tfds'
@@ -229,32 +226,28 @@ class PublicTest(absltest.TestCase):
 
   def test_overrides_name_no_place(self):
     for text, expected in (
-        ('--config.dataset.data_dir=/x', '--config.dataset.data_dir=DATA_DIR'),
-        ('--config.vae.dataset.path=/x', '--config.vae.dataset.path=PATH'),
-        ('--config.seed=3', '--config.seed=3'),
-        ('--config.dataset.binarize', '--config.dataset.binarize'),
+      ('--config.dataset.data_dir=/x', '--config.dataset.data_dir=DATA_DIR'),
+      ('--config.vae.dataset.path=/x', '--config.vae.dataset.path=PATH'),
+      ('--config.seed=3', '--config.seed=3'),
+      ('--config.dataset.binarize', '--config.dataset.binarize'),
     ):
       self.assertEqual(config_lib.public_override(text), expected)
 
 
 class FlattenTest(parameterized.TestCase):
-
   def test_names_are_dotted(self):
     config = config_dict.ConfigDict({'a': 1, 'b': {'c': (2, 3), 'd': {'e': 4}}})
     self.assertEqual(
-        config_lib.flatten(config), {'a': 1, 'b.c': (2, 3), 'b.d.e': 4}
+      config_lib.flatten(config), {'a': 1, 'b.c': (2, 3), 'b.d.e': 4}
     )
 
 
 class DifferencesTest(parameterized.TestCase):
-
   def test_a_config_continues_itself(self):
-    self.assertEmpty(
-        config_lib.differences(default.create(), default.create())
-    )
+    self.assertEmpty(config_lib.differences(default.create(), default.create()))
 
   @parameterized.parameters(
-      'evaluate.num_samples', 'train.log_every', 'train.validate_every'
+    'evaluate.num_samples', 'train.log_every', 'train.validate_every'
   )
   def test_what_leaves_the_parameters_alone_may_change(self, name):
     other = config_lib.override(default.create(), {name: 77})
@@ -262,12 +255,15 @@ class DifferencesTest(parameterized.TestCase):
 
   def test_the_convolutions_of_another_machine_may_change(self):
     other = config_lib.override(
-        default.create(), {'model.convolution': 'native'}
+      default.create(), {'model.convolution': 'native'}
     )
     self.assertEmpty(config_lib.differences(default.create(), other))
 
   @parameterized.parameters(
-      'seed', 'train.num_epochs', 'train.num_steps', 'model.latent_size',
+    'seed',
+    'train.num_epochs',
+    'train.num_steps',
+    'model.latent_size',
   )
   def test_what_reaches_the_parameters_may_not(self, name):
     other = config_lib.override(default.create(), {name: 77})
@@ -282,24 +278,24 @@ class DifferencesTest(parameterized.TestCase):
     config_lib.check_same_run(stored, config, 'runs/x')
 
   @parameterized.parameters(
-      ('hidden_sizes', [7], r'hidden_sizes=\(7,\), not \(512, 512\); use its'),
-      ('latent_size', 4, r'latent_size=4, not 16; use its config, or another'),
-      ('depth', 4, r'depth=4, not nothing; use its config'),
+    ('hidden_sizes', [7], r'hidden_sizes=\(7,\), not \(512, 512\); use its'),
+    ('latent_size', 4, r'latent_size=4, not 16; use its config, or another'),
+    ('depth', 4, r'depth=4, not nothing; use its config'),
   )
   def test_a_field_of_another_run_is_named_with_both_values(
-      self, field, value, part
+    self, field, value, part
   ):
     stored = default.create().to_dict()
     stored['model'][field] = value
     with self.assertRaisesRegex(
-        errors.UserError, rf'^runs/x holds a run with config.model.{part}'
+      errors.UserError, rf'^runs/x holds a run with config.model.{part}'
     ):
       config_lib.check_same_run(stored, default.create(), 'runs/x')
 
   def test_another_method_differs(self):
     names = config_lib.differences(default.create(), default.create('vae'))
     self.assertContainsSubset(
-        ['method.name', 'method.beta', 'method.kernel'], names
+      ['method.name', 'method.beta', 'method.kernel'], names
     )
 
   def test_the_causes_are_told_first(self):
@@ -312,7 +308,6 @@ class DifferencesTest(parameterized.TestCase):
 
 
 class JsonTest(config_case.FileTestCase):
-
   @parameterized.parameters('', 'vae', 'debug')
   def test_a_config_survives(self, arg):
     config = config_lib.override(default.create(arg), {'model.scale': 1})
@@ -326,8 +321,8 @@ class JsonTest(config_case.FileTestCase):
   def test_holds_versions_and_commit(self):
     record = config_lib.to_json(default.create())
     self.assertContainsSubset(
-        ['python', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'],
-        record['versions'],
+      ['python', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'],
+      record['versions'],
     )
     self.assertRegex(record['git_commit'] or '0' * 40, r'^[0-9a-f]{40}')
 
@@ -344,11 +339,11 @@ class JsonTest(config_case.FileTestCase):
     self.assertStartsWith(message, f'{path}: ')
 
   @parameterized.parameters(
-      ('method.name', 'zzz', 'config.method.name=zzz is unknown; known:'),
-      ('method.foo', 1, 'config.method.foo is no field'),
-      ('dataset.foo', 1, 'config.dataset.foo is no field'),
-      ('model.latent_size', 2.5, 'config.model.latent_size=2.5: not a whole n'),
-      ('method.num_particles', None, 'config.method.num_particles is m'),
+    ('method.name', 'zzz', 'config.method.name=zzz is unknown; known:'),
+    ('method.foo', 1, 'config.method.foo is no field'),
+    ('dataset.foo', 1, 'config.dataset.foo is no field'),
+    ('model.latent_size', 2.5, 'config.model.latent_size=2.5: not a whole n'),
+    ('method.num_particles', None, 'config.method.num_particles is m'),
   )
   def test_fields_of_another_version_are_told(self, name, value, sentence):
     record = config_lib.to_json(default.create())

@@ -28,19 +28,25 @@ _ABBREVIATION = re.compile(r'\b(e\.g|i\.e|et al|cf|vs|Fig|No)\.')
 def _pages():
   """Returns the Markdown files of the project, relative to its root."""
   try:
-    command = ['git', '-C', str(_ROOT), 'ls-files', '-co',
-               '--exclude-standard', '*.md']
+    command = [
+      'git',
+      '-C',
+      str(_ROOT),
+      'ls-files',
+      '-co',
+      '--exclude-standard',
+      '*.md',
+    ]
     names = subprocess.run(
-        command, check=True, capture_output=True, text=True
+      command, check=True, capture_output=True, text=True
     ).stdout.split()
   except (OSError, subprocess.CalledProcessError):  # not a git checkout
-    names = [
-        path.relative_to(_ROOT).as_posix() for path in _ROOT.rglob('*.md')
-    ]
+    names = [path.relative_to(_ROOT).as_posix() for path in _ROOT.rglob('*.md')]
   return sorted(
-      name for name in names
-      if not _NO_PAGES & set(pathlib.PurePath(name).parts)
-      and (_ROOT / name).exists()
+    name
+    for name in names
+    if not _NO_PAGES & set(pathlib.PurePath(name).parts)
+    and (_ROOT / name).exists()
   )
 
 
@@ -101,7 +107,6 @@ def _num_words(sentence):
 
 
 class ReadmeTest(absltest.TestCase):
-
   def test_is_short(self):
     lines = _read('README.md').splitlines()
     self.assertLessEqual(len(lines), _MAX_LINES)
@@ -115,7 +120,6 @@ class ReadmeTest(absltest.TestCase):
 
 
 class PagesTest(parameterized.TestCase):
-
   @parameterized.parameters(_pages())
   def test_relative_links_lead_somewhere(self, name):
     text = _read(name)
@@ -134,7 +138,6 @@ class PagesTest(parameterized.TestCase):
     for sentence in _sentences(_read(name)):
       self.assertLessEqual(_num_words(sentence), _MAX_WORDS, sentence)
 
-
   @parameterized.parameters(_PROSE)
   def test_examples_in_python_are_python(self, name):
     for block in _PYTHON.findall(_read(name)):
@@ -146,14 +149,21 @@ class ReaderTest(absltest.TestCase):
 
   def test_sentences_are_split(self):
     text = (
-        '# A title\n\nOne, see e.g. this. Two `a.b. C` runs\non; three [4 5](x)'
-        '.\n\n* Item one\n* Item two\n\n| a b | c |\n|---|---|\n\n```\nx y. Z\n'
-        '```\n'
+      '# A title\n\nOne, see e.g. this. Two `a.b. C` runs\non; three [4 5](x)'
+      '.\n\n* Item one\n* Item two\n\n| a b | c |\n|---|---|\n\n```\nx y. Z\n'
+      '```\n'
     )
     self.assertEqual(
-        _sentences(text),
-        ['A title', 'One, see e.g this.', 'Two Code runs on; three 4 5.',
-         'Item one', 'Item two', 'a b', 'c'],
+      _sentences(text),
+      [
+        'A title',
+        'One, see e.g this.',
+        'Two Code runs on; three 4 5.',
+        'Item one',
+        'Item two',
+        'a b',
+        'c',
+      ],
     )
 
   def test_words_are_counted(self):

@@ -40,7 +40,6 @@ class _StrictTest(chex.TestCase):
 
 
 class BernoulliTest(_StrictTest):
-
   def test_matches_scipy(self):
     logits = 3.0 * _normal(0, *_SHAPE)
     image = (_normal(1, *_SHAPE) > 0).astype(np.float32)
@@ -48,9 +47,9 @@ class BernoulliTest(_StrictTest):
     expected = np.sum(scipy.stats.bernoulli.logpmf(image, probability))
     # float32, 6 terms of size 1
     np.testing.assert_allclose(
-        jax.jit(elbo.bernoulli_log_likelihood)(logits, image),
-        expected,
-        rtol=1e-5,
+      jax.jit(elbo.bernoulli_log_likelihood)(logits, image),
+      expected,
+      rtol=1e-5,
     )
 
   def test_grey_is_the_cross_entropy(self):
@@ -59,17 +58,17 @@ class BernoulliTest(_StrictTest):
     expected = np.sum(image * np.log(p) + (1.0 - image) * np.log1p(-p))
     # float32, 6 terms of size 1
     np.testing.assert_allclose(
-        jax.jit(elbo.bernoulli_log_likelihood)(logits, image),
-        expected,
-        rtol=1e-5,
+      jax.jit(elbo.bernoulli_log_likelihood)(logits, image),
+      expected,
+      rtol=1e-5,
     )
 
   @parameterized.parameters((-1e4,), (1e4,))
   def test_extreme_logits_stay_finite(self, logit):
     value_and_grad = jax.value_and_grad(elbo.bernoulli_log_likelihood)
     value, gradient = jax.jit(value_and_grad)(
-        np.full((2, 1, 1), logit, np.float32),
-        np.array([0.0, 1.0], np.float32).reshape(2, 1, 1),
+      np.full((2, 1, 1), logit, np.float32),
+      np.array([0.0, 1.0], np.float32).reshape(2, 1, 1),
     )
     # the one that is wrong costs its logit, the other nothing
     self.assertEqual(float(value), -1e4)
@@ -77,16 +76,15 @@ class BernoulliTest(_StrictTest):
 
 
 class GaussianTest(_StrictTest):
-
   @parameterized.parameters((False,), (True,))
   def test_matches_scipy(self, per_pixel):
     mean, image = _normal(0, *_SHAPE), _levels(1, *_SHAPE)
     log_scale = _normal(2, *_SHAPE) if per_pixel else np.float32(-1.3)
     actual = jax.jit(elbo.gaussian_log_likelihood)(mean, image, log_scale)
     expected = scipy.stats.norm.logpdf(
-        image.astype(np.float64),
-        mean,
-        np.exp(np.asarray(log_scale, np.float64)),
+      image.astype(np.float64),
+      mean,
+      np.exp(np.asarray(log_scale, np.float64)),
     )
     # float32, 6 terms, of size 10
     np.testing.assert_allclose(actual, np.sum(expected), rtol=1e-5)
@@ -94,10 +92,10 @@ class GaussianTest(_StrictTest):
   @parameterized.parameters((-15.0,), (15.0,))
   def test_extreme_scales_stay_finite(self, log_scale):
     value_and_grad = jax.value_and_grad(
-        elbo.gaussian_log_likelihood, argnums=(0, 2)
+      elbo.gaussian_log_likelihood, argnums=(0, 2)
     )
     results = jax.jit(value_and_grad)(
-        jnp.zeros(_SHAPE), _levels(0, *_SHAPE), jnp.float32(log_scale)
+      jnp.zeros(_SHAPE), _levels(0, *_SHAPE), jnp.float32(log_scale)
     )
     chex.assert_tree_all_finite(results)
 
@@ -111,13 +109,12 @@ class GaussianTest(_StrictTest):
 
 
 class DiscretizedLogisticTest(_StrictTest):
-
   @parameterized.parameters((-5.0,), (-3.0,), (-1.0,), (1.0,))
   def test_matches_cdf_differences(self, log_scale):
     mean = scipy.special.expit(_normal(0, *_SHAPE))
     image = _levels(1, *_SHAPE)
     actual = jax.jit(elbo.discretized_logistic_log_likelihood)(
-        mean, image, log_scale
+      mean, image, log_scale
     )
     x, mu, half = image.astype(np.float64), mean.astype(np.float64), 0.5 / 255.0
     law = scipy.stats.logistic(mu, math.exp(log_scale))
@@ -134,9 +131,9 @@ class DiscretizedLogisticTest(_StrictTest):
   def test_probabilities_of_all_levels_add_up_to_one(self, mean, log_scale):
     levels = (np.arange(256) / 255.0).astype(np.float32)
     log_probs_fn = jax.vmap(
-        lambda level: elbo.discretized_logistic_log_likelihood(
-            jnp.full((1, 1, 1), mean), jnp.full((1, 1, 1), level), log_scale
-        )
+      lambda level: elbo.discretized_logistic_log_likelihood(
+        jnp.full((1, 1, 1), mean), jnp.full((1, 1, 1), level), log_scale
+      )
     )
     log_probs = jax.jit(log_probs_fn)(levels)
     # float32: a level is rounded to 6e-8, times 1 / scale <= 1100
@@ -146,14 +143,14 @@ class DiscretizedLogisticTest(_StrictTest):
   @parameterized.parameters((-15.0,), (15.0,))
   def test_extreme_scales_stay_finite(self, log_scale):
     value_and_grad = jax.value_and_grad(
-        elbo.discretized_logistic_log_likelihood, argnums=(0, 2)
+      elbo.discretized_logistic_log_likelihood, argnums=(0, 2)
     )
     value_and_grad = jax.jit(value_and_grad)
     for mean in (0.0, 0.5, 1.0):
       value, grads = value_and_grad(
-          np.full((16, 16, 1), mean, np.float32),
-          _levels(0, 16, 16, 1),
-          jnp.float32(log_scale),
+        np.full((16, 16, 1), mean, np.float32),
+        _levels(0, 16, 16, 1),
+        jnp.float32(log_scale),
       )
       chex.assert_tree_all_finite((value, grads))
       self.assertLess(float(value), 0.0)
@@ -163,9 +160,9 @@ class DiscretizedLogisticTest(_StrictTest):
     # round to 1, so that their difference would be log 0
     scale, half = 1e-3, 0.5 / 255.0
     actual = jax.jit(elbo.discretized_logistic_log_likelihood)(
-        np.full((1, 1, 1), 0.2, np.float32),
-        np.full((1, 1, 1), 153 / 255, np.float32),  # 0.6
-        math.log(scale),
+      np.full((1, 1, 1), 0.2, np.float32),
+      np.full((1, 1, 1), 153 / 255, np.float32),  # 0.6
+      math.log(scale),
     )
     expected = -0.4 / scale + math.log(2.0 * math.sinh(half / scale))
     # float32: 0.4 is rounded to 6e-8, 1.5e-7 of it
@@ -173,31 +170,29 @@ class DiscretizedLogisticTest(_StrictTest):
 
 
 class DensityTest(_StrictTest):
-
   def test_gaussian_matches_scipy(self):
     z, mean, logvar = _normal(0, 3, 5)
     expected = scipy.stats.norm.logpdf(
-        z.astype(np.float64), mean, np.exp(0.5 * logvar.astype(np.float64))
+      z.astype(np.float64), mean, np.exp(0.5 * logvar.astype(np.float64))
     )
     # float32, 5 terms
     np.testing.assert_allclose(
-        jax.jit(elbo.gaussian_log_prob)(z, mean, logvar),
-        np.sum(expected),
-        rtol=1e-5,
+      jax.jit(elbo.gaussian_log_prob)(z, mean, logvar),
+      np.sum(expected),
+      rtol=1e-5,
     )
 
   def test_standard_normal_matches_scipy(self):
     z = _normal(0, 5)
     # float32, 5 terms
     np.testing.assert_allclose(
-        jax.jit(elbo.standard_normal_log_prob)(z),
-        np.sum(scipy.stats.norm.logpdf(z.astype(np.float64))),
-        rtol=1e-6,
+      jax.jit(elbo.standard_normal_log_prob)(z),
+      np.sum(scipy.stats.norm.logpdf(z.astype(np.float64))),
+      rtol=1e-6,
     )
 
 
 class GaussianKlTest(_StrictTest):
-
   def test_matches_quadrature(self):
     mean, logvar = _normal(0, 2, 4)
 
@@ -211,7 +206,7 @@ class GaussianKlTest(_StrictTest):
       expected += scipy.integrate.simpson(integrand(grid, m, s), x=grid)
     # float32, 4 terms; the quadrature is exact to 1e-10
     np.testing.assert_allclose(
-        jax.jit(elbo.gaussian_kl)(mean, logvar), expected, rtol=1e-5
+      jax.jit(elbo.gaussian_kl)(mean, logvar), expected, rtol=1e-5
     )
 
   def test_zero_at_the_prior(self):
@@ -228,16 +223,15 @@ class GaussianKlTest(_StrictTest):
 
 
 class ElboTest(_StrictTest):
-
   @parameterized.parameters((1.0,), (4.0,))
   def test_is_the_mean_minus_beta_kl(self, beta):
     log_likelihoods, mean, logvar = _normal(0, 7), _normal(1, 4), _normal(2, 4)
     kl = 0.5 * np.sum(mean**2 + np.exp(logvar) - logvar - 1.0)
     # float32, 7 terms
     np.testing.assert_allclose(
-        jax.jit(elbo.elbo)(log_likelihoods, mean, logvar, beta),
-        np.mean(log_likelihoods) - beta * kl,
-        rtol=1e-5,
+      jax.jit(elbo.elbo)(log_likelihoods, mean, logvar, beta),
+      np.mean(log_likelihoods) - beta * kl,
+      rtol=1e-5,
     )
 
 
@@ -252,7 +246,7 @@ class EvidenceTest(_StrictTest):
     self.image = _normal(1, 6).astype(np.float64)
     covariance = self.weights @ self.weights.T + self.sigma**2 * np.eye(6)
     self.evidence = scipy.stats.multivariate_normal.logpdf(
-        self.image, np.zeros(6), covariance
+      self.image, np.zeros(6), covariance
     )
     variance = 1 / (1 + np.array([0.5, 1.0, 2.0]) ** 2 / self.sigma**2)
     mean = variance * (self.weights.T @ self.image) / self.sigma**2
@@ -266,7 +260,7 @@ class EvidenceTest(_StrictTest):
     def one(noise):
       z = mean + jnp.exp(0.5 * logvar) * noise
       log_likelihood = elbo.gaussian_log_likelihood(
-          jnp.matmul(weights, z), image, math.log(self.sigma)
+        jnp.matmul(weights, z), image, math.log(self.sigma)
       )
       log_weight = elbo.log_weight(log_likelihood, z, mean, logvar)
       return log_likelihood, log_weight
@@ -274,8 +268,8 @@ class EvidenceTest(_StrictTest):
     def one_set(noise):
       log_likelihoods, log_weights = jax.vmap(one)(noise)
       return (
-          elbo.elbo(log_likelihoods, mean, logvar),
-          elbo.importance_weighted_bound(log_weights),
+        elbo.elbo(log_likelihoods, mean, logvar),
+        elbo.importance_weighted_bound(log_weights),
       )
 
     noise = _normal(2, num_sets, num_samples, 3)
@@ -323,7 +317,6 @@ class EvidenceTest(_StrictTest):
 
 
 class MixtureTest(_StrictTest):
-
   def _components(self, z, means, logvars):
     """log N(z; mean_c, exp(logvar_c)) in NumPy, [C]."""
     std = np.exp(0.5 * logvars)
@@ -334,15 +327,15 @@ class MixtureTest(_StrictTest):
     expected = np.log(np.mean(np.exp(self._components(z, means, logvars))))
     # float32, three terms each
     np.testing.assert_allclose(
-        jax.jit(elbo.mixture_log_prob)(z, means, logvars), expected, rtol=1e-5
+      jax.jit(elbo.mixture_log_prob)(z, means, logvars), expected, rtol=1e-5
     )
 
   def test_one_component_is_a_gaussian(self):
     z, mean, logvar = _normal(0, 3), _normal(1, 3), _normal(2, 3)
     np.testing.assert_allclose(
-        jax.jit(elbo.mixture_log_prob)(z, mean[None], logvar[None]),
-        jax.jit(elbo.gaussian_log_prob)(z, mean, logvar),
-        rtol=1e-6,  # float32
+      jax.jit(elbo.mixture_log_prob)(z, mean[None], logvar[None]),
+      jax.jit(elbo.gaussian_log_prob)(z, mean, logvar),
+      rtol=1e-6,  # float32
     )
 
   def test_is_finite_far_from_every_component(self):
@@ -356,8 +349,8 @@ class MixtureTest(_StrictTest):
     z, mean, logvar = _normal(0, 3), _normal(1, 3), _normal(2, 3)
     means, logvars = _normal(3, 4, 3), _normal(4, 4, 3)
     weight_fn = functools.partial(
-        elbo.log_weight,
-        log_prior_fn=lambda z: elbo.mixture_log_prob(z, means, logvars),
+      elbo.log_weight,
+      log_prior_fn=lambda z: elbo.mixture_log_prob(z, means, logvars),
     )
     actual = jax.jit(weight_fn)(jnp.float32(-3.0), z, mean, logvar)
     prior = np.log(np.mean(np.exp(self._components(z, means, logvars))))

@@ -29,12 +29,11 @@ class _StrictTest(chex.TestCase):
 
 
 class GibbsEnergyTest(_StrictTest):
-
   @parameterized.parameters((1.0, 0.0), (3.0, 0.5))
   def test_is_the_sum_of_its_terms(self, inverse_temperature, latent_energy):
     z = _normal(0, 5)
     actual = energy.gibbs_energy(
-        jnp.float32(-7.0), z, inverse_temperature, latent_energy
+      jnp.float32(-7.0), z, inverse_temperature, latent_energy
     )
     expected = inverse_temperature * 7.0 + latent_energy
     expected += 0.5 * sum(float(value) ** 2 for value in z)
@@ -71,7 +70,7 @@ class GibbsScoreTest(_StrictTest):
   def test_is_that_of_the_gaussian_posterior(self, inverse_temperature):
     mean, precision = self._posterior(inverse_temperature)
     score_fn = jax.jit(
-        functools.partial(energy.gibbs_score, self._log_likelihood)
+      functools.partial(energy.gibbs_score, self._log_likelihood)
     )
     for seed in range(3):
       z = _normal(seed, 3)
@@ -79,7 +78,7 @@ class GibbsScoreTest(_StrictTest):
       expected = -precision @ (z - mean)
       # float32, 6 pixels, each gradient up to lambda / sigma^2 = 20 in size
       np.testing.assert_allclose(
-          actual, expected, rtol=1e-5, atol=1e-4 * inverse_temperature
+        actual, expected, rtol=1e-5, atol=1e-4 * inverse_temperature
       )
 
   def test_vanishes_at_the_mean_of_the_bayes_posterior(self):
@@ -93,23 +92,20 @@ class GibbsScoreTest(_StrictTest):
     z = _normal(3, 3)
     latent_energy_fn = lambda z: 0.3 * jnp.sum(jnp.sin(z))
     with_energy, without = (
-        np.asarray(
-            jax.jit(
-                lambda z, fn=fn: energy.gibbs_score(
-                    self._log_likelihood, z, 2.0, fn
-                )
-            )(z)
-        )
-        for fn in (latent_energy_fn, None)
+      np.asarray(
+        jax.jit(
+          lambda z, fn=fn: energy.gibbs_score(self._log_likelihood, z, 2.0, fn)
+        )(z)
+      )
+      for fn in (latent_energy_fn, None)
     )
     # float32 difference of terms of size 10
     np.testing.assert_allclose(
-        with_energy - without, -0.3 * np.cos(z), atol=1e-5
+      with_energy - without, -0.3 * np.cos(z), atol=1e-5
     )
 
 
 class StandardiseTest(_StrictTest):
-
   @parameterized.parameters(((3,),), ((5, 3),), ((2, 5, 3),))
   def test_the_two_are_inverse(self, shape):
     z, mean, std = _normal(0, *shape), _normal(1, 3), np.exp(_normal(2, 3))
@@ -117,32 +113,31 @@ class StandardiseTest(_StrictTest):
     # float32, one division
     np.testing.assert_allclose(u, (z - mean) / std, rtol=1e-6)
     np.testing.assert_allclose(
-        energy.unstandardise(u, mean, std), z, rtol=1e-5, atol=1e-6
+      energy.unstandardise(u, mean, std), z, rtol=1e-5, atol=1e-6
     )
 
 
 class ContrastiveLossTest(_StrictTest):
-
   @parameterized.parameters((0.0,), (0.3,))
   def test_matches_loop(self, r1_weight):
     aggregate, samples = _normal(0, 7, 3), _normal(1, 5, 3)
     slope = np.array([0.5, -1.0, 2.0], np.float32)
     energy_fn = lambda u: jnp.sum(slope * jnp.sin(u))
     loss_fn = functools.partial(
-        energy.contrastive_loss, energy_fn, r1_weight=r1_weight
+      energy.contrastive_loss, energy_fn, r1_weight=r1_weight
     )
     loss, terms = jax.jit(loss_fn)(aggregate, samples)
     values = [np.sum(slope * np.sin(u.astype(np.float64))) for u in aggregate]
     others = [np.sum(slope * np.sin(u.astype(np.float64))) for u in samples]
     squared = [
-        np.sum((slope * np.cos(u.astype(np.float64))) ** 2) for u in aggregate
+      np.sum((slope * np.cos(u.astype(np.float64))) ** 2) for u in aggregate
     ]
     gap, penalty = np.mean(others) - np.mean(values), np.mean(squared)
     # float32, means of 5 and 7 values below 4
     np.testing.assert_allclose(terms['energy_gap'], gap, atol=2e-6)
     np.testing.assert_allclose(terms['gradient_penalty'], penalty, rtol=1e-6)
     np.testing.assert_allclose(
-        loss, -gap + 0.5 * r1_weight * penalty, atol=2e-6
+      loss, -gap + 0.5 * r1_weight * penalty, atol=2e-6
     )
 
   def test_gradient_of_a_linear_energy(self):
@@ -163,7 +158,7 @@ class ContrastiveLossTest(_StrictTest):
     # f = w u: latents at +1, samples at -1
     def loss_fn(weight):
       return energy.contrastive_loss(
-          lambda u: weight * u[0], jnp.ones((4, 1)), -jnp.ones((4, 1)), 0.0
+        lambda u: weight * u[0], jnp.ones((4, 1)), -jnp.ones((4, 1)), 0.0
       )[0]
 
     self.assertGreater(float(jax.jit(jax.grad(loss_fn))(0.0)), 0.0)
@@ -198,17 +193,16 @@ def _pairs():
 
 
 class PairedLossTest(_StrictTest):
-
   def _loss(self, params, aggregate, samples, at_aggregate, penalty=0.3):
     return energy.paired_loss(
-        _sine_energy, params, aggregate, samples, at_aggregate, penalty
+      _sine_energy, params, aggregate, samples, at_aggregate, penalty
     )
 
   def test_matches_loop(self):
     aggregate, samples, at_aggregate, params = _pairs()
     loss, terms = jax.jit(self._loss)(params, aggregate, samples, at_aggregate)
     weights, shift = (
-        params[name].astype(np.float64) for name in ('weights', 'shift')
+      params[name].astype(np.float64) for name in ('weights', 'shift')
     )
     f = lambda u: np.sum(weights * np.sin(u.astype(np.float64) + shift))
     losses, gaps, squares = [], [], []
@@ -219,13 +213,13 @@ class PairedLossTest(_StrictTest):
       squares.append(np.sum(slope**2))
     # float32, means of 7 values below 4
     np.testing.assert_allclose(
-        terms['energy_gap'], np.mean(gaps), rtol=1e-5, atol=2e-6
+      terms['energy_gap'], np.mean(gaps), rtol=1e-5, atol=2e-6
     )
     np.testing.assert_allclose(
-        terms['gradient_penalty'], np.mean(squares), rtol=1e-5
+      terms['gradient_penalty'], np.mean(squares), rtol=1e-5
     )
     np.testing.assert_allclose(
-        loss, np.mean(losses) + 0.15 * np.mean(squares), rtol=1e-5
+      loss, np.mean(losses) + 0.15 * np.mean(squares), rtol=1e-5
     )
 
   @parameterized.parameters(True, False)
@@ -237,7 +231,7 @@ class PairedLossTest(_StrictTest):
     sets = (aggregate, other + 1.0) if at_aggregate else (other + 1.0, samples)
     _, moved = self._loss(params, *sets, everywhere)
     self.assertEqual(
-        float(terms['gradient_penalty']), float(moved['gradient_penalty'])
+      float(terms['gradient_penalty']), float(moved['gradient_penalty'])
     )
     self.assertNotEqual(float(terms['energy_gap']), float(moved['energy_gap']))
 
@@ -249,7 +243,7 @@ class PairedLossTest(_StrictTest):
     def loss_fn(weights):
       linear = lambda weights, u: jnp.sum(weights * u)
       return energy.paired_loss(
-          linear, weights, aggregate, samples, at_aggregate, 0.3
+        linear, weights, aggregate, samples, at_aggregate, 0.3
       )[0]
 
     difference = aggregate.astype(np.float64) - samples
@@ -266,8 +260,12 @@ class PairedLossTest(_StrictTest):
 
       def loss_fn(weights):
         return energy.paired_loss(
-            lambda weights, u: jnp.sum(weights * u),
-            weights, aggregate + np.float32(shift), samples, looks, 1.0,
+          lambda weights, u: jnp.sum(weights * u),
+          weights,
+          aggregate + np.float32(shift),
+          samples,
+          looks,
+          1.0,
         )[0]
 
       return jax.jit(jax.grad(loss_fn))(jnp.zeros(2))
@@ -285,9 +283,9 @@ class PairedLossTest(_StrictTest):
     def loss_fn(scale):
       weights = jnp.array([0.6, -0.8])
       linear = lambda scale, u: scale * jnp.sum(weights * u)
-      return energy.paired_loss(
-          linear, scale, aggregate, samples, looks, 0.0
-      )[0]
+      return energy.paired_loss(linear, scale, aggregate, samples, looks, 0.0)[
+        0
+      ]
 
     grad_fn = jax.jit(jax.grad(loss_fn))
     self.assertLess(abs(float(grad_fn(0.0))), 0.015)
@@ -312,7 +310,6 @@ class PairedLossTest(_StrictTest):
 
 
 class LangevinTest(_StrictTest):
-
   def test_reaches_the_variance_of_a_gaussian(self):
     variance, step_size = 0.25, 0.3
     keys = jax.random.split(jax.random.key(0), 4000)
@@ -322,7 +319,7 @@ class LangevinTest(_StrictTest):
     @jax.vmap
     def draw(key):
       return energy.langevin(
-          key, jnp.zeros(2), energy_fn, step_size=step_size, num_steps=60
+        key, jnp.zeros(2), energy_fn, step_size=step_size, num_steps=60
       )
 
     z = np.asarray(draw(keys), np.float64)
@@ -330,14 +327,14 @@ class LangevinTest(_StrictTest):
     error = 4.0 / math.sqrt(8000)  # four standard errors of 8000 draws
     self.assertAlmostEqual(np.mean(z), 1.0, delta=error * math.sqrt(expected))
     np.testing.assert_allclose(
-        np.mean((z - 1.0) ** 2), expected, rtol=error * math.sqrt(2.0)
+      np.mean((z - 1.0) ** 2), expected, rtol=error * math.sqrt(2.0)
     )
 
   def test_one_step_is_that_of_its_equation(self):
     key = jax.random.key(3)
     start = np.array([1.0, -2.0], np.float32)
     step_fn = functools.partial(
-        energy.langevin, energy_fn=lambda z: jnp.sum(z**4), num_steps=1
+      energy.langevin, energy_fn=lambda z: jnp.sum(z**4), num_steps=1
     )
     actual = jax.jit(step_fn)(key, start, step_size=0.2)
     noise = jax.random.normal(jax.random.split(key, 1)[0], (2,))
@@ -349,13 +346,13 @@ class LangevinTest(_StrictTest):
     key = jax.random.key(3)
     start = np.array([1.0, -2.0], np.float32)
     steps_fn = functools.partial(
-        energy.langevin, energy_fn=jnp.sum, num_steps=2
+      energy.langevin, energy_fn=jnp.sum, num_steps=2
     )
     sizes = np.array([0.2, 0.6], np.float32)
     actual = jax.jit(steps_fn)(key, start, step_size=sizes)
     noise = [
-        np.asarray(jax.random.normal(each, (2,)))
-        for each in jax.random.split(key, 2)
+      np.asarray(jax.random.normal(each, (2,)))
+      for each in jax.random.split(key, 2)
     ]
     expected = start - 0.02 - 0.18 + 0.2 * noise[0] + 0.6 * noise[1]
     np.testing.assert_allclose(actual, expected, rtol=1e-5)  # float32
@@ -363,7 +360,7 @@ class LangevinTest(_StrictTest):
   def test_no_step_stays(self):
     start = jnp.array([1.0, -2.0])
     actual = energy.langevin(
-        jax.random.key(0), start, jnp.sum, step_size=0.2, num_steps=0
+      jax.random.key(0), start, jnp.sum, step_size=0.2, num_steps=0
     )
     np.testing.assert_array_equal(actual, start)
 

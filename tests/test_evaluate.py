@@ -30,22 +30,21 @@ _without_times = evaluate_case.without_times
 
 
 class EvaluateTest(evaluate_case.RunTest):
-
   def test_workdir_holds_the_files_of_the_contract(self):
     for name in (
-        'config.json',
-        'metrics.jsonl',
-        'results.json',
-        'samples.npz',
-        'report.html',
-        'checkpoints/8',
-        'figures/sample_grid.png',
-        'figures/reconstructions.png',
-        'figures/interpolations.png',
-        'figures/latent_map.png',
-        'figures/training_curves.png',
-        'figures/source_grid.png',
-        'figures/decomposition_bars.png',
+      'config.json',
+      'metrics.jsonl',
+      'results.json',
+      'samples.npz',
+      'report.html',
+      'checkpoints/8',
+      'figures/sample_grid.png',
+      'figures/reconstructions.png',
+      'figures/interpolations.png',
+      'figures/latent_map.png',
+      'figures/training_curves.png',
+      'figures/source_grid.png',
+      'figures/decomposition_bars.png',
     ):
       self.assertTrue((self.workdir / name).exists(), name)
 
@@ -64,25 +63,23 @@ class EvaluateTest(evaluate_case.RunTest):
     # real images are nearer to real images than those of 8 training steps
     for family in ('frechet_classifier', 'kid_classifier'):
       self.assertLess(
-          self.results[f'{family}/real'],
-          0.5 * self.results[f'{family}/generator'],
+        self.results[f'{family}/real'],
+        0.5 * self.results[f'{family}/generator'],
       )
     self.assertLess(self.results['prdc/coverage'], 0.5)
     self.assertBetween(self.results['classifier/entropy'], 0.0, np.log(10))
     self.assertBetween(self.results['classifier/class_balance'], 0.1, 1.0)
     # draws of the law itself, and of another
     self.assertLess(
-        abs(self.results['latent/ksd_aggregate']),
-        0.1 * self.results['latent/ksd_prior'],
+      abs(self.results['latent/ksd_aggregate']),
+      0.1 * self.results['latent/ksd_prior'],
     )
     self.assertLess(
-        self.results['time/sample_10k_latents_seconds'],
-        self.results['time/sample_10k_seconds'],
+      self.results['time/sample_10k_latents_seconds'],
+      self.results['time/sample_10k_seconds'],
     )
     # more importance samples never loosen the bound: E log mean >= mean E log
-    self.assertLess(
-        self.results['nll/importance'], self.results['nll/elbo']
-    )
+    self.assertLess(self.results['nll/importance'], self.results['nll/elbo'])
 
   def test_samples_decode_their_latents(self):
     with np.load(self.workdir / 'samples.npz') as samples:
@@ -99,17 +96,17 @@ class EvaluateTest(evaluate_case.RunTest):
     before = dict(self.results)
     # and those of a stand-in for the Inception network besides
     brightness = lambda images: np.stack(
-        [images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1
+      [images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1
     )
     with (
-        mock.patch.multiple(
-            inception, require=lambda: None, load=lambda: brightness
-        ),
-        mock.patch.object(evaluation_figures, 'draw'),
+      mock.patch.multiple(
+        inception, require=lambda: None, load=lambda: brightness
+      ),
+      mock.patch.object(evaluation_figures, 'draw'),
     ):
       after = evaluate.evaluate(
-          config_lib.override(self.config, {'evaluate.inception': True}),
-          self.workdir,
+        config_lib.override(self.config, {'evaluate.inception': True}),
+        self.workdir,
       )
     for name, value in before.items():
       if name.startswith('frechet_inception/'):
@@ -117,7 +114,7 @@ class EvaluateTest(evaluate_case.RunTest):
         if name.partition('/')[2] != 'two_stage':  # the config fits none
           self.assertGreater(after[name], 0.0, name)
       elif name not in ('wall_seconds', 'protocol/evaluate') and (
-          not name.startswith('time/')
+        not name.startswith('time/')
       ):
         self.assertEqual(after[name], value, name)
     self.assertIn('299x299', after['protocol/inception'])
@@ -132,15 +129,17 @@ class EvaluateTest(evaluate_case.RunTest):
   def test_the_same_seed_gives_the_same_run_bit_for_bit(self):
     again = self.workdir.with_name('again')
     program = (
-        'import sys; from ldc_vae import config, train\n'
-        'from ldc_vae.reporting import evaluation_figures\n'
-        'evaluation_figures.draw = lambda *args: None\n'
-        'train.train_and_evaluate(config.read(sys.argv[1]), sys.argv[2])'
+      'import sys; from ldc_vae import config, train\n'
+      'from ldc_vae.reporting import evaluation_figures\n'
+      'evaluation_figures.draw = lambda *args: None\n'
+      'train.train_and_evaluate(config.read(sys.argv[1]), sys.argv[2])'
     )
     subprocess.run(  # a process of its own: another order of Python's sets
-        (sys.executable, '-c', program, self.workdir, again),
-        env=dict(os.environ, PYTHONHASHSEED='7'), cwd=provenance.ROOT,
-        check=True, capture_output=True,
+      (sys.executable, '-c', program, self.workdir, again),
+      env=dict(os.environ, PYTHONHASHSEED='7'),
+      cwd=provenance.ROOT,
+      check=True,
+      capture_output=True,
     )
     self.assertEqual(self.left, _without_times(again))
     self.assertIn('validation/loss', self.left['manifest of 8']['metrics'])
@@ -164,9 +163,9 @@ class EvaluateTest(evaluate_case.RunTest):
     # 8 and 64 draws of each of 128 posteriors: their means differ by about
     # the standard deviation of `nll` over its square root of 8
     self.assertAlmostEqual(
-        self.results['nll/elbo'],
-        float(np.mean(nll) + kl),
-        delta=5 * np.std(nll) / np.sqrt(8) + 1e-3,
+      self.results['nll/elbo'],
+      float(np.mean(nll) + kl),
+      delta=5 * np.std(nll) / np.sqrt(8) + 1e-3,
     )
 
   def test_sample_writes_the_number_asked_for(self):
@@ -196,7 +195,7 @@ class EvaluateTest(evaluate_case.RunTest):
     files.write_json(workdir / 'results.json', self.results)
     self.assertTrue(run_lib.is_evaluated(workdir, self.config, 8))
     full = mock.patch.object(
-        evaluate.report, 'write_report', side_effect=OSError('full')
+      evaluate.report, 'write_report', side_effect=OSError('full')
     )
     with full, self.without_measures():
       with self.assertRaisesRegex(OSError, 'full'):
@@ -207,9 +206,7 @@ class EvaluateTest(evaluate_case.RunTest):
   def test_few_training_images_are_told(self, num):
     dataset = self.experiment.dataset
     few = {**dataset.images, 'train': dataset.images['train'][:num]}
-    experiment = self.experiment._replace(
-        dataset=dataset._replace(images=few)
-    )
+    experiment = self.experiment._replace(dataset=dataset._replace(images=few))
     workdir = self.workdir.with_name(f'few_{num}')
     shutil.copytree(self.workdir, workdir)
     config = config_lib.override(self.config, {'evaluate.samplers': ('prior',)})
@@ -229,19 +226,19 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertFalse(run_lib.is_evaluated(self.workdir, self.config, 8))
     files.write_json(self.workdir / 'results.json', self.results)
     for field, value in (
-        ('evaluate.split', 'validation'),
-        ('evaluate.samplers', ('prior',)),
-        ('evaluate.ais_chains', 2),
-        ('evaluate.batch_size', 7),
+      ('evaluate.split', 'validation'),
+      ('evaluate.samplers', ('prior',)),
+      ('evaluate.ais_chains', 2),
+      ('evaluate.batch_size', 7),
     ):
       other = config_lib.override(self.config, {field: value})
       self.assertFalse(run_lib.is_evaluated(self.workdir, other, 8), field)
     # the best is of some step, judged when the training had ended
     best = config_lib.override(self.config, {'evaluate.checkpoint': 'best'})
     results = {
-        **self.results,
-        'protocol/evaluate': run_lib.describe_evaluation(best),
-        'step': 3,
+      **self.results,
+      'protocol/evaluate': run_lib.describe_evaluation(best),
+      'step': 3,
     }
     files.write_json(self.workdir / 'results.json', results)
     self.assertTrue(run_lib.is_evaluated(self.workdir, best, 8))
@@ -255,7 +252,6 @@ class EvaluateTest(evaluate_case.RunTest):
 
 
 class SamplerCheckTest(parameterized.TestCase):
-
   def test_missed_latents_are_told_with_a_remedy(self):
     with self.assertLogs('absl', 'WARNING') as logs:
       evaluate._check_sampler({'latent/missed_share_generator': 0.25})

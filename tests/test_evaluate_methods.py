@@ -42,7 +42,7 @@ class MethodsTest(parameterized.TestCase):
       self.assertEqual(samples['images'].shape, (96, 8, 8, 1))
       self.assertGreater(np.std(samples['latents']), 0.01)
     with checkpoint.Checkpointer(
-        workdir / 'checkpoints', read_only=True
+      workdir / 'checkpoints', read_only=True
     ) as checkpointer:
       self.experiment = experiment_lib.create(config)
       self.state = checkpointer.restore(self.experiment.abstract_state()).state
@@ -59,7 +59,7 @@ class MethodsTest(parameterized.TestCase):
     noise = np.random.default_rng(0).normal(size=(64, *mean.shape))
     z = mean + np.exp(0.5 * logvar) * noise.astype(np.float32)  # [64, N, D]
     log_prior_fn = jax.vmap(
-        jax.vmap(elbo.mixture_log_prob, (0, None, None)), (0, None, None)
+      jax.vmap(elbo.mixture_log_prob, (0, None, None)), (0, None, None)
     )
     log_prior = jax.jit(log_prior_fn)(z, *components)
     log_posterior = -0.5 * np.sum(noise**2 + logvar, axis=-1)
@@ -70,20 +70,20 @@ class MethodsTest(parameterized.TestCase):
     bounds = np.asarray(reconstruction) + kl
     # 8 and 64 draws of each of 128 posteriors, as in the plain loop above
     self.assertAlmostEqual(
-        results['nll/elbo'],
-        float(np.mean(bounds)),
-        delta=5 * np.std(bounds) / np.sqrt(8) + 1e-3,
+      results['nll/elbo'],
+      float(np.mean(bounds)),
+      delta=5 * np.std(bounds) / np.sqrt(8) + 1e-3,
     )
     self.assertLess(results['nll/importance'], results['nll/elbo'])
 
   def test_a_method_may_encode_without_a_net(self):
     experiment = experiment_lib.create(
-        config_lib.load('configs/digits.py:lebm,debug')
+      config_lib.load('configs/digits.py:lebm,debug')
     )
     state = experiment.init_state()
     self.assertNotIn('encoder', state.params)
     apply = sources_lib.Networks(
-        experiment, state, binarize=False, batch_size=50
+      experiment, state, binarize=False, batch_size=50
     )
     images = experiment.dataset.images['test'][:70]
     posterior = apply.encode(images, jax.random.key(0))
@@ -91,21 +91,20 @@ class MethodsTest(parameterized.TestCase):
     padded = np.zeros((50, 8, 8, 1), np.float32)
     padded[:20] = images[50:] / np.float32(255)
     chains = np.asarray(
-        jax.jit(experiment.algorithm.encode)(
-            state.ema_params, state.stats, padded, keys
-        )
+      jax.jit(experiment.algorithm.encode)(
+        state.ema_params, state.stats, padded, keys
+      )
     )
     for actual, wanted in (
-        (posterior.z, chains[:, 0]), (posterior.mean, np.mean(chains, axis=1))
+      (posterior.z, chains[:, 0]),
+      (posterior.mean, np.mean(chains, axis=1)),
     ):
       self.assertEqual(actual.shape, (70, 8))
       # float32, 20 steps of Langevin dynamics
-      np.testing.assert_allclose(
-          actual[50:], wanted[:20], rtol=1e-3, atol=1e-3
-      )
+      np.testing.assert_allclose(actual[50:], wanted[:20], rtol=1e-3, atol=1e-3)
 
   @parameterized.parameters(
-      *sorted(set(methods.METHODS) - {'ldc', 'vae', 'vamp'})
+    *sorted(set(methods.METHODS) - {'ldc', 'vae', 'vamp'})
   )
   @pytest.mark.slow
   def test_any_method_ends(self, method):
@@ -118,19 +117,19 @@ class MethodsTest(parameterized.TestCase):
   def test_any_method_learns(self, method):
     workdir = pathlib.Path(self.create_tempdir().full_path)
     config = config_lib.load(
-        f'configs/digits.py:{method}',
-        {
-            'train.num_steps': 400,
-            'train.ema_decay': 0.99,
-            'evaluate.num_samples': 360,
-        },
+      f'configs/digits.py:{method}',
+      {
+        'train.num_steps': 400,
+        'train.ema_decay': 0.99,
+        'evaluate.num_samples': 360,
+      },
     )
     train.train_and_evaluate(config, workdir)
     results = json.loads((workdir / 'results.json').read_text())
     losses = [
-        row['validation/reconstruction']
-        for row in metric_writer.read_metrics(workdir / 'metrics.jsonl')
-        if 'validation/reconstruction' in row
+      row['validation/reconstruction']
+      for row in metric_writer.read_metrics(workdir / 'metrics.jsonl')
+      if 'validation/reconstruction' in row
     ]
     self.assertLess(losses[-1], losses[0] - 10.0)  # nats
     # the mean image has 0.075
@@ -138,7 +137,6 @@ class MethodsTest(parameterized.TestCase):
 
 
 class OtherRunsTest(absltest.TestCase):
-
   def test_vae_generates_from_the_prior(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)
     with mock.patch.object(evaluation_figures, 'draw'):
@@ -154,15 +152,15 @@ class OtherRunsTest(absltest.TestCase):
     images = rng.integers(0, 256, (120, 12, 10, 3), dtype=np.uint8)
     np.savez(folder / 'faces.npz', images=images)
     config = config_lib.load(
-        'configs/images.py:ldc,debug',
-        {
-            'dataset.path': str(folder / 'faces.npz'),
-            'evaluate.samplers': ('prior',),
-            'train.num_steps': 4,
-            'model.architecture': 'mlp',
-            'model.encoder': 'implicit',
-            'method.whiten': False,
-        },
+      'configs/images.py:ldc,debug',
+      {
+        'dataset.path': str(folder / 'faces.npz'),
+        'evaluate.samplers': ('prior',),
+        'train.num_steps': 4,
+        'model.architecture': 'mlp',
+        'model.encoder': 'implicit',
+        'method.whiten': False,
+      },
     )
     train.train_and_evaluate(config, folder / 'run')
     results = json.loads((folder / 'run' / 'results.json').read_text())
@@ -183,14 +181,14 @@ class OtherRunsTest(absltest.TestCase):
     images = rng.integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
     np.save(folder / 'few.npy', images)
     config = config_lib.load(
-        'configs/images.py:ldc,debug',
-        {
-            'dataset.path': str(folder / 'few.npy'),
-            'evaluate.samplers': ('prior',),
-            'model.architecture': 'mlp',
-            'train.num_steps': 2,
-            'train.batch_size': 4,
-        },
+      'configs/images.py:ldc,debug',
+      {
+        'dataset.path': str(folder / 'few.npy'),
+        'evaluate.samplers': ('prior',),
+        'model.architecture': 'mlp',
+        'train.num_steps': 2,
+        'train.batch_size': 4,
+      },
     )
     train.train_and_evaluate(config, folder / 'run')
     results = json.loads((folder / 'run' / 'results.json').read_text())

@@ -22,17 +22,16 @@ from tests import evaluate_case
 
 
 class SourcesTest(evaluate_case.RunTest):
-
   def test_distances_over_two_draws_come_with_their_deviation(self):
     workdir = self.workdir.with_name('draws')
     shutil.copytree(self.workdir, workdir)
     config = config_lib.override(
-        self.config,
-        {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior',)},
+      self.config,
+      {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior',)},
     )
     self.assertFalse(run_lib.is_evaluated(workdir, config, 8))
     with mock.patch.object(
-        style, 'source_bars', wraps=style.source_bars
+      style, 'source_bars', wraps=style.source_bars
     ) as source_bars:
       (workdir / 'metrics.jsonl').unlink()  # what is not needed is not missed
       with self.assertLogs('absl', 'WARNING') as logs:
@@ -56,8 +55,8 @@ class SourcesTest(evaluate_case.RunTest):
 
   def test_a_law_with_a_draw_that_is_not_finite_is_left_out(self):
     config = config_lib.override(
-        self.config,
-        {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior', 'gaussian')},
+      self.config,
+      {'evaluate.num_draws': 2, 'evaluate.samplers': ('prior', 'gaussian')},
     )
     bad = lambda num, seed: np.full((num, 16), np.nan if seed % 2 else 0.0)
     real_fit = registry.fit
@@ -74,8 +73,8 @@ class SourcesTest(evaluate_case.RunTest):
 
   def test_latents_can_be_drawn_anew(self):
     config = config_lib.override(
-        self.config,
-        {'evaluate.num_draws': 3, 'evaluate.samplers': ('prior', 'gmm_10')},
+      self.config,
+      {'evaluate.num_draws': 3, 'evaluate.samplers': ('prior', 'gmm_10')},
     )
     sources = self.sources(config)
     draws = [sources.images, sources.redraw_fn(1), sources.redraw_fn(2)]
@@ -96,8 +95,8 @@ class SourcesTest(evaluate_case.RunTest):
 
   def test_the_validation_split_can_be_the_reference(self):
     config = config_lib.override(
-        self.config,
-        {'evaluate.split': 'validation', 'evaluate.samplers': ()},
+      self.config,
+      {'evaluate.split': 'validation', 'evaluate.samplers': ()},
     )
     experiment, state = self.experiment, self.untrained
     sources = self.sources(config)
@@ -105,18 +104,16 @@ class SourcesTest(evaluate_case.RunTest):
     np.testing.assert_array_equal(sources.test_images, held_out)
     self.assertLen(sources.images['generator'], len(held_out))
     distances = [
-        measures.image_measures(
-            each, experiment.dataset, {'generator': held_out}
-        )['frechet_classifier/generator']
-        for each in (config, self.config)
+      measures.image_measures(
+        each, experiment.dataset, {'generator': held_out}
+      )['frechet_classifier/generator']
+      for each in (config, self.config)
     ]
     self.assertAlmostEqual(distances[0], 0.0, delta=1e-3)
     self.assertGreater(distances[1], 1.0)
-    bounds = likelihood.importance(
-        config, experiment, state, jax.random.key(0)
-    )
+    bounds = likelihood.importance(config, experiment, state, jax.random.key(0))
     test_bounds = likelihood.importance(
-        self.config, experiment, state, jax.random.key(0)
+      self.config, experiment, state, jax.random.key(0)
     )
     self.assertNotEqual(bounds['nll/elbo'], test_bounds['nll/elbo'])
 
@@ -132,13 +129,13 @@ class SourcesTest(evaluate_case.RunTest):
 
     with mock.patch.object(self.apply, name, broken):
       with self.assertRaisesRegex(
-          FloatingPointError, r'^1 of \d+ latents \(.*\) are not finite, so'
+        FloatingPointError, r'^1 of \d+ latents \(.*\) are not finite, so'
       ):
         self.sources(config)
 
   def test_a_fitted_law_that_is_not_finite_is_left_out(self):
     config = config_lib.override(
-        self.config, {'evaluate.samplers': ('prior', 'gaussian')}
+      self.config, {'evaluate.samplers': ('prior', 'gaussian')}
     )
     broken = lambda z, **unused: lambda num, seed: np.full((num, 16), np.nan)
     with mock.patch.dict(registry.SAMPLERS, gaussian=broken):
@@ -147,44 +144,44 @@ class SourcesTest(evaluate_case.RunTest):
     self.assertIn('prior', sources.images)
 
   @parameterized.parameters(
-      ('langevin', langevin.fit), ('two_stage', two_stage.fit)
+    ('langevin', langevin.fit), ('two_stage', two_stage.fit)
   )
   def test_a_trained_law_takes_the_steps_asked_for(self, name, fit_fn):
     config = config_lib.override(
-        self.config,
-        {
-            'evaluate.samplers': (name,),
-            'evaluate.langevin_steps': 4,
-            'evaluate.two_stage_steps': 4,
-            f'evaluate.{name}_steps': 3,
-        },
+      self.config,
+      {
+        'evaluate.samplers': (name,),
+        'evaluate.langevin_steps': 4,
+        'evaluate.two_stage_steps': 4,
+        f'evaluate.{name}_steps': 3,
+      },
     )
     fit = mock.Mock(wraps=fit_fn)
     with mock.patch.dict(registry.SAMPLERS, {name: fit}):
       sources = self.sources(config)
     self.assertEqual(fit.call_args.kwargs['num_steps'], 3)
     self.assertEqual(
-        sources.latents[name].shape, sources.latents['generator'].shape
+      sources.latents[name].shape, sources.latents['generator'].shape
     )
     self.assertEqual(sources.images[name].shape[1:], (8, 8, 1))
 
   def test_options_reach_their_laws(self):
     options = {
-        'two_stage': {'num_steps': 3},
-        'flow_matching': {'num_steps': 4},
-        'flow': {'num_steps': 5},
-        'drifting': {'num_steps': 6},
-        'svgd': {'num_steps': 7},
-        'nearest': {'noise': 0.25},
+      'two_stage': {'num_steps': 3},
+      'flow_matching': {'num_steps': 4},
+      'flow': {'num_steps': 5},
+      'drifting': {'num_steps': 6},
+      'svgd': {'num_steps': 7},
+      'nearest': {'noise': 0.25},
     }
     config = config_lib.override(
-        self.config,
-        {'evaluate.samplers': tuple(options)}
-        | {
-            f'evaluate.{name}_{field.removeprefix("num_")}': value
-            for name, own in options.items()
-            for field, value in own.items()
-        },
+      self.config,
+      {'evaluate.samplers': tuple(options)}
+      | {
+        f'evaluate.{name}_{field.removeprefix("num_")}': value
+        for name, own in options.items()
+        for field, value in own.items()
+      },
     )
     size = self.config.model.latent_size
     zeros = lambda num, seed: np.zeros((num, size), np.float32)
@@ -192,20 +189,18 @@ class SourcesTest(evaluate_case.RunTest):
     with mock.patch.dict(registry.SAMPLERS, fits):
       sources = self.sources(config)
     for name, own in options.items():
-      self.assertEqual(
-          {'seed': mock.ANY, **own}, fits[name].call_args.kwargs
-      )
+      self.assertEqual({'seed': mock.ANY, **own}, fits[name].call_args.kwargs)
       self.assertIn(name, sources.images)
 
   def test_draws_are_those_of_any_batch_size(self):
     other = sources_lib.Networks(
-        self.experiment, self.untrained, binarize=False, batch_size=32
+      self.experiment, self.untrained, binarize=False, batch_size=32
     )
     images = self.experiment.dataset.images['test'][:70]
     key = jax.random.key(0)
     for draw_fn in (
-        lambda apply: apply.encode(images, key).z,
-        lambda apply: apply.generate(70, key),
+      lambda apply: apply.encode(images, key).z,
+      lambda apply: apply.generate(70, key),
     ):
       z = draw_fn(self.apply)
       np.testing.assert_allclose(z, draw_fn(other), rtol=1e-4, atol=1e-5)
@@ -218,7 +213,7 @@ class SourcesTest(evaluate_case.RunTest):
     # 70 x 16 numbers: four errors of a mean, and of a deviation
     self.assertAlmostEqual(np.mean(noise), 0.0, delta=4 / noise.size**0.5)
     self.assertAlmostEqual(
-        np.std(noise), 1.0, delta=4 / (2 * noise.size) ** 0.5
+      np.std(noise), 1.0, delta=4 / (2 * noise.size) ** 0.5
     )
 
 

@@ -19,7 +19,7 @@ class _MarkedApply:
 
   def encode(self, images, key):
     mark = lambda kind: np.concatenate(
-        [images[:, 0, 0], np.full((len(images), 1), kind)], axis=1
+      [images[:, 0, 0], np.full((len(images), 1), kind)], axis=1
     ).astype(np.float32)
     return base.Posterior(mark(_DRAW), mark(_MEAN), None, None)
 
@@ -45,29 +45,29 @@ class SplitsTest(parameterized.TestCase):
       numbers = [np.full_like(index, mark), index // 256, index % 256]
       images[name] = np.stack(numbers, axis=1).astype(np.uint8)[:, None, None]
     labels = {
-        name: _number(each[:, 0, 0]) % 7 + _SPLITS[name]
-        for name, each in images.items()
+      name: _number(each[:, 0, 0]) % 7 + _SPLITS[name]
+      for name, each in images.items()
     }
     experiment = mock.Mock(
-        dataset=datasets.Dataset('marked', images, labels, 12)
+      dataset=datasets.Dataset('marked', images, labels, 12)
     )
     config = config_lib.load(
-        'configs/digits.py:ldc,debug',
-        {
-            'evaluate.split': split,
-            'evaluate.num_samples': 200,
-            'evaluate.num_draws': 3,
-            'evaluate.samplers': ('gaussian', 'gmm_10', 'two_stage'),
-        },
+      'configs/digits.py:ldc,debug',
+      {
+        'evaluate.split': split,
+        'evaluate.num_samples': 200,
+        'evaluate.num_draws': 3,
+        'evaluate.samplers': ('gaussian', 'gmm_10', 'two_stage'),
+      },
     )
     law = lambda num, seed: np.zeros((num, 4), np.float32)
     with mock.patch.object(registry, 'fit', return_value=law) as fit:
       sources = sources_lib.make_sources(
-          config, experiment, _MarkedApply(), jax.random.key(0)
+        config, experiment, _MarkedApply(), jax.random.key(0)
       )
     self.assertEqual(
-        [call.args[0] for call in fit.call_args_list],
-        ['gaussian', 'gmm_10', 'two_stage'],
+      [call.args[0] for call in fit.call_args_list],
+      ['gaussian', 'gmm_10', 'two_stage'],
     )
     return sources, [call.args[1] for call in fit.call_args_list]
 
@@ -99,10 +99,10 @@ class SplitsTest(parameterized.TestCase):
     self._assert_are(real, 'train')
     np.testing.assert_array_equal(real, aggregate[:, :3])
     np.testing.assert_array_equal(
-        sources.images['aggregate'][:, 0, 0], aggregate
+      sources.images['aggregate'][:, 0, 0], aggregate
     )
     np.testing.assert_array_equal(
-        sources.aggregate_labels, _number(aggregate) % 7 + _SPLITS['train']
+      sources.aggregate_labels, _number(aggregate) % 7 + _SPLITS['train']
     )
     self._assert_are(aggregate, 'train', _DRAW)
     self._assert_are(np.concatenate([aggregate, other]), 'train', _DRAW)
@@ -118,7 +118,7 @@ class SplitsTest(parameterized.TestCase):
     self._assert_are(sources.test_images[:, 0, 0], split)
     self._assert_are(sources.test_means, split, _MEAN)
     np.testing.assert_array_equal(
-        sources.latents['reconstruction'], sources.test_means
+      sources.latents['reconstruction'], sources.test_means
     )
     own = {'real', 'reconstruction', 'aggregate'}
     for name, images in sources.images.items():

@@ -20,17 +20,17 @@ from ldc_vae.models import model as model_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _RUN_FILES = sorted(
-    path.stem
-    for path in (_ROOT / 'configs').glob('*.py')
-    if path.stem not in ('default', '__init__')
+  path.stem
+  for path in (_ROOT / 'configs').glob('*.py')
+  if path.stem not in ('default', '__init__')
 )
 # What each data set's images are, where it has to be had from elsewhere.
 _SHAPES = {
-    'mnist': (28, 28, 1),
-    'fashion_mnist': (28, 28, 1),
-    'cifar10': (32, 32, 3),
-    'celeba64': (64, 64, 3),
-    'images': (32, 32, 3),
+  'mnist': (28, 28, 1),
+  'fashion_mnist': (28, 28, 1),
+  'cifar10': (32, 32, 3),
+  'celeba64': (64, 64, 3),
+  'images': (32, 32, 3),
 }
 
 
@@ -39,8 +39,8 @@ def _stand_in(name, **unused_options):
   rng = np.random.default_rng(0)
   shape = _SHAPES[name]
   images = {
-      split: rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-      for split, count in (('train', 40), ('validation', 8), ('test', 8))
+    split: rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    for split, count in (('train', 40), ('validation', 8), ('test', 8))
   }
   return datasets.Dataset(name, images, None, 0)
 
@@ -58,24 +58,23 @@ def _create(name, arg, overrides=None):
 
 
 class CreateTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      *((name, 'ldc') for name in _RUN_FILES), ('cifar10', 'vae')
+    *((name, 'ldc') for name in _RUN_FILES), ('cifar10', 'vae')
   )
   def test_every_run_file_trains(self, name, method):
     config, experiment = _create(
-        name, f'{method},debug', {'train.batch_size': 8}
+      name, f'{method},debug', {'train.batch_size': 8}
     )
     train_step = jax.jit(
-        functools.partial(
-            experiment_lib.make_train_step(
-                config,
-                experiment.algorithm,
-                experiment.txs,
-                experiment.num_steps,
-            ),
-            axis_name=None,
-        )
+      functools.partial(
+        experiment_lib.make_train_step(
+          config,
+          experiment.algorithm,
+          experiment.txs,
+          experiment.num_steps,
+        ),
+        axis_name=None,
+      )
     )
     state = experiment.init_state()
     images = experiment.dataset.images['train'][:8]
@@ -85,9 +84,9 @@ class CreateTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(metrics['loss']))
     for network, params in after.params.items():
       moved = jax.tree.map(
-          lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))),
-          params,
-          state.params[network],
+        lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))),
+        params,
+        state.params[network],
       )
       self.assertGreater(max(jax.tree.leaves(moved)), 0.0, network)
 
@@ -95,16 +94,16 @@ class CreateTest(parameterized.TestCase):
   def test_every_method_suits_convolutions(self, method):
     config, experiment = _create('cifar10', f'{method},debug')
     train_step = functools.partial(
-        experiment_lib.make_train_step(
-            config, experiment.algorithm, experiment.txs, experiment.num_steps
-        ),
-        axis_name=None,
+      experiment_lib.make_train_step(
+        config, experiment.algorithm, experiment.txs, experiment.num_steps
+      ),
+      axis_name=None,
     )
     images = experiment.dataset.images['train'][:8]
 
     def run(key):
       state = step_lib.create_train_state(
-          key, experiment.model, experiment.algorithm, experiment.txs
+        key, experiment.model, experiment.algorithm, experiment.txs
       )
       after, metrics = train_step(state, images, key)
       keys = jax.random.split(key, 5)
@@ -125,7 +124,7 @@ class CreateTest(parameterized.TestCase):
       np.testing.assert_array_equal(a, b)
     different = jax.tree.leaves(other.init_state().params)
     self.assertTrue(
-        any(np.any(a != b) for a, b in zip(first, different, strict=True))
+      any(np.any(a != b) for a, b in zip(first, different, strict=True))
     )
 
   def test_devices_that_do_not_share_a_batch_evaluate_all_the_same(self):
@@ -142,9 +141,9 @@ class CreateTest(parameterized.TestCase):
 
   def test_epochs_count_whole_batches(self):
     _, experiment = _create(
-        'digits',
-        'vae',
-        {'train.num_epochs': 3, 'train.batch_size': 100},
+      'digits',
+      'vae',
+      {'train.num_epochs': 3, 'train.batch_size': 100},
     )
     num_train = len(experiment.dataset.images['train'])
     self.assertEqual(experiment.steps_per_epoch, num_train // 100)
@@ -166,13 +165,12 @@ class CreateTest(parameterized.TestCase):
       config = config_lib.load(f'configs/{name}.py:{method}', overrides)
       self.assertEqual(config.method.name, method)
       self.assertEqual(
-          set(config.method),
-          {'name', *dataclasses.asdict(methods.METHODS[method]())},
+        set(config.method),
+        {'name', *dataclasses.asdict(methods.METHODS[method]())},
       )
 
 
 class LogParametersTest(absltest.TestCase):
-
   def test_counts_are_those_of_the_trees(self):
     _, experiment = _create('digits', 'vae,debug')
     state = experiment.init_state()

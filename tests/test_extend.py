@@ -13,43 +13,52 @@ from ldc_vae.runtime import provenance
 
 _PAGE = provenance.ROOT / 'docs' / 'extend.md'
 _STEPS = (
-    '--config.train.num_steps=2',
-    '--config.evaluate.num_samples=64',
-    '--config.evaluate.num_nll_images=32',
-    '--config.evaluate.importance_samples=0',
+  '--config.train.num_steps=2',
+  '--config.evaluate.num_samples=64',
+  '--config.evaluate.num_nll_images=32',
+  '--config.evaluate.importance_samples=0',
 )
 
 
 class ExtendTest(absltest.TestCase):
-
   def test_every_example_is_trained_reported_and_compared(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     names = []
     for index, code in enumerate(
-        re.findall(r'```python\n(.*?)```', _PAGE.read_text(), re.DOTALL)
+      re.findall(r'```python\n(.*?)```', _PAGE.read_text(), re.DOTALL)
     ):
       names.append(str(folder / f'example_{index}.py'))
       pathlib.Path(names[-1]).write_text(code)
     workdir = folder / 'run'
     command = (
-        sys.executable, '-m', 'ldc_vae.main', '--mode=compare',
-        '--config=digits,debug', f'--workdir={workdir}',
-        '--methods=free_bits,stein_vae', '--seeds=0', *_STEPS,
-        f'--config.extensions={",".join(names)}',
-        '--config.stein_vae.method.kernel=cauchy',
-        '--config.model.architecture=norm_mlp',
-        '--config.model.likelihood=laplace',
-        '--config.dataset.name=bars',
-        '--config.evaluate.samplers=prior,kernel_density',
+      sys.executable,
+      '-m',
+      'ldc_vae.main',
+      '--mode=compare',
+      '--config=digits,debug',
+      f'--workdir={workdir}',
+      '--methods=free_bits,stein_vae',
+      '--seeds=0',
+      *_STEPS,
+      f'--config.extensions={",".join(names)}',
+      '--config.stein_vae.method.kernel=cauchy',
+      '--config.model.architecture=norm_mlp',
+      '--config.model.likelihood=laplace',
+      '--config.dataset.name=bars',
+      '--config.evaluate.samplers=prior,kernel_density',
     )
     env = dict(
-        os.environ,
-        LDC_VAE_CACHE=str(folder / 'cache'),
-        PYTHONPATH=str(provenance.ROOT),
+      os.environ,
+      LDC_VAE_CACHE=str(folder / 'cache'),
+      PYTHONPATH=str(provenance.ROOT),
     )
     subprocess.run(
-        command, cwd=folder, check=True, timeout=600, capture_output=True,
-        env=env,
+      command,
+      cwd=folder,
+      check=True,
+      timeout=600,
+      capture_output=True,
+      env=env,
     )
     run = workdir / 'free_bits_seed0'
     results = json.loads((run / 'results.json').read_text())
@@ -58,17 +67,24 @@ class ExtendTest(absltest.TestCase):
     self.assertBetween(results['brightness/generator'], 0.0, 1.0)
     for name in ('free_bits', 'bars', 'kernel_density', 'brightness'):
       self.assertIn(name, report)
-    tables = ''.join(
-        path.read_text() for path in workdir.glob('*.md')
-    )
+    tables = ''.join(path.read_text() for path in workdir.glob('*.md'))
     self.assertIn('free-bits VAE', tables)
     self.assertIn('brightness', tables)
     # the workdir alone is enough to evaluate again
     subprocess.run(
-        (sys.executable, '-m', 'ldc_vae.main', '--mode=sample',
-         f'--workdir={run}', '--num_samples=4'),
-        cwd=folder, check=True, timeout=600, capture_output=True,
-        env=env,
+      (
+        sys.executable,
+        '-m',
+        'ldc_vae.main',
+        '--mode=sample',
+        f'--workdir={run}',
+        '--num_samples=4',
+      ),
+      cwd=folder,
+      check=True,
+      timeout=600,
+      capture_output=True,
+      env=env,
     )
     self.assertTrue((run / 'generated.npz').exists())
 

@@ -30,31 +30,30 @@ class _Paint(fields.Options):
   def check(self):
     if self.dry and self.layers > 2:
       raise fields.conflict(
-          {'paint.dry': self.dry, 'paint.layers': self.layers}, 'will crack'
+        {'paint.dry': self.dry, 'paint.layers': self.layers}, 'will crack'
       )
 
 
 class OptionsTest(parameterized.TestCase):
-
   def test_defaults_hold(self):
     self.assertEqual(_Paint().sizes, (3, 4))
 
   @parameterized.parameters(
-      ({'colour': 'redd'}, 'paint.colour=redd is unknown .*mean red.*: red, g'),
-      ({'layers': 0}, 'paint.layers=0 is too small; use 1 or more'),
-      ({'layers': 1.5}, 'paint.layers=1.5: not a whole number'),
-      ({'layers': True}, 'paint.layers=True: not a whole number'),
-      ({'layers': 2**31}, 'paint.layers=2147483648 is too large'),
-      ({'share': 1.0}, r'paint.share=1.0 is outside \[0, 1\)'),
-      ({'bound': 1.5}, 'paint.bound=1.5 is too large; use 1 or less'),
-      ({'scale': 0.0}, 'paint.scale=0.0 is not positive'),
-      ({'scale': float('nan')}, 'paint.scale=nan is not finite'),
-      ({'sizes': ()}, r'paint.sizes=\(\) does not hold; use one or more'),
-      ({'sizes': (2, 0)}, 'paint.sizes=.* does not hold'),
-      ({'sizes': (2.5,)}, 'each element a whole number'),
-      ({'dry': 1}, 'paint.dry=1: not a boolean'),
-      ({'thinner': 1}, 'paint.thinner=1: not text'),
-      ({'dry': True, 'layers': 3}, 'dry=True with config.paint.layers=3 will'),
+    ({'colour': 'redd'}, 'paint.colour=redd is unknown .*mean red.*: red, g'),
+    ({'layers': 0}, 'paint.layers=0 is too small; use 1 or more'),
+    ({'layers': 1.5}, 'paint.layers=1.5: not a whole number'),
+    ({'layers': True}, 'paint.layers=True: not a whole number'),
+    ({'layers': 2**31}, 'paint.layers=2147483648 is too large'),
+    ({'share': 1.0}, r'paint.share=1.0 is outside \[0, 1\)'),
+    ({'bound': 1.5}, 'paint.bound=1.5 is too large; use 1 or less'),
+    ({'scale': 0.0}, 'paint.scale=0.0 is not positive'),
+    ({'scale': float('nan')}, 'paint.scale=nan is not finite'),
+    ({'sizes': ()}, r'paint.sizes=\(\) does not hold; use one or more'),
+    ({'sizes': (2, 0)}, 'paint.sizes=.* does not hold'),
+    ({'sizes': (2.5,)}, 'each element a whole number'),
+    ({'dry': 1}, 'paint.dry=1: not a boolean'),
+    ({'thinner': 1}, 'paint.thinner=1: not text'),
+    ({'dry': True, 'layers': 3}, 'dry=True with config.paint.layers=3 will'),
   )
   def test_a_wrong_value_names_field_and_remedy(self, wrong, message):
     with self.assertRaisesRegex(errors.UserError, f'^config.*{message}'):

@@ -20,9 +20,9 @@ from ldc_vae.runtime import provenance
 _FOLDER = pathlib.Path(__file__).resolve().parent / 'frozen'
 _CONFIGS = _FOLDER / 'configs.json'
 _RUN_FILES = sorted(
-    path.stem
-    for path in (provenance.ROOT / 'configs').glob('*.py')
-    if path.stem not in ('default', '__init__')
+  path.stem
+  for path in (provenance.ROOT / 'configs').glob('*.py')
+  if path.stem not in ('default', '__init__')
 )
 
 
@@ -48,14 +48,12 @@ def resolved_configs():
       fields = _fields(name, arg)
       assert set(fields) == set(base)
       stored[f'{name}:{arg}'] = {
-          field: value for field, value in fields.items()
-          if value != base[field]
+        field: value for field, value in fields.items() if value != base[field]
       }
   return stored
 
 
 class ConfigsTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -75,8 +73,8 @@ class ConfigsTest(parameterized.TestCase):
 def _write():
   stored = resolved_configs()
   lines = [
-      f'{json.dumps(name)}: {json.dumps(fields, indent=1)}'
-      for name, fields in stored.items()
+    f'{json.dumps(name)}: {json.dumps(fields, indent=1)}'
+    for name, fields in stored.items()
   ]
   _CONFIGS.write_text('{' + ',\n'.join(lines) + '}\n', encoding='utf-8')
 

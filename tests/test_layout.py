@@ -14,36 +14,37 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A file imports files of its own folder and of lower floors. The name is that
 # of a folder of `ldc_vae/`, or of a file that lies beside them.
 _FLOORS = {
-    'elbo': 0,
-    'energy': 0,
-    'errors': 0,
-    'metrics': 0,
-    'names': 0,
-    'streams': 0,
-    'svgd': 0,
-    'fields': 1,
-    'models': 1,
-    'run_files': 1,
-    'runtime': 1,
-    'configs': 2,
-    'data': 2,
-    'samplers': 2,
-    'sections': 3,
-    'methods': 4,
-    'optimizers': 5,
-    'step': 5,
-    'config': 6,
-    'experiment': 7,
-    'plans': 7,
-    'cli': 8,
-    'run': 8,
-    'validation': 8,
-    'evaluation': 9,
-    'reporting': 10,
-    'evaluate': 11,
-    'train': 12,
-    'compare': 13,
-    'main': 14,
+  'elbo': 0,
+  'energy': 0,
+  'errors': 0,
+  'formats': 0,
+  'metrics': 0,
+  'streams': 0,
+  'svgd': 0,
+  'fields': 1,
+  'models': 1,
+  'names': 1,
+  'run_files': 1,
+  'runtime': 1,
+  'configs': 2,
+  'data': 2,
+  'samplers': 2,
+  'sections': 3,
+  'methods': 4,
+  'optimizers': 5,
+  'step': 5,
+  'config': 6,
+  'experiment': 7,
+  'plans': 7,
+  'cli': 8,
+  'run': 8,
+  'validation': 8,
+  'evaluation': 9,
+  'reporting': 10,
+  'evaluate': 11,
+  'train': 12,
+  'compare': 13,
+  'main': 14,
 }
 
 _FLOOR_0_IMPORTS = {'jax', 'numpy', 'scipy', 'chex'}
@@ -55,9 +56,9 @@ _CONFIG_IMPORTS = {'ml_collections'}
 
 def _python_files(*folders):
   return [
-      path.relative_to(_ROOT).as_posix()
-      for folder in folders
-      for path in sorted((_ROOT / folder).rglob('*.py'))
+    path.relative_to(_ROOT).as_posix()
+    for folder in folders
+    for path in sorted((_ROOT / folder).rglob('*.py'))
   ]
 
 
@@ -91,13 +92,12 @@ def _module(name):
 
 
 _PACKAGE = [
-    name for name in _python_files('ldc_vae') if name != 'ldc_vae/__init__.py'
+  name for name in _python_files('ldc_vae') if name != 'ldc_vae/__init__.py'
 ]
 _ALL = _python_files('ldc_vae', 'configs', 'tests', 'benchmarks')
 
 
 class FloorsTest(parameterized.TestCase):
-
   @parameterized.parameters(_PACKAGE)
   def test_imports_come_from_lower_floors(self, name):
     own = _module(_dotted(name))
@@ -109,11 +109,11 @@ class FloorsTest(parameterized.TestCase):
       self.assertIn(module, _FLOORS, f'{name} imports {imported}')
       if module != own:
         self.assertLess(
-            _FLOORS[module], _FLOORS[own], f'{name} imports {imported}'
+          _FLOORS[module], _FLOORS[own], f'{name} imports {imported}'
         )
 
   @parameterized.parameters(
-      [each for each in _PACKAGE if _FLOORS.get(_module(_dotted(each))) == 0]
+    [each for each in _PACKAGE if _FLOORS.get(_module(_dotted(each))) == 0]
   )
   def test_pure_functions_import_mathematics_only(self, name):
     packages = {each.partition('.')[0] for each in _imported(_parse(name))}
@@ -141,7 +141,6 @@ class FloorsTest(parameterized.TestCase):
 
 
 class LookTest(parameterized.TestCase):
-
   @parameterized.parameters(_ALL)
   def test_lines_fit(self, name):
     for number, line in enumerate((_ROOT / name).read_text().splitlines(), 1):
@@ -170,7 +169,7 @@ class LookTest(parameterized.TestCase):
           module = importlib.import_module(_dotted(name))
           # one that overrides another may have the docstring of that
           found = inspect.getdoc(
-              getattr(getattr(module, node.name), method.name)
+            getattr(getattr(module, node.name), method.name)
           )
           self.assertIsNotNone(found, f'{where}.{method.name}')
 
@@ -181,12 +180,12 @@ class LookTest(parameterized.TestCase):
 
   def test_every_module_has_tests(self):
     tested = {
-        imported
-        for name in _python_files('tests')
-        for imported in _imported(_parse(name))
+      imported
+      for name in _python_files('tests')
+      for imported in _imported(_parse(name))
     }
     modules = {
-        _dotted(name) for name in _PACKAGE if not name.endswith('__init__.py')
+      _dotted(name) for name in _PACKAGE if not name.endswith('__init__.py')
     }
     self.assertEmpty(modules - tested)
 
@@ -194,9 +193,10 @@ class LookTest(parameterized.TestCase):
 def _public(nodes):
   """Returns the public functions and classes among the nodes of a body."""
   return [
-      node for node in nodes
-      if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-      and not node.name.startswith('_')
+    node
+    for node in nodes
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    and not node.name.startswith('_')
   ]
 
 

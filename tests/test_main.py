@@ -23,21 +23,23 @@ from tests import main_case
 
 
 class TrainTest(main_case.MainTestCase):
-
   def test_config_and_workdir_reach_training(self):
     code, calls, _, err = self.run_main(
-        '--config=toy.py:vae', '--workdir=w', '--config.method.beta=2',
-        '--config.seed', '3',
+      '--config=toy.py:vae',
+      '--workdir=w',
+      '--config.method.beta=2',
+      '--config.seed',
+      '3',
     )
     self.assertEqual((code, err), (0, ''))
-    (name, config, workdir, _), = calls
+    ((name, config, workdir, _),) = calls
     self.assertEqual((name, workdir), ('train_and_evaluate', 'w'))
     self.assertEqual(config.method.beta, 2.0)
     self.assertEqual(config.seed, 3)
 
   @parameterized.parameters(
-      ('toy.py', 'runs/toy_ldc'),
-      ('toy.py:vae,debug', 'runs/toy_vae'),
+    ('toy.py', 'runs/toy_ldc'),
+    ('toy.py:vae,debug', 'runs/toy_vae'),
   )
   def test_the_workdir_defaults_to_config_and_method(self, spec, expected):
     _, ((_, _, workdir, _),), _, _ = self.run_main(f'--config={spec}')
@@ -46,17 +48,16 @@ class TrainTest(main_case.MainTestCase):
   def test_compiled_programs_are_cached(self):
     self.run_main('--config=toy.py')
     self.assertEqual(
-        self.updates,
-        {
-            'jax_compilation_cache_dir': str(self.folder / 'cache' / 'xla'),
-            'jax_persistent_cache_min_compile_time_secs': 0,
-            'jax_persistent_cache_min_entry_size_bytes': -1,
-        },
+      self.updates,
+      {
+        'jax_compilation_cache_dir': str(self.folder / 'cache' / 'xla'),
+        'jax_persistent_cache_min_compile_time_secs': 0,
+        'jax_persistent_cache_min_entry_size_bytes': -1,
+      },
     )
 
 
 class StopTest(main_case.MainTestCase):
-
   def test_a_signal_within_an_import_is_a_stop(self):
     def load(*unused):
       with contextlib.suppress(KeyboardInterrupt):
@@ -67,9 +68,8 @@ class StopTest(main_case.MainTestCase):
       code, _, _, err = self.run_main('--config=toy.py', '--workdir=w')
     self.assertEqual(code, 130)
     self.assertEqual(
-        err,
-        'interrupted: the same command continues w from its latest checkpoint'
-        '\n',
+      err,
+      'interrupted: the same command continues w from its latest checkpoint\n',
     )
 
   def test_a_module_that_is_missing_is_no_stop(self):
@@ -78,26 +78,34 @@ class StopTest(main_case.MainTestCase):
 
   def test_a_process_is_left_at_once_while_it_loads(self):
     program = (
-        'import os, signal, sys\n'
-        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-        'from ldc_vae import main\n'
-        'main.main = lambda argv: signal.raise_signal(signal.SIGINT)\n'
-        'main.run()\n'
+      'import os, signal, sys\n'
+      'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+      'from ldc_vae import main\n'
+      'main.main = lambda argv: signal.raise_signal(signal.SIGINT)\n'
+      'main.run()\n'
     )
     done = subprocess.run(
-        (sys.executable, '-c', program), capture_output=True, text=True,
-        check=False, cwd=provenance.ROOT,
+      (sys.executable, '-c', program),
+      capture_output=True,
+      text=True,
+      check=False,
+      cwd=provenance.ROOT,
     )
     self.assertEqual((done.returncode, done.stderr), (130, 'interrupted\n'))
 
 
 class CompareTest(main_case.MainTestCase):
-
   def test_plans_and_seeds_reach_the_comparison(self):
     code, ((name, plans, seeds, workdir, kwargs),), _, err = self.run_main(
-        '--config=toy.py', '--mode=compare', '--methods=vae, ldc',
-        '--seeds=4, 1', '--jobs=2', '--workdir=w', '--config.train.num_epochs',
-        '3', '--config.vae.method.beta=2',
+      '--config=toy.py',
+      '--mode=compare',
+      '--methods=vae, ldc',
+      '--seeds=4, 1',
+      '--jobs=2',
+      '--workdir=w',
+      '--config.train.num_epochs',
+      '3',
+      '--config.vae.method.beta=2',
     )
     self.assertEqual((code, err), (0, ''))
     self.assertEqual((name, workdir, seeds), ('compare', 'w', [4, 1]))
@@ -109,7 +117,7 @@ class CompareTest(main_case.MainTestCase):
 
   def test_all_methods_and_three_seeds_by_default(self):
     _, ((_, plans, seeds, workdir, kwargs),), _, _ = self.run_main(
-        '--config=toy.py,debug', '--mode=compare'
+      '--config=toy.py,debug', '--mode=compare'
     )
     self.assertSameElements(plans, methods.METHODS)
     self.assertEqual(seeds, [0, 1, 2])
@@ -126,29 +134,31 @@ class CompareTest(main_case.MainTestCase):
 
   def test_an_interrupt_says_how_to_continue(self):
     code, _, _, err = self.run_main(
-        '--config=toy.py', '--mode=compare', '--workdir=w',
-        error=KeyboardInterrupt(),
+      '--config=toy.py',
+      '--mode=compare',
+      '--workdir=w',
+      error=KeyboardInterrupt(),
     )
     self.assertEqual(code, 130)
     self.assertEqual(
-        err, 'interrupted: the same command continues the runs of w\n'
+      err, 'interrupted: the same command continues the runs of w\n'
     )
 
   def test_one_of_several_processes_is_refused(self):
     with mock.patch.dict(os.environ, LDC_VAE_DISTRIBUTED='1'):
       self.assert_refused(
-          '--config=toy.py', '--mode=compare',
-          part='LDC_VAE_DISTRIBUTED=1: --mode=compare starts its runs by',
+        '--config=toy.py',
+        '--mode=compare',
+        part='LDC_VAE_DISTRIBUTED=1: --mode=compare starts its runs by',
       )
 
 
 class RuntimeErrorsTest(main_case.MainTestCase):
-
   @parameterized.parameters(
-      (errors.UserError('seed=-3: odd'), 'seed=-3: odd', 2),
-      (errors.UserError('in use', exit_code=1), 'in use', 1),
-      (OSError('disk\nfull'), 'disk full', 1),
-      (FloatingPointError('step 7'), 'step 7', 2),
+    (errors.UserError('seed=-3: odd'), 'seed=-3: odd', 2),
+    (errors.UserError('in use', exit_code=1), 'in use', 1),
+    (OSError('disk\nfull'), 'disk full', 1),
+    (FloatingPointError('step 7'), 'step 7', 2),
   )
   def test_a_mistake_is_one_sentence(self, error, expected, wanted):
     code, _, _, err = self.run_main('--config=toy.py', error=error)
@@ -175,7 +185,7 @@ class RuntimeErrorsTest(main_case.MainTestCase):
 
   def test_an_interrupt_says_how_to_continue(self):
     code, _, _, err = self.run_main(
-        '--config=toy.py', '--workdir=w', error=KeyboardInterrupt()
+      '--config=toy.py', '--workdir=w', error=KeyboardInterrupt()
     )
     self.assertEqual(code, 130)
     self.assertStartsWith(err, 'interrupted: the same command continues w')
@@ -187,17 +197,16 @@ class RuntimeErrorsTest(main_case.MainTestCase):
 
 
 class ProcessesTest(main_case.MainTestCase):
-
   def joined(self, *argv, **environ):
     """Returns the calls of jax's own joining, and of training, in order."""
     order = []
     distributed = types.SimpleNamespace(
-        initialize=lambda **kwargs: order.append(kwargs)
+      initialize=lambda **kwargs: order.append(kwargs)
     )
     with (
-        mock.patch.object(jax, 'distributed', distributed),
-        mock.patch.dict(main._JOBS, train=lambda *_: order.append('train')),
-        mock.patch.dict(os.environ, environ),
+      mock.patch.object(jax, 'distributed', distributed),
+      mock.patch.dict(main._JOBS, train=lambda *_: order.append('train')),
+      mock.patch.dict(os.environ, environ),
     ):
       code, *_ = self.run_main('--config=toy.py', *argv)
     self.assertEqual(code, 0)
@@ -205,7 +214,7 @@ class ProcessesTest(main_case.MainTestCase):
 
   def test_are_joined_before_training(self):
     flags = dict(
-        coordinator_address='localhost:8476', num_processes=2, process_id=1
+      coordinator_address='localhost:8476', num_processes=2, process_id=1
     )
     argv = [f'--{name}={value}' for name, value in flags.items()]
     flags['heartbeat_timeout_seconds'] = cluster.HEARTBEAT
@@ -226,7 +235,7 @@ class ProcessesTest(main_case.MainTestCase):
     self.assertEqual(self.joined(LDC_VAE_DISTRIBUTED=''), ['train'])
 
   @parameterized.parameters(
-      ('yes', 'neither 0 nor 1', 2), ('1', 'no cluster', 1)
+    ('yes', 'neither 0 nor 1', 2), ('1', 'no cluster', 1)
   )
   def test_that_are_not_found_are_told(self, value, part, wanted):
     def initialize(**unused_kwargs):
@@ -234,8 +243,8 @@ class ProcessesTest(main_case.MainTestCase):
 
     distributed = types.SimpleNamespace(initialize=initialize)
     with (
-        mock.patch.object(jax, 'distributed', distributed),
-        mock.patch.dict(os.environ, LDC_VAE_DISTRIBUTED=value),
+      mock.patch.object(jax, 'distributed', distributed),
+      mock.patch.dict(os.environ, LDC_VAE_DISTRIBUTED=value),
     ):
       code, calls, _, err = self.run_main('--config=toy.py')
     self.assertEqual((code, calls), (wanted, []))
@@ -245,18 +254,20 @@ class ProcessesTest(main_case.MainTestCase):
 
 
 class LoadingTest(absltest.TestCase):
-
   def test_heavy_packages_are_left_for_when_they_are_needed(self):
     # of a training on data that is at hand; each takes half a second or more
     program = (
-        'import sys; from ldc_vae import main, train; print([x for x in'
-        " ('sklearn', 'matplotlib', 'tensorflow_datasets', 'scipy.stats',"
-        " 'orbax')"
-        ' if x in sys.modules])'
+      'import sys; from ldc_vae import main, train; print([x for x in'
+      " ('sklearn', 'matplotlib', 'tensorflow_datasets', 'scipy.stats',"
+      " 'orbax')"
+      ' if x in sys.modules])'
     )
     output = subprocess.run(
-        (sys.executable, '-c', program),
-        cwd=provenance.ROOT, capture_output=True, text=True, check=True,
+      (sys.executable, '-c', program),
+      cwd=provenance.ROOT,
+      capture_output=True,
+      text=True,
+      check=True,
     ).stdout
     self.assertEqual(output.strip(), '[]')
 
@@ -266,8 +277,11 @@ class CommandTest(parameterized.TestCase):
 
   def command(self, *argv):
     return subprocess.run(
-        (sys.executable, '-m', 'ldc_vae.main', *argv),
-        capture_output=True, text=True, cwd=provenance.ROOT, timeout=60,
+      (sys.executable, '-m', 'ldc_vae.main', *argv),
+      capture_output=True,
+      text=True,
+      cwd=provenance.ROOT,
+      timeout=60,
     )
 
   def test_help_names_every_flag_and_method(self):
@@ -303,21 +317,28 @@ logging.info('theirs')
 logging.warning('their warning')
 """
     result = subprocess.run(
-        (sys.executable, '-c', code), capture_output=True, text=True,
-        cwd=provenance.ROOT, timeout=60, check=True,
+      (sys.executable, '-c', code),
+      capture_output=True,
+      text=True,
+      cwd=provenance.ROOT,
+      timeout=60,
+      check=True,
     )
     self.assertEqual(result.stderr, 'ours\ntheir warning\n')
 
   def test_the_module_runs(self):
     result = subprocess.run(
-        (sys.executable, '-m', 'ldc_vae.main', '--mode=x'),
-        capture_output=True, text=True, cwd=provenance.ROOT, timeout=60,
+      (sys.executable, '-m', 'ldc_vae.main', '--mode=x'),
+      capture_output=True,
+      text=True,
+      cwd=provenance.ROOT,
+      timeout=60,
     )
     self.assertEqual(result.returncode, 2)
     self.assertEqual(
-        result.stderr,
-        'error: --mode=x: unknown mode; known: train, evaluate, sample,'
-        ' compare\n',
+      result.stderr,
+      'error: --mode=x: unknown mode; known: train, evaluate, sample,'
+      ' compare\n',
     )
 
 

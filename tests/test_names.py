@@ -7,13 +7,13 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from ldc_vae import formats
 from ldc_vae import names
 
 _STORED = pathlib.Path(__file__).parent / 'frozen' / 'result_names.json'
 
 
 class MetricsTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.enter_context(absltest.mock.patch.dict(names.METRICS))
@@ -71,9 +71,14 @@ class MetricsTest(parameterized.TestCase):
 
   def test_registered_entries_are_found_and_come_last(self):
     names.register(
-        names.Metric('mine/{source}', 'mine', names.LOWER, 'Mine: {source}.',
-                     sources=('generator', names.SAMPLERS)),
-        names.Source('kde_K', 'KDE-{K}', 'With {K} points.'),
+      names.Metric(
+        'mine/{source}',
+        'mine',
+        names.LOWER,
+        'Mine: {source}.',
+        sources=('generator', names.SAMPLERS),
+      ),
+      names.Source('kde_K', 'KDE-{K}', 'With {K} points.'),
     )
     metric, source = names.find_metric('mine/kde_5')
     self.assertEqual((metric.meaning, source), ('Mine: KDE-5.', 'kde_5'))
@@ -86,12 +91,13 @@ class MetricsTest(parameterized.TestCase):
 
 
 class SourcesTest(absltest.TestCase):
-
   def test_large_mixtures_come_first(self):
-    found = sorted(['mine', 'gmm_10', 'prior', 'gmm_200', 'real', 'gmm_50'],
-                   key=names.source_rank)
+    found = sorted(
+      ['mine', 'gmm_10', 'prior', 'gmm_200', 'real', 'gmm_50'],
+      key=names.source_rank,
+    )
     self.assertEqual(
-        found, ['real', 'gmm_200', 'gmm_50', 'gmm_10', 'prior', 'mine']
+      found, ['real', 'gmm_200', 'gmm_50', 'gmm_10', 'prior', 'mine']
     )
 
   def test_an_unknown_source_is_a_sampler_in_words(self):
@@ -100,7 +106,6 @@ class SourcesTest(absltest.TestCase):
 
 
 class NumbersTest(parameterized.TestCase):
-
   @parameterized.parameters(
       (0.0, '0'), (1.0, '1.00'), (4.416, '4.42'), (11.94, '11.9'),
       (85.2, '85.2'), (0.00912, '0.00912'), (99.96, '100'), (0.9996, '1.00'),
@@ -108,7 +113,7 @@ class NumbersTest(parameterized.TestCase):
       (1e-7, '1.00e-07'), (2.5e8, '2.50e+08'),
   )  # fmt: skip
   def test_three_significant_digits(self, value, expected):
-    self.assertEqual(names.format_number(value), expected)
+    self.assertEqual(formats.format_number(value), expected)
 
   def test_nats_have_two_decimals(self):
     metric = names.METRICS['nll/elbo']
@@ -124,7 +129,7 @@ class NumbersTest(parameterized.TestCase):
       (math.nan, False), (math.inf, False), (10**400, False),
   )  # fmt: skip
   def test_is_number(self, value, expected):
-    self.assertEqual(names.is_number(value), expected)
+    self.assertEqual(formats.is_number(value), expected)
 
 
 if __name__ == '__main__':

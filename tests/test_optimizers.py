@@ -15,69 +15,67 @@ _algorithm = step_case.create_algorithm
 
 
 class LearningRateTest(chex.TestCase):
-
   @parameterized.parameters(('cosine',), ('constant',))
   def test_warms_up_from_zero(self, name):
     rate = optimizers.learning_rate_schedule(
-        name, 2.0, warmup_steps=10, num_steps=100
+      name, 2.0, warmup_steps=10, num_steps=100
     )
     # float32
     np.testing.assert_allclose(
-        [rate(count) for count in (0, 5, 10)], [0.0, 1.0, 2.0], rtol=1e-6
+      [rate(count) for count in (0, 5, 10)], [0.0, 1.0, 2.0], rtol=1e-6
     )
 
   @parameterized.parameters((0.0,), (0.1,))
   def test_cosine_ends_at_its_fraction(self, final_fraction):
     rate = optimizers.learning_rate_schedule(
-        'cosine',
-        2.0,
-        warmup_steps=10,
-        num_steps=110,
-        final_fraction=final_fraction,
+      'cosine',
+      2.0,
+      warmup_steps=10,
+      num_steps=110,
+      final_fraction=final_fraction,
     )
     middle = 2.0 * (0.5 + 0.5 * final_fraction)
     # float32; the cosine of pi / 2 is 4e-8
     np.testing.assert_allclose(
-        [rate(60), rate(110)], [middle, 2.0 * final_fraction], atol=1e-6
+      [rate(60), rate(110)], [middle, 2.0 * final_fraction], atol=1e-6
     )
 
   def test_constant_stays(self):
     rate = optimizers.learning_rate_schedule(
-        'constant', 2.0, warmup_steps=0, num_steps=100
+      'constant', 2.0, warmup_steps=0, num_steps=100
     )
     self.assertEqual([float(rate(count)) for count in (0, 50, 99)], [2.0] * 3)
 
   def test_warm_up_is_half_of_a_short_run_at_most(self):
     rate = optimizers.learning_rate_schedule(
-        'cosine', 2.0, warmup_steps=100, num_steps=10
+      'cosine', 2.0, warmup_steps=100, num_steps=10
     )
     self.assertEqual(float(rate(5)), 2.0)
 
   def test_unknown_name_is_an_error(self):
     with self.assertRaisesRegex(ValueError, "'cosin'; known: cosine, constant"):
       optimizers.learning_rate_schedule(
-          'cosin', 1.0, warmup_steps=0, num_steps=1
+        'cosin', 1.0, warmup_steps=0, num_steps=1
       )
 
 
 class OptimizersTest(chex.TestCase):
-
   def _create(self, **overrides):
     fields = dict(
-        num_steps=100,
-        learning_rate=0.1,
-        latent_learning_rate=0.2,
-        latent_final_fraction=0.5,
-        schedule='constant',
-        warmup_steps=0,
-        b1=0.9,
-        latent_b1=0.5,
-        b2=0.99,
-        weight_decay=0.0,
-        clip_norm=0.0,
+      num_steps=100,
+      learning_rate=0.1,
+      latent_learning_rate=0.2,
+      latent_final_fraction=0.5,
+      schedule='constant',
+      warmup_steps=0,
+      b1=0.9,
+      latent_b1=0.5,
+      b2=0.99,
+      weight_decay=0.0,
+      clip_norm=0.0,
     )
     return optimizers.create_optimizers(
-        _algorithm('ldc'), **{**fields, **overrides}
+      _algorithm('ldc'), **{**fields, **overrides}
     )
 
   def _updates(self, tx, grads, params=None):
@@ -90,12 +88,14 @@ class OptimizersTest(chex.TestCase):
 
   def test_one_for_each_network(self):
     self.assertEqual(
-        set(self._create()), {'encoder', 'decoder', 'sampler', 'energy'}
+      set(self._create()), {'encoder', 'decoder', 'sampler', 'energy'}
     )
 
   @parameterized.parameters(
-      ('encoder', 0.1, 0.9), ('decoder', 0.1, 0.9),
-      ('sampler', 0.2, 0.5), ('energy', 0.2, 0.5),
+    ('encoder', 0.1, 0.9),
+    ('decoder', 0.1, 0.9),
+    ('sampler', 0.2, 0.5),
+    ('energy', 0.2, 0.5),
   )
   def test_is_adam_of_its_rate_and_decay(self, name, rate, b1):
     grads = [jnp.array([1.0, -3.0]), jnp.array([0.5, 2.0])]
@@ -110,13 +110,13 @@ class OptimizersTest(chex.TestCase):
     grads = [jnp.ones(2)] * 21
     # Adam's step by equal gradients is its rate; float32, 21 updates
     np.testing.assert_allclose(
-        self._updates(txs['sampler'], grads), -0.1, rtol=1e-4
+      self._updates(txs['sampler'], grads), -0.1, rtol=1e-4
     )
     np.testing.assert_allclose(
-        self._updates(txs['sampler'], grads[:11]), -0.15, rtol=1e-4
+      self._updates(txs['sampler'], grads[:11]), -0.15, rtol=1e-4
     )
     np.testing.assert_allclose(
-        self._updates(txs['encoder'], grads[:11]), 0.0, atol=1e-7
+      self._updates(txs['encoder'], grads[:11]), 0.0, atol=1e-7
     )
 
   def test_clips_the_norm_of_a_networks_gradient(self):

@@ -1,6 +1,5 @@
 """Tests of ldc_vae.plans."""
 
-
 from absl.testing import absltest
 
 from ldc_vae import config as config_lib
@@ -9,7 +8,6 @@ from tests import config_case
 
 
 class LoadTest(config_case.FileTestCase):
-
   def load(self, *overrides, spec='configs/mnist.py', methods=('ldc', 'vae')):
     return plans.load(spec, methods, overrides)
 
@@ -21,33 +19,33 @@ class LoadTest(config_case.FileTestCase):
       self.assertEqual(plan.spec, f'configs/mnist.py:{method},debug')
       self.assertEqual(plan.overrides, overrides)
       self.assertEqual(
-          plan.config.to_dict(),
-          config_lib.load(plan.spec, overrides).to_dict(),
+        plan.config.to_dict(),
+        config_lib.load(plan.spec, overrides).to_dict(),
       )
 
   def test_a_field_may_be_set_for_one_method(self):
     found = self.load(
-        '--config.vae.method.beta=2', '--config.train.batch_size=64',
-        '-config.ldc.train.batch_size=32',
+      '--config.vae.method.beta=2',
+      '--config.train.batch_size=64',
+      '-config.ldc.train.batch_size=32',
     )
     self.assertEqual(found['vae'].config.method.beta, 2.0)
     self.assertEqual(found['vae'].config.train.batch_size, 64)
     self.assertEqual(found['ldc'].config.train.batch_size, 32)
     self.assertEqual(
-        found['ldc'].overrides,
-        ('--config.train.batch_size=64', '--config.train.batch_size=32'),
+      found['ldc'].overrides,
+      ('--config.train.batch_size=64', '--config.train.batch_size=32'),
     )
 
   def test_a_field_without_value_is_a_boolean(self):
-    found = self.load('--config.vae.dataset.binarize',
-                      '--config.vae.model.likelihood=bernoulli')
+    found = self.load(
+      '--config.vae.dataset.binarize', '--config.vae.model.likelihood=bernoulli'
+    )
     self.assertTrue(found['vae'].config.dataset.binarize)
     self.assertFalse(found['ldc'].config.dataset.binarize)
 
   def test_a_run_file_that_needs_an_override_is_loaded(self):
-    found = self.load(
-        '--config.dataset.path=photos', spec='configs/images.py'
-    )
+    found = self.load('--config.dataset.path=photos', spec='configs/images.py')
     self.assertEqual(found['vae'].config.dataset.path, 'photos')
 
 

@@ -32,19 +32,18 @@ def _images(draw):
 
 
 _LIKELIHOODS = {
-    'bernoulli': elbo.bernoulli_log_likelihood,
-    'gaussian': functools.partial(
-        elbo.gaussian_log_likelihood, log_scale=jnp.float32(-1.0)
-    ),
-    'logistic': functools.partial(
-        elbo.discretized_logistic_log_likelihood, log_scale=jnp.float32(-3.0)
-    ),
+  'bernoulli': elbo.bernoulli_log_likelihood,
+  'gaussian': functools.partial(
+    elbo.gaussian_log_likelihood, log_scale=jnp.float32(-1.0)
+  ),
+  'logistic': functools.partial(
+    elbo.discretized_logistic_log_likelihood, log_scale=jnp.float32(-3.0)
+  ),
 }
 _LIKELIHOODS = {name: jax.jit(fn) for name, fn in _LIKELIHOODS.items()}
 
 
 class LikelihoodTest(parameterized.TestCase):
-
   @parameterized.named_parameters(*_LIKELIHOODS.items())
   def test_is_a_finite_scalar_whatever_the_network_says(self, fn):
     grad_fn = jax.jit(jax.grad(fn))
@@ -55,6 +54,7 @@ class LikelihoodTest(parameterized.TestCase):
       self.assertEqual((value.shape, value.dtype), ((), jnp.float32))
       self.assertTrue(np.isfinite(value), value)
       self.assertTrue(np.isfinite(grad_fn(*pair)).all())
+
     check()
 
   @parameterized.parameters('bernoulli', 'logistic')
@@ -62,6 +62,7 @@ class LikelihoodTest(parameterized.TestCase):
     @_given(_images())
     def check(pair):
       self.assertLessEqual(float(_LIKELIHOODS[name](*pair)), 0.0)
+
     check()
 
   @parameterized.named_parameters(*_LIKELIHOODS.items())
@@ -71,6 +72,7 @@ class LikelihoodTest(parameterized.TestCase):
       moved = [x.reshape(-1)[order].reshape(_IMAGE) for x in pair]
       # rtol: float32 sums of 6 terms, some of 1e8
       np.testing.assert_allclose(fn(*moved), fn(*pair), rtol=1e-5)
+
     check()
 
   @parameterized.named_parameters(*_LIKELIHOODS.items())
@@ -80,11 +82,11 @@ class LikelihoodTest(parameterized.TestCase):
       logits, image = pair
       self.assertTrue(np.isnan(fn(_with_nan(logits), image)))
       self.assertTrue(np.isnan(fn(logits, _with_nan(image))))
+
     check()
 
 
 class BoundTest(parameterized.TestCase):
-
   @_given(_arrays(3, _EXTREMES.filter(lambda x: abs(x) < 90)), _arrays(3))
   def test_kl_is_not_negative_and_finite(self, mean, logvar):
     value = elbo.gaussian_kl(mean, logvar)
@@ -94,8 +96,8 @@ class BoundTest(parameterized.TestCase):
       self.assertTrue(np.isnan(elbo.gaussian_kl(*args)))
 
   @_given(
-      st.sampled_from([1, 2, 7]).flatmap(lambda k: _arrays(k, _EXTREMES)),
-      st.floats(-1e3, 1e3, width=32),
+    st.sampled_from([1, 2, 7]).flatmap(lambda k: _arrays(k, _EXTREMES)),
+    st.floats(-1e3, 1e3, width=32),
   )
   def test_importance_weights_lie_between_mean_and_largest(self, weights, by):
     bound_fn = jax.jit(elbo.importance_weighted_bound)
@@ -106,14 +108,14 @@ class BoundTest(parameterized.TestCase):
     moved = bound_fn(weights + np.float32(by))
     np.testing.assert_allclose(moved, bound + by, rtol=1e-5, atol=1e-2)
     np.testing.assert_allclose(
-        bound_fn(weights[::-1]), bound, rtol=1e-6, atol=1e-6
+      bound_fn(weights[::-1]), bound, rtol=1e-6, atol=1e-6
     )
 
   def test_one_importance_weight_is_the_bound(self):
     for value in (0.0, -745.0, 1e30):
       self.assertEqual(
-          float(elbo.importance_weighted_bound(jnp.float32([value]))),
-          np.float32(value),
+        float(elbo.importance_weighted_bound(jnp.float32([value]))),
+        np.float32(value),
       )
 
   def test_impossible_weights_give_no_number(self):
@@ -129,23 +131,22 @@ class BoundTest(parameterized.TestCase):
       args[bad] = _with_nan(args[bad])
       self.assertTrue(np.isnan(elbo.elbo(*args)))
     self.assertTrue(
-        np.isnan(elbo.log_weight(jnp.float32(0), mean, _with_nan(mean), logvar))
+      np.isnan(elbo.log_weight(jnp.float32(0), mean, _with_nan(mean), logvar))
     )
 
 
 class EnergyTest(parameterized.TestCase):
-
   @_given(_arrays(3, _EXTREMES), st.floats(0.125, 8.0, width=32))
   def test_gibbs_energy_is_linear_in_the_likelihood(self, z, weight):
     at = lambda x: float(energy.gibbs_energy(jnp.float32(x), z, weight))
     # atol: the energies are of 1e8 where z is of 1e4
     scale = 1.0 + abs(at(0.0))
     self.assertAlmostEqual(
-        (at(-3.0) - at(0.0)) / scale, 3.0 * weight / scale, delta=1e-5
+      (at(-3.0) - at(0.0)) / scale, 3.0 * weight / scale, delta=1e-5
     )
     self.assertTrue(np.isnan(at(np.nan)))
     self.assertTrue(
-        np.isnan(energy.gibbs_energy(jnp.float32(0), _with_nan(z), weight))
+      np.isnan(energy.gibbs_energy(jnp.float32(0), _with_nan(z), weight))
     )
 
   @_given(_arrays((4, 3)), _arrays(3), _arrays(3, st.floats(0.125, 8.0)))
@@ -165,8 +166,9 @@ class EnergyTest(parameterized.TestCase):
     turned, _ = loss(aggregate[::-1], samples[::-1])
     np.testing.assert_allclose(turned, value, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        terms['energy_gap'], -loss(samples, aggregate)[1]['energy_gap'],
-        atol=1e-6,
+      terms['energy_gap'],
+      -loss(samples, aggregate)[1]['energy_gap'],
+      atol=1e-6,
     )
     self.assertGreaterEqual(float(terms['gradient_penalty']), 0.0)
     self.assertTrue(np.isnan(loss(_with_nan(aggregate), samples)[0]))

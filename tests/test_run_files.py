@@ -27,11 +27,10 @@ def get_config(arg):
 
 
 class RunFilesTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
+      self.enter_context(tempfile.TemporaryDirectory())
     )
     self.addCleanup(os.chdir, os.getcwd())
     os.chdir(self.folder)
@@ -42,14 +41,14 @@ class RunFilesTest(parameterized.TestCase):
     path.write_text(text)
 
   @parameterized.parameters(
-      ('digits', ('digits', '')),
-      ('digits:vae', ('digits', 'vae')),
-      ('digits:vae,debug', ('digits', 'vae,debug')),
-      ('digits,debug', ('digits', 'debug')),
-      ('a/b.py', ('a/b.py', '')),
-      ('a,b/c.py:vae,debug', ('a,b/c.py', 'vae,debug')),
-      ('a:b/c.py,debug', ('a:b/c.py', 'debug')),
-      ('', ('', '')),
+    ('digits', ('digits', '')),
+    ('digits:vae', ('digits', 'vae')),
+    ('digits:vae,debug', ('digits', 'vae,debug')),
+    ('digits,debug', ('digits', 'debug')),
+    ('a/b.py', ('a/b.py', '')),
+    ('a,b/c.py:vae,debug', ('a,b/c.py', 'vae,debug')),
+    ('a:b/c.py,debug', ('a:b/c.py', 'debug')),
+    ('', ('', '')),
   )
   def test_splits(self, spec, expected):
     self.assertEqual(run_files.split(spec), expected)
@@ -79,22 +78,24 @@ class RunFilesTest(parameterized.TestCase):
     self.assertNotIn('default', run_files.names())
 
   @parameterized.parameters(
-      ('digitz', '--config=digitz: there is no such file', 'mean digits?'),
-      ('no/such.py', 'no such file', 'digits, '),
-      ('.', 'this is a folder'),
-      ('results.json', 'ends in .py', '--workdir'),
-      ('default', 'does not define get_config'),
-      ('syntax.py', 'syntax.py, line 1, raised SyntaxError'),
-      ('name.py:vae', '--config=name.py:vae: ', 'line 3, raised NameError'),
-      ('sentence.py', '--config=sentence.py: too odd'),
-      ('later.py', 'line 2, raised AttributeError'),
+    ('digitz', '--config=digitz: there is no such file', 'mean digits?'),
+    ('no/such.py', 'no such file', 'digits, '),
+    ('.', 'this is a folder'),
+    ('results.json', 'ends in .py', '--workdir'),
+    ('default', 'does not define get_config'),
+    ('syntax.py', 'syntax.py, line 1, raised SyntaxError'),
+    ('name.py:vae', '--config=name.py:vae: ', 'line 3, raised NameError'),
+    ('sentence.py', '--config=sentence.py: too odd'),
+    ('later.py', 'line 2, raised AttributeError'),
   )
   def test_a_mistake_is_told(self, spec, *parts):
     self.write('results.json', '{}')
     self.write('syntax.py', 'x = (')
     self.write('name.py', '\n\nfoo.bar = 1')
-    self.write('sentence.py', 'from ldc_vae import errors\n'
-               'raise errors.UserError("too odd")')
+    self.write(
+      'sentence.py',
+      'from ldc_vae import errors\nraise errors.UserError("too odd")',
+    )
     self.write('later.py', 'def get_config(arg):\n  return arg.x')
     with self.assertRaises(errors.UserError) as raised:
       run_files.call(spec)
@@ -103,14 +104,13 @@ class RunFilesTest(parameterized.TestCase):
 
 
 class InstalledTest(absltest.TestCase):
-
   def test_setup_names_every_package(self):
     setup = configparser.ConfigParser()
     setup.read(_ROOT / 'setup.cfg')
     folders = {path.parent for path in (_ROOT / 'ldc_vae').rglob('*.py')}
     found = {'.'.join(path.relative_to(_ROOT).parts) for path in folders}
     self.assertCountEqual(
-        setup['options']['packages'].split(), {*found, 'ldc_vae.configs'}
+      setup['options']['packages'].split(), {*found, 'ldc_vae.configs'}
     )
 
   def test_the_package_is_that_folder(self):
@@ -126,16 +126,30 @@ class InstalledTest(absltest.TestCase):
       shutil.copy(_ROOT / name, copy)
     (copy / 'configs/own.py').write_text(_OWN)
     subprocess.run(
-        (sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
-         f'--target={target}', copy),
-        check=True,
+      (
+        sys.executable,
+        '-m',
+        'pip',
+        'install',
+        '--quiet',
+        '--no-deps',
+        f'--target={target}',
+        copy,
+      ),
+      check=True,
     )
     shutil.rmtree(copy)
-    code = ('from ldc_vae import run_files as r;'
-            ' print(*r.call("own:vae"), *r.call("configs/own.py"))')
+    code = (
+      'from ldc_vae import run_files as r;'
+      ' print(*r.call("own:vae"), *r.call("configs/own.py"))'
+    )
     result = subprocess.run(
-        (sys.executable, '-P', '-c', code), cwd=folder, check=True, text=True,
-        capture_output=True, env={**os.environ, 'PYTHONPATH': str(target)},
+      (sys.executable, '-P', '-c', code),
+      cwd=folder,
+      check=True,
+      text=True,
+      capture_output=True,
+      env={**os.environ, 'PYTHONPATH': str(target)},
     )
     default = str(target / 'ldc_vae/configs/default.py')
     self.assertEqual(result.stdout.split(), [default, 'vae', default])

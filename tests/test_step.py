@@ -24,19 +24,18 @@ _step_fn = step_case.compiled_step
 
 
 class AverageTest(chex.TestCase):
-
   def test_averages_follow_their_law(self):
     step_fn = _step_fn('vae', 'sgd', 'single')
     state = _state('vae')
     for decay in (0.1, 0.15, 0.15):  # (1 + step) / (10 + step), then its bound
       following, _ = step_fn(state, _images(), jax.random.key(5))
       expected = jax.tree.map(
-          lambda old, new, d=decay: d * old + (1.0 - d) * new,
-          *jax.device_get((state.ema_params, following.params)),
+        lambda old, new, d=decay: d * old + (1.0 - d) * new,
+        *jax.device_get((state.ema_params, following.params)),
       )
       # float32
       chex.assert_trees_all_close(
-          following.ema_params, expected, rtol=1e-5, atol=1e-7
+        following.ema_params, expected, rtol=1e-5, atol=1e-7
       )
       state = following
 
@@ -47,47 +46,47 @@ def _probe(num_updates: int = 1, num_phases: int = 1) -> base.Algorithm:
   def objective_fn(params, images, keys, context, *, name):
     noise = base.draw_normal(keys, ())
     metrics = {
-        f'noise_{name}': jnp.mean(noise),
-        f'square_{name}': jnp.mean(noise**2),
-        f'progress_{name}': context.progress,
-        f'update_{name}': context.update,
-        'images': images,
+      f'noise_{name}': jnp.mean(noise),
+      f'square_{name}': jnp.mean(noise**2),
+      f'progress_{name}': context.progress,
+      f'update_{name}': context.update,
+      'images': images,
     }
     return base.Output(jnp.sum(params['weight']), metrics)
 
   phases = tuple(
-      base.Phase(
-          functools.partial(objective_fn, name=index), ('weight',), num_updates
-      )
-      for index in range(num_phases)
+    base.Phase(
+      functools.partial(objective_fn, name=index), ('weight',), num_updates
+    )
+    for index in range(num_phases)
   )
   return base.Algorithm(phases, tuple, None)
 
 
 def _run_probe(
-    num_steps, *, kind='single', binarize=False, num_updates=1, num_phases=1
+  num_steps, *, kind='single', binarize=False, num_updates=1, num_phases=1
 ):
   """Metrics of each step of a probe."""
   tx = optax.sgd(1.0)
   weight = jnp.zeros(())
   state = step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params={'weight': weight},
-      ema_params={'weight': jnp.copy(weight)},
-      opt_state={'weight': tx.init(weight)},
-      stats=(),
-      skipped=jnp.zeros((), jnp.int32),
+    step=jnp.zeros((), jnp.int32),
+    params={'weight': weight},
+    ema_params={'weight': jnp.copy(weight)},
+    opt_state={'weight': tx.init(weight)},
+    stats=(),
+    skipped=jnp.zeros((), jnp.int32),
   )
   train_step = functools.partial(
-      step_lib.train_step,
-      algorithm=_probe(num_updates, num_phases),
-      txs={'weight': tx},
-      num_steps=_NUM_STEPS,
-      log_every=1,
-      non_finite='stop',
-      ema_decay=0.0,
-      binarize=binarize,
-      accumulate=1,
+    step_lib.train_step,
+    algorithm=_probe(num_updates, num_phases),
+    txs={'weight': tx},
+    num_steps=_NUM_STEPS,
+    log_every=1,
+    non_finite='stop',
+    ema_decay=0.0,
+    binarize=binarize,
+    accumulate=1,
   )
   step_fn = _make_step(train_step, kind)
   history = []
@@ -106,8 +105,8 @@ def _fragile(term):
     return x
 
   spoil_gradient.defvjp(
-      lambda x, spoilt: (x, spoilt),
-      lambda spoilt, g: (jnp.where(spoilt, jnp.nan, g), None),
+    lambda x, spoilt: (x, spoilt),
+    lambda spoilt, g: (jnp.where(spoilt, jnp.nan, g), None),
   )
 
   def objective_fn(params, images, keys, context):
@@ -129,23 +128,23 @@ def _fragile_run(term, kind, non_finite):
   tx = optax.adam(0.1)
   weight = jnp.full((), 0.25)
   state = step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params={'weight': weight},
-      ema_params={'weight': jnp.copy(weight)},
-      opt_state={'weight': tx.init(weight)},
-      stats={'first': jnp.zeros(())},
-      skipped=jnp.zeros((), jnp.int32),
+    step=jnp.zeros((), jnp.int32),
+    params={'weight': weight},
+    ema_params={'weight': jnp.copy(weight)},
+    opt_state={'weight': tx.init(weight)},
+    stats={'first': jnp.zeros(())},
+    skipped=jnp.zeros((), jnp.int32),
   )
   train_step = functools.partial(
-      step_lib.train_step,
-      algorithm=_fragile(term),
-      txs={'weight': tx},
-      num_steps=_NUM_STEPS,
-      log_every=100,
-      non_finite=non_finite,
-      ema_decay=0.5,
-      binarize=False,
-      accumulate=1,
+    step_lib.train_step,
+    algorithm=_fragile(term),
+    txs={'weight': tx},
+    num_steps=_NUM_STEPS,
+    log_every=100,
+    non_finite=non_finite,
+    ema_decay=0.5,
+    binarize=False,
+    accumulate=1,
   )
   return _make_step(train_step, kind), state
 
@@ -154,7 +153,7 @@ class NonFiniteTest(parameterized.TestCase):
   """A step that is not finite on one device leaves all as they were."""
 
   @parameterized.product(
-      kind=('single', 'pmap_4'), term=('loss', 'gradient', 'stats')
+    kind=('single', 'pmap_4'), term=('loss', 'gradient', 'stats')
   )
   def test_the_update_never_happened(self, kind, term):
     step_fn, state = _fragile_run(term, kind, 'skip')
@@ -172,13 +171,11 @@ class NonFiniteTest(parameterized.TestCase):
     self.assertEqual(after_bad.step, 2)
     self.assertEqual(after_bad.skipped, 1)
     chex.assert_trees_all_equal(
-        after_bad.replace(step=1, skipped=0),
-        after_good.replace(step=1, skipped=0),
+      after_bad.replace(step=1, skipped=0),
+      after_good.replace(step=1, skipped=0),
     )
     chex.assert_tree_all_finite(after_all)
-    self.assertNotEqual(
-        after_all.params['weight'], after_bad.params['weight']
-    )
+    self.assertNotEqual(after_all.params['weight'], after_bad.params['weight'])
     chex.assert_trees_all_equal(after_good, histories['without'][0][0])
 
   @parameterized.parameters('loss', 'gradient', 'stats')
@@ -196,17 +193,16 @@ class NonFiniteTest(parameterized.TestCase):
 
 
 class KeysTest(chex.TestCase):
-
   def test_every_image_of_the_global_batch_has_its_own(self):
     key = jax.random.key(3)
     whole = streams.image_keys(key, _BATCH, None)
     data = jax.random.key_data(whole)
     self.assertLen(np.unique(data, axis=0), _BATCH)
     parts = jax.vmap(
-        lambda _: streams.image_keys(key, 2, 'devices'), axis_name='devices'
+      lambda _: streams.image_keys(key, 2, 'devices'), axis_name='devices'
     )(jnp.arange(4))
     np.testing.assert_array_equal(
-        jax.random.key_data(parts).reshape(data.shape), data
+      jax.random.key_data(parts).reshape(data.shape), data
     )
     later = streams.image_keys(key, _BATCH - 3, None, 3)
     np.testing.assert_array_equal(jax.random.key_data(later), data[3:])
@@ -233,20 +229,17 @@ class KeysTest(chex.TestCase):
   def test_progress_is_the_fraction_of_training_done(self):
     history, _ = _run_probe(3)
     np.testing.assert_allclose(
-        [metrics['progress_0'] for metrics in history],
-        np.arange(3) / _NUM_STEPS,
-        rtol=1e-6,  # float32
+      [metrics['progress_0'] for metrics in history],
+      np.arange(3) / _NUM_STEPS,
+      rtol=1e-6,  # float32
     )
 
 
 class ImagesTest(chex.TestCase):
-
   def test_grey_values_are_in_the_unit_interval(self):
     (metrics,), _ = _run_probe(1)
     # float32 division
-    np.testing.assert_allclose(
-        metrics['images'], _images() / 255.0, rtol=1e-6
-    )
+    np.testing.assert_allclose(metrics['images'], _images() / 255.0, rtol=1e-6)
 
   def test_binarised_images_are_drawn_anew_each_step(self):
     (first, second), _ = _run_probe(2, binarize=True)
@@ -258,7 +251,7 @@ class ImagesTest(chex.TestCase):
     images = np.repeat(np.array([0, 64, 255], np.uint8), 4000)
     keys = jax.random.split(jax.random.key(0), 3)
     drawn = step_lib.prepare_images(
-        jnp.asarray(images.reshape(3, 4000, 1, 1)), keys, True
+      jnp.asarray(images.reshape(3, 4000, 1, 1)), keys, True
     )
     self.assertEqual(drawn.dtype, jnp.float32)
     means = np.mean(drawn, axis=(1, 2, 3))

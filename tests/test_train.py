@@ -30,9 +30,8 @@ _rows = train_case.rows
 
 
 class TrainAndEvaluateTest(train_case.TrainTest):
-
   @parameterized.named_parameters(
-      ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'vae', 5)
+    ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'vae', 5)
   )
   def test_interrupted_run_ends_bit_identical(self, method, stop_after):
     config = _config(method)
@@ -113,17 +112,18 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     with self.assertLogs('absl', 'WARNING') as logs:
       train.train_and_evaluate(config, self.dir / 'parts')
     self.assertRegex(
-        logs.output[0],
-        'checkpoints/12 is corrupt .*set aside as 12.corrupt, using checkpoint'
-        ' 10 instead',
+      logs.output[0],
+      'checkpoints/12 is corrupt .*set aside as 12.corrupt, using checkpoint'
+      ' 10 instead',
     )
     self.assertEqual(
-        {path.name for path in folder.iterdir()}, {'10', '12', '12.corrupt'}
-        | {path.name for path in (self.dir / 'whole' / 'checkpoints').iterdir()}
+      {path.name for path in folder.iterdir()},
+      {'10', '12', '12.corrupt'}
+      | {path.name for path in (self.dir / 'whole' / 'checkpoints').iterdir()},
     )
     _assert_same(
-        _final_state(config, self.dir / 'parts').state,
-        _final_state(config, self.dir / 'whole').state,
+      _final_state(config, self.dir / 'parts').state,
+      _final_state(config, self.dir / 'whole').state,
     )
 
   def test_a_save_that_fails_stops_the_run_before_the_next_one(self):
@@ -141,17 +141,17 @@ class TrainAndEvaluateTest(train_case.TrainTest):
       futures.wait([checkpointer._saving])  # as if a step took as long
 
     with (
-        mock.patch.object(checkpoint.Checkpointer, 'save', save),
-        mock.patch.object(orbax_writer, 'write', write),
+      mock.patch.object(checkpoint.Checkpointer, 'save', save),
+      mock.patch.object(orbax_writer, 'write', write),
     ):
       with self.assertRaisesRegex(
-          manifest.CheckpointError, 'checkpoint 10 could .*; free some disk'
+        manifest.CheckpointError, 'checkpoint 10 could .*; free some disk'
       ):
         train.train_and_evaluate(config, self.dir)
     rows = metric_writer.read_metrics(self.dir / 'metrics.jsonl')
     self.assertEqual(rows[-1]['step'], 10)
     self.assertEqual(
-        [x.name for x in (self.dir / 'checkpoints').iterdir()], ['5']
+      [x.name for x in (self.dir / 'checkpoints').iterdir()], ['5']
     )
 
   def test_done_run_is_left_alone(self):
@@ -174,8 +174,12 @@ class TrainAndEvaluateTest(train_case.TrainTest):
 
   def test_the_commit_that_began_a_run_is_kept(self):
     path = self.dir / 'config.json'
-    for commit, later in (('a', None), ('b', ['b']), ('a', ['b']),
-                          ('c', ['b', 'c'])):
+    for commit, later in (
+      ('a', None),
+      ('b', ['b']),
+      ('a', ['b']),
+      ('c', ['b', 'c']),
+    ):
       described = {'versions': {}, 'git_commit': commit}
       with mock.patch.object(provenance, 'describe', return_value=described):
         train.train_and_evaluate(_config(**{'train.num_steps': 5}), self.dir)
@@ -185,7 +189,7 @@ class TrainAndEvaluateTest(train_case.TrainTest):
 
   def test_what_has_saved_nothing_holds_no_run(self):
     with mock.patch.object(
-        step_lib, 'pmap_train_step', side_effect=MemoryError
+      step_lib, 'pmap_train_step', side_effect=MemoryError
     ):
       with self.assertRaises(MemoryError):
         train.train_and_evaluate(_config(), self.dir)
@@ -198,13 +202,11 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     watches, left = [], []
 
     class Watch(health.Watch):
-
       def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         watches.append(self)
 
     class Clock(train._Clock):
-
       def paused(self):
         left.append(len(watches[-1]._under_way))
         return super().paused()

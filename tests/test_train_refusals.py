@@ -21,7 +21,6 @@ _final_state = train_case.final_state
 
 
 class RefusalTest(train_case.TrainTest):
-
   def test_other_config_is_refused_by_field(self):
     config = _config()
     train.train_and_evaluate(config, self.dir)
@@ -39,7 +38,7 @@ class RefusalTest(train_case.TrainTest):
   def test_loss_that_is_not_finite_stops_with_its_step(self):
     config = _config(**{'optimizer.learning_rate': 1e30})
     with self.assertRaisesRegex(
-        health.NonFiniteError, r'^loss, .* not finite at step \d; no checkpoint'
+      health.NonFiniteError, r'^loss, .* not finite at step \d; no checkpoint'
     ):
       train.train_and_evaluate(config, self.dir)
 
@@ -56,37 +55,40 @@ class RefusalTest(train_case.TrainTest):
     def rows(name):
       path = self.dir / name / 'metrics.jsonl'
       rows = metric_writer.read_metrics(path)
-      return {x['step']: x['train/skipped'] for x in rows
-              if 'train/skipped' in x}
+      return {
+        x['step']: x['train/skipped'] for x in rows if 'train/skipped' in x
+      }
 
     with mock.patch.object(step_lib, 'keep_finite', break_step_7):
       with self.assertLogs('absl', 'WARNING') as logs:
         train.train_and_evaluate(skipping, self.dir / 'skip')
-      self.assertIn('step 7: kl not finite, the update is left out (1 so far)',
-                    ' '.join(logs.output))
+      self.assertIn(
+        'step 7: kl not finite, the update is left out (1 so far)',
+        ' '.join(logs.output),
+      )
       self.assertEqual(rows('skip'), {1: 0, 3: 0, 6: 0, 9: 1, 12: 1})
       with self.assertRaisesRegex(
-          health.NonFiniteError,
-          '^kl not finite at step 7; .*/stop/checkpoints/5 is the last good',
+        health.NonFiniteError,
+        '^kl not finite at step 7; .*/stop/checkpoints/5 is the last good',
       ):
         train.train_and_evaluate(config, self.dir / 'stop')
       self.assertEqual(
-          [x.name for x in (self.dir / 'stop' / 'checkpoints').iterdir()], ['5']
+        [x.name for x in (self.dir / 'stop' / 'checkpoints').iterdir()], ['5']
       )
       train.train_and_evaluate(skipping, self.dir / 'stop')  # as it was told
     # two programs, which may round differently: one step more moves a weight
     # by a hundred times the tolerance
     _assert_same(
-        _final_state(config, self.dir / 'stop').state,
-        _final_state(config, self.dir / 'skip').state,
-        rtol=1e-3,
-        atol=1e-5,
+      _final_state(config, self.dir / 'stop').state,
+      _final_state(config, self.dir / 'skip').state,
+      rtol=1e-3,
+      atol=1e-5,
     )
 
   def test_batch_size_that_devices_cannot_share_is_refused(self):
     config = _config(**{'train.batch_size': 30})
     with self.assertRaisesRegex(
-        ValueError, 'batch_size=30 is not divisible by 4 devices'
+      ValueError, 'batch_size=30 is not divisible by 4 devices'
     ):
       train.train_and_evaluate(config, self.dir)
 
@@ -98,23 +100,25 @@ class RefusalTest(train_case.TrainTest):
     images = {**whole.images, 'train': whole.images['train'][::-1]}
     fewer = {**whole.images, 'test': whole.images['test'][1:]}
     for changed, part in (
-        (images, 'other train images'), (fewer, r'\d+ test images, not \d+')
+      (images, 'other train images'),
+      (fewer, r'\d+ test images, not \d+'),
     ):
       with mock.patch.object(
-          experiment_lib, 'load_dataset',
-          return_value=whole._replace(images=changed),
+        experiment_lib,
+        'load_dataset',
+        return_value=whole._replace(images=changed),
       ):
         with self.assertRaisesRegex(
-            ValueError, f'checkpoints holds a run on {part}: the splits'
+          ValueError, f'checkpoints holds a run on {part}: the splits'
         ):
           train.train_and_evaluate(config, self.dir)
 
   @parameterized.parameters(
-      ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
-      ('the train images', [1], 'same config and data'),
+    ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
+    ('the train images', [1], 'same config and data'),
   )
   def test_processes_of_other_config_or_data_are_refused(
-      self, name, value, part
+    self, name, value, part
   ):
     def barrier(unused_name, own):
       return [own, {**own, name: value}]
@@ -123,7 +127,7 @@ class RefusalTest(train_case.TrainTest):
     with mock.patch.object(cluster, 'barrier', barrier):
       with self.assertRaisesRegex(ValueError, part):
         train._check_agreement(
-            run_lib.Run(self.dir, config, experiment_lib.create(config))
+          run_lib.Run(self.dir, config, experiment_lib.create(config))
         )
 
 

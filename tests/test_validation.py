@@ -14,7 +14,6 @@ _config = train_case.load_config
 
 
 class ValidationTest(train_case.TrainTest):
-
   def test_validation_is_the_mean_over_every_image(self):
     experiment = experiment_lib.create(_config())
     state = experiment.init_state()
@@ -24,7 +23,7 @@ class ValidationTest(train_case.TrainTest):
     parts = validation.make_validation_fn(experiment, False, 24)(state)
     # the KL term has no noise, so it must not depend on the batches
     np.testing.assert_allclose(
-        parts['validation/kl'], one['validation/kl'], rtol=1e-5
+      parts['validation/kl'], one['validation/kl'], rtol=1e-5
     )  # rtol: float32 sums of 64 terms
 
   def test_validation_of_sets_is_of_sets_without_padding(self):
@@ -36,25 +35,25 @@ class ValidationTest(train_case.TrainTest):
     parts = validation.make_validation_fn(experiment, False, 60)(state)
     # a code has no noise: its loss is that of any division
     np.testing.assert_allclose(
-        parts['validation/reconstruction'],
-        whole['validation/reconstruction'],
-        rtol=1e-5,  # float32 sums of 64 terms
+      parts['validation/reconstruction'],
+      whole['validation/reconstruction'],
+      rtol=1e-5,  # float32 sums of 64 terms
     )
     objective_fn = experiment.algorithm.phases[0].objective_fn
     key = jax.random.fold_in(experiment.key, 2**31 + 1)
     metrics = objective_fn(
-        state.ema_params,
-        images.astype(np.float32) / 255,
-        streams.image_keys(key, 64, None),
-        base.Context(progress=1.0),
+      state.ema_params,
+      images.astype(np.float32) / 255,
+      streams.image_keys(key, 64, None),
+      base.Context(progress=1.0),
     ).metrics
     # float32: a difference of means of 64 x 64 pairs
     np.testing.assert_allclose(
-        whole['validation/mmd'], metrics['mmd'], rtol=1e-4, atol=1e-6
+      whole['validation/mmd'], metrics['mmd'], rtol=1e-4, atol=1e-6
     )
     # two sets of 32 have an unbiased MMD too; one with padding is further off
     np.testing.assert_allclose(
-        parts['validation/mmd'], metrics['mmd'], atol=0.5 * metrics['mmd']
+      parts['validation/mmd'], metrics['mmd'], atol=0.5 * metrics['mmd']
     )
 
 

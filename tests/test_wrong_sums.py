@@ -55,13 +55,16 @@ print(os.environ.get('XLA_FLAGS'))
 def _run(program, flags=''):
   env = dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
   return subprocess.run(
-      (sys.executable, '-c', program), capture_output=True, text=True,
-      check=False, cwd=provenance.ROOT, env=env,
+    (sys.executable, '-c', program),
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=provenance.ROOT,
+    env=env,
   )
 
 
 class WrongSumsTest(absltest.TestCase):
-
   def test_a_product_and_its_sum_are_right(self):
     done = _run(_SUM)
     self.assertEqual(done.returncode, 0, done.stderr)

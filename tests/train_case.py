@@ -22,20 +22,20 @@ NUM_STEPS = 12
 
 def load_config(method='vae', **overrides):
   return config_lib.load(
-      f'configs/digits.py:{method},debug',
-      {
-          'train.num_steps': NUM_STEPS,
-          'train.checkpoint_every': 5,
-          'train.log_every': 3,
-          **overrides,
-      },
+    f'configs/digits.py:{method},debug',
+    {
+      'train.num_steps': NUM_STEPS,
+      'train.checkpoint_every': 5,
+      'train.log_every': 3,
+      **overrides,
+    },
   )
 
 
 def final_state(config, workdir):
   experiment = experiment_lib.create(config)
   with checkpoint.Checkpointer(
-      pathlib.Path(workdir) / 'checkpoints', read_only=True
+    pathlib.Path(workdir) / 'checkpoints', read_only=True
   ) as checkpointer:
     return checkpointer.restore(experiment.abstract_state())
 
@@ -43,17 +43,15 @@ def final_state(config, workdir):
 def rows(workdir):
   """The lines of metrics.jsonl, but for clocks."""
   return [
-      {k: v for k, v in row.items() if k != 'train/images_per_sec'}
-      for row in metric_writer.read_metrics(
-          pathlib.Path(workdir) / 'metrics.jsonl'
-      )
+    {k: v for k, v in row.items() if k != 'train/images_per_sec'}
+    for row in metric_writer.read_metrics(
+      pathlib.Path(workdir) / 'metrics.jsonl'
+    )
   ]
 
 
 def assert_same(actual, expected, **tolerances):
-  leaves = zip(
-      jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
-  )
+  leaves = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
   tolerances = {'rtol': 0.0, 'atol': 0.0, **tolerances}
   for a, b in leaves:
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerances)
@@ -73,19 +71,18 @@ class _Programs:
   def patches(self):
     """A patch for each function whose results are kept, by what they are of."""
     config_key = lambda config, *unused: (
-        config.to_json(), step_lib.keep_finite  # which a test replaces
+      config.to_json(),
+      step_lib.keep_finite,  # which a test replaces
     )
     method_key = lambda experiment: experiment.algorithm
     validation_key = lambda experiment, *rest: (experiment.algorithm, *rest)
     return (
-        self._keep(experiment_lib, 'create_algorithm', config_key),
-        self._keep(experiment_lib, 'make_train_step', config_key),
-        self._keep(step_lib, 'pmap_train_step', lambda train_step: train_step),
-        self._keep(
-            experiment_lib.Experiment, 'init_state', method_key, _copies
-        ),
-        self._keep(experiment_lib.Experiment, 'abstract_state', method_key),
-        self._keep(validation, 'make_validation_fn', validation_key),
+      self._keep(experiment_lib, 'create_algorithm', config_key),
+      self._keep(experiment_lib, 'make_train_step', config_key),
+      self._keep(step_lib, 'pmap_train_step', lambda train_step: train_step),
+      self._keep(experiment_lib.Experiment, 'init_state', method_key, _copies),
+      self._keep(experiment_lib.Experiment, 'abstract_state', method_key),
+      self._keep(validation, 'make_validation_fn', validation_key),
     )
 
   def _keep(self, module, name, key_fn, use_fn=lambda result: result):

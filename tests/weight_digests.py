@@ -38,17 +38,17 @@ def digest(method: str) -> str:
   config = config_lib.load(f'configs/digits.py:{method},debug')
   experiment = experiment_lib.create(config)
   step_fn = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(
-          config, experiment.algorithm, experiment.txs, experiment.num_steps
-      ),
-      num_devices=1,
+    experiment_lib.make_train_step(
+      config, experiment.algorithm, experiment.txs, experiment.num_steps
+    ),
+    num_devices=1,
   )
   state = experiment.init_state()
   batches = datasets.train_batches(
-      experiment.dataset.images['train'],
-      config.train.batch_size,
-      seed=config.seed,
-      start_step=0,
+    experiment.dataset.images['train'],
+    config.train.batch_size,
+    seed=config.seed,
+    start_step=0,
   )
   for _ in range(experiment.num_steps):
     state, _ = step_fn(state, next(batches)[None], experiment.key)

@@ -36,10 +36,10 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def load_or_write(
-    label: str,
-    source: list[Any],
-    fingerprint: str,
-    write_fn: Callable[[pathlib.Path], None],
+  label: str,
+  source: list[Any],
+  fingerprint: str,
+  write_fn: Callable[[pathlib.Path], None],
 ) -> dict[str, np.ndarray]:
   """Returns a cache entry; `write_fn(folder)` writes it the first time.
 
@@ -83,16 +83,16 @@ def load_or_write(
     arrays = _read_cache(directory, fingerprint)
   if arrays is None:
     raise OSError(
-        f'{directory} was just written but cannot be read: check the disk'
+      f'{directory} was just written but cannot be read: check the disk'
     )
   return arrays
 
 
 def create_array(
-    folder: pathlib.Path,
-    name: str,
-    dtype: type[np.generic],
-    shape: tuple[int, ...],
+  folder: pathlib.Path,
+  name: str,
+  dtype: type[np.generic],
+  shape: tuple[int, ...],
 ) -> np.ndarray:
   """Creates the file `folder`/`name`.npy, memory-mapped for writing.
 
@@ -103,11 +103,11 @@ def create_array(
   size, free = math.prod(shape), shutil.disk_usage(folder).free
   if size * np.dtype(dtype).itemsize > free:
     raise OSError(
-        f'{folder} has {free:,} bytes free, too few for an array of shape'
-        f' {tuple(shape)}: set LDC_VAE_CACHE to a folder with more free space'
+      f'{folder} has {free:,} bytes free, too few for an array of shape'
+      f' {tuple(shape)}: set LDC_VAE_CACHE to a folder with more free space'
     )
   return np.lib.format.open_memmap(
-      folder / f'{name}.npy', mode='w+', dtype=dtype, shape=shape
+    folder / f'{name}.npy', mode='w+', dtype=dtype, shape=shape
   )
 
 
@@ -138,8 +138,8 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     fcntl.flock(file, fcntl.LOCK_EX)
   except OSError as error:
     raise OSError(
-        f'{path.parent} cannot be written ({first_line(error)}): set'
-        ' LDC_VAE_CACHE (or dataset.data_dir) to a folder that can be written'
+      f'{path.parent} cannot be written ({first_line(error)}): set'
+      ' LDC_VAE_CACHE (or dataset.data_dir) to a folder that can be written'
     ) from error
   with file:  # closing it releases the lock
     yield
@@ -157,17 +157,17 @@ def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
   for path in sorted(folder.glob('*.npy')):
     array = np.load(path, mmap_mode='r')
     files[path.stem] = dict(
-        shape=array.shape,
-        dtype=str(array.dtype),
-        size=path.stat().st_size,
-        crc32=None if _is_large(path) else zlib.crc32(array),
+      shape=array.shape,
+      dtype=str(array.dtype),
+      size=path.stat().st_size,
+      crc32=None if _is_large(path) else zlib.crc32(array),
     )
   index = dict(fingerprint=fingerprint, files=files)
   (folder / 'index.json').write_text(json.dumps(index))
 
 
 def _read_cache(
-    directory: pathlib.Path, fingerprint: str
+  directory: pathlib.Path, fingerprint: str
 ) -> dict[str, np.ndarray] | None:
   """Returns a cache entry's arrays; None if it is absent, stale or damaged."""
   arrays = {}
@@ -182,7 +182,8 @@ def _read_cache(
       large = _is_large(path)
       array = np.load(path, mmap_mode='r' if large else None)
       if [list(array.shape), str(array.dtype)] != [
-          expected['shape'], expected['dtype']
+        expected['shape'],
+        expected['dtype'],
       ] or (not large and zlib.crc32(array) != expected['crc32']):
         raise ValueError(f'{path} does not have the content in its index')
       array.flags.writeable = False

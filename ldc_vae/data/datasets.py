@@ -87,7 +87,7 @@ def describe(dataset: Dataset) -> str:
 
 
 def check_same(
-    stored: Mapping[str, list[int]] | None, dataset: Dataset, where: str
+  stored: Mapping[str, list[int]] | None, dataset: Dataset, where: str
 ) -> None:
   """Raises a `UserError` if a run was trained on other images.
 
@@ -100,12 +100,14 @@ def check_same(
     before = (stored or {}).get(split, now)
     if list(before) != now:
       num, total = before[0], now[0]
-      what = f'{num} {split} images, not {total}' if num != total else (
-          f'other {split} images'
+      what = (
+        f'{num} {split} images, not {total}'
+        if num != total
+        else (f'other {split} images')
       )
       raise errors.UserError(
-          f'{where} holds a run on {what}: training and test images would mix;'
-          ' use the same data as before (config.dataset), or another --workdir'
+        f'{where} holds a run on {what}: training and test images would mix;'
+        ' use the same data as before (config.dataset), or another --workdir'
       )
 
 
@@ -125,8 +127,8 @@ def load(name: str, **options) -> Dataset:
   """
   if name not in DATASETS:
     raise errors.UserError(
-        f'dataset.name={name!r} is unknown{fields.suggest(name, DATASETS)};'
-        f' known: {", ".join(DATASETS)}'
+      f'dataset.name={name!r} is unknown{fields.suggest(name, DATASETS)};'
+      f' known: {", ".join(DATASETS)}'
     )
   request = request_lib.Request(name=name, **options)
   return Dataset(name, *DATASETS[name](request))
@@ -144,21 +146,21 @@ def _load_tfds(request: request_lib.Request) -> Parts:
   from ldc_vae.data import tfds_sets
 
   return tfds_sets.load(
-      request.name,
-      data_dir=request.data_dir,
-      num_validation=request.num_validation,
-      seed=request.seed,
+    request.name,
+    data_dir=request.data_dir,
+    num_validation=request.num_validation,
+    seed=request.seed,
   )
 
 
 def train_batches(
-    images: np.ndarray,
-    batch_size: int,
-    *,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+  images: np.ndarray,
+  batch_size: int,
+  *,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> Iterator[np.ndarray]:
   """Returns endless batches; a step's batch depends on (seed, step) only.
 
@@ -179,29 +181,29 @@ def train_batches(
   num_images = len(images)
   if not 1 <= batch_size <= num_images:
     raise errors.UserError(
-        f'train.batch_size={batch_size} must be between 1 and the number of'
-        f' training images, {num_images}'
+      f'train.batch_size={batch_size} must be between 1 and the number of'
+      f' training images, {num_images}'
     )
   if batch_size % process_count:
     raise errors.UserError(
-        f'train.batch_size={batch_size} is not divisible by {process_count}'
-        ' processes'
+      f'train.batch_size={batch_size} is not divisible by {process_count}'
+      ' processes'
     )
   if not 0 <= process_index < process_count:
     raise errors.UserError(
-        f'process_index={process_index} must be in [0, {process_count})'
+      f'process_index={process_index} must be in [0, {process_count})'
     )
   if start_step < 0 or seed < 0:
     raise errors.UserError(
-        f'start_step={start_step} and seed={seed} must not be negative'
+      f'start_step={start_step} and seed={seed} must not be negative'
     )
   return _train_batches(
-      images, batch_size, seed, start_step, process_index, process_count
+    images, batch_size, seed, start_step, process_index, process_count
   )
 
 
 def eval_batches(
-    images: np.ndarray, batch_size: int
+  images: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Returns batches with every image once, in order; the last one is padded.
 
@@ -215,13 +217,13 @@ def eval_batches(
   """
   if batch_size < 1:
     raise errors.UserError(
-        f'evaluate.batch_size={batch_size} must be at least 1'
+      f'evaluate.batch_size={batch_size} must be at least 1'
     )
   return _eval_batches(images, batch_size)
 
 
 def _train_batches(
-    images, batch_size, seed, start_step, process_index, process_count
+  images, batch_size, seed, start_step, process_index, process_count
 ):
   """Yields the batches of `train_batches`, which has checked the arguments."""
   num_steps = len(images) // batch_size
@@ -265,12 +267,10 @@ def _load_digits(num_validation: int, seed: int):
 # `request.Request` to the images and the labels (or None) of 'train',
 # 'validation' and 'test', and the number of classes (0 without labels).
 DATASETS: dict[str, Callable[[request_lib.Request], Parts]] = {
-    'digits': lambda request: _load_digits(
-        request.num_validation, request.seed
-    ),
-    'mnist': _load_tfds,
-    'fashion_mnist': _load_tfds,
-    'cifar10': _load_tfds,
-    'celeba64': _load_tfds,
-    'images': _load_images,
+  'digits': lambda request: _load_digits(request.num_validation, request.seed),
+  'mnist': _load_tfds,
+  'fashion_mnist': _load_tfds,
+  'cifar10': _load_tfds,
+  'celeba64': _load_tfds,
+  'images': _load_images,
 }

@@ -25,7 +25,7 @@ _MAX_CLASSES = 2**16  # larger values are probably not class labels
 
 
 def load(
-    request: request_lib.Request,
+  request: request_lib.Request,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
   """Loads a folder, an .npz or an .npy file, and cuts it into fixed splits.
 
@@ -42,16 +42,16 @@ def load(
   """
   if not request.path:
     raise errors.UserError(
-        "dataset.path='' must name a folder of PNG or JPEG files, an .npz or an"
-        ' .npy file when dataset.name=images'
+      "dataset.path='' must name a folder of PNG or JPEG files, an .npz or an"
+      ' .npy file when dataset.name=images'
     )
   path = array_cache.expand(request.path)
   try:
     path.stat()
   except OSError as error:
     raise errors.UserError(
-        f'dataset.path={request.path!r} cannot be read ({error.strerror};'
-        f' tried {path}): name a folder, an .npz or an .npy file'
+      f'dataset.path={request.path!r} cannot be read ({error.strerror};'
+      f' tried {path}): name a folder, an .npz or an .npy file'
     ) from error
   if path.is_dir():
     files = _list_images(path)
@@ -61,15 +61,14 @@ def load(
     write_fn = lambda folder: _convert_array_file(path, request, folder)
   else:
     raise errors.UserError(
-        f'dataset.path={request.path!r} must be a folder, an .npz or an .npy'
-        ' file'
+      f'dataset.path={request.path!r} must be a folder, an .npz or an .npy file'
     )
   try:
     fingerprint = array_cache.fingerprint_of(files)
   except OSError as error:  # e.g. a broken link
     raise errors.UserError(
-        f'dataset.path: {error.filename} cannot be read ({error.strerror}):'
-        ' remove or replace it'
+      f'dataset.path: {error.filename} cannot be read ({error.strerror}):'
+      ' remove or replace it'
     ) from error
   source = [str(path), request.image_size, request.num_channels, request.seed]
   arrays = array_cache.load_or_write('images', source, fingerprint, write_fn)
@@ -85,7 +84,7 @@ def load(
 
 
 def _split_sizes(
-    num_images: int, request: request_lib.Request
+  num_images: int, request: request_lib.Request
 ) -> tuple[int, int]:
   """Returns the numbers of test and validation images.
 
@@ -94,17 +93,17 @@ def _split_sizes(
   """
   if num_images < 3:
     raise errors.UserError(
-        f'dataset.path={request.path!r} holds {num_images} image'
-        f'{"s" * (num_images != 1)}: train, validation and test need at least 3'
+      f'dataset.path={request.path!r} holds {num_images} image'
+      f'{"s" * (num_images != 1)}: train, validation and test need at least 3'
     )
   tenth = max(1, num_images // 10)
   num_test = request.num_test or tenth
   num_validation = min(request.num_validation, tenth)
   if num_test + num_validation >= num_images:
     raise errors.UserError(
-        f'dataset.num_test={num_test} and {num_validation} validation images'
-        f' leave none of the {num_images} images of {request.path!r} to train'
-        ' on'
+      f'dataset.num_test={num_test} and {num_validation} validation images'
+      f' leave none of the {num_images} images of {request.path!r} to train'
+      ' on'
     )
   return num_test, num_validation
 
@@ -115,9 +114,9 @@ def _check_room(num_images: int, request: request_lib.Request, folder) -> None:
   free = shutil.disk_usage(folder).free
   if wanted > free:
     raise errors.UserError(
-        f'dataset.image_size={request.image_size}: {num_images} images need'
-        f' {wanted:,} bytes, but {folder.parent} has {free:,} free: use a'
-        ' smaller size, or set LDC_VAE_CACHE to a folder with more free space'
+      f'dataset.image_size={request.image_size}: {num_images} images need'
+      f' {wanted:,} bytes, but {folder.parent} has {free:,} free: use a'
+      ' smaller size, or set LDC_VAE_CACHE to a folder with more free space'
     )
 
 
@@ -126,31 +125,31 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
 
   def refuse(error: OSError) -> NoReturn:  # os.walk would skip the folder
     raise errors.UserError(
-        f'dataset.path: the folder {error.filename} cannot be read'
-        f' ({error.strerror}): make it readable, or move it away'
+      f'dataset.path: the folder {error.filename} cannot be read'
+      f' ({error.strerror}): make it readable, or move it away'
     ) from error
 
   files, seen = [], {os.path.realpath(folder)}
   for parent, folders, names in os.walk(
-      folder, onerror=refuse, followlinks=True
+    folder, onerror=refuse, followlinks=True
   ):
     places = {
-        os.path.realpath(os.path.join(parent, name)): name
-        for name in sorted(folders)
-        if not name.startswith('.')
+      os.path.realpath(os.path.join(parent, name)): name
+      for name in sorted(folders)
+      if not name.startswith('.')
     }
     # two links may lead to the same folder, or a link to its own parent
     folders[:] = [name for place, name in places.items() if place not in seen]
     seen.update(places)
     files += [
-        pathlib.Path(parent, name)
-        for name in names
-        if name.lower().endswith(_SUFFIXES) and not name.startswith('.')
+      pathlib.Path(parent, name)
+      for name in names
+      if name.lower().endswith(_SUFFIXES) and not name.startswith('.')
     ]
   if not files:
     raise errors.UserError(
-        f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file: name'
-        ' the folder that contains the images'
+      f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file: name'
+      ' the folder that contains the images'
     )
   return sorted(files)
 
@@ -162,11 +161,11 @@ def _decode_files(files, request: request_lib.Request, folder) -> None:
   _check_room(len(files), request, folder)
   logging.info('decoding %d images', len(files))
   decode = lambda file: _decode_file(
-      file, request.image_size, request.num_channels
+    file, request.image_size, request.num_channels
   )
   shape = decode(files[0]).shape
   images = array_cache.create_array(
-      folder, 'images', np.uint8, (len(files), *shape)
+    folder, 'images', np.uint8, (len(files), *shape)
   )
   rows = np.argsort(splits.permutation(len(files), request.seed))
 
@@ -189,7 +188,7 @@ def _decode_files(files, request: request_lib.Request, folder) -> None:
 def _differs(first, first_shape, second, second_shape) -> str:
   """Returns the message for two files whose shapes differ."""
   describe = lambda shape: (
-      f'{shape[1]}x{shape[0]} {"grey" if shape[2] == 1 else "colour"}'
+    f'{shape[1]}x{shape[0]} {"grey" if shape[2] == 1 else "colour"}'
   )
   fields = []
   if first_shape[:2] != second_shape[:2]:
@@ -197,9 +196,9 @@ def _differs(first, first_shape, second, second_shape) -> str:
   if first_shape[2] != second_shape[2]:
     fields.append('dataset.num_channels')
   return (
-      f'dataset.path: {first} is {describe(first_shape)} but {second} is'
-      f' {describe(second_shape)}: set {" and ".join(fields)} to make them'
-      ' alike'
+    f'dataset.path: {first} is {describe(first_shape)} but {second} is'
+    f' {describe(second_shape)}: set {" and ".join(fields)} to make them'
+    ' alike'
   )
 
 
@@ -215,8 +214,8 @@ def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
       image = image.convert('L' if grey else 'RGB')
   except Exception as error:  # Pillow's decoders raise many types
     raise errors.UserError(
-        f'dataset.path: {file} cannot be decoded'
-        f' ({array_cache.first_line(error)}): remove or replace it'
+      f'dataset.path: {file} cannot be decoded'
+      f' ({array_cache.first_line(error)}): remove or replace it'
     ) from error
   return _conform(image, image_size, num_channels)
 
@@ -253,32 +252,32 @@ def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
         labels = archive['labels'] if 'labels' in archive.files else None
   except Exception as error:  # NumPy and zipfile raise many types
     raise errors.UserError(
-        f'dataset.path: {path} cannot be read as an array file'
-        f' ({array_cache.first_line(error)}): write it again with'
-        ' np.savez(path, images=images) or np.save(path, images)'
+      f'dataset.path: {path} cannot be read as an array file'
+      f' ({array_cache.first_line(error)}): write it again with'
+      ' np.savez(path, images=images) or np.save(path, images)'
     ) from error
   if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
     raise errors.UserError(
-        f'dataset.path: {path} holds {images.dtype} images: convert them to'
-        ' uint8, or to float in [0, 1]'
+      f'dataset.path: {path} holds {images.dtype} images: convert them to'
+      ' uint8, or to float in [0, 1]'
     )
   if images.ndim == 3:
     images = images[..., np.newaxis]
   if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
     raise errors.UserError(
-        f'dataset.path: {path} holds an array of shape {images.shape}: expected'
-        ' [N, H, W], [N, H, W, 1] or [N, H, W, 3]'
+      f'dataset.path: {path} holds an array of shape {images.shape}: expected'
+      ' [N, H, W], [N, H, W, 1] or [N, H, W, 3]'
     )
   if labels is not None:
     if labels.shape != (len(images),) or not (
-        np.issubdtype(labels.dtype, np.integer)
-        and labels.min() >= 0
-        and labels.max() < _MAX_CLASSES
+      np.issubdtype(labels.dtype, np.integer)
+      and labels.min() >= 0
+      and labels.max() < _MAX_CLASSES
     ):
       raise errors.UserError(
-          f'dataset.path: the labels of {path} are {labels.dtype} of shape'
-          f' {labels.shape}: expected integers in [0,'
-          f' {_MAX_CLASSES}) of shape ({len(images)},)'
+        f'dataset.path: the labels of {path} are {labels.dtype} of shape'
+        f' {labels.shape}: expected integers in [0,'
+        f' {_MAX_CLASSES}) of shape ({len(images)},)'
       )
     labels = labels.astype(np.int32)
   return images, labels
@@ -296,24 +295,24 @@ def _convert_array_file(path, request: request_lib.Request, folder) -> None:
     shape = (request.image_size, request.image_size, num_channels)
   rows = np.argsort(splits.permutation(len(images), request.seed))
   written = array_cache.create_array(
-      folder, 'images', np.uint8, (len(images), *shape)
+    folder, 'images', np.uint8, (len(images), *shape)
   )
   for start in range(0, len(images), array_cache.CHUNK):
     chunk = _to_uint8(path, images[start : start + array_cache.CHUNK], start)
     if chunk.shape[1:] != shape:
       mode_of = lambda image: image[..., 0] if image.shape[2] == 1 else image
-      chunk = np.stack([
+      chunk = np.stack(
+        [
           _conform(
-              Image.fromarray(mode_of(image)), request.image_size, num_channels
+            Image.fromarray(mode_of(image)), request.image_size, num_channels
           )
           for image in chunk
-      ])
+        ]
+      )
     written[rows[start : start + array_cache.CHUNK]] = chunk
   if labels is not None:
     order = splits.permutation(len(images), request.seed)
-    written = array_cache.create_array(
-        folder, 'labels', np.int32, labels.shape
-    )
+    written = array_cache.create_array(folder, 'labels', np.int32, labels.shape)
     written[:] = labels[order]
 
 
@@ -338,7 +337,7 @@ def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
     i = int(np.argmin(good))
     what = 'NaN' if np.isnan(lowest[i]) else f'[{lowest[i]:g}, {highest[i]:g}]'
     raise errors.UserError(
-        f'dataset.path: image {start + i} of {path} holds {what}: values must'
-        ' be floats in [0, 1], or uint8'
+      f'dataset.path: image {start + i} of {path} holds {what}: values must'
+      ' be floats in [0, 1], or uint8'
     )
   return np.round(images.astype(np.float32) * 255).astype(np.uint8)

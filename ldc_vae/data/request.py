@@ -26,38 +26,38 @@ class Source(fields.Options):
 
   name: str = fields.field('digits', 'the data set')
   data_dir: str = fields.field(
-      '', 'folder of prepared TFDS data; empty: TFDS_DATA_DIR, or the cache'
+    '', 'folder of prepared TFDS data; empty: TFDS_DATA_DIR, or the cache'
   )
   path: str = fields.field(
-      '', 'images: a folder of PNG/JPEG files, or an .npz or .npy file'
+    '', 'images: a folder of PNG/JPEG files, or an .npz or .npy file'
   )
   image_size: int = fields.at_least(
-      0, default=0, help='images: side after resize and centre crop; 0: native'
+    0, default=0, help='images: side after resize and centre crop; 0: native'
   )
   num_channels: int = fields.one_of(
-      (0, 1, 3), default=0, help='images: 1 grey, 3 colour; 0: as in the files'
+    (0, 1, 3), default=0, help='images: 1 grey, 3 colour; 0: as in the files'
   )
   num_validation: int = fields.at_least(
-      1, default=10_000, help='training images held out to choose options by'
+    1, default=10_000, help='training images held out to choose options by'
   )
   num_test: int = fields.at_least(
-      0, default=0, help='images: images held out for the test; 0: a tenth'
+    0, default=0, help='images: images held out for the test; 0: a tenth'
   )
 
   def check(self) -> None:
     if (self.name == 'images') != bool(self.path):
       raise fields.conflict(
-          {'dataset.name': self.name, 'dataset.path': self.path},
-          'does not go together; only dataset.name=images has a path, and it'
-          ' needs one',
+        {'dataset.name': self.name, 'dataset.path': self.path},
+        'does not go together; only dataset.name=images has a path, and it'
+        ' needs one',
       )
     own = ('image_size', 'num_channels', 'num_test')
     for name in own if self.name != 'images' else ():
       if getattr(self, name):
         raise fields.conflict(
-            {f'dataset.{name}': getattr(self, name), 'dataset.name': self.name},
-            'does not go together; only dataset.name=images has this option:'
-            ' leave it at 0',
+          {f'dataset.{name}': getattr(self, name), 'dataset.name': self.name},
+          'does not go together; only dataset.name=images has this option:'
+          ' leave it at 0',
         )
 
 

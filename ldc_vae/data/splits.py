@@ -24,7 +24,7 @@ def permutation(num_images: int, seed: int) -> np.ndarray:
 
 
 def cut(
-    array: np.ndarray, num_validation: int, num_test: int
+  array: np.ndarray, num_validation: int, num_test: int
 ) -> dict[str, np.ndarray]:
   """Cuts a permuted array into train, validation and test, in this order.
 
@@ -40,7 +40,7 @@ def cut(
   num_images = len(array)
   num_train = num_images - num_validation - num_test
   return {
-      'train': array[:num_train],
-      'validation': array[num_train : num_train + num_validation],
-      'test': array[num_train + num_validation :],
+    'train': array[:num_train],
+    'validation': array[num_train : num_train + num_validation],
+    'test': array[num_train + num_validation :],
   }

@@ -62,8 +62,8 @@ def _read_idx(path) -> np.ndarray:
 def _read_cifar(paths) -> dict[str, Iterator[Any]]:
   """Reads CIFAR-10's binary files: rows of a label and a [3, 32, 32] image."""
   batches = {
-      'train': [f'data_batch_{i}.bin' for i in range(1, 6)],
-      'test': ['test_batch.bin'],
+    'train': [f'data_batch_{i}.bin' for i in range(1, 6)],
+    'test': ['test_batch.bin'],
   }
   examples: dict[str, Iterator[Any]] = {}
   with tarfile.open(os.fspath(paths['cifar-10-binary.tar.gz'])) as archive:
@@ -114,32 +114,32 @@ def _crop_celeba(image: np.ndarray) -> np.ndarray:
 
   if image.shape != (218, 178, 3):
     raise ValueError(
-        f'an aligned CelebA image has shape {image.shape}, not (218, 178, 3)'
+      f'an aligned CelebA image has shape {image.shape}, not (218, 178, 3)'
     )
   face = Image.fromarray(image[39:179, 19:159])
   return np.asarray(face.resize((64, 64), Image.Resampling.BICUBIC))
 
 
 _MNIST_FILES = (
-    'train-images-idx3-ubyte.gz',
-    'train-labels-idx1-ubyte.gz',
-    't10k-images-idx3-ubyte.gz',
-    't10k-labels-idx1-ubyte.gz',
+  'train-images-idx3-ubyte.gz',
+  'train-labels-idx1-ubyte.gz',
+  't10k-images-idx3-ubyte.gz',
+  't10k-labels-idx1-ubyte.gz',
 )
 RECIPES = {
-    'mnist': Recipe('mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10),
-    'fashion_mnist': Recipe(
-        'fashion_mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10
-    ),
-    'cifar10': Recipe(
-        'cifar10', ('cifar-10-binary.tar.gz',), _read_cifar, (32, 32, 3), 10
-    ),
-    'celeba64': Recipe(
-        'celeb_a',
-        ('img_align_celeba.zip', 'list_eval_partition.txt'),
-        _read_celeba,
-        (64, 64, 3),
-        0,
-        _crop_celeba,
-    ),
+  'mnist': Recipe('mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10),
+  'fashion_mnist': Recipe(
+    'fashion_mnist', _MNIST_FILES, _read_mnist, (28, 28, 1), 10
+  ),
+  'cifar10': Recipe(
+    'cifar10', ('cifar-10-binary.tar.gz',), _read_cifar, (32, 32, 3), 10
+  ),
+  'celeba64': Recipe(
+    'celeb_a',
+    ('img_align_celeba.zip', 'list_eval_partition.txt'),
+    _read_celeba,
+    (64, 64, 3),
+    0,
+    _crop_celeba,
+  ),
 }

@@ -26,7 +26,7 @@ _PROBE_SECONDS = 4.0  # a missing network is reported within 5 s
 
 
 def load(
-    name: str, *, data_dir: str, num_validation: int, seed: int
+  name: str, *, data_dir: str, num_validation: int, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
   """Loads a TFDS set; the first time, prepares and decodes it.
 
@@ -52,10 +52,10 @@ def load(
   if directory is None:
     directory = _prepare(name, recipe, roots)
   arrays = array_cache.load_or_write(
-      name,
-      [str(directory), seed],
-      array_cache.fingerprint_of(directory.iterdir()),
-      lambda folder: _decode_records(directory, name, recipe, seed, folder),
+    name,
+    [str(directory), seed],
+    array_cache.fingerprint_of(directory.iterdir()),
+    lambda folder: _decode_records(directory, name, recipe, seed, folder),
   )
   names = ('train', 'validation', 'test')
   images = {s: arrays[f'{s}_images'] for s in names if f'{s}_images' in arrays}
@@ -63,8 +63,8 @@ def load(
   num_train = len(images['train'])
   if 'validation' not in images and num_validation >= num_train:
     raise errors.UserError(
-        f'dataset.num_validation={num_validation} leaves nothing to train on:'
-        f' {name} in {directory} has {num_train} training images'
+      f'dataset.num_validation={num_validation} leaves nothing to train on:'
+      f' {name} in {directory} has {num_train} training images'
     )
   for arrays in filter(None, (images, labels)):
     if 'validation' in arrays:
@@ -79,7 +79,7 @@ def load(
 
 
 def _find_prepared(
-    name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
+  name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
 ) -> pathlib.Path | None:
   """Returns the folder of a complete ArrayRecord set, or None."""
   # Our own build comes first: CelebA's images are already cropped there.
@@ -87,9 +87,9 @@ def _find_prepared(
   for root in roots:
     for folder in folders:
       versions = [
-          ([int(part) for part in path.name.split('.')], path)
-          for path in (root / folder).glob('*.*.*')
-          if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
+        ([int(part) for part in path.name.split('.')], path)
+        for path in (root / folder).glob('*.*.*')
+        if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
       ]
       for _, directory in sorted(versions, reverse=True):
         if _is_prepared(directory):
@@ -136,7 +136,7 @@ def _decode_records(directory, name, recipe, seed, folder) -> None:
     sources = {s: builder.as_data_source(s) for s in builder.info.splits}
     if not {'train', 'test'} <= set(sources):
       raise ValueError(
-          f'its splits are {sorted(sources)}, but train and test are needed'
+        f'its splits are {sorted(sources)}, but train and test are needed'
       )
   for split, source in sources.items():
     count = len(source)
@@ -147,11 +147,11 @@ def _decode_records(directory, name, recipe, seed, folder) -> None:
       rows = np.argsort(splits.permutation(count, seed))
     shape = (count, *recipe.image_shape)
     images = array_cache.create_array(
-        folder, f'{split}_images', np.uint8, shape
+      folder, f'{split}_images', np.uint8, shape
     )
     if recipe.num_classes:
       labels = array_cache.create_array(
-          folder, f'{split}_labels', np.int32, (count,)
+        folder, f'{split}_labels', np.int32, (count,)
       )
     for start in range(0, count, array_cache.CHUNK):
       chunk = rows[start : start + array_cache.CHUNK]
@@ -169,9 +169,9 @@ def _readable(name: str, directory: pathlib.Path):
     yield
   except Exception as error:  # TFDS, ArrayRecord and Pillow raise many types
     raise OSError(
-        f'{name} in {directory} cannot be read'
-        f' ({array_cache.first_line(error)}): delete that folder, and the set'
-        ' is prepared again, or set dataset.data_dir to another folder'
+      f'{name} in {directory} cannot be read'
+      f' ({array_cache.first_line(error)}): delete that folder, and the set'
+      ' is prepared again, or set dataset.data_dir to another folder'
     ) from error
 
 
@@ -181,7 +181,7 @@ def _fit(image: np.ndarray, recipe: tfds_recipes.Recipe) -> np.ndarray:
     image = recipe.crop_fn(image)
   if image.shape != recipe.image_shape:
     raise ValueError(
-        f'an image has shape {image.shape}, not {recipe.image_shape}'
+      f'an image has shape {image.shape}, not {recipe.image_shape}'
     )
   return image
 
@@ -190,7 +190,7 @@ def _fit(image: np.ndarray, recipe: tfds_recipes.Recipe) -> np.ndarray:
 
 
 def _prepare(
-    name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
+  name: str, recipe: tfds_recipes.Recipe, roots: list[pathlib.Path]
 ) -> pathlib.Path:
   """Downloads and prepares a set as ArrayRecord; returns its folder."""
   import tensorflow_datasets as tfds  # the import takes half a second
@@ -201,20 +201,20 @@ def _prepare(
   by_hand = f'put {", ".join(recipe.files)} into {manual}'
   url_infos = _url_infos(recipe)
   absent = [
-      url
-      for url, url_info in url_infos.items()
-      if not (manual / url_info.filename).exists()
-      and not _is_downloaded(downloads, url, url_info)
+    url
+    for url, url_info in url_infos.items()
+    if not (manual / url_info.filename).exists()
+    and not _is_downloaded(downloads, url, url_info)
   ]
   # The network is checked first, because TFDS would retry for minutes.
   reason = _unreachable_reason(absent[0]) if absent else ''
   if reason:
     raise FileNotFoundError(
-        f'dataset.data_dir: {name} is not prepared (as ArrayRecord) in'
-        f' {" or ".join(map(str, roots))} and the network cannot be reached'
-        f' ({reason}); prepare it on a machine with a network and copy that'
-        ' folder, or set TFDS_DATA_DIR or --config.dataset.data_dir to a folder'
-        f' that contains it, or {by_hand}'
+      f'dataset.data_dir: {name} is not prepared (as ArrayRecord) in'
+      f' {" or ".join(map(str, roots))} and the network cannot be reached'
+      f' ({reason}); prepare it on a machine with a network and copy that'
+      ' folder, or set TFDS_DATA_DIR or --config.dataset.data_dir to a folder'
+      f' that contains it, or {by_hand}'
     )
   builder_name = _builder_name(name)
   with array_cache.locked(roots[-1] / f'{builder_name}.lock'):
@@ -227,20 +227,20 @@ def _prepare(
     try:
       builder = _make_builder(builder_name, recipe, roots[-1], url_infos)
       builder.download_and_prepare(
-          download_dir=downloads,
-          download_config=tfds.download.DownloadConfig(
-              manual_dir=manual,
-              # TFDS would otherwise reuse a folder without description.
-              download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
-              force_checksums_validation=True,
-              try_download_gcs=False,
-          ),
+        download_dir=downloads,
+        download_config=tfds.download.DownloadConfig(
+          manual_dir=manual,
+          # TFDS would otherwise reuse a folder without description.
+          download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
+          force_checksums_validation=True,
+          try_download_gcs=False,
+        ),
       )
     except Exception as error:  # downloads and parsers raise many types
       raise OSError(
-          f'{name} could not be prepared in {roots[-1]}'
-          f' ({array_cache.first_line(error)}): delete a damaged download and'
-          f' run again, or {by_hand}'
+        f'{name} could not be prepared in {roots[-1]}'
+        f' ({array_cache.first_line(error)}): delete a damaged download and'
+        f' run again, or {by_hand}'
       ) from error
   return pathlib.Path(builder.data_dir)
 
@@ -255,9 +255,9 @@ def _url_infos(recipe: tfds_recipes.Recipe) -> dict[str, Any]:
     path = tfds_path / 'datasets' / recipe.tfds_name / 'checksums.tsv'
   registered = tfds.core.download.checksums.load_url_infos(path)
   return {
-      url: url_info
-      for url, url_info in registered.items()
-      if url_info.filename in recipe.files
+    url: url_info
+    for url, url_info in registered.items()
+    if url_info.filename in recipe.files
   }
 
 
@@ -296,9 +296,9 @@ def _make_builder(builder_name, recipe, root, url_infos):
   import tensorflow_datasets as tfds  # the import takes half a second
 
   registered_infos = url_infos
-  features = {'image': tfds.features.Tensor(
-      shape=recipe.image_shape, dtype=np.uint8
-  )}
+  features = {
+    'image': tfds.features.Tensor(shape=recipe.image_shape, dtype=np.uint8)
+  }
   if recipe.num_classes:
     features['label'] = tfds.features.ClassLabel(num_classes=recipe.num_classes)
 
@@ -309,15 +309,15 @@ def _make_builder(builder_name, recipe, root, url_infos):
 
     def _info(self):
       return tfds.core.DatasetInfo(
-          builder=self, features=tfds.features.FeaturesDict(features)
+        builder=self, features=tfds.features.FeaturesDict(features)
       )
 
     def _split_generators(self, dl_manager):
       urls = {info.filename: url for url, info in registered_infos.items()}
       paths = dl_manager.download(urls)
       return {
-          split: self._generate_examples(examples)
-          for split, examples in recipe.read_fn(paths).items()
+        split: self._generate_examples(examples)
+        for split, examples in recipe.read_fn(paths).items()
       }
 
     def _generate_examples(self, examples):

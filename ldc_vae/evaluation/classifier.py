@@ -23,7 +23,6 @@ import pathlib
 from absl import logging
 import chex
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +31,7 @@ import optax
 from ldc_vae import errors
 from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
+from ldc_vae.evaluation import classifier_net
 from ldc_vae.runtime import files
 
 # A part of the cache key: increase it with every change of the features.
@@ -48,64 +48,21 @@ _WEIGHT_DECAY = 1e-4
 _FINGERPRINT_IMAGES = 1000
 
 
-class PatchConv(nn.Module):
-  """A convolution by one matmul of patches, with SAME padding.
-
-  On a CPU it is several times faster than `nn.Conv`.
-  """
-
-  features: int
-  kernel_size: int
-  stride: int
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), F]."""
-    chex.assert_rank(x, 4)
-    return nn.Dense(self.features)(
-        _extract_patches(x, self.kernel_size, self.stride)
-    )
-
-
-class Network(nn.Module):
-  """A network of strided convolutions, a feature layer and a linear layer."""
-
-  channels: tuple[int, ...]
-  kernel_sizes: tuple[int, ...]
-  strides: tuple[int, ...]
-  num_features: int
-  num_classes: int
-
-  @nn.compact
-  def __call__(self, images: Array) -> tuple[Array, Array]:
-    """Maps images in [0, 1], [B, H, W, C], to features [B, F] and logits."""
-    x = 2.0 * images - 1.0
-    for channels, kernel_size, stride in zip(
-        self.channels, self.kernel_sizes, self.strides, strict=True
-    ):
-      x = nn.gelu(PatchConv(channels, kernel_size, stride)(x))
-    x = x.reshape(x.shape[0], -1)
-    # GELU, because with a ReLU up to half of the features are always 0
-    features = nn.gelu(nn.Dense(self.num_features, name='features')(x))
-    logits = nn.Dense(self.num_classes, name='logits')(features)
-    return features, logits
-
-
 class Classifier:
   """A trained network, which gives features and class probabilities."""
 
   def __init__(
-      self,
-      image_shape: tuple[int, int, int],
-      num_classes: int,
-      params: chex.ArrayTree,
-      test_accuracy: float,
+    self,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    params: chex.ArrayTree,
+    test_accuracy: float,
   ):
     self.image_shape = image_shape
     self.num_classes = num_classes
     self.params = params
     self.test_accuracy = test_accuracy
-    self._network = create_network(self.image_shape, num_classes)
+    self._network = classifier_net.create_network(self.image_shape, num_classes)
 
   @property
   def num_features(self) -> int:
@@ -140,7 +97,7 @@ class Classifier:
       num = len(batch)
       padding = np.zeros((_EVAL_BATCH - num,) + self.image_shape, np.float32)
       outputs = _apply(
-          self._network, self.params, np.concatenate([batch, padding])
+        self._network, self.params, np.concatenate([batch, padding])
       )
       features.append(np.asarray(outputs[0])[:num])
       logits.append(np.asarray(outputs[1])[:num])
@@ -150,29 +107,11 @@ class Classifier:
     return np.concatenate(features), np.concatenate(logits)
 
 
-def create_network(
-    image_shape: tuple[int, int, int], num_classes: int
-) -> Network:
-  """Returns a network whose strides reduce a side to 4 pixels or fewer."""
-  side = max(image_shape[:2])
-  if min(image_shape[:2]) < 4:
-    raise errors.UserError(
-        f'images of {image_shape[0]}x{image_shape[1]} pixels are too small for'
-        ' the feature classifier; use at least 4x4 pixels, or no labels'
-    )
-  if side < 16:
-    return Network((32, 64), (3, 3), (1, 2), 32, num_classes)
-  num_layers = max(3, int(np.ceil(np.log2(side / 4))))
-  channels = (32, 64) + (128,) * (num_layers - 2)
-  kernel_sizes = (5,) + (3,) * (num_layers - 1)
-  return Network(channels, kernel_sizes, (2,) * num_layers, 64, num_classes)
-
-
 def load_or_train(
-    dataset: datasets.Dataset,
-    *,
-    seed: int = 0,
-    cache_dir: str | os.PathLike[str] | None = None,
+  dataset: datasets.Dataset,
+  *,
+  seed: int = 0,
+  cache_dir: str | os.PathLike[str] | None = None,
 ) -> Classifier:
   """Loads a data set's classifier from the cache, or trains it.
 
@@ -190,8 +129,8 @@ def load_or_train(
   """
   if len(dataset.images['train']) == 0:
     raise errors.UserError(
-        f'dataset.name={dataset.name!r} has an empty training split; lower'
-        ' dataset.num_validation or dataset.num_test'
+      f'dataset.name={dataset.name!r} has an empty training split; lower'
+      ' dataset.num_validation or dataset.num_test'
     )
   path = _cache_path(dataset, seed, cache_dir)
   classifier = _load(path, dataset)
@@ -226,10 +165,12 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   steps_per_epoch = len(images) // batch_size
   num_steps = max(_MIN_STEPS, _NUM_EPOCHS * steps_per_epoch)
   logging.info(
-      'Training the feature classifier of %s (seed %d, %d steps).',
-      dataset.name, seed, num_steps,
+    'Training the feature classifier of %s (seed %d, %d steps).',
+    dataset.name,
+    seed,
+    num_steps,
   )
-  network = create_network(image_shape, dataset.num_classes)
+  network = classifier_net.create_network(image_shape, dataset.num_classes)
   params = _init(network, image_shape, jax.random.key(seed))
   opt_state = _create_tx(num_steps).init(params)
   for step in range(num_steps):
@@ -238,8 +179,12 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
       order = np.random.default_rng((seed, epoch)).permutation(len(images))
     rows = order[batch * batch_size : (batch + 1) * batch_size]
     params, opt_state = _train_step(
-        network, num_steps, params, opt_state, _to_unit(images[rows]),
-        labels[rows],
+      network,
+      num_steps,
+      params,
+      opt_state,
+      _to_unit(images[rows]),
+      labels[rows],
     )
     if step % 16 == 15:  # many queued steps can deadlock emulated devices
       jax.block_until_ready(params)
@@ -248,14 +193,16 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   classifier = Classifier(image_shape, dataset.num_classes, params, 0.0)
   predictions = classifier.probabilities(dataset.images['test']).argmax(axis=1)
   classifier.test_accuracy = float(
-      np.mean(predictions == _labels(dataset)['test'])
+    np.mean(predictions == _labels(dataset)['test'])
   )
   logging.info('The test accuracy is %.4f.', classifier.test_accuracy)
   return classifier
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(network: Network, params: chex.ArrayTree, images: Array):
+def _apply(
+  network: classifier_net.Network, params: chex.ArrayTree, images: Array
+):
   """Returns features [B, F] and logits of images [B, H, W, C] in [0, 1]."""
   return network.apply(params, images)
 
@@ -268,7 +215,7 @@ def _create_tx(num_steps: int) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _init(
-    network: Network, image_shape: tuple[int, int, int], key: Array
+  network: classifier_net.Network, image_shape: tuple[int, int, int], key: Array
 ) -> chex.ArrayTree:
   """Returns initial weights for images of a shape (H, W, C)."""
   return network.init(key, jnp.zeros((1,) + image_shape))
@@ -277,12 +224,12 @@ def _init(
 # Each batch is one call: XLA's CPU code for a scan is several times slower.
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _train_step(
-    network: Network,
-    num_steps: int,
-    params: chex.ArrayTree,
-    opt_state: optax.OptState,
-    images: Array,
-    labels: Array,
+  network: classifier_net.Network,
+  num_steps: int,
+  params: chex.ArrayTree,
+  opt_state: optax.OptState,
+  images: Array,
+  labels: Array,
 ) -> tuple[chex.ArrayTree, optax.OptState]:
   """Makes one step on images [B, H, W, C] in [0, 1] and their labels [B]."""
 
@@ -292,26 +239,9 @@ def _train_step(
     return jnp.mean(losses)
 
   updates, opt_state = _create_tx(num_steps).update(
-      jax.grad(loss_fn)(params), opt_state, params
+    jax.grad(loss_fn)(params), opt_state, params
   )
   return optax.apply_updates(params, updates), opt_state
-
-
-def _extract_patches(x: Array, kernel_size: int, stride: int) -> Array:
-  """Returns SAME patches [B, H', W', kernel_size^2 C] of x [B, H, W, C]."""
-  sizes = [-(-size // stride) for size in x.shape[1:3]]
-  pads = []
-  for size, out in zip(x.shape[1:3], sizes):
-    total = max((out - 1) * stride + kernel_size - size, 0)
-    pads.append((total // 2, total - total // 2))
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  patches = []
-  for i in range(kernel_size):
-    for j in range(kernel_size):
-      rows = slice(i, i + (sizes[0] - 1) * stride + 1, stride)
-      columns = slice(j, j + (sizes[1] - 1) * stride + 1, stride)
-      patches.append(x[:, rows, columns])
-  return jnp.concatenate(patches, axis=-1)
 
 
 def _to_unit(images: np.ndarray) -> np.ndarray:
@@ -323,8 +253,8 @@ def _to_unit(images: np.ndarray) -> np.ndarray:
   # `not` also rejects NaN; 1e-3 allows the rounding of bfloat16 images.
   if images.size and not (images.min() >= -1e-3 and images.max() <= 1.001):
     raise errors.UserError(
-        f'images of dtype {images.dtype} are in [{images.min():.4g},'
-        f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
+      f'images of dtype {images.dtype} are in [{images.min():.4g},'
+      f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
     )
   return images
 
@@ -333,14 +263,14 @@ def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]):
   """Raises a `UserError` if images have a wrong shape or type."""
   if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
     raise errors.UserError(
-        f'images have shape {tuple(images.shape)}; the classifier needs shape'
-        f' [N, {", ".join(map(str, image_shape))}]'
+      f'images have shape {tuple(images.shape)}; the classifier needs shape'
+      f' [N, {", ".join(map(str, image_shape))}]'
     )
   if images.dtype != np.uint8 and not jnp.issubdtype(
-      images.dtype, jnp.floating
+    images.dtype, jnp.floating
   ):
     raise errors.UserError(
-        f'images have dtype {images.dtype}; give uint8, or floats in [0, 1]'
+      f'images have dtype {images.dtype}; give uint8, or floats in [0, 1]'
     )
 
 
@@ -348,16 +278,16 @@ def _labels(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
   """The labels of each split, or a `UserError` where there are none."""
   if dataset.labels is None or dataset.num_classes == 0:
     raise errors.UserError(
-        f'dataset.name={dataset.name!r} has no labels to train a classifier'
-        ' on; use frechet_pca (principal components of the pixels) instead'
+      f'dataset.name={dataset.name!r} has no labels to train a classifier'
+      ' on; use frechet_pca (principal components of the pixels) instead'
     )
   return dataset.labels
 
 
 def _cache_path(
-    dataset: datasets.Dataset,
-    seed: int,
-    cache_dir: str | os.PathLike[str] | None,
+  dataset: datasets.Dataset,
+  seed: int,
+  cache_dir: str | os.PathLike[str] | None,
 ) -> pathlib.Path:
   """Returns the cache file for this data, seed and version."""
   folder = pathlib.Path(cache_dir) if cache_dir else datasets.cache_dir()
@@ -399,9 +329,7 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
     logging.warning('Cannot write the feature classifier: %s', error)
 
 
-def _load(
-    path: pathlib.Path, dataset: datasets.Dataset
-) -> Classifier | None:
+def _load(path: pathlib.Path, dataset: datasets.Dataset) -> Classifier | None:
   """Returns the classifier in a file; None if it is missing or damaged."""
   if not path.exists():
     return None
@@ -417,5 +345,5 @@ def _load(
     return None
   params = flax.traverse_util.unflatten_dict(arrays, sep='/')
   return Classifier(
-      dataset.image_shape, dataset.num_classes, params, test_accuracy
+    dataset.image_shape, dataset.num_classes, params, test_accuracy
   )

@@ -20,9 +20,9 @@ WEIGHTS_VARIABLE = 'LDC_VAE_INCEPTION_WEIGHTS'
 
 # The description of the features in results.json.
 PROTOCOL = (
-    'torch-fidelity inception-v3-compat, 2048 features of pool3; uint8 arrays,'
-    ' never PNG files; grey images three times as RGB; resized to 299x299'
-    ' inside the network, bilinear as in TensorFlow 1'
+  'torch-fidelity inception-v3-compat, 2048 features of pool3; uint8 arrays,'
+  ' never PNG files; grey images three times as RGB; resized to 299x299'
+  ' inside the network, bilinear as in TensorFlow 1'
 )
 
 _BATCH_SIZE = 50
@@ -37,15 +37,15 @@ def require() -> None:
   for name in ('torch', 'torch_fidelity'):
     if importlib.util.find_spec(name) is None:
       raise InceptionError(
-          f'config.evaluate.inception=True needs the package {name}, which is'
-          " not installed; run pip install '.[inception]' in the project's"
-          ' folder, or pip install torch-fidelity'
+        f'config.evaluate.inception=True needs the package {name}, which is'
+        " not installed; run pip install '.[inception]' in the project's"
+        ' folder, or pip install torch-fidelity'
       )
   path = os.environ.get(WEIGHTS_VARIABLE)
   if path and not pathlib.Path(path).is_file():
     raise InceptionError(
-        f'{WEIGHTS_VARIABLE}={path}: no such file; give the weights file of'
-        ' torch-fidelity, weights-inception-2015-12-05-6726825d.pth'
+      f'{WEIGHTS_VARIABLE}={path}: no such file; give the weights file of'
+      ' torch-fidelity, weights-inception-2015-12-05-6726825d.pth'
     )
 
 
@@ -67,20 +67,20 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
   path = os.environ.get(WEIGHTS_VARIABLE)
   try:
     extractor = library.FeatureExtractorInceptionV3(
-        'inception-v3-compat',
-        ['2048'],
-        feature_extractor_weights_path=path or None,
+      'inception-v3-compat',
+      ['2048'],
+      feature_extractor_weights_path=path or None,
     )
   except Exception as error:  # urllib, pickle, zipfile and torch raise many
     remedy = f'{WEIGHTS_VARIABLE}={path} does not contain the weights'
     if not path:
       remedy = (
-          f'the weights cannot be downloaded; get {library.URL_INCEPTION_V3} on'
-          f' a machine with a network and set {WEIGHTS_VARIABLE} to the file'
+        f'the weights cannot be downloaded; get {library.URL_INCEPTION_V3} on'
+        f' a machine with a network and set {WEIGHTS_VARIABLE} to the file'
       )
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise InceptionError(
-        f'config.evaluate.inception=True: {remedy} ({reason})'
+      f'config.evaluate.inception=True: {remedy} ({reason})'
     ) from error
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   extractor = extractor.to(device)
@@ -94,7 +94,7 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def features(
-    images: np.ndarray, extract: Callable[[np.ndarray], np.ndarray]
+  images: np.ndarray, extract: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
   """Computes features of images in batches, in the network's layout.
 
@@ -106,12 +106,14 @@ def features(
     float32 [N, F].
   """
   images = np.asarray(images)
-  if images.ndim != 4 or images.dtype != np.uint8 or (
-      images.shape[-1] not in (1, 3)
+  if (
+    images.ndim != 4
+    or images.dtype != np.uint8
+    or (images.shape[-1] not in (1, 3))
   ):
     raise ValueError(
-        f'images have shape {images.shape} and dtype {images.dtype}; Inception'
-        ' needs uint8 [N, H, W, C] with C 1 or 3'
+      f'images have shape {images.shape} and dtype {images.dtype}; Inception'
+      ' needs uint8 [N, H, W, C] with C 1 or 3'
     )
   parts = []
   for start in range(0, len(images), _BATCH_SIZE):

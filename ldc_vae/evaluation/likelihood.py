@@ -31,10 +31,10 @@ _NUM_LEAPFROG = 10  # leapfrog steps of a move; Wu et al. (2017), section 5
 
 
 def importance(
-    config: config_dict.ConfigDict,
-    experiment: experiment_lib.Experiment,
-    state: step_lib.TrainState,
-    key: Array,
+  config: config_dict.ConfigDict,
+  experiment: experiment_lib.Experiment,
+  state: step_lib.TrainState,
+  key: Array,
 ) -> dict[str, float]:
   """Estimates -ELBO and -log p of test images from posterior samples.
 
@@ -56,30 +56,30 @@ def importance(
   @jax.jit
   def bounds(params, stats, images, key, first):
     images, keys = step_lib.eval_images(
-        images, key, config.dataset.binarize, first
+      images, key, config.dataset.binarize, first
     )
     log_weights = _log_weights(
-        experiment, params, stats, images, keys, num_samples
+      experiment, params, stats, images, keys, num_samples
     )
     return (
-        jnp.mean(log_weights, axis=1),
-        jax.vmap(elbo.importance_weighted_bound)(log_weights),
+      jnp.mean(log_weights, axis=1),
+      jax.vmap(elbo.importance_weighted_bound)(log_weights),
     )
 
   bound, log_evidence = _means(
-      functools.partial(bounds, state.ema_params, state.stats),
-      images,
-      _DECODES_AT_ONCE // num_samples,
-      key,
+    functools.partial(bounds, state.ema_params, state.stats),
+    images,
+    _DECODES_AT_ONCE // num_samples,
+    key,
   )
   return {'nll/elbo': -bound, 'nll/importance': -log_evidence}
 
 
 def annealed(
-    config: config_dict.ConfigDict,
-    experiment: experiment_lib.Experiment,
-    state: step_lib.TrainState,
-    key: Array,
+  config: config_dict.ConfigDict,
+  experiment: experiment_lib.Experiment,
+  state: step_lib.TrainState,
+  key: Array,
 ) -> dict[str, float]:
   """Estimates -log p of test images by annealed importance sampling.
 
@@ -111,14 +111,14 @@ def annealed(
     return {}
   batch_size = _DECODES_AT_ONCE // num_chains
   enclose = functools.partial(
-      _enclose, experiment, num_chains, config.evaluate.ais_temperatures
+    _enclose, experiment, num_chains, config.evaluate.ais_temperatures
   )
   weighted = num_samples and _has_densities(experiment)
 
   @jax.jit
   def test_bounds(params, stats, images, key, first):
     images, keys = step_lib.eval_images(
-        images, key, config.dataset.binarize, first
+      images, key, config.dataset.binarize, first
     )
     lower, _ = jax.vmap(functools.partial(enclose, params, stats))(images, keys)
     if not weighted:
@@ -127,7 +127,7 @@ def annealed(
     def importance_bound(inputs):
       image, key = inputs
       log_weights = _log_weights(
-          experiment, params, stats, image[None], key[None], num_samples
+        experiment, params, stats, image[None], key[None], num_samples
       )
       return elbo.importance_weighted_bound(log_weights[0])
 
@@ -147,10 +147,10 @@ def annealed(
     return (jax.vmap(gap)(keys),)
 
   means = lambda bounds, key: _means(
-      functools.partial(bounds, state.ema_params, state.stats),
-      images,
-      batch_size,
-      key,
+    functools.partial(bounds, state.ema_params, state.stats),
+    images,
+    batch_size,
+    key,
   )
   test_key, model_key = jax.random.split(key)
   log_evidences = means(test_bounds, test_key)
@@ -173,12 +173,12 @@ def _reference(config, experiment) -> np.ndarray:
 
 
 def _log_weights(
-    experiment: experiment_lib.Experiment,
-    params: chex.ArrayTree,
-    stats: chex.ArrayTree,
-    images: Array,
-    keys: Array,
-    num_samples: int,
+  experiment: experiment_lib.Experiment,
+  params: chex.ArrayTree,
+  stats: chex.ArrayTree,
+  images: Array,
+  keys: Array,
+  num_samples: int,
 ) -> Array:
   """Returns log [p(x|z) p(z) / q(z|x)] of K draws of each posterior, [B, K]."""
   model = experiment.model
@@ -194,14 +194,14 @@ def _log_weights(
 
 
 def _enclose(
-    experiment: experiment_lib.Experiment,
-    num_chains: int,
-    num_temperatures: int,
-    params: chex.ArrayTree,
-    stats: chex.ArrayTree,
-    image: Array,
-    key: Array,
-    z: Array | None = None,
+  experiment: experiment_lib.Experiment,
+  num_chains: int,
+  num_temperatures: int,
+  params: chex.ArrayTree,
+  stats: chex.ArrayTree,
+  image: Array,
+  key: Array,
+  z: Array | None = None,
 ) -> tuple[Array, Array | None]:
   """Returns bounds of log p(x): a lower one and, given an exact z, an upper."""
   model = experiment.model
@@ -217,13 +217,15 @@ def _enclose(
   keys = jax.random.split(jax.random.fold_in(key, 1), 4)
   start = jax.random.normal(keys[0], (num_chains, model.latent_size))
   step_sizes = ais_lib.adapt_step_sizes(
-      keys[1], start, log_initial_fn, log_joint_fn, path, _NUM_LEAPFROG
+    keys[1], start, log_initial_fn, log_joint_fn, path, _NUM_LEAPFROG
   )
 
   def log_evidence(key, start, path, step_sizes):
-    chain = lambda key, z: ais_lib.ais(
+    chain = lambda key, z: (
+      ais_lib.ais(
         key, z, log_initial_fn, log_joint_fn, path, step_sizes, _NUM_LEAPFROG
-    ).log_weight
+      ).log_weight
+    )
     log_weights = jax.vmap(chain)(jax.random.split(key, num_chains), start)
     return elbo.importance_weighted_bound(log_weights)
 
@@ -238,7 +240,7 @@ def _enclose(
 
 
 def _simulate(
-    model: model_lib.Model, params: chex.ArrayTree, z: Array, key: Array
+  model: model_lib.Model, params: chex.ArrayTree, z: Array, key: Array
 ) -> Array:
   """Draws an image [H, W, C] from p(x|z) of one latent [D]."""
   mean = model.decode(params, z)
@@ -255,21 +257,21 @@ def _draw_grey_levels(key: Array, mean: Array, log_scale: Array) -> Array:
 
 
 _SIMULATORS = {
-    'bernoulli': lambda key, mean, log_scale: (
-        jax.random.bernoulli(key, mean).astype(mean.dtype)
-    ),
-    'gaussian': lambda key, mean, log_scale: (
-        mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
-    ),
-    'discretized_logistic': _draw_grey_levels,
+  'bernoulli': lambda key, mean, log_scale: jax.random.bernoulli(
+    key, mean
+  ).astype(mean.dtype),
+  'gaussian': lambda key, mean, log_scale: (
+    mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
+  ),
+  'discretized_logistic': _draw_grey_levels,
 }
 
 
 def _means(
-    batch_fn: Callable[[np.ndarray, Array, int], tuple[Array, ...]],
-    images: np.ndarray,
-    batch_size: int,
-    key: Array,
+  batch_fn: Callable[[np.ndarray, Array, int], tuple[Array, ...]],
+  images: np.ndarray,
+  batch_size: int,
+  key: Array,
 ) -> tuple[float, ...]:
   """Returns means over images of each output [B] of `batch_fn`.
 
@@ -285,10 +287,10 @@ def _means(
   batch_size = max(1, min(batch_size, len(images)))
   totals = []
   for index, (batch, mask) in enumerate(
-      datasets.eval_batches(images, batch_size)
+    datasets.eval_batches(images, batch_size)
   ):
     values = batch_fn(batch, key, index * batch_size)
     totals.append(
-        [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
+      [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
     )
   return tuple(float(total) for total in np.sum(totals, axis=0) / len(images))

@@ -40,10 +40,10 @@ _STEIN_SCALE = 1.0  # c of its kernel: the standard deviation of the prior
 
 
 def protocol(
-    config: config_dict.ConfigDict,
-    num_samples: int,
-    num_test: int,
-    dataset: datasets.Dataset,
+  config: config_dict.ConfigDict,
+  num_samples: int,
+  num_test: int,
+  dataset: datasets.Dataset,
 ) -> dict[str, str]:
   """Describes in words how the numbers are measured.
 
@@ -57,34 +57,34 @@ def protocol(
     The results 'protocol/...'.
   """
   results = {
-      'protocol/evaluate': run_lib.describe_evaluation(config),
-      'protocol/split': config.evaluate.split,
-      'protocol/distances': (
-          f'{num_samples} uint8 images of each source against the'
-          f' {config.evaluate.split} split of {num_test}'
-      ),
-      'protocol/kid': (
-          f'mean over {_KID_SUBSETS} subsets of {_KID_SUBSET_SIZE}, or of all'
-          ' where there are fewer'
-      ),
-      'protocol/prdc': f'{_NUM_NEIGHBOURS} nearest neighbours',
-      'protocol/data': datasets.describe(dataset),
+    'protocol/evaluate': run_lib.describe_evaluation(config),
+    'protocol/split': config.evaluate.split,
+    'protocol/distances': (
+      f'{num_samples} uint8 images of each source against the'
+      f' {config.evaluate.split} split of {num_test}'
+    ),
+    'protocol/kid': (
+      f'mean over {_KID_SUBSETS} subsets of {_KID_SUBSET_SIZE}, or of all'
+      ' where there are fewer'
+    ),
+    'protocol/prdc': f'{_NUM_NEIGHBOURS} nearest neighbours',
+    'protocol/data': datasets.describe(dataset),
   }
   num_train = len(dataset.images['train'])
   if num_train < num_samples:
     results['protocol/distances'] += (
-        f'; of real and aggregate {num_train}, all training images'
+      f'; of real and aggregate {num_train}, all training images'
     )
     logging.warning(
-        'distances of real and aggregate use %d images, those of other sources'
-        ' use %d: do not compare them',
-        num_train,
-        num_samples,
+      'distances of real and aggregate use %d images, those of other sources'
+      ' use %d: do not compare them',
+      num_train,
+      num_samples,
     )
   if config.evaluate.num_draws > 1:
     results['protocol/distances'] += (
-        f'; Frechet distances are means over {config.evaluate.num_draws} such'
-        ' sets of each latent source, *_deviation/* is between them'
+      f'; Frechet distances are means over {config.evaluate.num_draws} such'
+      ' sets of each latent source, *_deviation/* is between them'
     )
   if config.evaluate.inception:
     results['protocol/inception'] = inception.PROTOCOL
@@ -92,11 +92,11 @@ def protocol(
 
 
 def image_measures(
-    config: config_dict.ConfigDict,
-    dataset: datasets.Dataset,
-    images: Mapping[str, np.ndarray],
-    inception_fn: FeaturesFn | None = None,
-    redraw_fn: RedrawFn | None = None,
+  config: config_dict.ConfigDict,
+  dataset: datasets.Dataset,
+  images: Mapping[str, np.ndarray],
+  inception_fn: FeaturesFn | None = None,
+  redraw_fn: RedrawFn | None = None,
 ) -> dict[str, float | str]:
   """Compares the images of all sources with those of `evaluate.split`.
 
@@ -118,35 +118,33 @@ def image_measures(
     'protocol/judge' describes the feature classifiers.
   """
   test = dataset.images[config.evaluate.split]
-  at_most = functools.partial(
-      _evenly_spaced, count=config.evaluate.num_samples
-  )
+  at_most = functools.partial(_evenly_spaced, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
   train = dataset.images['train']
   results: dict[str, float | str] = {
-      **_nearest_images(train, images['generator'], test)
+    **_nearest_images(train, images['generator'], test)
   }
   classifiers = {}
   if dataset.num_classes:
     for seed in config.evaluate.classifier_seeds:
       classifiers[seed] = classifier_lib.load_or_train(dataset, seed=seed)
       logging.info(
-          'feature classifier, seed %d: test accuracy %.4f',
-          seed,
-          classifiers[seed].test_accuracy,
+        'feature classifier, seed %d: test accuracy %.4f',
+        seed,
+        classifiers[seed].test_accuracy,
       )
     # the weights differ if it is trained again, for example on other cores
     results['protocol/judge'] = '; '.join(
-        f'seed {seed}: {classifier.describe()}'
-        for seed, classifier in classifiers.items()
+      f'seed {seed}: {classifier.describe()}'
+      for seed, classifier in classifiers.items()
     )
     first, *_ = classifiers.values()
     results.update(_classes(first.probabilities(images['generator'])))
   features_fns = _feature_families(classifiers, test, inception_fn)
   references = {family: fn(test) for family, fn in features_fns.items()}
   moments = {
-      family: frechet.moments(reference)
-      for family, reference in references.items()
+    family: frechet.moments(reference)
+    for family, reference in references.items()
   }
   distances = {family: [] for family in features_fns}
   for index in range(config.evaluate.num_draws):
@@ -156,7 +154,7 @@ def image_measures(
       drawn = redraw_fn(index)
     for family, features_fn in features_fns.items():
       features = {
-          name: features_fn(at_most(each)) for name, each in drawn.items()
+        name: features_fn(at_most(each)) for name, each in drawn.items()
       }
       distances[family].append(_frechet(features, moments[family]))
       if index:  # all else uses only the first draw
@@ -172,9 +170,9 @@ def image_measures(
 
 
 def _feature_families(
-    classifiers: Mapping[int, classifier_lib.Classifier],
-    test: np.ndarray,
-    inception_fn: FeaturesFn | None,
+  classifiers: Mapping[int, classifier_lib.Classifier],
+  test: np.ndarray,
+  inception_fn: FeaturesFn | None,
 ) -> dict[str, FeaturesFn]:
   """Returns the feature functions, by the name of the distance."""
   families = {}
@@ -187,7 +185,7 @@ def _feature_families(
     flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
     mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
     families['frechet_pca'] = lambda images: frechet.project(
-        flat(images), mean, components
+      flat(images), mean, components
     )
   return families
 
@@ -200,10 +198,10 @@ def _evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def latent_measures(
-    latents: Mapping[str, np.ndarray],
-    other_aggregate: np.ndarray,
-    train: base.Posterior,
-    key: Array,
+  latents: Mapping[str, np.ndarray],
+  other_aggregate: np.ndarray,
+  train: base.Posterior,
+  key: Array,
 ) -> dict[str, float]:
   """Measures the distance of each source from the aggregate posterior.
 
@@ -225,9 +223,9 @@ def latent_measures(
   results: dict[str, float] = {'latent/active_units': int(active_units)}
   if len(other_aggregate):
     results['latent/sliced_wasserstein_aggregate'] = float(
-        latent.sliced_wasserstein(
-            aggregate, other_aggregate, key, _NUM_PROJECTIONS
-        )
+      latent.sliced_wasserstein(
+        aggregate, other_aggregate, key, _NUM_PROJECTIONS
+      )
     )
   for name in names.METRICS['latent/mmd_{source}'].sources:
     z = latents.get(name)
@@ -235,7 +233,7 @@ def latent_measures(
       continue
     results[f'latent/mmd_{name}'] = float(latent.mmd(aggregate, z))
     results[f'latent/sliced_wasserstein_{name}'] = float(
-        latent.sliced_wasserstein(aggregate, z, key, _NUM_PROJECTIONS)
+      latent.sliced_wasserstein(aggregate, z, key, _NUM_PROJECTIONS)
     )
   distributions = [name for name in latents if name != 'reconstruction']
   for name in distributions:
@@ -248,7 +246,7 @@ def latent_measures(
     for name in distributions:
       points = _evenly_spaced(latents[name], _STEIN_POINTS)
       results[f'latent/ksd_{name}'] = float(
-          discrepancy_fn(points, train.mean, train.logvar)
+        discrepancy_fn(points, train.mean, train.logvar)
       )
   return results
 
@@ -276,18 +274,18 @@ def registered_measures(sources: Any) -> dict[str, float | None]:
 
 
 def _frechet(
-    features: Mapping[str, np.ndarray],
-    reference: tuple[np.ndarray, np.ndarray],
+  features: Mapping[str, np.ndarray],
+  reference: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, float]:
   """Returns Frechet distances of all sources from the reference's moments."""
   return {
-      name: frechet.frechet_from_moments(*frechet.moments(own), *reference)
-      for name, own in features.items()
+    name: frechet.frechet_from_moments(*frechet.moments(own), *reference)
+    for name, own in features.items()
   }
 
 
 def _over_draws(
-    family: str, draws: Sequence[Mapping[str, float]]
+  family: str, draws: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
   """Returns means and, for sources with several draws, standard deviations."""
   results = {}
@@ -301,17 +299,17 @@ def _over_draws(
 
 
 def _kid(
-    family: str, features: Mapping[str, np.ndarray], reference: np.ndarray
+  family: str, features: Mapping[str, np.ndarray], reference: np.ndarray
 ) -> dict[str, float]:
   """Returns kernel distances of all sources from the reference's features."""
   results = {}
   for name, own in features.items():
     distances = kid.kernel_distance(
-        own,
-        reference,
-        num_subsets=_KID_SUBSETS,
-        subset_size=_KID_SUBSET_SIZE,
-        seed=0,
+      own,
+      reference,
+      num_subsets=_KID_SUBSETS,
+      subset_size=_KID_SUBSET_SIZE,
+      seed=0,
     )
     results[f'{family}/{name}'] = float(np.mean(distances))
   return results
@@ -322,7 +320,7 @@ def _prdc(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
   if min(len(real), len(fake)) <= _NUM_NEIGHBOURS:
     return {}
   values = neighbours.precision_recall_density_coverage(
-      real, fake, _NUM_NEIGHBOURS
+    real, fake, _NUM_NEIGHBOURS
   )
   return {f'prdc/{name}': value for name, value in values.items()}
 
@@ -330,13 +328,13 @@ def _prdc(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
 def _classes(probabilities: np.ndarray) -> dict[str, float]:
   """Returns the metrics of the class probabilities [N, Y] of samples."""
   return {
-      'classifier/entropy': classes.mean_entropy(probabilities),
-      'classifier/class_balance': classes.class_balance(probabilities),
+    'classifier/entropy': classes.mean_entropy(probabilities),
+    'classifier/class_balance': classes.class_balance(probabilities),
   }
 
 
 def _nearest_images(
-    train: np.ndarray, samples: np.ndarray, test: np.ndarray
+  train: np.ndarray, samples: np.ndarray, test: np.ndarray
 ) -> dict[str, float]:
   """Returns median distances from the nearest training image.
 

@@ -3,7 +3,7 @@
 from ml_collections import config_dict
 
 from ldc_vae.data import datasets
-from ldc_vae.evaluation import classifier
+from ldc_vae.evaluation import classifier_net
 from ldc_vae.evaluation import inception
 
 
@@ -22,4 +22,4 @@ def check(config: config_dict.ConfigDict, dataset: datasets.Dataset) -> None:
   if config.evaluate.inception:
     inception.require()
   if dataset.num_classes:
-    classifier.create_network(dataset.image_shape, dataset.num_classes)
+    classifier_net.create_network(dataset.image_shape, dataset.num_classes)

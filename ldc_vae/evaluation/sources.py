@@ -89,20 +89,20 @@ class Networks:
   def of_run(cls, run: run_lib.Run, state) -> 'Networks':
     """Returns the networks of a run's checkpoint."""
     return cls(
-        run.experiment,
-        state,
-        binarize=run.config.dataset.binarize,
-        batch_size=run.config.evaluate.batch_size,
+      run.experiment,
+      state,
+      binarize=run.config.dataset.binarize,
+      batch_size=run.config.evaluate.batch_size,
     )
 
   def encode(self, images, key: Array) -> base.Posterior:
     """Returns the posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
     parts = []
     for index, (batch, mask) in enumerate(
-        datasets.eval_batches(images, self._batch_size)
+      datasets.eval_batches(images, self._batch_size)
     ):
       outputs = self._encode(
-          self._params, self._stats, batch, key, index * self._batch_size
+        self._params, self._stats, batch, key, index * self._batch_size
       )
       rows = lambda x, mask=mask: np.asarray(x)[mask]
       parts.append(jax.tree.map(rows, outputs))
@@ -124,21 +124,19 @@ class Networks:
     """Draws latents [num_samples, D] from the method's own generator."""
     batches = -(-num_samples // self._batch_size)
     parts = [
-        np.asarray(
-            self._generate(
-                self._params, self._stats, key, index * self._batch_size
-            )
-        )
-        for index in range(batches)
+      np.asarray(
+        self._generate(self._params, self._stats, key, index * self._batch_size)
+      )
+      for index in range(batches)
     ]
     return np.concatenate(parts)[:num_samples]
 
 
 def make_sources(
-    config: config_dict.ConfigDict,
-    experiment: experiment_lib.Experiment,
-    networks: Networks,
-    key: Array,
+  config: config_dict.ConfigDict,
+  experiment: experiment_lib.Experiment,
+  networks: Networks,
+  key: Array,
 ) -> Sources:
   """Makes the latents and images of every source that `config` asks for.
 
@@ -166,9 +164,9 @@ def make_sources(
   chosen = np.sort(order[:num_samples])
   other = np.sort(order[num_samples : 2 * num_samples])
   latents = {
-      'reconstruction': test_means,
-      'aggregate': train_z[chosen],
-      'generator': networks.generate(num_samples, keys[3]),
+    'reconstruction': test_means,
+    'aggregate': train_z[chosen],
+    'generator': networks.generate(num_samples, keys[3]),
   }
   require_finite({**latents, 'training images': train_z})
   further = []  # the second and later draws
@@ -176,37 +174,39 @@ def make_sources(
     own_keys = jax.random.split(jax.random.fold_in(keys[4], index))
     order = np.random.default_rng((seed, index)).permutation(len(train))
     drawn = train[np.sort(order[:num_samples])]
-    further.append({
+    further.append(
+      {
         'aggregate': np.asarray(networks.encode(drawn, own_keys[0]).z),
         'generator': networks.generate(num_samples, own_keys[1]),
-    })
+      }
+    )
     require_finite(further[-1])
   options = {
-      'two_stage': {'num_steps': config.evaluate.two_stage_steps},
-      'langevin': {'num_steps': config.evaluate.langevin_steps},
-      'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
-      'flow': {'num_steps': config.evaluate.flow_steps},
-      'drifting': {'num_steps': config.evaluate.drifting_steps},
-      'svgd': {'num_steps': config.evaluate.svgd_steps},
-      'nearest': {'noise': config.evaluate.nearest_noise},
+    'two_stage': {'num_steps': config.evaluate.two_stage_steps},
+    'langevin': {'num_steps': config.evaluate.langevin_steps},
+    'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
+    'flow': {'num_steps': config.evaluate.flow_steps},
+    'drifting': {'num_steps': config.evaluate.drifting_steps},
+    'svgd': {'num_steps': config.evaluate.svgd_steps},
+    'nearest': {'noise': config.evaluate.nearest_noise},
   }
   for name in config.evaluate.samplers:
     start = time.monotonic()
     try:
       sample_fn = registry.fit(
-          name, train_z, seed=seed, **options.get(name, {})
+        name, train_z, seed=seed, **options.get(name, {})
       )
     except ValueError as error:  # e.g. fewer images than components
       logging.warning('latent source %s is skipped: %s', name, error)
       continue
     draws = [
-        sample_fn(num_samples, seed + index)
-        for index in range(config.evaluate.num_draws)
+      sample_fn(num_samples, seed + index)
+      for index in range(config.evaluate.num_draws)
     ]
     if not all(np.all(np.isfinite(z)) for z in draws):
       logging.warning(
-          'latent source %s is skipped: some of its latents are not finite',
-          name,
+        'latent source %s is skipped: some of its latents are not finite',
+        name,
       )
       continue
     for each, z in zip((latents, *further), draws, strict=True):
@@ -222,14 +222,14 @@ def make_sources(
     return {name: networks.decode(z) for name, z in further[index - 1].items()}
 
   return Sources(
-      latents,
-      images,
-      test,
-      test_means,
-      posteriors,
-      train_z[other],
-      labels,
-      redraw,
+    latents,
+    images,
+    test,
+    test_means,
+    posteriors,
+    train_z[other],
+    labels,
+    redraw,
   )
 
 
@@ -239,7 +239,7 @@ def require_finite(latents: Mapping[str, np.ndarray]) -> None:
     bad = int(np.sum(~np.all(np.isfinite(z), axis=1)))
     if bad:
       raise FloatingPointError(
-          f'{bad} of {len(z)} latents ({name}) are not finite, so all results'
-          ' would be wrong; train again with a lower'
-          ' config.optimizer.learning_rate, or smaller steps of its chains'
+        f'{bad} of {len(z)} latents ({name}) are not finite, so all results'
+        ' would be wrong; train again with a lower'
+        ' config.optimizer.learning_rate, or smaller steps of its chains'
       )

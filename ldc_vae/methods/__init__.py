@@ -14,22 +14,22 @@ from ldc_vae.methods import wae_mmd
 from ldc_vae.methods.base import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        ldc.Ldc,
-        ae.Ae,
-        vae.Vae,
-        vae.BetaVae,
-        iwae.Iwae,
-        wae_mmd.WaeMmd,
-        info_vae.InfoVae,
-        aae.Aae,
-        rae.RaeL2,
-        rae.RaeGp,
-        vamp.Vamp,
-        stein_vae.SteinVae,
-        lebm.Lebm,
-    )
+  method.name: method
+  for method in (
+    ldc.Ldc,
+    ae.Ae,
+    vae.Vae,
+    vae.BetaVae,
+    iwae.Iwae,
+    wae_mmd.WaeMmd,
+    info_vae.InfoVae,
+    aae.Aae,
+    rae.RaeL2,
+    rae.RaeGp,
+    vamp.Vamp,
+    stein_vae.SteinVae,
+    lebm.Lebm,
+  )
 }
 
 

@@ -36,7 +36,7 @@ def discriminator_loss(prior_logits: Array, code_logits: Array) -> Array:
     A scalar in nats; 2 log 2 if D = 1/2 everywhere.
   """
   return jnp.mean(jax.nn.softplus(-prior_logits)) + jnp.mean(
-      jax.nn.softplus(code_logits)
+    jax.nn.softplus(code_logits)
   )
 
 
@@ -46,12 +46,12 @@ def confusion_loss(code_logits: Array) -> Array:
 
 
 def discriminator_objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
 ) -> base.Output:
   """Returns the loss of the discriminator on the codes of the first phase.
 
@@ -70,7 +70,7 @@ def discriminator_objective(
   z = context.latents[:, 0]
   draws = base.draw_normal(keys, z.shape[1:])
   logits_fn = functools.partial(
-      model.modules['discriminator'].apply, params['discriminator']
+    model.modules['discriminator'].apply, params['discriminator']
   )
   prior_logits, code_logits = logits_fn(draws), logits_fn(z)
   loss = discriminator_loss(prior_logits, code_logits)
@@ -86,7 +86,10 @@ class Aae(base.Method):
   name: ClassVar[str] = 'aae'
   label: ClassVar[str] = 'Adversarial autoencoder'
   encoders: ClassVar[tuple[str, ...]] = (
-      'deterministic', 'gaussian', 'implicit', 'warped'
+    'deterministic',
+    'gaussian',
+    'implicit',
+    'warped',
   )
   encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
   defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
@@ -94,10 +97,10 @@ class Aae(base.Method):
   # On digits, a weight of 100 is worse than 10: the codes are further from the
   # prior, and the reconstructions are worse.
   adversarial_weight: float = fields.at_least(
-      0, default=10.0, help='weight of -log D(z), in nats'
+    0, default=10.0, help='weight of -log D(z), in nats'
   )
   num_discriminator_updates: int = fields.at_least(
-      1, default=1, help='updates of the discriminator per step'
+    1, default=1, help='updates of the discriminator per step'
   )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
@@ -112,17 +115,17 @@ class Aae(base.Method):
       return self.adversarial_weight * confusion, {'confusion': confusion}
 
     autoencoder_fn = functools.partial(
-        ae.objective, model=model, penalty_fn=penalty_fn
+      ae.objective, model=model, penalty_fn=penalty_fn
     )
     discriminator_fn = functools.partial(discriminator_objective, model=model)
     return base.with_normal_prior(
-        model,
-        base.Phase(autoencoder_fn, model.autoencoder_names()),
-        base.Phase(
-            discriminator_fn,
-            ('discriminator',),
-            self.num_discriminator_updates,
-            per_image=False,
-            role=base.LATENT,
-        ),
+      model,
+      base.Phase(autoencoder_fn, model.autoencoder_names()),
+      base.Phase(
+        discriminator_fn,
+        ('discriminator',),
+        self.num_discriminator_updates,
+        per_image=False,
+        role=base.LATENT,
+      ),
     )

@@ -25,7 +25,7 @@ PenaltyFn = Callable[..., tuple[Array, dict[str, Array]]]
 
 
 def no_penalty(
-    params, z: Array, keys: Array, context: base.Context
+  params, z: Array, keys: Array, context: base.Context
 ) -> tuple[Array, dict[str, Array]]:
   """Returns the penalty of the plain autoencoder, 0."""
   del params, z, keys, context
@@ -33,13 +33,13 @@ def no_penalty(
 
 
 def objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    penalty_fn: PenaltyFn,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  penalty_fn: PenaltyFn,
 ) -> base.Output:
   """Returns the mean -log p(x|z) plus a penalty, with one code per image.
 
@@ -62,10 +62,10 @@ def objective(
   penalty, terms = penalty_fn(params, z[:, 0], base.fold_in(keys, 1), context)
   loss = reconstruction + penalty
   metrics = {
-      'loss': loss,
-      'reconstruction': reconstruction,
-      **terms,
-      **base.posterior_metrics(logvar, z),
+    'loss': loss,
+    'reconstruction': reconstruction,
+    **terms,
+    **base.posterior_metrics(logvar, z),
   }
   # no gradient: a loss on these latents must not train the encoder
   return base.Output(loss, metrics, latents=jax.lax.stop_gradient(z))
@@ -105,16 +105,16 @@ class Ae(base.Method):
 
     def phase(params, images, keys, context):
       output = objective(
-          params, images, keys, context, model=model, penalty_fn=penalty_fn
+        params, images, keys, context, model=model, penalty_fn=penalty_fn
       )
       codes = moments.update(
-          context.stats['latents'], output.latents[:, 0], self.moments_decay
+        context.stats['latents'], output.latents[:, 0], self.moments_decay
       )
       return output.replace(stats={'latents': codes})
 
     return base.Algorithm(
-        phases=(base.Phase(phase, model.autoencoder_names()),),
-        init_stats=lambda: {'latents': moments.init(model.latent_size)},
-        generate=generate,
-        log_prior=None,  # the codes have no density in the model
+      phases=(base.Phase(phase, model.autoencoder_names()),),
+      init_stats=lambda: {'latents': moments.init(model.latent_size)},
+      generate=generate,
+      log_prior=None,  # the codes have no density in the model
     )

@@ -176,18 +176,18 @@ class Method(fields.Options):
     batch_size = groups.train.batch_size
     if self.compares_sets and batch_size < 2:
       raise fields.conflict(
-          {'train.batch_size': batch_size, 'method.name': self.name},
-          'is too small: this method compares sets of latents; use a batch_size'
-          ' of 2 or more',
+        {'train.batch_size': batch_size, 'method.name': self.name},
+        'is too small: this method compares sets of latents; use a batch_size'
+        ' of 2 or more',
       )
 
   def require_encoder(self, encoder: str) -> None:
     """Raises a `UserError` if the method cannot train this encoder."""
     if encoder not in self.encoders:
       raise fields.conflict(
-          {'model.encoder': encoder, 'method.name': self.name},
-          f'does not go together: {self.encoder_reason}; use encoder'
-          f' {" or ".join(self.encoders)}',
+        {'model.encoder': encoder, 'method.name': self.name},
+        f'does not go together: {self.encoder_reason}; use encoder'
+        f' {" or ".join(self.encoders)}',
       )
 
 
@@ -209,12 +209,12 @@ class Posterior(NamedTuple):
 
 
 def encode(
-    algorithm: Algorithm,
-    model: model_lib.Model,
-    params,
-    stats,
-    images: Array,
-    keys: Array,
+  algorithm: Algorithm,
+  model: model_lib.Model,
+  params,
+  stats,
+  images: Array,
+  keys: Array,
 ) -> Posterior:
   """Returns the posteriors of images, by the method's own inference.
 
@@ -263,8 +263,8 @@ def kl_weight(progress: Array | float, warmup: float) -> Array | float:
 def kl_warmup_field() -> float:
   """Returns the field `kl_warmup`, see `kl_weight`."""
   return fields.fraction(
-      default=0.0,
-      help='fraction of training until the KL term weighs fully; 0: none',
+    default=0.0,
+    help='fraction of training until the KL term weighs fully; 0: none',
   )
 
 
@@ -285,9 +285,9 @@ def with_normal_prior(model: model_lib.Model, *phases: Phase) -> Algorithm:
     The algorithm.
   """
   return Algorithm(
-      phases=phases,
-      init_stats=tuple,
-      generate=functools.partial(prior_latents, latent_size=model.latent_size),
+    phases=phases,
+    init_stats=tuple,
+    generate=functools.partial(prior_latents, latent_size=model.latent_size),
   )
 
 
@@ -322,8 +322,8 @@ def posterior_metrics(logvar: Array | None, z: Array) -> dict[str, Array]:
   """
   std = _standard_deviations(z) if logvar is None else jnp.exp(0.5 * logvar)
   return {
-      'posterior_std': jnp.mean(std),
-      'latent_mean_square': jnp.mean(jnp.square(z)),
+    'posterior_std': jnp.mean(std),
+    'latent_mean_square': jnp.mean(jnp.square(z)),
   }
 
 

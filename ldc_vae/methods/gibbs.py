@@ -24,10 +24,10 @@ Array = jax.Array
 
 
 def whitened_particles(
-    z: Array,
-    mean: Array,
-    logvar: Array,
-    stein_fn: Callable[[Array], Array],
+  z: Array,
+  mean: Array,
+  logvar: Array,
+  stein_fn: Callable[[Array], Array],
 ) -> Array:
   """Returns Stein particles for the kernel k((x - m) / s, (y - m) / s).
 
@@ -49,12 +49,12 @@ def whitened_particles(
   mean, std = jax.lax.stop_gradient((mean, jnp.exp(0.5 * logvar)))
   mean, std = mean[:, None], std[:, None]
   return energy.unstandardise(
-      stein_fn(energy.standardise(z, mean, std)), mean, std
+    stein_fn(energy.standardise(z, mean, std)), mean, std
   )
 
 
 def keeps_distance(
-    bandwidth: float | str, num_particles: int, whiten: bool
+  bandwidth: float | str, num_particles: int, whiten: bool
 ) -> bool:
   """Returns whether stats must have 'distance', the running E|x - y|^2.
 
@@ -86,28 +86,28 @@ def encoder_kernel(name: str, bandwidth: float | str) -> svgd.Kernel:
     h = float(bandwidth)
   except (TypeError, ValueError):
     raise ValueError(
-        f"bandwidth={bandwidth!r} must be 'expected' or a number; a rule that"
-        ' depends on the particles of one image makes its posterior too wide'
+      f"bandwidth={bandwidth!r} must be 'expected' or a number; a rule that"
+      ' depends on the particles of one image makes its posterior too wide'
     ) from None
   return svgd.KERNELS[name](h)
 
 
 def autoencoder_objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    inverse_temperature: float,
-    num_particles: int,
-    kernel: svgd.Kernel,
-    bandwidth: float | str,
-    bandwidth_factor: float,
-    off_diagonal: bool,
-    whiten: bool,
-    latent_energy_weight: float,
-    kl_warmup: float,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  inverse_temperature: float,
+  num_particles: int,
+  kernel: svgd.Kernel,
+  bandwidth: float | str,
+  bandwidth_factor: float,
+  off_diagonal: bool,
+  whiten: bool,
+  latent_energy_weight: float,
+  kl_warmup: float,
 ) -> base.Output:
   """Returns the mean Gibbs energy; its gradient is SVGD for the encoder.
 
@@ -154,11 +154,11 @@ def autoencoder_objective(
   weight = base.kl_weight(context.progress, kl_warmup)
   # only U gets the Stein particles; all else gets the latents, no gradient
   stein_fn = functools.partial(
-      svgd.stein_particles,
-      kernel=kernel,
-      bandwidth=h,
-      off_diagonal=off_diagonal,
-      temperature=weight,
+    svgd.stein_particles,
+    kernel=kernel,
+    bandwidth=h,
+    off_diagonal=off_diagonal,
+    temperature=weight,
   )
   if whiten:
     assert mean is not None and logvar is not None  # of a gaussian encoder
@@ -176,13 +176,13 @@ def autoencoder_objective(
     latent_energies = weight * latent_energy_weight * f
   axes = (0, 0, None, 0, None)
   energies = jax.vmap(jax.vmap(energy.gibbs_energy, axes), axes)(
-      log_likelihoods, particles, inverse_temperature, latent_energies, weight
+    log_likelihoods, particles, inverse_temperature, latent_energies, weight
   )
   loss = jnp.mean(energies)
   metrics = {
-      'loss': loss,
-      'reconstruction': -jnp.mean(log_likelihoods),
-      **base.posterior_metrics(logvar, z),
+    'loss': loss,
+    'reconstruction': -jnp.mean(log_likelihoods),
+    **base.posterior_metrics(logvar, z),
   }
   if mean is not None and logvar is not None:
     # The logged loss is KL(q || p_lambda) up to log Z, which SVGD descends. It
@@ -190,9 +190,9 @@ def autoencoder_objective(
     kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
     metrics['kl'] = kl
     metrics['loss'] = (
-        inverse_temperature * metrics['reconstruction']
-        + weight * kl
-        + jnp.mean(latent_energies)
+      inverse_temperature * metrics['reconstruction']
+      + weight * kl
+      + jnp.mean(latent_energies)
     )
   # no gradient: a loss on these latents must not train the encoder
   z = jax.lax.stop_gradient(z)
@@ -213,33 +213,33 @@ def num_particles_field(default: int) -> int:
 def kernel_field() -> str:
   """Returns the field `kernel`."""
   return fields.one_of(
-      svgd.KERNELS, default='rbf', help="kernel of the encoder's SVGD"
+    svgd.KERNELS, default='rbf', help="kernel of the encoder's SVGD"
   )
 
 
 def bandwidth_field() -> str | float:
   """Returns the field `bandwidth`, see `encoder_kernel`."""
   return fields.field(
-      'expected',
-      'expected, or a number, in squared posterior standard deviations if'
-      ' whitened, else in squared latent units; expected is 2 sqrt(D) if'
-      ' whitened, else it follows a running mean of squared distances',
-      fields.Range(_is_bandwidth, 'or a positive number', _explain_bandwidth),
-      also=(float, int),
+    'expected',
+    'expected, or a number, in squared posterior standard deviations if'
+    ' whitened, else in squared latent units; expected is 2 sqrt(D) if'
+    ' whitened, else it follows a running mean of squared distances',
+    fields.Range(_is_bandwidth, 'or a positive number', _explain_bandwidth),
+    also=(float, int),
   )
 
 
 def bandwidth_factor_field() -> float:
   """Returns the field `bandwidth_factor`."""
   return fields.positive(
-      default=1.0, help='factor of the bandwidth if that is expected'
+    default=1.0, help='factor of the bandwidth if that is expected'
   )
 
 
 def off_diagonal_field() -> bool:
   """Returns the field `off_diagonal`."""
   return fields.field(
-      True, "leave a particle's own gradient (j = i) out of its direction"
+    True, "leave a particle's own gradient (j = i) out of its direction"
   )
 
 
@@ -247,20 +247,20 @@ def check_particles(options) -> None:
   """Raises a `UserError` for particle fields that do not fit each other."""
   if options.off_diagonal and options.num_particles < 2:
     raise fields.conflict(
-        {
-            'method.num_particles': options.num_particles,
-            'method.off_diagonal': options.off_diagonal,
-        },
-        'gives a single particle no direction; use 2 particles or more',
+      {
+        'method.num_particles': options.num_particles,
+        'method.off_diagonal': options.off_diagonal,
+      },
+      'gives a single particle no direction; use 2 particles or more',
     )
   if options.bandwidth_factor != 1 and options.bandwidth != 'expected':
     raise fields.conflict(
-        {
-            'method.bandwidth_factor': options.bandwidth_factor,
-            'method.bandwidth': options.bandwidth,
-        },
-        'has no effect: the factor belongs to bandwidth=expected; use factor 1,'
-        ' or bandwidth expected',
+      {
+        'method.bandwidth_factor': options.bandwidth_factor,
+        'method.bandwidth': options.bandwidth,
+      },
+      'has no effect: the factor belongs to bandwidth=expected; use factor 1,'
+      ' or bandwidth expected',
     )
 
 
@@ -280,7 +280,7 @@ def _explain_bandwidth(value: str) -> str:
   remedy = 'use expected, or a positive number'
   if value in ('mean', 'median'):
     return (
-        'depends on the few particles of an image, which makes posteriors too'
-        f' wide; {remedy}'
+      'depends on the few particles of an image, which makes posteriors too'
+      f' wide; {remedy}'
     )
   return f'is unknown; {remedy}'

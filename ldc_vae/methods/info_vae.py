@@ -26,14 +26,14 @@ Array = jax.Array
 
 
 def objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    alpha: float,
-    mmd_scaling: float,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  alpha: float,
+  mmd_scaling: float,
 ) -> base.Output:
   """Returns L of the module's docstring, with one posterior draw per image.
 
@@ -53,18 +53,14 @@ def objective(
   reconstruction = -jnp.mean(model.log_likelihood(params, images, z))
   kl = jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar))
   # new keys, because the noise of the posterior has used the others
-  mmd = wae_mmd.prior_mmd(
-      z[:, 0], base.fold_in(keys, 1), context.axis_name
-  )
-  loss = (
-      reconstruction + (1.0 - alpha) * kl + (alpha + mmd_scaling - 1.0) * mmd
-  )
+  mmd = wae_mmd.prior_mmd(z[:, 0], base.fold_in(keys, 1), context.axis_name)
+  loss = reconstruction + (1.0 - alpha) * kl + (alpha + mmd_scaling - 1.0) * mmd
   metrics = {
-      'loss': loss,
-      'reconstruction': reconstruction,
-      'kl': kl,
-      'mmd': mmd,
-      **base.posterior_metrics(logvar, z),
+    'loss': loss,
+    'reconstruction': reconstruction,
+    'kl': kl,
+    'mmd': mmd,
+    **base.posterior_metrics(logvar, z),
   }
   return base.Output(loss, metrics)
 
@@ -77,36 +73,35 @@ class InfoVae(base.Method):
   label: ClassVar[str] = 'InfoVAE'
   encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
   encoder_reason: ClassVar[str] = (
-      'its KL divergence needs the density of the posterior'
+    'its KL divergence needs the density of the posterior'
   )
   compares_sets: ClassVar[bool] = True
 
   alpha: float = fields.at_most(
-      1,
-      default=0.0,
-      help='1 - alpha is the weight of the KL term; 1 is the MMD-VAE',
+    1,
+    default=0.0,
+    help='1 - alpha is the weight of the KL term; 1 is the MMD-VAE',
   )
   mmd_scaling: float = fields.at_least(
-      0,
-      default=1000.0,
-      help='lambda; alpha + lambda - 1 is the weight of the MMD, in nats',
+    0,
+    default=1000.0,
+    help='lambda; alpha + lambda - 1 is the weight of the MMD, in nats',
   )
 
   def check(self) -> None:
     if self.alpha + self.mmd_scaling < 1:
       raise fields.conflict(
-          {
-              'method.alpha': self.alpha,
-              'method.mmd_scaling': self.mmd_scaling,
-          },
-          'gives the MMD a negative weight; use alpha + mmd_scaling of 1 or'
-          ' more',
+        {
+          'method.alpha': self.alpha,
+          'method.mmd_scaling': self.mmd_scaling,
+        },
+        'gives the MMD a negative weight; use alpha + mmd_scaling of 1 or more',
       )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
-        objective, model=model, **dataclasses.asdict(self)
+      objective, model=model, **dataclasses.asdict(self)
     )
     # the discrepancy compares sets, so it is not a mean over images
     phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)

@@ -20,14 +20,14 @@ Array = jax.Array
 
 
 def objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    num_samples: int,
-    kl_warmup: float,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  num_samples: int,
+  kl_warmup: float,
 ) -> base.Output:
   """Returns -log (1/K) sum_k w_k, eq. 8, as a mean over images.
 
@@ -45,9 +45,7 @@ def objective(
   Returns:
     The loss in nats, and the metrics.
   """
-  z, mean, logvar = model.gaussian_particles(
-      params, images, keys, num_samples
-  )
+  z, mean, logvar = model.gaussian_particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   weight = base.kl_weight(context.progress, kl_warmup)
   log_weight_fn = functools.partial(elbo.log_weight, beta=weight)
@@ -56,10 +54,10 @@ def objective(
   bounds = jax.vmap(elbo.importance_weighted_bound)(log_weights)
   loss = -jnp.mean(bounds)
   metrics = {
-      'loss': loss,
-      'reconstruction': -jnp.mean(log_likelihoods),
-      'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
-      **base.posterior_metrics(logvar, z),
+    'loss': loss,
+    'reconstruction': -jnp.mean(log_likelihoods),
+    'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
+    **base.posterior_metrics(logvar, z),
   }
   return base.Output(loss, metrics)
 
@@ -72,20 +70,20 @@ class Iwae(base.Method):
   label: ClassVar[str] = 'IWAE'
   encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
   encoder_reason: ClassVar[str] = (
-      'its weights need the density of the posterior'
+    'its weights need the density of the posterior'
   )
 
   num_samples: int = fields.at_least(
-      1,
-      default=5,
-      help='K, posterior samples per image; the paper uses 1, 5 and 50',
+    1,
+    default=5,
+    help='K, posterior samples per image; the paper uses 1, 5 and 50',
   )
   kl_warmup: float = base.kl_warmup_field()
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
-        objective, model=model, **dataclasses.asdict(self)
+      objective, model=model, **dataclasses.asdict(self)
     )
     phase = base.Phase(objective_fn, model.autoencoder_names())
     return base.with_normal_prior(model, phase)

@@ -38,14 +38,14 @@ Array = jax.Array
 
 
 def latent_objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    latents_per_image: int,
-    options: sampler_options.SamplerOptions,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  latents_per_image: int,
+  options: sampler_options.SamplerOptions,
 ) -> base.Output:
   """Returns the loss of one update of the sampler net and the latent energy.
 
@@ -73,15 +73,15 @@ def latent_objective(
   mu, sigma = moments.mean_and_std(context.stats['latents'])
   flips = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(group,)))
   loss, metrics = sampler_net.objective(
-      params,
-      noise,
-      energy.standardise(aggregate, mu, sigma),
-      flips(base.fold_in(keys, 1)).reshape(-1),
-      context.progress,
-      sampler_fn=model.modules['sampler'].apply,
-      energy_fn=model.modules['energy'].apply,
-      options=options,
-      axis_name=context.axis_name,
+    params,
+    noise,
+    energy.standardise(aggregate, mu, sigma),
+    flips(base.fold_in(keys, 1)).reshape(-1),
+    context.progress,
+    sampler_fn=model.modules['sampler'].apply,
+    energy_fn=model.modules['energy'].apply,
+    options=options,
+    axis_name=context.axis_name,
   )
   return base.Output(loss, metrics)
 
@@ -116,16 +116,16 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
   encoders: ClassVar[tuple[str, ...]] = ('gaussian', 'implicit', 'warped')
   encoder_reason: ClassVar[str] = 'SVGD moves particles that differ'
   defaults: ClassVar[Mapping[str, Any]] = {
-      'model.learn_scale': True,
-      'model.energy_width': 128,
-      'optimizer.learning_rate': 2e-3,
-      'optimizer.latent_learning_rate': 2e-3,
-      'optimizer.latent_final_fraction': 0.0,
+    'model.learn_scale': True,
+    'model.energy_width': 128,
+    'optimizer.learning_rate': 2e-3,
+    'optimizer.latent_learning_rate': 2e-3,
+    'optimizer.latent_final_fraction': 0.0,
   }
 
   # 1 gives the Bayes posterior; the scale of the likelihood is learned
   inverse_temperature: float = fields.positive(
-      default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
+    default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
   )
   num_particles: int = gibbs.num_particles_field(2)
   kernel: str = gibbs.kernel_field()
@@ -133,21 +133,21 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
   bandwidth_factor: float = gibbs.bandwidth_factor_field()
   off_diagonal: bool = gibbs.off_diagonal_field()
   whiten: bool = fields.field(
-      True,
-      'measure distances in posterior standard deviations (gaussian encoder)',
+    True,
+    'measure distances in posterior standard deviations (gaussian encoder)',
   )
   kl_warmup: float = base.kl_warmup_field()
   latent_energy_weight: float = fields.at_least(
-      0, default=0.0, help='weight of the latent energy f(u) inside U'
+    0, default=0.0, help='weight of the latent energy f(u) inside U'
   )
   num_latent_updates: int = fields.at_least(
-      1, default=2, help='updates of sampler net and latent energy per step'
+    1, default=2, help='updates of sampler net and latent energy per step'
   )
   latents_per_image: int = fields.at_least(
-      1,
-      default=1,
-      help='particles of each image in one latent update; 256 in a batch are'
-      ' enough',
+    1,
+    default=1,
+    help='particles of each image in one latent update; 256 in a batch are'
+    ' enough',
   )
   moments_decay: float = moments.decay_field('latents')
 
@@ -155,11 +155,11 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
     gibbs.check_particles(self)
     if self.latents_per_image > self.num_particles:
       raise fields.conflict(
-          {
-              'method.latents_per_image': self.latents_per_image,
-              'method.num_particles': self.num_particles,
-          },
-          'is more than the particles of an image; use num_particles at most',
+        {
+          'method.latents_per_image': self.latents_per_image,
+          'method.num_particles': self.num_particles,
+        },
+        'is more than the particles of an image; use num_particles at most',
       )
 
   def check_with(self, groups: sections.Groups) -> None:
@@ -168,38 +168,38 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
     batch_size = groups.train.batch_size
     if batch_size * self.latents_per_image - 1 <= self.sampler_mass:
       raise fields.conflict(
-          {
-              'train.batch_size': batch_size,
-              'method.latents_per_image': self.latents_per_image,
-              'method.sampler_mass': self.sampler_mass,
-          },
-          'gives a particle too few others to interact with; use a batch_size'
-          ' above sampler_mass + 1',
+        {
+          'train.batch_size': batch_size,
+          'method.latents_per_image': self.latents_per_image,
+          'method.sampler_mass': self.sampler_mass,
+        },
+        'gives a particle too few others to interact with; use a batch_size'
+        ' above sampler_mass + 1',
       )
 
   def _check_whiten(self, encoder: str) -> None:
     if self.whiten and encoder != 'gaussian':
       raise fields.conflict(
-          {'method.whiten': self.whiten, 'model.encoder': encoder},
-          'does not go together: only a gaussian encoder has standard'
-          ' deviations; use whiten=false or encoder gaussian',
+        {'method.whiten': self.whiten, 'model.encoder': encoder},
+        'does not go together: only a gaussian encoder has standard'
+        ' deviations; use whiten=false or encoder gaussian',
       )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     self._check_whiten(model.encoder)
     autoencoder_fn = functools.partial(
-        gibbs.autoencoder_objective,
-        model=model,
-        inverse_temperature=self.inverse_temperature,
-        num_particles=self.num_particles,
-        kernel=gibbs.encoder_kernel(self.kernel, self.bandwidth),
-        bandwidth=self.bandwidth,
-        bandwidth_factor=self.bandwidth_factor,
-        off_diagonal=self.off_diagonal,
-        whiten=self.whiten,
-        latent_energy_weight=self.latent_energy_weight,
-        kl_warmup=self.kl_warmup,
+      gibbs.autoencoder_objective,
+      model=model,
+      inverse_temperature=self.inverse_temperature,
+      num_particles=self.num_particles,
+      kernel=gibbs.encoder_kernel(self.kernel, self.bandwidth),
+      bandwidth=self.bandwidth,
+      bandwidth_factor=self.bandwidth_factor,
+      off_diagonal=self.off_diagonal,
+      whiten=self.whiten,
+      latent_energy_weight=self.latent_energy_weight,
+      kl_warmup=self.kl_warmup,
     )
 
     def first_phase(params, images, keys, context):
@@ -207,47 +207,46 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
       dim = output.latents.shape[-1]
       stats = dict(output.stats)
       stats['latents'] = moments.update(
-          stats['latents'], output.latents.reshape(-1, dim), self.moments_decay
+        stats['latents'], output.latents.reshape(-1, dim), self.moments_decay
       )
       # the averaged weights generate images, so their moments are needed
       averaged = context.ema_params.get('sampler')
       if averaged is not None:  # None if this phase is trained alone
         noise = base.draw_normal(
-            base.fold_in(keys, 1), (self.latents_per_image, dim)
+          base.fold_in(keys, 1), (self.latents_per_image, dim)
         )
         u = model.modules['sampler'].apply(averaged, noise.reshape(-1, dim))
         stats['sampler'] = moments.update(
-            stats['sampler'], u, self.moments_decay
+          stats['sampler'], u, self.moments_decay
         )
       return output.replace(stats=stats)
 
     latent_fn = functools.partial(
-        latent_objective,
-        model=model,
-        latents_per_image=self.latents_per_image,
-        options=self,
+      latent_objective,
+      model=model,
+      latents_per_image=self.latents_per_image,
+      options=self,
     )
 
     def init_stats():
       stats = {
-          name: moments.init(model.latent_size)
-          for name in ('latents', 'sampler')
+        name: moments.init(model.latent_size) for name in ('latents', 'sampler')
       }
       if gibbs.keeps_distance(self.bandwidth, self.num_particles, self.whiten):
         stats['distance'] = moments.init_distance()
       return stats
 
     return base.Algorithm(
-        phases=(
-            base.Phase(first_phase, model.autoencoder_names()),
-            base.Phase(
-                latent_fn,
-                ('sampler', 'energy'),
-                self.num_latent_updates,
-                per_image=False,
-                role=base.LATENT,
-            ),
+      phases=(
+        base.Phase(first_phase, model.autoencoder_names()),
+        base.Phase(
+          latent_fn,
+          ('sampler', 'energy'),
+          self.num_latent_updates,
+          per_image=False,
+          role=base.LATENT,
         ),
-        init_stats=init_stats,
-        generate=functools.partial(generate, model=model),
+      ),
+      init_stats=init_stats,
+      generate=functools.partial(generate, model=model),
     )

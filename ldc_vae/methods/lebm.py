@@ -33,7 +33,7 @@ def prior_energy(params, z: Array, *, model: model_lib.Model) -> Array:
 
 
 def posterior_energy(
-    params, z: Array, image: Array, *, model: model_lib.Model
+  params, z: Array, image: Array, *, model: model_lib.Model
 ) -> Array:
   """Returns -log p(x, z) of z [D] and x [H, W, C], up to a constant; nats."""
   likelihood = model.log_likelihood(params, image[None], z[None, None])[0, 0]
@@ -41,19 +41,19 @@ def posterior_energy(
 
 
 def prior_draws(
-    params,
-    keys: Array,
-    *,
-    model: model_lib.Model,
-    step_size: float,
-    num_steps: int,
+  params,
+  keys: Array,
+  *,
+  model: model_lib.Model,
+  step_size: float,
+  num_steps: int,
 ) -> Array:
   """Draws z [N, D] from the prior by Langevin chains from N(0, I)."""
   energy_fn = functools.partial(prior_energy, params, model=model)
 
   def draw(key, start):
     return energy.langevin(
-        key, start, energy_fn, step_size=step_size, num_steps=num_steps
+      key, start, energy_fn, step_size=step_size, num_steps=num_steps
     )
 
   starts = base.draw_normal(keys, (model.latent_size,))
@@ -61,22 +61,22 @@ def prior_draws(
 
 
 def posterior_draws(
-    params,
-    images: Array,
-    keys: Array,
-    *,
-    model: model_lib.Model,
-    step_size: float,
-    num_steps: int,
+  params,
+  images: Array,
+  keys: Array,
+  *,
+  model: model_lib.Model,
+  step_size: float,
+  num_steps: int,
 ) -> Array:
   """Draws z [B, D] from posteriors by Langevin chains from N(0, I)."""
 
   def draw(key, start, image):
     energy_fn = functools.partial(
-        posterior_energy, params, image=image, model=model
+      posterior_energy, params, image=image, model=model
     )
     return energy.langevin(
-        key, start, energy_fn, step_size=step_size, num_steps=num_steps
+      key, start, energy_fn, step_size=step_size, num_steps=num_steps
     )
 
   starts = base.draw_normal(keys, (model.latent_size,))
@@ -84,13 +84,13 @@ def posterior_draws(
 
 
 def decoder_objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    posterior_fn: Callable[..., Array],
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  posterior_fn: Callable[..., Array],
 ) -> base.Output:
   """Returns the mean of -log p(x|z) over images, at one posterior draw each.
 
@@ -111,22 +111,22 @@ def decoder_objective(
   z = jax.lax.stop_gradient(posterior_fn(frozen, images, keys))[:, None]
   loss = -jnp.mean(model.log_likelihood(params, images, z))
   metrics = {
-      'loss': loss,
-      'reconstruction': loss,
-      'latent_mean_square': jnp.mean(jnp.square(z)),
+    'loss': loss,
+    'reconstruction': loss,
+    'latent_mean_square': jnp.mean(jnp.square(z)),
   }
   return base.Output(loss, metrics, latents=z)
 
 
 def energy_objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    prior_fn: Callable[..., Array],
-    r1_weight: float,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  prior_fn: Callable[..., Array],
+  r1_weight: float,
 ) -> base.Output:
   """Returns E f(posterior draws) - E f(prior draws) plus a gradient penalty.
 
@@ -146,29 +146,27 @@ def energy_objective(
   assert context.latents is not None  # the first phase gave them
   # no gradient along the chains
   samples = prior_fn(jax.lax.stop_gradient(params), keys)
-  energy_fn = functools.partial(
-      model.modules['energy'].apply, params['energy']
-  )
+  energy_fn = functools.partial(model.modules['energy'].apply, params['energy'])
   loss, terms = energy.contrastive_loss(
-      energy_fn, context.latents[:, 0], samples, r1_weight
+    energy_fn, context.latents[:, 0], samples, r1_weight
   )
   terms['prior_mean_square'] = jnp.mean(jnp.square(samples))
   return base.Output(loss, terms)
 
 
 def encode(
-    params,
-    stats,
-    images: Array,
-    keys: Array,
-    *,
-    posterior_fn: Callable[..., Array],
+  params,
+  stats,
+  images: Array,
+  keys: Array,
+  *,
+  posterior_fn: Callable[..., Array],
 ) -> Array:
   """Returns independent draws [B, K, D] of the posterior of each image."""
   del stats
   chains = [
-      posterior_fn(params, images, base.fold_in(keys, index))
-      for index in range(_NUM_CHAINS)
+    posterior_fn(params, images, base.fold_in(keys, index))
+    for index in range(_NUM_CHAINS)
   ]
   return jnp.stack(chains, axis=1)
 
@@ -185,61 +183,59 @@ class Lebm(base.Method):
   encoders: ClassVar[tuple[str, ...]] = ('none',)
   encoder_reason: ClassVar[str] = 'it infers by Langevin dynamics'
   defaults: ClassVar[Mapping[str, Any]] = {
-      'model.encoder': 'none',
-      # a fifth of the decoder's, as in their code
-      'optimizer.latent_learning_rate': 2e-4,
+    'model.encoder': 'none',
+    # a fifth of the decoder's, as in their code
+    'optimizer.latent_learning_rate': 2e-4,
   }
 
   posterior_steps: int = fields.at_least(
-      1, default=20, help='Langevin steps of a posterior draw, from N(0, I)'
+    1, default=20, help='Langevin steps of a posterior draw, from N(0, I)'
   )
   posterior_step_size: float = fields.positive(
-      default=0.1, help='step size of a posterior draw, in latent units'
+    default=0.1, help='step size of a posterior draw, in latent units'
   )
   prior_steps: int = fields.at_least(
-      1, default=60, help='Langevin steps of a prior draw'
+    1, default=60, help='Langevin steps of a prior draw'
   )
   prior_step_size: float = fields.positive(
-      default=0.4, help='step size of a prior draw, in latent units'
+    default=0.4, help='step size of a prior draw, in latent units'
   )
   # The paper has no such penalty, and a learning rate of 2e-5. Here f without
   # the penalty became so steep that the chains diverged.
   r1_weight: float = fields.at_least(
-      0, default=0.1, help='weight of E|grad f|^2 / 2 on posterior draws'
+    0, default=0.1, help='weight of E|grad f|^2 / 2 on posterior draws'
   )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     posterior_fn = functools.partial(
-        posterior_draws,
-        model=model,
-        step_size=self.posterior_step_size,
-        num_steps=self.posterior_steps,
+      posterior_draws,
+      model=model,
+      step_size=self.posterior_step_size,
+      num_steps=self.posterior_steps,
     )
     prior_fn = functools.partial(
-        prior_draws,
-        model=model,
-        step_size=self.prior_step_size,
-        num_steps=self.prior_steps,
+      prior_draws,
+      model=model,
+      step_size=self.prior_step_size,
+      num_steps=self.prior_steps,
     )
     decoder_fn = functools.partial(
-        decoder_objective, model=model, posterior_fn=posterior_fn
+      decoder_objective, model=model, posterior_fn=posterior_fn
     )
     energy_fn = functools.partial(
-        energy_objective,
-        model=model,
-        prior_fn=prior_fn,
-        r1_weight=self.r1_weight,
+      energy_objective,
+      model=model,
+      prior_fn=prior_fn,
+      r1_weight=self.r1_weight,
     )
     return base.Algorithm(
-        phases=(
-            base.Phase(decoder_fn, model.autoencoder_names()),
-            base.Phase(
-                energy_fn, ('energy',), per_image=False, role=base.LATENT
-            ),
-        ),
-        init_stats=tuple,
-        generate=lambda params, stats, keys: prior_fn(params, keys),
-        log_prior=None,  # its normaliser is not known
-        encode=functools.partial(encode, posterior_fn=posterior_fn),
+      phases=(
+        base.Phase(decoder_fn, model.autoencoder_names()),
+        base.Phase(energy_fn, ('energy',), per_image=False, role=base.LATENT),
+      ),
+      init_stats=tuple,
+      generate=lambda params, stats, keys: prior_fn(params, keys),
+      log_prior=None,  # its normaliser is not known
+      encode=functools.partial(encode, posterior_fn=posterior_fn),
     )

@@ -28,32 +28,32 @@ _DISTANCE_DECAY = 0.9
 def decay_field(of: str) -> float:
   """Returns the field `moments_decay`, see `update`."""
   return fields.fraction(
-      high=False,
-      default=0.99,
-      help=f'decay of the running mean and covariance of {of}',
+    high=False,
+    default=0.99,
+    help=f'decay of the running mean and covariance of {of}',
   )
 
 
 def init(latent_size: int) -> dict[str, Array]:
   """Returns running sums of first and second moments, with weight 0."""
   return {
-      'first': jnp.zeros(latent_size),
-      'second': jnp.zeros((latent_size, latent_size)),
-      'weight': jnp.zeros(()),
+    'first': jnp.zeros(latent_size),
+    'second': jnp.zeros((latent_size, latent_size)),
+    'weight': jnp.zeros(()),
   }
 
 
 def update(
-    moments: dict[str, Array], points: Array, decay: float
+  moments: dict[str, Array], points: Array, decay: float
 ) -> dict[str, Array]:
   """Moves the running moments towards those of points [n, D]."""
   mix = lambda old, new: decay * old + (1.0 - decay) * new
   # in full float32, because the covariance is a difference of two moments
   second = jnp.matmul(points.T, points, precision=jax.lax.Precision.HIGHEST)
   return {
-      'first': mix(moments['first'], jnp.mean(points, axis=0)),
-      'second': mix(moments['second'], second / points.shape[0]),
-      'weight': mix(moments['weight'], 1.0),
+    'first': mix(moments['first'], jnp.mean(points, axis=0)),
+    'second': mix(moments['second'], second / points.shape[0]),
+    'weight': mix(moments['weight'], 1.0),
   }
 
 
@@ -84,7 +84,7 @@ def root(moments: dict[str, Array]) -> Array:
 
 
 def affine_match(
-    u: Array, own: dict[str, Array], wanted: dict[str, Array]
+  u: Array, own: dict[str, Array], wanted: dict[str, Array]
 ) -> Array:
   """Maps points to the wanted mean and covariance.
 
@@ -103,7 +103,7 @@ def affine_match(
   own_mean, _ = mean_and_covariance(own)
   mean, _ = mean_and_covariance(wanted)
   white = jax.scipy.linalg.solve_triangular(
-      root(own), (u - own_mean).T, lower=True
+    root(own), (u - own_mean).T, lower=True
   )
   highest = jax.lax.Precision.HIGHEST  # latents in full float32
   return mean + jnp.matmul(root(wanted), white, precision=highest).T
@@ -119,8 +119,8 @@ def update_distance(distances: dict[str, Array], z: Array) -> dict[str, Array]:
   new = jnp.mean(jax.vmap(svgd.mean_square_distance)(z))
   mix = lambda old, new: _DISTANCE_DECAY * old + (1.0 - _DISTANCE_DECAY) * new
   return {
-      'distance': mix(distances['distance'], new),
-      'weight': mix(distances['weight'], 1.0),
+    'distance': mix(distances['distance'], new),
+    'weight': mix(distances['weight'], 1.0),
   }
 
 

@@ -44,7 +44,7 @@ def weight_penalty(params) -> Array:
 
 
 def gradient_penalty(
-    decode_fn: Callable[[Array], Array], z: Array, direction: Array
+  decode_fn: Callable[[Array], Array], z: Array, direction: Array
 ) -> Array:
   """Returns |J v|^2; its mean over v ~ N(0, I) is |J|^2 (Frobenius).
 
@@ -74,10 +74,10 @@ class RaeL2(ae.Ae):
   label: ClassVar[str] = 'RAE-L2'
 
   embedding_weight: float = fields.at_least(
-      0, default=0.05, help='weight of |z|^2 / 2, in nats'
+    0, default=0.05, help='weight of |z|^2 / 2, in nats'
   )
   decoder_weight: float = fields.at_least(
-      0, default=4e-4, help="weight of the decoder's |weights|^2, in nats"
+    0, default=4e-4, help="weight of the decoder's |weights|^2, in nats"
   )
 
   def penalty_fn(self, model: model_lib.Model) -> ae.PenaltyFn:
@@ -88,7 +88,7 @@ class RaeL2(ae.Ae):
       embedding = embedding_penalty(z)
       weights = weight_penalty(params['decoder'])
       penalty = (
-          self.embedding_weight * embedding + self.decoder_weight * weights
+        self.embedding_weight * embedding + self.decoder_weight * weights
       )
       return penalty, {'embedding': embedding, 'decoder_l2': weights}
 
@@ -103,12 +103,12 @@ class RaeGp(ae.Ae):
   label: ClassVar[str] = 'RAE-GP'
 
   embedding_weight: float = fields.at_least(
-      0, default=0.05, help='weight of |z|^2 / 2, in nats'
+    0, default=0.05, help='weight of |z|^2 / 2, in nats'
   )
   # The default is the mean cost of noise in z with standard deviation 0.1: at
   # scale^2 = 0.1 this is 0.1^2 / (2 * 0.1) |J|^2.
   gradient_weight: float = fields.at_least(
-      0, default=0.05, help='weight of |dD / dz|^2, in nats'
+    0, default=0.05, help='weight of |dD / dz|^2, in nats'
   )
 
   def penalty_fn(self, model: model_lib.Model) -> ae.PenaltyFn:
@@ -119,12 +119,10 @@ class RaeGp(ae.Ae):
       decode_fn = functools.partial(model.decode, params)
       directions = base.draw_normal(keys, z.shape[1:])
       gradient = jnp.mean(
-          jax.vmap(functools.partial(gradient_penalty, decode_fn))(
-              z, directions
-          )
+        jax.vmap(functools.partial(gradient_penalty, decode_fn))(z, directions)
       )
       penalty = (
-          self.embedding_weight * embedding + self.gradient_weight * gradient
+        self.embedding_weight * embedding + self.gradient_weight * gradient
       )
       return penalty, {'embedding': embedding, 'gradient_penalty': gradient}
 

@@ -39,22 +39,22 @@ class SteinVae(base.Method):
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
-        gibbs.autoencoder_objective,
-        model=model,
-        inverse_temperature=1.0,
-        num_particles=self.num_particles,
-        kernel=gibbs.encoder_kernel(self.kernel, self.bandwidth),
-        bandwidth=self.bandwidth,
-        bandwidth_factor=self.bandwidth_factor,
-        off_diagonal=self.off_diagonal,
-        whiten=False,
-        latent_energy_weight=0.0,
-        kl_warmup=self.kl_warmup,
+      gibbs.autoencoder_objective,
+      model=model,
+      inverse_temperature=1.0,
+      num_particles=self.num_particles,
+      kernel=gibbs.encoder_kernel(self.kernel, self.bandwidth),
+      bandwidth=self.bandwidth,
+      bandwidth_factor=self.bandwidth_factor,
+      off_diagonal=self.off_diagonal,
+      whiten=False,
+      latent_energy_weight=0.0,
+      kl_warmup=self.kl_warmup,
     )
     phase = base.Phase(objective_fn, model.autoencoder_names())
     algorithm = base.with_normal_prior(model, phase)
     if gibbs.keeps_distance(self.bandwidth, self.num_particles, whiten=False):
       algorithm = algorithm._replace(
-          init_stats=lambda: {'distance': moments.init_distance()}
+        init_stats=lambda: {'distance': moments.init_distance()}
       )
     return algorithm

@@ -20,15 +20,15 @@ Array = jax.Array
 
 
 def objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    beta: float,
-    num_samples: int,
-    kl_warmup: float,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  beta: float,
+  num_samples: int,
+  kl_warmup: float,
 ) -> base.Output:
   """Returns the mean of -ELBO over images.
 
@@ -45,20 +45,18 @@ def objective(
   Returns:
     The loss in nats, and the metrics.
   """
-  z, mean, logvar = model.gaussian_particles(
-      params, images, keys, num_samples
-  )
+  z, mean, logvar = model.gaussian_particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   beta = beta * base.kl_weight(context.progress, kl_warmup)
   bounds = jax.vmap(elbo.elbo, in_axes=(0, 0, 0, None))(
-      log_likelihoods, mean, logvar, beta
+    log_likelihoods, mean, logvar, beta
   )
   loss = -jnp.mean(bounds)
   metrics = {
-      'loss': loss,
-      'reconstruction': -jnp.mean(log_likelihoods),
-      'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
-      **base.posterior_metrics(logvar, z),
+    'loss': loss,
+    'reconstruction': -jnp.mean(log_likelihoods),
+    'kl': jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar)),
+    **base.posterior_metrics(logvar, z),
   }
   return base.Output(loss, metrics)
 
@@ -71,21 +69,21 @@ class Vae(base.Method):
   label: ClassVar[str] = 'VAE'
   encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
   encoder_reason: ClassVar[str] = (
-      'its KL divergence needs the density of the posterior'
+    'its KL divergence needs the density of the posterior'
   )
 
   beta: float = fields.at_least(
-      0, default=1.0, help='weight of the KL divergence; 1 is the ELBO'
+    0, default=1.0, help='weight of the KL divergence; 1 is the ELBO'
   )
   num_samples: int = fields.at_least(
-      1, default=1, help='posterior samples per image and step'
+    1, default=1, help='posterior samples per image and step'
   )
   kl_warmup: float = base.kl_warmup_field()
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
-        objective, model=model, **dataclasses.asdict(self)
+      objective, model=model, **dataclasses.asdict(self)
     )
     phase = base.Phase(objective_fn, model.autoencoder_names())
     return base.with_normal_prior(model, phase)
@@ -103,5 +101,5 @@ class BetaVae(Vae):
   label: ClassVar[str] = 'Beta-VAE'
 
   beta: float = fields.at_least(
-      0, default=4.0, help='weight of the KL divergence'
+    0, default=4.0, help='weight of the KL divergence'
   )

@@ -35,14 +35,14 @@ def log_prior(params, stats, z: Array, *, model: model_lib.Model) -> Array:
 
 
 def objective(
-    params,
-    images: Array,
-    keys: Array,
-    context: base.Context,
-    *,
-    model: model_lib.Model,
-    num_samples: int,
-    kl_warmup: float,
+  params,
+  images: Array,
+  keys: Array,
+  context: base.Context,
+  *,
+  model: model_lib.Model,
+  num_samples: int,
+  kl_warmup: float,
 ) -> base.Output:
   """Returns the mean of -ELBO over images, under the VampPrior.
 
@@ -62,12 +62,10 @@ def objective(
   Returns:
     The loss in nats, and the metrics.
   """
-  z, mean, logvar = model.gaussian_particles(
-      params, images, keys, num_samples
-  )
+  z, mean, logvar = model.gaussian_particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   log_prior_fn = functools.partial(
-      log_prior, params, context.stats, model=model
+    log_prior, params, context.stats, model=model
   )
   log_weight_fn = functools.partial(elbo.log_weight, log_prior_fn=log_prior_fn)
   over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
@@ -77,10 +75,10 @@ def objective(
   weight = base.kl_weight(context.progress, kl_warmup)
   loss = reconstruction + weight * kl
   metrics = {
-      'loss': loss,
-      'reconstruction': reconstruction,
-      'kl': kl,
-      **base.posterior_metrics(logvar, z),
+    'loss': loss,
+    'reconstruction': reconstruction,
+    'kl': kl,
+    **base.posterior_metrics(logvar, z),
   }
   return base.Output(loss, metrics)
 
@@ -89,9 +87,9 @@ def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
   """Draws z [N, D] from the posteriors of random pseudo-inputs."""
   del stats
   means, logvars = prior_components(params, model=model)
-  chosen = jax.vmap(
-      lambda key: jax.random.randint(key, (), 0, means.shape[0])
-  )(base.fold_in(keys, 1))
+  chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, means.shape[0]))(
+    base.fold_in(keys, 1)
+  )
   noise = base.draw_normal(keys, means.shape[1:])
   return means[chosen] + jnp.exp(0.5 * logvars[chosen]) * noise
 
@@ -104,23 +102,23 @@ class Vamp(base.Method):
   label: ClassVar[str] = 'VampPrior'
   encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
   encoder_reason: ClassVar[str] = (
-      'its prior is a mixture of posterior densities'
+    'its prior is a mixture of posterior densities'
   )
 
   num_samples: int = fields.at_least(
-      1, default=1, help='posterior samples per image and step'
+    1, default=1, help='posterior samples per image and step'
   )
   kl_warmup: float = base.kl_warmup_field()
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
     self.require_encoder(model.encoder)
     objective_fn = functools.partial(
-        objective, model=model, **dataclasses.asdict(self)
+      objective, model=model, **dataclasses.asdict(self)
     )
     trains = (*model.autoencoder_names(), 'pseudo_inputs')
     return base.Algorithm(
-        phases=(base.Phase(objective_fn, trains),),
-        init_stats=tuple,
-        generate=functools.partial(generate, model=model),
-        log_prior=functools.partial(log_prior, model=model),
+      phases=(base.Phase(objective_fn, trains),),
+      init_stats=tuple,
+      generate=functools.partial(generate, model=model),
+      log_prior=functools.partial(log_prior, model=model),
     )

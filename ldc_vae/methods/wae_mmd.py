@@ -48,7 +48,10 @@ class WaeMmd(base.Method):
   name: ClassVar[str] = 'wae_mmd'
   label: ClassVar[str] = 'WAE-MMD'
   encoders: ClassVar[tuple[str, ...]] = (
-      'deterministic', 'gaussian', 'implicit', 'warped'
+    'deterministic',
+    'gaussian',
+    'implicit',
+    'warped',
   )
   encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
   defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
@@ -58,7 +61,7 @@ class WaeMmd(base.Method):
   # Here -log p is |x - y|^2 / (2 scale^2), or 5 |x - y|^2 at scale^2 = 0.1, and
   # the MMD is a mean over scales. So the weight is 10 * 7 * 5 / 0.05 = 7000.
   mmd_weight: float = fields.at_least(
-      0, default=7000.0, help='weight of the squared MMD, in nats'
+    0, default=7000.0, help='weight of the squared MMD, in nats'
   )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
@@ -70,7 +73,7 @@ class WaeMmd(base.Method):
       return self.mmd_weight * mmd, {'mmd': mmd}
 
     objective_fn = functools.partial(
-        ae.objective, model=model, penalty_fn=penalty_fn
+      ae.objective, model=model, penalty_fn=penalty_fn
     )
     # the discrepancy compares sets, so it is not a mean over images
     phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)

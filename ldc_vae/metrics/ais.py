@@ -79,20 +79,20 @@ def sigmoid_schedule(num_temperatures: int, steepness: float = 4.0) -> Array:
   """
   if num_temperatures < 1:
     raise ValueError(
-        f'num_temperatures={num_temperatures} gives no path; use 1 or more'
+      f'num_temperatures={num_temperatures} gives no path; use 1 or more'
     )
   b = jax.nn.sigmoid(jnp.linspace(-steepness, steepness, num_temperatures + 1))
   return (b - b[0]) / (b[-1] - b[0])
 
 
 def ais(
-    key: Array,
-    z: Array,
-    log_initial_fn: LogDensityFn,
-    log_target_fn: LogDensityFn,
-    inverse_temperatures: Array,
-    step_sizes: Array,
-    num_leapfrog: int,
+  key: Array,
+  z: Array,
+  log_initial_fn: LogDensityFn,
+  log_target_fn: LogDensityFn,
+  inverse_temperatures: Array,
+  step_sizes: Array,
+  num_leapfrog: int,
 ) -> Result:
   """Runs one chain along the inverse temperatures, in their order.
 
@@ -128,26 +128,29 @@ def ais(
 
   keys = jax.random.split(key, step_sizes.shape[0])
   inputs = (
-      inverse_temperatures[:-1], inverse_temperatures[1:], step_sizes, keys
+    inverse_temperatures[:-1],
+    inverse_temperatures[1:],
+    step_sizes,
+    keys,
   )
   zero = jnp.zeros((), z.dtype)
   (point, log_weight, total), _ = jax.lax.scan(
-      step, (point_fn(z), zero, zero), inputs
+    step, (point_fn(z), zero, zero), inputs
   )
   return Result(log_weight, point.z, total / step_sizes.shape[0])
 
 
 def adapt_step_sizes(
-    key: Array,
-    z: Array,
-    log_initial_fn: LogDensityFn,
-    log_target_fn: LogDensityFn,
-    inverse_temperatures: Array,
-    num_leapfrog: int,
-    *,
-    initial: float = 0.5,
-    acceptance: float = 0.65,
-    gain: float = 0.2,
+  key: Array,
+  z: Array,
+  log_initial_fn: LogDensityFn,
+  log_target_fn: LogDensityFn,
+  inverse_temperatures: Array,
+  num_leapfrog: int,
+  *,
+  initial: float = 0.5,
+  acceptance: float = 0.65,
+  gain: float = 0.2,
 ) -> Array:
   """Finds step sizes with a separate run of chains.
 
@@ -178,9 +181,7 @@ def adapt_step_sizes(
     b, key = inputs
     size = jnp.exp(log_size)
     move = lambda key, point: _hmc(key, point, point_fn, b, size, num_leapfrog)
-    points, rates = jax.vmap(move)(
-        jax.random.split(key, z.shape[0]), points
-    )
+    points, rates = jax.vmap(move)(jax.random.split(key, z.shape[0]), points)
     log_size += gain * (jnp.mean(rates) - acceptance)
     return (points, log_size), size
 
@@ -192,7 +193,7 @@ def adapt_step_sizes(
 
 
 def reverse_path(
-    inverse_temperatures: Array, step_sizes: Array
+  inverse_temperatures: Array, step_sizes: Array
 ) -> tuple[Array, Array]:
   """Returns the path from 1 to 0: b [T + 1] and its step sizes [T]."""
   # The first move is at b_{T-1}. The last one is at b_0, which has no step size
@@ -213,12 +214,12 @@ def _make_point_fn(log_initial_fn, log_target_fn) -> Callable[[Array], _Point]:
 
 
 def _hmc(
-    key: Array,
-    point: _Point,
-    point_fn: Callable[[Array], _Point],
-    b: Array,
-    step_size: Array,
-    num_leapfrog: int,
+  key: Array,
+  point: _Point,
+  point_fn: Callable[[Array], _Point],
+  b: Array,
+  step_size: Array,
+  num_leapfrog: int,
 ) -> tuple[_Point, Array]:
   """Makes one step of Hamiltonian Monte Carlo; also returns its acceptance."""
   momentum_key, accept_key = jax.random.split(key)
@@ -231,19 +232,19 @@ def _hmc(
     return point, momentum + 0.5 * step_size * point.score(b)
 
   proposal, momentum = jax.lax.fori_loop(
-      0, num_leapfrog, leapfrog, (point, start)
+    0, num_leapfrog, leapfrog, (point, start)
   )
   kinetic = lambda momentum: 0.5 * jnp.sum(jnp.square(momentum))
   log_ratio = (
-      proposal.log_density(b)
-      - point.log_density(b)
-      + kinetic(start)
-      - kinetic(momentum)
+    proposal.log_density(b)
+    - point.log_density(b)
+    + kinetic(start)
+    - kinetic(momentum)
   )
   # a move that overflowed is rejected
   log_ratio = jnp.where(jnp.isfinite(log_ratio), log_ratio, -jnp.inf)
   accepted = jnp.log(jax.random.uniform(accept_key)) < log_ratio
   point = jax.tree.map(
-      lambda new, old: jnp.where(accepted, new, old), proposal, point
+    lambda new, old: jnp.where(accepted, new, old), proposal, point
   )
   return point, jnp.exp(jnp.minimum(log_ratio, 0.0))

@@ -50,6 +50,6 @@ def _check(probabilities: chex.Array) -> np.ndarray:
   chex.assert_rank(probabilities, 2)
   if not probabilities.size:
     raise ValueError(
-        f'probabilities have shape {probabilities.shape}: there is no image'
+      f'probabilities have shape {probabilities.shape}: there is no image'
     )
   return probabilities

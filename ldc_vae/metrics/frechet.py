@@ -32,7 +32,7 @@ def frechet_distance(x: chex.Array, y: chex.Array) -> float:
 
 
 def frechet_from_moments(
-    mean1: chex.Array, cov1: chex.Array, mean2: chex.Array, cov2: chex.Array
+  mean1: chex.Array, cov1: chex.Array, mean2: chex.Array, cov2: chex.Array
 ) -> float:
   """Returns |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^{1/2}), at least 0.
 
@@ -56,13 +56,13 @@ def frechet_from_moments(
   chex.assert_equal_shape([mean1, mean2])
   chex.assert_shape([cov1, cov2], (mean1.size, mean1.size))
   cross = np.linalg.svd(
-      _matrix_sqrt(cov1) @ _matrix_sqrt(cov2), compute_uv=False
+    _matrix_sqrt(cov1) @ _matrix_sqrt(cov2), compute_uv=False
   )
   squared = (
-      np.sum(np.square(mean1 - mean2))
-      + np.trace(cov1)
-      + np.trace(cov2)
-      - 2.0 * np.sum(cross)
+    np.sum(np.square(mean1 - mean2))
+    + np.trace(cov1)
+    + np.trace(cov2)
+    - 2.0 * np.sum(cross)
   )
   return float(max(squared, 0.0))  # rounding makes it negative at equal moments
 
@@ -78,7 +78,7 @@ def moments(x: chex.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_components(
-    reference: chex.Array, num_components: int
+  reference: chex.Array, num_components: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the first principal components of a reference set.
 
@@ -108,7 +108,7 @@ def fit_components(
   gram = x @ x.T if wide else x.T @ x
   size = len(gram)
   _, vectors = scipy.linalg.eigh(
-      gram, subset_by_index=[size - num_components, size - 1]
+    gram, subset_by_index=[size - num_components, size - 1]
   )
   vectors = vectors[:, ::-1]  # eigh sorts in ascending order
   if wide:
@@ -119,7 +119,7 @@ def fit_components(
 
 
 def project(
-    x: chex.Array, mean: chex.Array, components: chex.Array
+  x: chex.Array, mean: chex.Array, components: chex.Array
 ) -> np.ndarray:
   """Returns coordinates [n, K] of images x [n, P] on components [K, P]."""
   mean, components = np.asarray(mean), np.asarray(components)
@@ -136,8 +136,8 @@ def as_finite(x: chex.Array) -> np.ndarray:
   num_bad = int(np.sum(~np.isfinite(x)))
   if num_bad:
     raise ValueError(
-        f'{num_bad} of {x.size} features are not finite; check whether their'
-        ' images are finite'
+      f'{num_bad} of {x.size} features are not finite; check whether their'
+      ' images are finite'
     )
   return x
 

@@ -41,9 +41,9 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def paired_difference(
-    values: Mapping[int, float],
-    reference: Mapping[int, float],
-    confidence: float,
+  values: Mapping[int, float],
+  reference: Mapping[int, float],
+  confidence: float,
 ) -> Difference | None:
   """Returns the mean of value - reference over common seeds, with an interval.
 

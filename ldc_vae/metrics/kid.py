@@ -12,12 +12,12 @@ Array = jax.Array
 
 
 def kernel_distance(
-    x: chex.Array,
-    y: chex.Array,
-    *,
-    num_subsets: int,
-    subset_size: int,
-    seed: int,
+  x: chex.Array,
+  y: chex.Array,
+  *,
+  num_subsets: int,
+  subset_size: int,
+  seed: int,
 ) -> np.ndarray:
   """Returns kernel distances (KID) of random subsets of two sets of features.
 
@@ -43,22 +43,22 @@ def kernel_distance(
   size = min(subset_size, len(x), len(y))
   if size < 2:
     raise ValueError(
-        f'subsets of {size} vectors have no unbiased kernel distance; give at'
-        ' least 2 vectors'
+      f'subsets of {size} vectors have no unbiased kernel distance; give at'
+      ' least 2 vectors'
     )
   if size == len(x) == len(y):
     num_subsets = 1  # all subsets would be equal
   rng = np.random.default_rng(seed)
   distance_fn = jax.jit(polynomial_mmd)
   return np.array(
-      [
-          distance_fn(
-              x[rng.choice(len(x), size, replace=False)],
-              y[rng.choice(len(y), size, replace=False)],
-          )
-          for _ in range(num_subsets)
-      ],
-      np.float32,
+    [
+      distance_fn(
+        x[rng.choice(len(x), size, replace=False)],
+        y[rng.choice(len(y), size, replace=False)],
+      )
+      for _ in range(num_subsets)
+    ],
+    np.float32,
   )
 
 
@@ -78,9 +78,9 @@ def polynomial_mmd(x: Array, y: Array) -> Array:
   chex.assert_rank([x, y], 2)
   chex.assert_equal(x.shape[1], y.shape[1])
   return (
-      _mean_kernel(x, x, same=True)
-      + _mean_kernel(y, y, same=True)
-      - 2.0 * _mean_kernel(x, y, same=False)
+    _mean_kernel(x, x, same=True)
+    + _mean_kernel(y, y, same=True)
+    - 2.0 * _mean_kernel(x, y, same=False)
   )
 
 

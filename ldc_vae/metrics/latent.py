@@ -25,11 +25,11 @@ LARGEST_MISSED_SHARE = 0.05
 
 
 def missed_share(
-    reference: np.ndarray,
-    samples: np.ndarray,
-    *,
-    num_cells: int = 50,
-    seed: int = 0,
+  reference: np.ndarray,
+  samples: np.ndarray,
+  *,
+  num_cells: int = 50,
+  seed: int = 0,
 ) -> float:
   """Returns the share of a set that samples visit less than half as often.
 
@@ -61,11 +61,11 @@ def missed_share(
 
 
 def mmd(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    scales: Sequence[float] = WAE_SCALES,
-    block_size: int = 512,
+  x: ArrayLike,
+  y: ArrayLike,
+  *,
+  scales: Sequence[float] = WAE_SCALES,
+  block_size: int = 512,
 ) -> Array:
   """Returns the unbiased squared maximum mean discrepancy (MMD).
 
@@ -90,8 +90,8 @@ def mmd(
   chex.assert_equal(x.shape[1], y.shape[1])
   if min(len(x), len(y)) < 2:
     raise ValueError(
-        f'{len(x)} and {len(y)} latents have no unbiased MMD; give at least 2'
-        ' of each'
+      f'{len(x)} and {len(y)} latents have no unbiased MMD; give at least 2'
+      ' of each'
     )
   if not scales or min(scales) <= 0:
     raise ValueError(f'scales={tuple(scales)} must be positive numbers')
@@ -100,14 +100,14 @@ def mmd(
   x, y = x - center, y - center
   constants = tuple(2.0 * x.shape[1] * scale for scale in scales)
   return (
-      _mean_kernel(x, x, constants, block_size, same=True)
-      + _mean_kernel(y, y, constants, block_size, same=True)
-      - 2.0 * _mean_kernel(x, y, constants, block_size, same=False)
+    _mean_kernel(x, x, constants, block_size, same=True)
+    + _mean_kernel(y, y, constants, block_size, same=True)
+    - 2.0 * _mean_kernel(x, y, constants, block_size, same=False)
   )
 
 
 def sliced_wasserstein(
-    x: ArrayLike, y: ArrayLike, key: Array, num_projections: int
+  x: ArrayLike, y: ArrayLike, key: Array, num_projections: int
 ) -> Array:
   """Returns sqrt(E_theta W_2^2(theta^T x, theta^T y)), a sliced distance.
 
@@ -139,9 +139,9 @@ def sliced_wasserstein(
 
 
 def active_units(
-    means: Array,
-    mean_variances: Array | None = None,
-    threshold: float = 0.01,
+  means: Array,
+  mean_variances: Array | None = None,
+  threshold: float = 0.01,
 ) -> Array:
   """Returns the number of active latents, those with Var_x E[z|x] > threshold.
 
@@ -169,16 +169,14 @@ def active_units(
   return jnp.where(jnp.all(jnp.isfinite(variances)), count, jnp.nan)
 
 
-@functools.partial(
-    jax.jit, static_argnames=('constants', 'block_size', 'same')
-)
+@functools.partial(jax.jit, static_argnames=('constants', 'block_size', 'same'))
 def _mean_kernel(
-    a: Array,
-    b: Array,
-    constants: tuple[float, ...],
-    block_size: int,
-    *,
-    same: bool,
+  a: Array,
+  b: Array,
+  constants: tuple[float, ...],
+  block_size: int,
+  *,
+  same: bool,
 ) -> Array:
   """Returns the mean kernel of all pairs a [n, D], b [m, D].
 
@@ -198,9 +196,9 @@ def _mean_kernel(
   def block_means(args):
     rows, block = args
     squared = (
-        jnp.sum(jnp.square(block), axis=1)[:, None]
-        + squared_b[None]
-        - 2.0 * jnp.matmul(block, b.T, precision=jax.lax.Precision.HIGHEST)
+      jnp.sum(jnp.square(block), axis=1)[:, None]
+      + squared_b[None]
+      - 2.0 * jnp.matmul(block, b.T, precision=jax.lax.Precision.HIGHEST)
     )
     squared = jnp.maximum(squared, 0.0)  # [B, m], rounding may be negative
     kernel = sum(c / (c + squared) for c in constants) / len(constants)
@@ -213,7 +211,7 @@ def _mean_kernel(
 
 
 def _common_quantiles(
-    n: int, m: int
+  n: int, m: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns the common steps of two quantile functions.
 

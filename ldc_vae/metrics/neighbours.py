@@ -16,7 +16,7 @@ _BLOCK_NUMBERS = 2**24  # numbers of the reference at once: 64 MB
 
 
 def precision_recall_density_coverage(
-    real: chex.Array, fake: chex.Array, num_neighbours: int
+  real: chex.Array, fake: chex.Array, num_neighbours: int
 ) -> dict[str, float]:
   """Returns the fidelity and the diversity of a set of features.
 
@@ -47,8 +47,8 @@ def precision_recall_density_coverage(
   chex.assert_equal(real.shape[1], fake.shape[1])
   if not 1 <= num_neighbours < min(len(real), len(fake)):
     raise ValueError(
-        f'num_neighbours={num_neighbours} must be at least 1 and less than the'
-        f' sizes of the two sets, {len(real)} and {len(fake)}'
+      f'num_neighbours={num_neighbours} must be at least 1 and less than the'
+      f' sizes of the two sets, {len(real)} and {len(fake)}'
     )
   real_radii = _neighbour_distances(real, num_neighbours)
   fake_radii = _neighbour_distances(fake, num_neighbours)
@@ -61,10 +61,10 @@ def precision_recall_density_coverage(
     covered.append(np.any(inside, axis=1))
     recalled.append(np.any(squared < fake_radii[None], axis=1))
   return {
-      'precision': float(np.mean(num_balls > 0)),
-      'recall': float(np.mean(np.concatenate(recalled))),
-      'density': float(np.mean(num_balls)) / num_neighbours,
-      'coverage': float(np.mean(np.concatenate(covered))),
+    'precision': float(np.mean(num_balls > 0)),
+    'recall': float(np.mean(np.concatenate(recalled))),
+    'density': float(np.mean(num_balls)) / num_neighbours,
+    'coverage': float(np.mean(np.concatenate(covered))),
   }
 
 
@@ -118,7 +118,7 @@ def _neighbour_distances(x: np.ndarray, num_neighbours: int) -> np.ndarray:
 
 
 def _blocks(
-    x: np.ndarray, y: np.ndarray
+  x: np.ndarray, y: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields row numbers [B] of x [n, F] and their squared distances [B, m]."""
   # Both are centred: far from 0, distances from a matmul lose digits.

@@ -17,7 +17,7 @@ _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def kernel_stein_discrepancy(
-    points: Array, scores: Array, scale: Array | float
+  points: Array, scores: Array, scale: Array | float
 ) -> Array:
   """Returns the unbiased squared Stein discrepancy of a sample and p.
 
@@ -57,8 +57,8 @@ def kernel_stein_discrepancy(
   across = _matmul(scores, x.T)
   drift = own[:, None] + own[None] - across - across.T
   stein_kernel = kernel * (
-      _matmul(scores, scores.T)
-      + inverse * (drift + dim - 3.0 * inverse * squared)
+    _matmul(scores, scores.T)
+    + inverse * (drift + dim - 3.0 * inverse * squared)
   )
   rows = jnp.arange(num)
   stein_kernel = jnp.where(rows[:, None] == rows[None], 0.0, stein_kernel)
@@ -67,7 +67,7 @@ def kernel_stein_discrepancy(
 
 
 def mixture_score(
-    points: Array, means: Array, logvars: Array, *, block_size: int = 128
+  points: Array, means: Array, logvars: Array, *, block_size: int = 128
 ) -> Array:
   """Returns grad log (1/N) sum_i N(z; m_i, diag exp(l_i)) at points z.
 
@@ -93,9 +93,9 @@ def mixture_score(
 
   def block_scores(z):
     squared = (
-        _matmul(jnp.square(z), precisions.T)
-        - 2.0 * _matmul(z, pulls.T)
-        + offsets[None]
+      _matmul(jnp.square(z), precisions.T)
+      - 2.0 * _matmul(z, pulls.T)
+      + offsets[None]
     )
     weights = jax.nn.softmax(-0.5 * squared, axis=1)  # [B, N]
     return _matmul(weights, pulls) - z * _matmul(weights, precisions)

@@ -29,11 +29,11 @@ class ConvTorso(nn.Module):
     x = images.reshape(-1, *images.shape[-3:]).astype(self.dtype)
     for features in self.channels:
       x = convolution_lib.Conv(
-          features,
-          self.kernel_size,
-          stride=2,
-          implementation=self.convolution,
-          dtype=self.dtype,
+        features,
+        self.kernel_size,
+        stride=2,
+        implementation=self.convolution,
+        dtype=self.dtype,
       )(x)
       if self.normalise:
         x = nn.GroupNorm(math.gcd(8, features), dtype=self.dtype)(x)
@@ -62,17 +62,17 @@ class ConvDecoder(nn.Module):
     x = nn.relu(x).reshape(-1, rows, columns, widths[0])
     for features in (*widths[1:], widths[-1]):
       x = convolution_lib.ConvTranspose(
-          features,
-          self.kernel_size,
-          stride=2,
-          implementation=self.convolution,
-          dtype=self.dtype,
+        features,
+        self.kernel_size,
+        stride=2,
+        implementation=self.convolution,
+        dtype=self.dtype,
       )(x)
       if self.normalise:
         x = nn.GroupNorm(math.gcd(8, features), dtype=self.dtype)(x)
       x = nn.relu(x)
     x = convolution_lib.Conv(
-        colours, 3, implementation=self.convolution, dtype=self.dtype
+      colours, 3, implementation=self.convolution, dtype=self.dtype
     )(x)
     # where the factor does not divide the image's sides, keep the middle
     top = (x.shape[1] - height) // 2
@@ -82,12 +82,12 @@ class ConvDecoder(nn.Module):
 
 
 def create(
-    sizes: Sizes,
-    image_shape: tuple[int, int, int],
-    dtype: Dtype,
-    convolution: str,
-    *,
-    wide: bool = False,
+  sizes: Sizes,
+  image_shape: tuple[int, int, int],
+  dtype: Dtype,
+  convolution: str,
+  *,
+  wide: bool = False,
 ) -> tuple[ConvTorso, ConvDecoder]:
   """Returns the torso and the decoder, see `model.ARCHITECTURES`.
 
@@ -103,10 +103,10 @@ def create(
     The torso and the decoder.
   """
   options = dict(
-      kernel_size=5 if wide else 4,
-      normalise=wide,
-      dtype=dtype,
-      convolution=convolution_lib.choose(convolution, wide=wide),
+    kernel_size=5 if wide else 4,
+    normalise=wide,
+    dtype=dtype,
+    convolution=convolution_lib.choose(convolution, wide=wide),
   )
   torso = ConvTorso(sizes.channels, **options)
   return torso, ConvDecoder(sizes.channels, image_shape, **options)

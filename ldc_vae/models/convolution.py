@@ -83,8 +83,8 @@ def choose(implementation: str, *, wide: bool = False) -> str:
   """
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
-        f'convolution={implementation!r} is unknown; known:'
-        f' {", ".join(IMPLEMENTATIONS)}'
+      f'convolution={implementation!r} is unknown; known:'
+      f' {", ".join(IMPLEMENTATIONS)}'
     )
   if implementation != 'auto':
     return implementation
@@ -97,7 +97,7 @@ def choose(implementation: str, *, wide: bool = False) -> str:
 
 
 def convolve(
-    x: Array, kernel: Array, *, stride: int, implementation: str
+  x: Array, kernel: Array, *, stride: int, implementation: str
 ) -> Array:
   """y[o] = sum_t x[s o + t - p] kernel[t], padding SAME.
 
@@ -128,7 +128,7 @@ def convolve(
 
 
 def convolve_transposed(
-    x: Array, kernel: Array, *, stride: int, implementation: str
+  x: Array, kernel: Array, *, stride: int, implementation: str
 ) -> Array:
   """y[o] = sum of x[i] kernel[t] over s i = o + t - p, padding SAME.
 
@@ -145,7 +145,7 @@ def convolve_transposed(
   implementation = choose(implementation)
   if implementation == 'native':
     return lax.conv_transpose(
-        x, kernel, (stride, stride), 'SAME', dimension_numbers=_LAYOUT
+      x, kernel, (stride, stride), 'SAME', dimension_numbers=_LAYOUT
     )
   size, _, channels, features = kernel.shape
   height, width = x.shape[1:3]
@@ -155,7 +155,7 @@ def convolve_transposed(
   overlap_cost = height * width * _cost(size**2 * features, channels)
   num_blocks = (height + more) * (width + more)
   blocks_cost = num_blocks * _cost(
-      (more + 1) ** 2 * channels, stride**2 * features
+    (more + 1) ** 2 * channels, stride**2 * features
   )
   if implementation == 'patches' and overlap_cost <= blocks_cost:
     y = _by_overlap_add(x, kernel, stride)
@@ -179,10 +179,10 @@ def _layer(module, x, function):
   bias = module.param('bias', nn.initializers.zeros_init(), (features,))
   x, kernel, bias = (each.astype(module.dtype) for each in (x, kernel, bias))
   y = function(
-      x,
-      kernel,
-      stride=module.stride,
-      implementation=module.implementation,
+    x,
+    kernel,
+    stride=module.stride,
+    implementation=module.implementation,
   )
   return y + bias
 
@@ -190,7 +190,7 @@ def _layer(module, x, function):
 def _native(x, kernel, stride, pads):
   """XLA's convolution, with the pads of `_by_patches`, or 'SAME'."""
   return lax.conv_general_dilated(
-      x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT
+    x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT
   )
 
 
@@ -288,8 +288,11 @@ def _overlap_add(x, size, stride):
   for n, (a, row, b) in enumerate(_pieces(size, stride)):
     part = x[:, :, None, :, n * channels : (n + 1) * channels]
     around = (
-        (0, 0), (a, num - 1 - a), (row, stride - 1 - row), (b, num - 1 - b),
-        (0, 0),
+      (0, 0),
+      (a, num - 1 - a),
+      (row, stride - 1 - row),
+      (b, num - 1 - b),
+      (0, 0),
     )
     parts.append(jnp.pad(part, around))
   height, width = stride * (height + num - 1), stride * (width + num - 1)

@@ -112,7 +112,7 @@ def _normal(keys: Array, *shape: int) -> Array:
 
 
 def _gaussian_particles(
-    apply_fn, images, keys, num_particles, noise_size
+  apply_fn, images, keys, num_particles, noise_size
 ) -> Particles:
   """z = mean + std noise."""
   del noise_size
@@ -123,7 +123,7 @@ def _gaussian_particles(
 
 
 def _particles_of_noise(
-    apply_fn, images, keys, num_particles, noise_size
+  apply_fn, images, keys, num_particles, noise_size
 ) -> Particles:
   """The encoder itself maps noise to particles."""
   noise = _normal(keys, num_particles, noise_size)
@@ -131,7 +131,7 @@ def _particles_of_noise(
 
 
 def _repeated_codes(
-    apply_fn, images, keys, num_particles, noise_size
+  apply_fn, images, keys, num_particles, noise_size
 ) -> Particles:
   """K times the same code."""
   del keys, noise_size
@@ -158,28 +158,28 @@ class Encoder(NamedTuple):
 
 
 ENCODERS = {
-    'gaussian': Encoder(
-        lambda torso, sizes: GaussianEncoder(torso, sizes.latent_size),
-        _gaussian_particles,
+  'gaussian': Encoder(
+    lambda torso, sizes: GaussianEncoder(torso, sizes.latent_size),
+    _gaussian_particles,
+  ),
+  'implicit': Encoder(
+    lambda torso, sizes: ImplicitEncoder(
+      torso, sizes.latent_size, sizes.hidden_sizes[-1]
     ),
-    'implicit': Encoder(
-        lambda torso, sizes: ImplicitEncoder(
-            torso, sizes.latent_size, sizes.hidden_sizes[-1]
-        ),
-        _particles_of_noise,
-        lambda sizes: sizes.noise_size,
+    _particles_of_noise,
+    lambda sizes: sizes.noise_size,
+  ),
+  'warped': Encoder(
+    lambda torso, sizes: WarpedEncoder(
+      torso, sizes.latent_size, sizes.hidden_sizes[-1]
     ),
-    'warped': Encoder(
-        lambda torso, sizes: WarpedEncoder(
-            torso, sizes.latent_size, sizes.hidden_sizes[-1]
-        ),
-        _particles_of_noise,
-        lambda sizes: sizes.latent_size + sizes.noise_size,
-    ),
-    'deterministic': Encoder(
-        lambda torso, sizes: DeterministicEncoder(torso, sizes.latent_size),
-        _repeated_codes,
-    ),
-    # for a method that infers latents without an encoder
-    'none': Encoder(None, None),
+    _particles_of_noise,
+    lambda sizes: sizes.latent_size + sizes.noise_size,
+  ),
+  'deterministic': Encoder(
+    lambda torso, sizes: DeterministicEncoder(torso, sizes.latent_size),
+    _repeated_codes,
+  ),
+  # for a method that infers latents without an encoder
+  'none': Encoder(None, None),
 }

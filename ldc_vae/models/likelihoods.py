@@ -25,19 +25,19 @@ def gaussian(logits: Array, image: Array, log_scale: Array) -> Array:
 
 
 def discretized_logistic(
-    logits: Array, image: Array, log_scale: Array
+  logits: Array, image: Array, log_scale: Array
 ) -> Array:
   """See `elbo.discretized_logistic_log_likelihood`, likewise."""
   return elbo.discretized_logistic_log_likelihood(
-      jax.nn.sigmoid(logits), image, log_scale
+    jax.nn.sigmoid(logits), image, log_scale
   )
 
 
 # name -> (logits [H, W, C], image [H, W, C], log_scale []) -> nats []
 LIKELIHOODS = {
-    'bernoulli': bernoulli,
-    'gaussian': gaussian,
-    'discretized_logistic': discretized_logistic,
+  'bernoulli': bernoulli,
+  'gaussian': gaussian,
+  'discretized_logistic': discretized_logistic,
 }
 
 

@@ -47,19 +47,19 @@ class MlpDecoder(nn.Module):
 
 
 def create(
-    sizes: Sizes,
-    image_shape: tuple[int, int, int],
-    dtype: Dtype,
-    convolution: str,
-    *,
-    gated: bool = False,
+  sizes: Sizes,
+  image_shape: tuple[int, int, int],
+  dtype: Dtype,
+  convolution: str,
+  *,
+  gated: bool = False,
 ) -> tuple[MlpTorso, MlpDecoder]:
   """Returns the torso and the decoder, see `model.ARCHITECTURES`."""
   del convolution  # it has none
   mirrored = tuple(reversed(sizes.hidden_sizes))
   return (
-      MlpTorso(sizes.hidden_sizes, gated, dtype),
-      MlpDecoder(mirrored, image_shape, gated, dtype),
+    MlpTorso(sizes.hidden_sizes, gated, dtype),
+    MlpDecoder(mirrored, image_shape, gated, dtype),
   )
 
 

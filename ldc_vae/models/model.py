@@ -30,10 +30,10 @@ Array = jax.Array
 # maps images [..., H, W, C] to features [..., F], a decoder latents [..., D] to
 # logits [..., H, W, C]
 ARCHITECTURES: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
-    'mlp': mlp.create,
-    'gated_mlp': functools.partial(mlp.create, gated=True),
-    'conv': conv.create,
-    'conv64': functools.partial(conv.create, wide=True),
+  'mlp': mlp.create,
+  'gated_mlp': functools.partial(mlp.create, gated=True),
+  'conv': conv.create,
+  'conv64': functools.partial(conv.create, wide=True),
 }
 
 
@@ -68,20 +68,20 @@ class Model(NamedTuple):
     image = jnp.zeros((1, *self.image_shape))
     z = jnp.zeros((1, self.latent_size))
     inputs = {
-        'encoder': (image,),
-        'decoder': (z,),
-        'sampler': (z,),
-        'energy': (z,),
-        'discriminator': (z,),
-        'pseudo_inputs': (),
-        'scale': (),
+      'encoder': (image,),
+      'decoder': (z,),
+      'sampler': (z,),
+      'energy': (z,),
+      'discriminator': (z,),
+      'pseudo_inputs': (),
+      'scale': (),
     }
     if self.noise_size:
       inputs['encoder'] = (image, jnp.zeros((1, 1, self.noise_size)))
     keys = jax.random.split(key, len(names))
     return {
-        name: self.modules[name].init(keys[i], *inputs[name])
-        for i, name in enumerate(names)
+      name: self.modules[name].init(keys[i], *inputs[name])
+      for i, name in enumerate(names)
     }
 
   def autoencoder_names(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class Model(NamedTuple):
     return (*encoder, 'decoder', *(('scale',) if self.learn_scale else ()))
 
   def particles(
-      self, params, images: Array, keys: Array, num_particles: int
+    self, params, images: Array, keys: Array, num_particles: int
   ) -> encoders.Particles:
     """K reparameterised posterior particles of each image.
 
@@ -108,12 +108,12 @@ class Model(NamedTuple):
     particles_fn = encoders.ENCODERS[self.encoder].particles_fn
     assert particles_fn is not None, 'there is no encoder'
     apply_fn = functools.partial(
-        self.modules['encoder'].apply, params['encoder']
+      self.modules['encoder'].apply, params['encoder']
     )
     return particles_fn(apply_fn, images, keys, num_particles, self.noise_size)
 
   def gaussian_particles(
-      self, params, images: Array, keys: Array, num_particles: int
+    self, params, images: Array, keys: Array, num_particles: int
   ) -> tuple[Array, Array, Array]:
     """`particles` of a gaussian encoder, with their mean and logvar."""
     z, mean, logvar = self.particles(params, images, keys, num_particles)
@@ -147,16 +147,16 @@ class Model(NamedTuple):
 
 
 def create_model(
-    image_shape: tuple[int, int, int],
-    sizes: Sizes,
-    *,
-    architecture: str = 'mlp',
-    encoder: str = 'gaussian',
-    likelihood: str = 'gaussian',
-    scale: float = 0.1**0.5,
-    learn_scale: bool = False,
-    dtype: str = 'float32',
-    convolution: str = 'auto',
+  image_shape: tuple[int, int, int],
+  sizes: Sizes,
+  *,
+  architecture: str = 'mlp',
+  encoder: str = 'gaussian',
+  likelihood: str = 'gaussian',
+  scale: float = 0.1**0.5,
+  learn_scale: bool = False,
+  dtype: str = 'float32',
+  convolution: str = 'auto',
 ) -> Model:
   """Builds the modules of a run; allocates nothing.
 
@@ -176,35 +176,33 @@ def create_model(
     The model.
   """
   torso, decoder = ARCHITECTURES[architecture](
-      sizes, image_shape, jnp.dtype(dtype), convolution
+    sizes, image_shape, jnp.dtype(dtype), convolution
   )
   modules = {
-      'decoder': decoder,
-      'sampler': latent_nets.SamplerNet(
-          sizes.sampler_width, sizes.sampler_blocks
-      ),
-      'energy': latent_nets.LatentEnergy(
-          sizes.energy_width, sizes.energy_blocks
-      ),
-      'discriminator': latent_nets.Discriminator(
-          sizes.energy_width, sizes.energy_blocks
-      ),
-      'pseudo_inputs': latent_nets.PseudoInputs(
-          sizes.num_pseudo_inputs, image_shape
-      ),
-      'scale': likelihoods.ObservationScale(scale),
+    'decoder': decoder,
+    'sampler': latent_nets.SamplerNet(
+      sizes.sampler_width, sizes.sampler_blocks
+    ),
+    'energy': latent_nets.LatentEnergy(sizes.energy_width, sizes.energy_blocks),
+    'discriminator': latent_nets.Discriminator(
+      sizes.energy_width, sizes.energy_blocks
+    ),
+    'pseudo_inputs': latent_nets.PseudoInputs(
+      sizes.num_pseudo_inputs, image_shape
+    ),
+    'scale': likelihoods.ObservationScale(scale),
   }
   create_fn = encoders.ENCODERS[encoder].create_fn
   if create_fn is not None:
     modules['encoder'] = create_fn(torso, sizes)
   return Model(
-      modules=modules,
-      image_shape=image_shape,
-      sizes=sizes,
-      encoder=encoder,
-      likelihood=likelihood,
-      scale=scale,
-      learn_scale=learn_scale,
+    modules=modules,
+    image_shape=image_shape,
+    sizes=sizes,
+    encoder=encoder,
+    likelihood=likelihood,
+    scale=scale,
+    learn_scale=learn_scale,
   )
 
 

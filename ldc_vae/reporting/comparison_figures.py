@@ -10,6 +10,7 @@ from matplotlib.backends import backend_agg
 import numpy as np
 from scipy import optimize
 
+from ldc_vae import formats
 from ldc_vae import names
 from ldc_vae.reporting import latent_map
 from ldc_vae.reporting import style
@@ -24,11 +25,11 @@ Estimate = tuple[float, float | None]
 
 
 def samples(
-    images: Mapping[str, np.ndarray],
-    path: style.PathLike,
-    *,
-    distances: Mapping[str, float | None],
-    title: str,
+  images: Mapping[str, np.ndarray],
+  path: style.PathLike,
+  *,
+  distances: Mapping[str, float | None],
+  title: str,
 ) -> pathlib.Path:
   """Draws one row of images per method, with its distance.
 
@@ -45,24 +46,24 @@ def samples(
   """
   numbers = [distances.get(label) for label in images]
   return tiles.write_tiles(
-      [tiles.checked_images(x, label) for label, x in images.items()],
-      path,
-      title=title,
-      note='Unselected: the first that were drawn.',
-      row_labels=[
-          (label, '' if x is None else f'Fréchet {names.format_number(x)}')
-          for label, x in zip(images, numbers)
-      ],
-      breaks=() if next(iter(images)) in distances else (0,),
+    [tiles.checked_images(x, label) for label, x in images.items()],
+    path,
+    title=title,
+    note='Unselected: the first that were drawn.',
+    row_labels=[
+      (label, '' if x is None else f'Fréchet {formats.format_number(x)}')
+      for label, x in zip(images, numbers)
+    ],
+    breaks=() if next(iter(images)) in distances else (0,),
   )
 
 
 def bars(
-    values: Mapping[str, Mapping[str, Estimate]],
-    path: style.PathLike,
-    *,
-    family: str,
-    title: str,
+  values: Mapping[str, Mapping[str, Estimate]],
+  path: style.PathLike,
+  *,
+  family: str,
+  title: str,
 ) -> pathlib.Path:
   """Draws the distance of every latent source, one panel per method.
 
@@ -78,18 +79,24 @@ def bars(
   """
   with style.applied():
     every = [
-        value + (error or 0.0)
-        for each in values.values() for value, error in each.values()
+      value + (error or 0.0)
+      for each in values.values()
+      for value, error in each.values()
     ]
     if not every:
       return style.write_no_data(path, title, f'no finite {family}/* value')
     sources = sorted(
-        {source for each in values.values() for source in each},
-        key=names.source_rank,
+      {source for each in values.values() for source in each},
+      key=names.source_rank,
     )
     fig, panels = style.panels(
-        len(values), 3, (2.6, 0.19 * len(sources) + 0.4), margins=(1.1, 0.9),
-        min_width=6.3, sharex=True, sharey=True,
+      len(values),
+      3,
+      (2.6, 0.19 * len(sources) + 0.4),
+      margins=(1.1, 0.9),
+      min_width=6.3,
+      sharex=True,
+      sharey=True,
     )
     logarithmic = style.set_bar_limits(panels[0], every, room=0.33)
     for panel, (label, each) in zip(panels, values.items()):
@@ -100,19 +107,19 @@ def bars(
     scale = ', logarithmic axis' if logarithmic else ''
     style.set_title(fig, title)
     style.set_caption(
-        fig,
-        f'{_words(family)}{scale}; lower is better. Lines: ± one standard error'
-        ' over seeds. Light blue: bounds for every sampler with this decoder.'
-        ' Red: the method\'s own generator.',
+      fig,
+      f'{_words(family)}{scale}; lower is better. Lines: ± one standard error'
+      ' over seeds. Light blue: bounds for every sampler with this decoder.'
+      " Red: the method's own generator.",
     )
     return style.write_figure(fig, path)
 
 
 def latents(
-    points: Mapping[str, Mapping[str, np.ndarray]],
-    path: style.PathLike,
-    *,
-    title: str,
+  points: Mapping[str, Mapping[str, np.ndarray]],
+  path: style.PathLike,
+  *,
+  title: str,
 ) -> pathlib.Path:
   """Draws the generator's latents over the aggregate's, a panel per method.
 
@@ -128,32 +135,37 @@ def latents(
     The path.
   """
   points = {
-      label: each for label, each in points.items()
-      if all(np.all(np.isfinite(x)) and len(x) for x in each.values())
+    label: each
+    for label, each in points.items()
+    if all(np.all(np.isfinite(x)) and len(x) for x in each.values())
   }
   with style.applied():
     if not points:
       return style.write_no_data(path, title, 'no finite latents')
     fig, panels = style.panels(
-        len(points), 4, (2.4, 2.55), margins=(0.0, 1.0), min_width=5.0
+      len(points), 4, (2.4, 2.55), margins=(0.0, 1.0), min_width=5.0
     )
     for panel, (label, each) in zip(panels, points.items()):
       mean, basis, _ = latent_map.principal_axes(
-          np.asarray(each['aggregate'], np.float64)
+        np.asarray(each['aggregate'], np.float64)
       )
       if basis.shape[1] == 1:  # a second axis of zeros
         basis = np.concatenate([basis, np.zeros_like(basis)], axis=1)
       projected = {
-          source: (each[source] - mean) @ basis
-          for source in ('aggregate', 'generator')
+        source: (each[source] - mean) @ basis
+        for source in ('aggregate', 'generator')
       }
       latent_map.draw_map(
-          panel,
-          [(projected['aggregate'], style.BLUE),
-           (projected['generator'], style.VERMILION)],
-          projected['aggregate'],
-          latent_map.square_limits(projected),
-          max_points=2_000, size=3.0, alpha=0.35,
+        panel,
+        [
+          (projected['aggregate'], style.BLUE),
+          (projected['generator'], style.VERMILION),
+        ],
+        projected['aggregate'],
+        latent_map.square_limits(projected),
+        max_points=2_000,
+        size=3.0,
+        alpha=0.35,
       )
       panel.tick_params(labelsize=6.5)
       for axis in (panel.xaxis, panel.yaxis):
@@ -161,21 +173,21 @@ def latents(
       panel.set_title(label, fontsize=8)
     style.set_title(fig, title)
     style.set_caption(
-        fig,
-        'Each panel: the first two principal components of the method\'s own'
-        ' aggregate posterior. Blue: the aggregate posterior; outlines enclose'
-        ' 50 % (solid) and 90 % (dashed) of it. Red: draws of the generator. A'
-        ' good generator fills the outlines.',
+      fig,
+      "Each panel: the first two principal components of the method's own"
+      ' aggregate posterior. Blue: the aggregate posterior; outlines enclose'
+      ' 50 % (solid) and 90 % (dashed) of it. Red: draws of the generator. A'
+      ' good generator fills the outlines.',
     )
     return style.write_figure(fig, path)
 
 
 def quality_and_time(
-    points: Mapping[str, tuple[Estimate, Estimate]],
-    path: style.PathLike,
-    *,
-    family: str,
-    title: str,
+  points: Mapping[str, tuple[Estimate, Estimate]],
+  path: style.PathLike,
+  *,
+  family: str,
+  title: str,
 ) -> pathlib.Path:
   """Draws the distance of each method against its sampling time.
 
@@ -189,8 +201,9 @@ def quality_and_time(
     The path.
   """
   points = {
-      label: each for label, each in points.items()
-      if all(value > 0 for value, _ in each)  # both axes are logarithmic
+    label: each
+    for label, each in points.items()
+    if all(value > 0 for value, _ in each)  # both axes are logarithmic
   }
   with style.applied():
     if not points:
@@ -200,9 +213,16 @@ def quality_and_time(
     panel.set_yscale('log')
     for label, ((x, x_error), (y, y_error)) in points.items():
       panel.errorbar(
-          x, y, xerr=_arms(x, x_error), yerr=_arms(y, y_error),
-          fmt='o', ms=5.5, lw=0.9, markeredgecolor='white', markeredgewidth=0.6,
-          color=style.VERMILION if label == 'LDC-VAE' else style.BLUE,
+        x,
+        y,
+        xerr=_arms(x, x_error),
+        yerr=_arms(y, y_error),
+        fmt='o',
+        ms=5.5,
+        lw=0.9,
+        markeredgecolor='white',
+        markeredgewidth=0.6,
+        color=style.VERMILION if label == 'LDC-VAE' else style.BLUE,
       )
     panel.margins(0.12)
     panel.autoscale_view()
@@ -218,15 +238,15 @@ def quality_and_time(
     panel.set_ylabel(f'{_words(family)}\n(logarithmic axis)')
     style.set_title(fig, title)
     style.set_caption(
-        fig,
-        'Better is lower and further left. Lines: ± one standard error over'
-        ' seeds.',
+      fig,
+      'Better is lower and further left. Lines: ± one standard error over'
+      ' seeds.',
     )
     # Labels are placed after the layout, which must not move them.
     backend_agg.FigureCanvasAgg(fig).draw()
     fig.set_layout_engine('none')
     _place_labels(
-        fig, panel, {k: (x, y) for k, ((x, _), (y, _)) in points.items()}
+      fig, panel, {k: (x, y) for k, ((x, _), (y, _)) in points.items()}
     )
     return style.write_figure(fig, path)
 
@@ -276,7 +296,7 @@ def _place_labels(fig, panel, points: Mapping[str, tuple[float, float]]):
     stack.sort(key=lambda k: pixels[k][1])
     x = max(pixels[k][0] for k in stack) + 14 * scale
     heights = _separated(
-        np.array([pixels[k][1] for k in stack]), 1.4 * _LABEL_SIZE * scale
+      np.array([pixels[k][1] for k in stack]), 1.4 * _LABEL_SIZE * scale
     )
     low, high = area.y0 + 5 * scale, area.y1 - 5 * scale
     heights += max(low - heights[0], 0.0)
@@ -284,11 +304,14 @@ def _place_labels(fig, panel, points: Mapping[str, tuple[float, float]]):
     for label, y in zip(stack, heights):
       line = back([pixels[label], (x - 3 * scale, y)])
       panel.add_line(
-          mpl_lines.Line2D(*line.T, color='#8a8a8a', lw=0.6, zorder=4)
+        mpl_lines.Line2D(*line.T, color='#8a8a8a', lw=0.6, zorder=4)
       )
       panel.text(
-          *back((x, y)), label, fontsize=_LABEL_SIZE, va='center',
-          fontweight='bold' if label == 'LDC-VAE' else 'normal',
+        *back((x, y)),
+        label,
+        fontsize=_LABEL_SIZE,
+        va='center',
+        fontweight='bold' if label == 'LDC-VAE' else 'normal',
       )
 
 

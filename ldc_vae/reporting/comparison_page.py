@@ -19,7 +19,7 @@ _SHOWN = 10  # samples of a method
 
 
 def to_markdown(
-    record: Mapping[str, Any], columns: Sequence[names.Metric]
+  record: Mapping[str, Any], columns: Sequence[names.Metric]
 ) -> str:
   """Returns the text of comparison.md."""
   runs, seeds = record['runs'], record['seeds']
@@ -40,29 +40,31 @@ def to_markdown(
   commits = {run['git_commit'] for run in runs if run['results']}
   if len(commits) > 1:
     parts.append(
-        f'* The runs were made by {len(commits)} different commits, which stand'
-        ' in the last table.'
+      f'* The runs were made by {len(commits)} different commits, which stand'
+      ' in the last table.'
     )
   parts.append('')
   if failed:
     parts.append('### Runs that failed\n')
-    parts.append(tables.markdown_table(
+    parts.append(
+      tables.markdown_table(
         ('run', 'seconds', 'why'),
         (
-            (run['name'], _seconds(run),
-             (run['error'] or '').replace('|', r'\|'))
-            for run in failed
+          (run['name'], _seconds(run), (run['error'] or '').replace('|', r'\|'))
+          for run in failed
         ),
-    ))
+      )
+    )
   parts.append('### Runs\n')
-  parts.append(tables.markdown_table(
+  parts.append(
+    tables.markdown_table(
       ('run', 'status', 'seconds of its commands', 'commit'),
       (
-          (run['name'], run['status'], _seconds(run),
-           (run['git_commit'] or '–'))
-          for run in runs
+        (run['name'], run['status'], _seconds(run), (run['git_commit'] or '–'))
+        for run in runs
       ),
-  ))
+    )
+  )
   versions = ', '.join(f'{k} {v}' for k, v in record['versions'].items())
   parts.append(f'{versions}; commit {record["git_commit"]}.\n')
   return '\n'.join(parts)
@@ -72,17 +74,17 @@ def _explanation(num_seeds: int) -> str:
   """How to read the tables."""
   if num_seeds == 1:
     return (
-        'One seed: there is no standard error and no interval, and differences'
-        ' may be chance. The best of each column is bold.'
+      'One seed: there is no standard error and no interval, and differences'
+      ' may be chance. The best of each column is bold.'
     )
   return (
-      f'Mean ± standard error over {num_seeds} seeds; the best of each column'
-      ' is bold. Differences to the best are paired by seed, with their'
-      f' {100 * tables.CONFIDENCE:.0f} % interval (Student\'s t,'
-      f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
-      ' common seed has none, and they are not corrected for the number of'
-      ' comparisons. The protocol, and where hyper-parameters come from:'
-      ' docs/comparison-protocol.md.'
+    f'Mean ± standard error over {num_seeds} seeds; the best of each column'
+    ' is bold. Differences to the best are paired by seed, with their'
+    f" {100 * tables.CONFIDENCE:.0f} % interval (Student's t,"
+    f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
+    ' common seed has none, and they are not corrected for the number of'
+    ' comparisons. The protocol, and where hyper-parameters come from:'
+    ' docs/comparison-protocol.md.'
   )
 
 
@@ -91,9 +93,9 @@ def _seconds(run: Mapping[str, Any]) -> str:
 
 
 def draw(
-    workdir: pathlib.Path,
-    record: Mapping[str, Any],
-    dataset: datasets.Dataset,
+  workdir: pathlib.Path,
+  record: Mapping[str, Any],
+  dataset: datasets.Dataset,
 ) -> None:
   """Writes the figures of the runs that have results."""
   runs = [run for run in record['runs'] if run['results']]
@@ -125,57 +127,59 @@ def draw(
       images[label] = own['images'][:_SHOWN]
     except files.NPZ_ERRORS as error:
       logging.warning(
-          '%s is damaged (%s) and not shown; its run evaluates again where its'
-          ' results.json is removed', path, error,
+        '%s is damaged (%s) and not shown; its run evaluates again where its'
+        ' results.json is removed',
+        path,
+        error,
       )
       continue
     if 'aggregate_latents' in own:
       points[label] = {
-          'aggregate': own['aggregate_latents'],
-          'generator': own['latents'],
+        'aggregate': own['aggregate_latents'],
+        'generator': own['latents'],
       }
     details[label] = run['results'].get(f'{family}/generator')
   comparison_figures.samples(
-      images,
-      folder / 'comparison_samples.png',
-      distances=details,
-      title=f'Samples of each method\'s own generator on {name}, first seed',
+    images,
+    folder / 'comparison_samples.png',
+    distances=details,
+    title=f"Samples of each method's own generator on {name}, first seed",
   )
   comparison_figures.bars(
-      {
-          tables.label(method): _by_source(
-              [run for run in runs if run['method'] == method], family
-          )
-          for method in firsts
-      },
-      folder / 'comparison_bars.png',
-      family=family,
-      title=(
-          f'Distance from the {split} split of {name} by latent source, {over}'
-      ),
+    {
+      tables.label(method): _by_source(
+        [run for run in runs if run['method'] == method], family
+      )
+      for method in firsts
+    },
+    folder / 'comparison_bars.png',
+    family=family,
+    title=(
+      f'Distance from the {split} split of {name} by latent source, {over}'
+    ),
   )
   comparison_figures.latents(
-      points,
-      folder / 'comparison_latents.png',
-      title=f'Latents on {name}, first seed',
+    points,
+    folder / 'comparison_latents.png',
+    title=f'Latents on {name}, first seed',
   )
   cells = {
-      row['label']: (
-          row['metrics'].get('time/sample_10k_seconds'),
-          row['metrics'].get(family),
-      )
-      for row in record['rows']
-      if row['source'] == 'generator'
+    row['label']: (
+      row['metrics'].get('time/sample_10k_seconds'),
+      row['metrics'].get(family),
+    )
+    for row in record['rows']
+    if row['source'] == 'generator'
   }
   comparison_figures.quality_and_time(
-      {
-          label: (_estimate(seconds), _estimate(distance))
-          for label, (seconds, distance) in cells.items()
-          if seconds and distance
-      },
-      folder / 'comparison_time.png',
-      family=family,
-      title=f'Quality against sampling time on {name}, {over}',
+    {
+      label: (_estimate(seconds), _estimate(distance))
+      for label, (seconds, distance) in cells.items()
+      if seconds and distance
+    },
+    folder / 'comparison_time.png',
+    family=family,
+    title=f'Quality against sampling time on {name}, {over}',
   )
 
 
@@ -185,7 +189,7 @@ def _estimate(cell: Mapping[str, Any]) -> comparison_figures.Estimate:
 
 
 def _by_source(
-    runs: Sequence[Mapping[str, Any]], family: str
+  runs: Sequence[Mapping[str, Any]], family: str
 ) -> dict[str, comparison_figures.Estimate]:
   """Source -> mean and standard error over the runs of a method."""
   values = {}
@@ -195,6 +199,6 @@ def _by_source(
       if group == family and value is not None:
         values.setdefault(source, []).append(value)
   return {
-      source: (float(np.mean(each)), intervals.standard_error(each))
-      for source, each in values.items()
+    source: (float(np.mean(each)), intervals.standard_error(each))
+    for source, each in values.items()
   }

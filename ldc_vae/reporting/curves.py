@@ -8,14 +8,14 @@ from matplotlib import lines as mpl_lines
 from matplotlib import ticker
 import numpy as np
 
-from ldc_vae import names
+from ldc_vae import formats
 from ldc_vae.reporting import style
 
 _SPLIT_COLOURS = {
-    'train': style.BLUE,
-    'validation': style.VERMILION,
-    'eval': style.GREEN,
-    'test': style.PURPLE,
+  'train': style.BLUE,
+  'validation': style.VERMILION,
+  'eval': style.GREEN,
+  'test': style.PURPLE,
 }
 _NUM_COLUMNS = 3
 _LONG = 50  # values from which on a series has a running mean
@@ -50,10 +50,10 @@ Series = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
 def training_curves(
-    rows: Sequence[Mapping[str, object]],
-    path: style.PathLike,
-    *,
-    title: str = '',
+  rows: Sequence[Mapping[str, object]],
+  path: style.PathLike,
+  *,
+  title: str = '',
 ) -> pathlib.Path:
   """Draws every logged scalar over the steps.
 
@@ -74,8 +74,11 @@ def training_curves(
     if not series:
       return style.write_no_data(path, title, 'no finite value was logged')
     fig, panels = style.panels(
-        len(series), _NUM_COLUMNS, (3.15, 2.15), margins=(0.0, 0.55),
-        min_width=4.4,
+      len(series),
+      _NUM_COLUMNS,
+      (3.15, 2.15),
+      margins=(0.0, 0.55),
+      min_width=4.4,
     )
     every = [pair for splits in series.values() for pair in splits.values()]
     steps = np.concatenate([steps for steps, _ in every])
@@ -87,19 +90,19 @@ def training_curves(
       panel.set_xlabel('step')
     splits = list(dict.fromkeys(split for x in series.values() for split in x))
     handles = [
-        mpl_lines.Line2D([], [], color=_split_colour(split), lw=1.8)
-        for split in splits
+      mpl_lines.Line2D([], [], color=_split_colour(split), lw=1.8)
+      for split in splits
     ]
     if any(len(values) >= _LONG for _, values in every):
       splits[0] += ' (bold: running mean, faint: as logged)'
     legend = fig.legend(
-        handles,
-        splits,
-        loc='outside upper left',
-        ncols=len(splits),
-        title=style.wrapped_title(fig, title) or None,
-        title_fontproperties={'size': 10, 'weight': 'bold'},
-        alignment='left',
+      handles,
+      splits,
+      loc='outside upper left',
+      ncols=len(splits),
+      title=style.wrapped_title(fig, title) or None,
+      title_fontproperties={'size': 10, 'weight': 'bold'},
+      alignment='left',
     )
     legend.get_title().set_parse_math(False)
     return style.write_figure(fig, path)
@@ -110,28 +113,28 @@ def _series(rows: Sequence[Mapping[str, object]]) -> Series:
   points = {}
   for row in rows:
     step = row.get('step')
-    if not names.is_number(step):
+    if not formats.is_number(step):
       continue
     for name, value in row.items():
       split, slash, scalar = name.partition('/')
-      if slash and scalar and names.is_number(value):
+      if slash and scalar and formats.is_number(value):
         values = points.setdefault(scalar, {}).setdefault(split, {})
         values[float(step)] = float(value)  # a repeated step: the later line
   order = list(_SPLIT_COLOURS)
   rank = lambda split: order.index(split) if split in order else len(order)
   return {
-      scalar: {
-          split: tuple(np.array(sorted(points[scalar][split].items())).T)
-          for split in sorted(points[scalar], key=rank)
-      }
-      for scalar in sorted(points, key=lambda name: name != 'loss')
+    scalar: {
+      split: tuple(np.array(sorted(points[scalar][split].items())).T)
+      for split in sorted(points[scalar], key=rank)
+    }
+    for scalar in sorted(points, key=lambda name: name != 'loss')
   }
 
 
 def _draw_curves(
-    panel: mpl_axes.Axes,
-    scalar: str,
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  panel: mpl_axes.Axes,
+  scalar: str,
+  splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:
   """Draws one scalar: every split as logged, its running mean on top."""
   values = np.concatenate([y for _, y in splits.values()])
@@ -153,11 +156,11 @@ def _draw_curves(
     _limit_outliers(panel, values)
   words = scalar.replace('_', ' ').replace('/', ', ').split(' ')
   panel.set_title(
-      ' '.join(w.upper() if w in _ABBREVIATIONS else w for w in words),
-      parse_math=False,
+    ' '.join(w.upper() if w in _ABBREVIATIONS else w for w in words),
+    parse_math=False,
   )
   panel.set_ylabel(
-      next((unit for word, unit in _UNITS.items() if word in scalar), '')
+    next((unit for word, unit in _UNITS.items() if word in scalar), '')
   )
   panel.grid(True)
   panel.xaxis.set_major_locator(ticker.MaxNLocator(nbins=4, integer=True))
@@ -187,17 +190,22 @@ def _limit_outliers(panel: mpl_axes.Axes, values: np.ndarray) -> None:
   beyond = []
   bottom, top = values.min(), values.max()
   if top > high + 2.0 * width:
-    beyond.append(f'up to {names.format_number(top)}')
+    beyond.append(f'up to {formats.format_number(top)}')
     top = high + 0.6 * width
   if bottom < low - 2.0 * width:
-    beyond.append(f'down to {names.format_number(bottom)}')
+    beyond.append(f'down to {formats.format_number(bottom)}')
     bottom = low - 0.6 * width
   pad = 0.05 * (top - bottom)
   panel.set_ylim(bottom - pad, top + pad)
   panel.text(
-      0.98, 0.97, f'leaves the axis, {" and ".join(beyond)}',
-      transform=panel.transAxes, ha='right', va='top', fontsize=7,
-      color=style.MUTED,
+    0.98,
+    0.97,
+    f'leaves the axis, {" and ".join(beyond)}',
+    transform=panel.transAxes,
+    ha='right',
+    va='top',
+    fontsize=7,
+    color=style.MUTED,
   )
 
 

@@ -21,10 +21,10 @@ _SHOWN = 100  # images of a figure
 
 
 def draw(
-    workdir: pathlib.Path,
-    networks: sources_lib.Networks,
-    sources: sources_lib.Sources,
-    results: Mapping[str, Any],
+  workdir: pathlib.Path,
+  networks: sources_lib.Networks,
+  sources: sources_lib.Sources,
+  results: Mapping[str, Any],
 ) -> None:
   """Writes the folder `figures` of a workdir.
 
@@ -39,53 +39,55 @@ def draw(
   images = sources.images
   test = np.asarray(sources.test_images[:_SHOWN])
   run_figures.sample_grid(
-      images['generator'][:_SHOWN],
-      folder / 'sample_grid.png',
-      title=f'Samples of the generator ({name})',
+    images['generator'][:_SHOWN],
+    folder / 'sample_grid.png',
+    title=f'Samples of the generator ({name})',
   )
   run_figures.reconstructions(
-      test,
-      images['reconstruction'][:_SHOWN],
-      folder / 'reconstructions.png',
-      title=f'Held-out images and their reconstructions ({name})',
+    test,
+    images['reconstruction'][:_SHOWN],
+    folder / 'reconstructions.png',
+    title=f'Held-out images and their reconstructions ({name})',
   )
   ends = sources.test_means[: 2 * _NUM_INTERPOLATIONS]
   if len(ends) >= 2:
-    starts, stops = ends[: len(ends) // 2], ends[len(ends) // 2 :][
-        : len(ends) // 2
-    ]
+    starts, stops = (
+      ends[: len(ends) // 2],
+      ends[len(ends) // 2 :][: len(ends) // 2],
+    )
     fractions = np.linspace(0.0, 1.0, _INTERPOLATION_STEPS)
     walks = np.stack(
-        [(1.0 - t) * starts + t * stops for t in fractions], axis=1
+      [(1.0 - t) * starts + t * stops for t in fractions], axis=1
     ).astype(np.float32)
     decoded = networks.decode(walks.reshape(-1, walks.shape[-1]))
     run_figures.interpolations(
-        decoded.reshape(*walks.shape[:2], *decoded.shape[1:]),
-        folder / 'interpolations.png',
-        title=f'From one image to another, in latent space ({name})',
+      decoded.reshape(*walks.shape[:2], *decoded.shape[1:]),
+      folder / 'interpolations.png',
+      title=f'From one image to another, in latent space ({name})',
     )
-  shown = [x for x in ('aggregate', 'generator', 'prior') if x in
-           sources.latents]
+  shown = [
+    x for x in ('aggregate', 'generator', 'prior') if x in sources.latents
+  ]
   labels = None
   if sources.aggregate_labels is not None:
     labels = {'aggregate': sources.aggregate_labels}
   latent_map.latent_map(
-      {source: sources.latents[source] for source in shown},
-      folder / 'latent_map.png',
-      labels=labels,
-      title=f'Latents ({name})',
+    {source: sources.latents[source] for source in shown},
+    folder / 'latent_map.png',
+    labels=labels,
+    title=f'Latents ({name})',
   )
   family = names.main_distance(results)
   run_figures.source_grid(
-      {source: x[:_SHOWN] for source, x in images.items()},
-      folder / 'source_grid.png',
-      distances={x: results.get(f'{family}/{x}') for x in images},
-      title=f'One decoder, many latent sources ({name})',
+    {source: x[:_SHOWN] for source, x in images.items()},
+    folder / 'source_grid.png',
+    distances={x: results.get(f'{family}/{x}') for x in images},
+    title=f'One decoder, many latent sources ({name})',
   )
   run_figures.decomposition_bars(
-      results,
-      folder / 'decomposition_bars.png',
-      title=f'Distance from the {split} split by latent source ({name})',
+    results,
+    folder / 'decomposition_bars.png',
+    title=f'Distance from the {split} split by latent source ({name})',
   )
   try:
     rows = metric_writer.read_metrics(workdir / 'metrics.jsonl')
@@ -93,7 +95,7 @@ def draw(
     logging.warning('no training curves are drawn: %s', error)
     rows = []
   curves.training_curves(
-      rows,
-      folder / 'training_curves.png',
-      title=f'Training ({name})',
+    rows,
+    folder / 'training_curves.png',
+    title=f'Training ({name})',
   )

@@ -21,11 +21,11 @@ _NUM_COLUMNS = 3
 
 
 def latent_map(
-    points: Mapping[str, np.ndarray],
-    path: style.PathLike,
-    *,
-    labels: Mapping[str, np.ndarray] | None = None,
-    title: str,
+  points: Mapping[str, np.ndarray],
+  path: style.PathLike,
+  *,
+  labels: Mapping[str, np.ndarray] | None = None,
+  title: str,
 ) -> pathlib.Path:
   """Draws latents of several sources, each in a panel, under one projection.
 
@@ -47,16 +47,21 @@ def latent_map(
   for source, values in labels.items():
     if source in points and len(values) != len(points[source]):
       raise ValueError(
-          f'labels[{source!r}] has {len(values)} entries for'
-          f' {len(points[source])} points'
+        f'labels[{source!r}] has {len(values)} entries for'
+        f' {len(points[source])} points'
       )
   mean, basis, explained = principal_axes(points['aggregate'])
   projected = {k: (v - mean) @ basis for k, v in points.items()}
   draw = _draw_histograms if basis.shape[1] == 1 else _draw_scatters
   with style.applied():
     fig, panels = style.panels(
-        len(points), _NUM_COLUMNS, (3.1, 3.25), margins=(0.0, 0.85),
-        min_width=4.2, sharex=True, sharey=True,
+      len(points),
+      _NUM_COLUMNS,
+      (3.1, 3.25),
+      margins=(0.0, 0.85),
+      min_width=4.2,
+      sharex=True,
+      sharey=True,
     )
     caption = draw(panels, projected, labels, explained)
     style.set_title(fig, title)
@@ -79,14 +84,14 @@ def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def shared_limits(
-    projected: Mapping[str, np.ndarray],
+  projected: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Limits [k], [k] for all panels; far outliers do not shrink the rest."""
   every = np.concatenate(list(projected.values()))
   low, high = every.min(axis=0), every.max(axis=0)
-  inner = np.stack([
-      np.quantile(x, [0.005, 0.995], axis=0) for x in projected.values()
-  ])
+  inner = np.stack(
+    [np.quantile(x, [0.005, 0.995], axis=0) for x in projected.values()]
+  )
   core_low, core_high = inner[:, 0].min(axis=0), inner[:, 1].max(axis=0)
   slack = 0.5 * (core_high - core_low)
   low = np.maximum(low, core_low - slack)
@@ -96,7 +101,7 @@ def shared_limits(
 
 
 def square_limits(
-    projected: Mapping[str, np.ndarray],
+  projected: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
   """As `shared_limits`, for a square with both axes in the same unit."""
   low, high = shared_limits(projected)
@@ -105,14 +110,14 @@ def square_limits(
 
 
 def draw_map(
-    panel: mpl_axes.Axes,
-    points: list[tuple[np.ndarray, str | list[str]]],
-    aggregate: np.ndarray,
-    limits: tuple[np.ndarray, np.ndarray],
-    *,
-    max_points: int,
-    size: float,
-    alpha: float,
+  panel: mpl_axes.Axes,
+  points: list[tuple[np.ndarray, str | list[str]]],
+  aggregate: np.ndarray,
+  limits: tuple[np.ndarray, np.ndarray],
+  *,
+  max_points: int,
+  size: float,
+  alpha: float,
 ) -> bool:
   """Draws points of the plane, and the outlines of the aggregate posterior.
 
@@ -135,14 +140,16 @@ def draw_map(
       colour = [colour[i] for i in shown]
     area = np.clip(1_000 * size / len(shown), 0.26 * size, 2.5 * size)
     panel.scatter(
-        x[shown, 0], x[shown, 1], s=area, c=colour, alpha=alpha, linewidths=0
+      x[shown, 0], x[shown, 1], s=area, c=colour, alpha=alpha, linewidths=0
     )
   low, high = limits
   contours = density_contours(aggregate, low, high)
   if contours is not None:
     panel.contour(
-        *contours, colors=style.INK, linewidths=[0.6, 1.0],
-        linestyles=['--', '-'],
+      *contours,
+      colors=style.INK,
+      linewidths=[0.6, 1.0],
+      linestyles=['--', '-'],
     )
   panel.set_xlim(low[0], high[0])
   panel.set_ylim(low[1], high[1])
@@ -152,14 +159,14 @@ def draw_map(
 
 
 def density_contours(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray
+  x: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple | None:
   """`contour` arguments for 90 % and 50 % of x [N, 2]; None for few points."""
   if len(x) < 100:
     return None
   num_bins = 80
   counts, edges_x, edges_y = np.histogram2d(
-      x[:, 0], x[:, 1], bins=num_bins, range=list(zip(low, high))
+    x[:, 0], x[:, 1], bins=num_bins, range=list(zip(low, high))
   )
   # Scott's rule in bins: n^(-1/6) standard deviations in two dimensions.
   scale = x.std(axis=0) * len(x) ** (-1 / 6) * num_bins / (high - low)
@@ -169,7 +176,7 @@ def density_contours(
   if mass[-1] <= 0:
     return None
   levels = [
-      ordered[np.searchsorted(mass, share * mass[-1])] for share in (0.9, 0.5)
+    ordered[np.searchsorted(mass, share * mass[-1])] for share in (0.9, 0.5)
   ]
   if not 0 < levels[0] < levels[1]:
     return None
@@ -182,8 +189,8 @@ def _checked_points(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns finite float64 [N, D] per source, the aggregate first."""
   if 'aggregate' not in points:
     raise ValueError(
-        "points has no 'aggregate', on which the projection is fitted; got"
-        f' {sorted(points)}'
+      "points has no 'aggregate', on which the projection is fitted; got"
+      f' {sorted(points)}'
     )
   checked = {}
   order = lambda source: (source != 'aggregate', names.source_rank(source))
@@ -191,8 +198,8 @@ def _checked_points(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     array = np.asarray(points[source], np.float64)
     if array.ndim != 2 or 0 in array.shape:
       raise ValueError(
-          f'points[{source!r}] must be [N, D] with N, D >= 1, got'
-          f' {list(array.shape)}'
+        f'points[{source!r}] must be [N, D] with N, D >= 1, got'
+        f' {list(array.shape)}'
       )
     if not np.all(np.isfinite(array)):
       raise ValueError(f'points[{source!r}] has values that are not finite')
@@ -218,12 +225,17 @@ def _draw_scatters(panels, projected, labels, explained) -> str:
     coloured = 0 < len(known) <= len(_CLASS_COLOURS)
     any_coloured |= coloured
     palette = dict(zip(known, _CLASS_COLOURS))
-    colour = [palette[c] for c in classes.tolist()] if coloured else _colour(
-        source
+    colour = (
+      [palette[c] for c in classes.tolist()] if coloured else _colour(source)
     )
     outlined = draw_map(
-        panel, [(x, colour)], projected['aggregate'], limits,
-        max_points=_MAX_POINTS, size=6.0, alpha=0.6,
+      panel,
+      [(x, colour)],
+      projected['aggregate'],
+      limits,
+      max_points=_MAX_POINTS,
+      size=6.0,
+      alpha=0.6,
     )
     if coloured:
       _draw_class_numbers(panel, x, classes, palette)
@@ -236,14 +248,14 @@ def _draw_scatters(panels, projected, labels, explained) -> str:
   for panel in panels[::_NUM_COLUMNS]:
     panel.set_ylabel(f'component 2 ({100 * explained[1]:.0f} %)')
   caption = (
-      'All panels have the same linear projection: the first two principal'
-      ' components of the aggregate posterior'
-      f' ({100 * explained.sum():.0f} % of its variance).'
+    'All panels have the same linear projection: the first two principal'
+    ' components of the aggregate posterior'
+    f' ({100 * explained.sum():.0f} % of its variance).'
   )
   if outlined:
     caption += (
-        ' Outlines enclose 50 % (solid) and 90 % (dashed) of the aggregate'
-        ' posterior.'
+      ' Outlines enclose 50 % (solid) and 90 % (dashed) of the aggregate'
+      ' posterior.'
     )
   if any_coloured:
     caption += ' Numbers are classes, near their medians.'
@@ -260,13 +272,19 @@ def _draw_class_numbers(panel, x, classes, palette) -> None:
     red, green, blue = colors.to_rgb(colour)
     dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
     panel.text(
-        *centre, str(name),
-        color='white' if dark else style.INK,
-        fontsize=8, fontweight='bold', ha='center', va='center',
-        bbox={
-            'boxstyle': 'circle,pad=0.22', 'facecolor': colour,
-            'edgecolor': 'white', 'linewidth': 1.0,
-        },
+      *centre,
+      str(name),
+      color='white' if dark else style.INK,
+      fontsize=8,
+      fontweight='bold',
+      ha='center',
+      va='center',
+      bbox={
+        'boxstyle': 'circle,pad=0.22',
+        'facecolor': colour,
+        'edgecolor': 'white',
+        'linewidth': 1.0,
+      },
     )
 
 
@@ -294,11 +312,15 @@ def _draw_histograms(panels, projected, labels, explained) -> str:
   reference = projected['aggregate'][:, 0]
   for panel, (source, x) in zip(panels, projected.items()):
     panel.hist(
-        x[:, 0], bins=bins, density=True, color=_colour(source), alpha=0.45
+      x[:, 0], bins=bins, density=True, color=_colour(source), alpha=0.45
     )
     panel.hist(
-        reference, bins=bins, density=True, histtype='step', color=style.INK,
-        lw=0.9,
+      reference,
+      bins=bins,
+      density=True,
+      histtype='step',
+      color=style.INK,
+      lw=0.9,
     )
     panel.set_title(names.find_source(source).label)
     panel.set_xlim(low, high)
@@ -306,6 +328,6 @@ def _draw_histograms(panels, projected, labels, explained) -> str:
     panel.set_xlabel('latent, centred on the aggregate')
   panels[0].set_ylabel('density')
   return (
-      'The latent space has one dimension, so nothing is projected. The outline'
-      ' in every panel is the aggregate posterior.'
+    'The latent space has one dimension, so nothing is projected. The outline'
+    ' in every panel is the aggregate posterior.'
   )

@@ -19,36 +19,37 @@ from typing import Any, NamedTuple
 import jinja2
 
 from ldc_vae import config as config_lib
+from ldc_vae import formats
 from ldc_vae import names
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tables
 
 # Pictures in the order of the page; others follow by name.
 _CAPTIONS = {
-    'sample_grid': (
-        'Images made by the method\'s own generator, in the order in which they'
-        ' were drawn.'
-    ),
-    'source_grid': (
-        'The same decoder with latents from different sources, and each'
-        ' source\'s distance from the reference.'
-    ),
-    'decomposition_bars': (
-        'Distance from the reference by source of latents. The decoder explains'
-        ' the step from real images to the aggregate posterior. The latents'
-        ' explain the step from there to the generator.'
-    ),
-    'reconstructions': 'Held-out images and their reconstructions.',
-    'interpolations': (
-        'Straight lines in latent space from one image (t = 0) to another'
-        ' (t = 1); the ends are framed.'
-    ),
-    'latent_map': (
-        'Latents by source under one linear projection, fitted to the aggregate'
-        ' posterior. A good sampler fills the outlines as the aggregate'
-        ' posterior does.'
-    ),
-    'training_curves': 'All logged scalars over the steps.',
+  'sample_grid': (
+    "Images made by the method's own generator, in the order in which they"
+    ' were drawn.'
+  ),
+  'source_grid': (
+    'The same decoder with latents from different sources, and each'
+    " source's distance from the reference."
+  ),
+  'decomposition_bars': (
+    'Distance from the reference by source of latents. The decoder explains'
+    ' the step from real images to the aggregate posterior. The latents'
+    ' explain the step from there to the generator.'
+  ),
+  'reconstructions': 'Held-out images and their reconstructions.',
+  'interpolations': (
+    'Straight lines in latent space from one image (t = 0) to another'
+    ' (t = 1); the ends are framed.'
+  ),
+  'latent_map': (
+    'Latents by source under one linear projection, fitted to the aggregate'
+    ' posterior. A good sampler fills the outlines as the aggregate'
+    ' posterior does.'
+  ),
+  'training_curves': 'All logged scalars over the steps.',
 }
 
 
@@ -78,7 +79,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise FileNotFoundError(
-        f'{workdir}: no such folder; give the workdir of a run'
+      f'{workdir}: no such folder; give the workdir of a run'
     )
   missing = []
   results = _read_object(workdir / 'results.json', missing)
@@ -88,29 +89,29 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
   config = record.get('config')
   config = config if isinstance(config, Mapping) else {}
   environment = jinja2.Environment(
-      loader=jinja2.PackageLoader('ldc_vae', 'reporting'),
-      autoescape=True,  # a config may hold any text
-      undefined=jinja2.StrictUndefined,
-      trim_blocks=True,
-      keep_trailing_newline=True,
-      lstrip_blocks=True,
+    loader=jinja2.PackageLoader('ldc_vae', 'reporting'),
+    autoescape=True,  # a config may hold any text
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+    lstrip_blocks=True,
   )
   page = environment.get_template('report.html.jinja').render(
-      title=_title(config, workdir),
-      facts=_facts(results, workdir),
-      cards=_cards(results),
-      distances=_distances(results),
-      families=_families(results),
-      not_measured=[name for name, value in results.items() if value is None],
-      pictures=[x for x in pictures if x.name != 'training_curves'],
-      curves=[x for x in pictures if x.name == 'training_curves'],
-      training=_training(rows),
-      repetition=_repetition(config, record, results, workdir),
-      fields={
-          name: json.dumps(value, default=str)
-          for name, value in config_lib.flatten(config).items()
-      },
-      missing=missing,
+    title=_title(config, workdir),
+    facts=_facts(results, workdir),
+    cards=_cards(results),
+    distances=_distances(results),
+    families=_families(results),
+    not_measured=[name for name, value in results.items() if value is None],
+    pictures=[x for x in pictures if x.name != 'training_curves'],
+    curves=[x for x in pictures if x.name == 'training_curves'],
+    training=_training(rows),
+    repetition=_repetition(config, record, results, workdir),
+    fields={
+      name: json.dumps(value, default=str)
+      for name, value in config_lib.flatten(config).items()
+    },
+    missing=missing,
   )
   data = page.encode('utf-8', 'replace')
   return style.write_bytes(workdir / 'report.html', data)
@@ -168,9 +169,7 @@ def _read_rows(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:
   return rows
 
 
-def _read_pictures(
-    folder: pathlib.Path, missing: list[str]
-) -> list[_Picture]:
+def _read_pictures(folder: pathlib.Path, missing: list[str]) -> list[_Picture]:
   """Returns the whole PNG files of a folder in the order of the page."""
   order = [f'{name}.png' for name in _CAPTIONS]
   found = {path.name: path for path in sorted(folder.glob('*.png'))}
@@ -187,11 +186,15 @@ def _read_pictures(
       continue
     width, height = struct.unpack('>II', data[16:24])  # of the IHDR chunk
     stem = found[name].stem
-    pictures.append(_Picture(
-        stem, _CAPTIONS.get(stem, stem.replace('_', ' ')),
-        max(1, width // 2), max(1, height // 2),
+    pictures.append(
+      _Picture(
+        stem,
+        _CAPTIONS.get(stem, stem.replace('_', ' ')),
+        max(1, width // 2),
+        max(1, height // 2),
         base64.b64encode(data).decode('ascii'),
-    ))
+      )
+    )
   absent = [x for x in _CAPTIONS if x not in {p.name for p in pictures}]
   if not pictures:
     missing.append('figures/ held no pictures.')
@@ -221,13 +224,13 @@ def _facts(results: Mapping[str, Any], workdir: pathlib.Path) -> list[str]:
   """The run in a few words."""
   facts = [f'workdir {workdir}']
   for name, text in (
-      ('seed', 'seed {:,.0f}'),
-      ('step', 'evaluated at step {:,.0f}'),
-      ('num_samples', '{:,.0f} samples'),
+    ('seed', 'seed {:,.0f}'),
+    ('step', 'evaluated at step {:,.0f}'),
+    ('num_samples', '{:,.0f} samples'),
   ):
-    if names.is_number(results.get(name)):
+    if formats.is_number(results.get(name)):
       facts.append(text.format(results[name]))
-  if names.is_number(results.get('wall_seconds')):
+  if formats.is_number(results.get('wall_seconds')):
     seconds = round(results['wall_seconds'])
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     duration = f'{seconds} s'
@@ -241,12 +244,15 @@ def _facts(results: Mapping[str, Any], workdir: pathlib.Path) -> list[str]:
 
 def _cards(results: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Labels and values of the numbers to read first."""
-  numbers = {k: v for k, v in results.items() if names.is_number(v)}
+  numbers = {k: v for k, v in results.items() if formats.is_number(v)}
   family = names.main_distance(results)
   cards = []
   for name in (
-      f'{family}/generator', f'{family}/aggregate', f'{family}/prior',
-      'eval/reconstruction_mse', 'nll/importance',
+    f'{family}/generator',
+    f'{family}/aggregate',
+    f'{family}/prior',
+    'eval/reconstruction_mse',
+    'nll/importance',
   ):
     if name in numbers:
       metric, source = names.find_metric(name)
@@ -255,7 +261,7 @@ def _cards(results: Mapping[str, Any]) -> list[tuple[str, str]]:
   own = numbers.get(f'{family}/generator')
   bound = numbers.get(f'{family}/aggregate', 0.0)
   if own is not None and bound > 0.0:
-    ratio = names.format_number(own / bound)
+    ratio = formats.format_number(own / bound)
     cards.append(('Generator ÷ aggregate posterior', f'{ratio}×'))
   return cards
 
@@ -269,14 +275,14 @@ def _distances(results: Mapping[str, Any]) -> dict[str, Any] | None:
       metrics[metric.name] = metric
       values.setdefault(source, {})[metric.name] = results[name]
   return values and {
-      'metrics': list(metrics.values()),
-      'rows': [
-          (
-              names.find_source(source),
-              [x.text(values[source].get(x.name)) for x in metrics.values()],
-          )
-          for source in sorted(values, key=names.source_rank)
-      ],
+    'metrics': list(metrics.values()),
+    'rows': [
+      (
+        names.find_source(source),
+        [x.text(values[source].get(x.name)) for x in metrics.values()],
+      )
+      for source in sorted(values, key=names.source_rank)
+    ],
   }
 
 
@@ -290,7 +296,7 @@ def _families(results: Mapping[str, Any]) -> dict[str, list]:
       continue
     family, slash, _ = name.partition('/')
     heading = names.FAMILIES.get(family, (slash and family) or 'Other')
-    kind = 'number' if names.is_number(value) else 'text'
+    kind = 'number' if formats.is_number(value) else 'text'
     row = (name, metric, metric.text(value), kind)
     families.setdefault(heading, []).append(row)
   return {heading: rows for heading, rows in families.items() if rows}
@@ -298,23 +304,23 @@ def _families(results: Mapping[str, Any]) -> dict[str, list]:
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> str:
   """The length and the speed of the training."""
-  steps = [row['step'] for row in rows if names.is_number(row.get('step'))]
+  steps = [row['step'] for row in rows if formats.is_number(row.get('step'))]
   if not steps:
     return ''
   text = f'{len(rows):,} lines were logged, up to step {max(steps):,.0f}.'
   speeds = [row.get('train/images_per_sec') for row in rows]
-  speeds = [x for x in speeds if names.is_number(x)]
+  speeds = [x for x in speeds if formats.is_number(x)]
   if speeds:
-    median = names.format_number(statistics.median(speeds))
+    median = formats.format_number(statistics.median(speeds))
     text += f' The median speed was {median} images/s.'
   return text
 
 
 def _repetition(
-    config: Mapping[str, Any],
-    record: Mapping[str, Any],
-    results: Mapping[str, Any],
-    workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  record: Mapping[str, Any],
+  results: Mapping[str, Any],
+  workdir: pathlib.Path,
 ) -> dict[str, Any]:
   """The command that gives this config again, notes, and versions."""
   command, note = _command(config, workdir)
@@ -332,14 +338,14 @@ def _repetition(
   versions = record.get('versions')
   versions = versions if isinstance(versions, Mapping) else {}
   return {
-      'command': command,
-      'notes': [x for x in notes if x],
-      'versions': [f'{k} {v or "not installed"}' for k, v in versions.items()],
+    'command': command,
+    'notes': [x for x in notes if x],
+    'versions': [f'{k} {v or "not installed"}' for k, v in versions.items()],
   }
 
 
 def _command(
-    config: Mapping[str, Any], workdir: pathlib.Path
+  config: Mapping[str, Any], workdir: pathlib.Path
 ) -> tuple[str, str]:
   """Returns the command line of a config, and a note on it."""
   method, dataset = _name(config, 'method'), _name(config, 'dataset')
@@ -353,8 +359,8 @@ def _command(
     standard = config_lib.flatten(config_lib.load(spec))
   except Exception:  # a user's run file may raise anything
     note = (
-        f'{spec} could not be loaded when this page was written, so the command'
-        ' lacks overrides of its fields; the config below has every value.'
+      f'{spec} could not be loaded when this page was written, so the command'
+      ' lacks overrides of its fields; the config below has every value.'
     )
   else:
     for name, value in config_lib.flatten(config).items():

@@ -6,18 +6,19 @@ import pathlib
 
 import numpy as np
 
+from ldc_vae import formats
 from ldc_vae import names
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tiles
 
 
 def sample_grid(
-    images: np.ndarray,
-    path: style.PathLike,
-    *,
-    title: str,
-    columns: int = 10,
-    max_rows: int = 10,
+  images: np.ndarray,
+  path: style.PathLike,
+  *,
+  title: str,
+  columns: int = 10,
+  max_rows: int = 10,
 ) -> pathlib.Path:
   """Draws the first images, in their order, as a grid.
 
@@ -37,19 +38,17 @@ def sample_grid(
   note = f'{height}×{width} pixels, unselected'
   if len(shown) < len(images):
     note = f'The first {len(shown):,} of {len(images):,} images, {note}'
-  return tiles.write_tiles(
-      _rows(shown, columns), path, title=title, note=note
-  )
+  return tiles.write_tiles(_rows(shown, columns), path, title=title, note=note)
 
 
 def reconstructions(
-    originals: np.ndarray,
-    decoded: np.ndarray,
-    path: style.PathLike,
-    *,
-    title: str,
-    columns: int = 10,
-    max_pairs_of_rows: int = 4,
+  originals: np.ndarray,
+  decoded: np.ndarray,
+  path: style.PathLike,
+  *,
+  title: str,
+  columns: int = 10,
+  max_pairs_of_rows: int = 4,
 ) -> pathlib.Path:
   """Draws every original above its reconstruction, rows labelled.
 
@@ -66,29 +65,29 @@ def reconstructions(
   """
   if np.shape(originals) != np.shape(decoded):
     raise ValueError(
-        f'originals {list(np.shape(originals))} and decoded'
-        f' {list(np.shape(decoded))} must have one shape'
+      f'originals {list(np.shape(originals))} and decoded'
+      f' {list(np.shape(decoded))} must have one shape'
     )
   num_shown = columns * max_pairs_of_rows
   above, below = (
-      _rows(tiles.checked_images(images, name)[:num_shown], columns)
-      for images, name in ((originals, 'originals'), (decoded, 'decoded'))
+    _rows(tiles.checked_images(images, name)[:num_shown], columns)
+    for images, name in ((originals, 'originals'), (decoded, 'decoded'))
   )
   return tiles.write_tiles(
-      [row for pair in zip(above, below) for row in pair],
-      path,
-      title=title,
-      row_labels=[('original', ''), ('reconstruction', '')] * len(above),
-      breaks=range(1, 2 * len(above), 2),
+    [row for pair in zip(above, below) for row in pair],
+    path,
+    title=title,
+    row_labels=[('original', ''), ('reconstruction', '')] * len(above),
+    breaks=range(1, 2 * len(above), 2),
   )
 
 
 def interpolations(
-    paths: np.ndarray,
-    path: style.PathLike,
-    *,
-    title: str,
-    max_rows: int = 12,
+  paths: np.ndarray,
+  path: style.PathLike,
+  *,
+  title: str,
+  max_rows: int = 12,
 ) -> pathlib.Path:
   """Draws one row for each walk through latent space, its two ends framed.
 
@@ -105,31 +104,31 @@ def interpolations(
   paths = np.asarray(paths)
   if paths.ndim != 5 or 0 in paths.shape:
     raise ValueError(
-        'paths must be uint8 [R, S, H, W, C] with no empty axis, got'
-        f' {paths.dtype} {list(paths.shape)}'
+      'paths must be uint8 [R, S, H, W, C] with no empty axis, got'
+      f' {paths.dtype} {list(paths.shape)}'
     )
   num_steps = paths.shape[1]
   ends = (0, num_steps - 1)
   return tiles.write_tiles(
-      [tiles.checked_images(row, 'paths') for row in paths[:max_rows]],
-      path,
-      title=title,
-      column_labels=[
-          f't = {t:.2g}' if step in ends else f'{t:.2g}'
-          for step, t in enumerate(np.linspace(0.0, 1.0, num_steps))
-      ],
-      framed_columns=ends,
+    [tiles.checked_images(row, 'paths') for row in paths[:max_rows]],
+    path,
+    title=title,
+    column_labels=[
+      f't = {t:.2g}' if step in ends else f'{t:.2g}'
+      for step, t in enumerate(np.linspace(0.0, 1.0, num_steps))
+    ],
+    framed_columns=ends,
   )
 
 
 def source_grid(
-    images: Mapping[str, np.ndarray],
-    path: style.PathLike,
-    *,
-    distances: Mapping[str, float | None] | None = None,
-    title: str,
-    distance_name: str = 'Fréchet',
-    columns: int = 10,
+  images: Mapping[str, np.ndarray],
+  path: style.PathLike,
+  *,
+  distances: Mapping[str, float | None] | None = None,
+  title: str,
+  distance_name: str = 'Fréchet',
+  columns: int = 10,
 ) -> pathlib.Path:
   """Draws one row of images per latent source, with the source's distance.
 
@@ -155,8 +154,8 @@ def source_grid(
     rows.append(row[:columns])
     value = distances.get(source)
     number = ''
-    if names.is_number(value):
-      number = f'{distance_name} {names.format_number(value)}'
+    if formats.is_number(value):
+      number = f'{distance_name} {formats.format_number(value)}'
     labels.append((names.find_source(source).label, number))
   if not rows:
     raise ValueError('images has no source with an image; pass at least one')
@@ -167,7 +166,7 @@ def source_grid(
 
 
 def decomposition_bars(
-    results: Mapping[str, object], path: style.PathLike, *, title: str = ''
+  results: Mapping[str, object], path: style.PathLike, *, title: str = ''
 ) -> pathlib.Path:
   """Draws the Fréchet distance of every latent source as a labelled bar.
 
@@ -186,7 +185,7 @@ def decomposition_bars(
     metric, source = names.find_metric(name)
     value = results[name]
     is_frechet = metric.better and metric.name.startswith('frechet_')
-    if is_frechet and names.is_number(value):
+    if is_frechet and formats.is_number(value):
       families[metric.name][source] = (float(value), None)
       labels[metric.name] = metric.label
   with style.applied():
@@ -194,12 +193,15 @@ def decomposition_bars(
       return style.write_no_data(path, title, 'no finite Fréchet distance')
     heights = [len(bars) for bars in families.values()]
     fig, panels = style.panels(
-        len(families), 1, (6.6, 0.85),
-        margins=(0.0, 0.34 * sum(heights) + 0.35), height_ratios=heights,
+      len(families),
+      1,
+      (6.6, 0.85),
+      margins=(0.0, 0.34 * sum(heights) + 0.35),
+      height_ratios=heights,
     )
     for panel, (name, bars) in zip(panels, families.items()):
       logarithmic = style.set_bar_limits(
-          panel, [x for x, _ in bars.values()], room=0.14
+        panel, [x for x, _ in bars.values()], room=0.14
       )
       style.source_bars(panel, bars, list(bars))
       scale = ', logarithmic axis' if logarithmic else ''

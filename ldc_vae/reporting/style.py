@@ -23,6 +23,7 @@ from matplotlib import textpath
 from matplotlib import ticker
 import numpy as np
 
+from ldc_vae import formats
 from ldc_vae import names
 from ldc_vae.runtime import files
 
@@ -39,36 +40,36 @@ _CAPTION_SIZE, _TITLE_SIZE = 7.5, 10  # points
 
 # Set explicitly, so that a user's matplotlibrc does not change a figure.
 _RC_PARAMS = {
-    'text.usetex': False,
-    'font.family': ['DejaVu Sans'],
-    'font.size': 8.5,
-    'axes.titlesize': 9.0,
-    'axes.titleweight': 'bold',
-    'axes.titlelocation': 'left',
-    'axes.labelsize': 8.5,
-    'axes.labelcolor': MUTED,
-    'axes.edgecolor': '#9a9a9a',
-    'axes.linewidth': 0.7,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.axisbelow': True,
-    'axes.formatter.useoffset': False,
-    'axes.formatter.use_mathtext': True,
-    'axes.unicode_minus': True,
-    'xtick.color': '#9a9a9a',
-    'ytick.color': '#9a9a9a',
-    'xtick.labelcolor': MUTED,
-    'ytick.labelcolor': MUTED,
-    'xtick.labelsize': 7.5,
-    'ytick.labelsize': 7.5,
-    'grid.color': '#e4e4e4',
-    'grid.linewidth': 0.6,
-    'text.color': INK,
-    'figure.facecolor': 'white',
-    'axes.facecolor': 'white',
-    'legend.frameon': False,
-    'legend.fontsize': 8.0,
-    'path.simplify': True,
+  'text.usetex': False,
+  'font.family': ['DejaVu Sans'],
+  'font.size': 8.5,
+  'axes.titlesize': 9.0,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.labelsize': 8.5,
+  'axes.labelcolor': MUTED,
+  'axes.edgecolor': '#9a9a9a',
+  'axes.linewidth': 0.7,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.axisbelow': True,
+  'axes.formatter.useoffset': False,
+  'axes.formatter.use_mathtext': True,
+  'axes.unicode_minus': True,
+  'xtick.color': '#9a9a9a',
+  'ytick.color': '#9a9a9a',
+  'xtick.labelcolor': MUTED,
+  'ytick.labelcolor': MUTED,
+  'xtick.labelsize': 7.5,
+  'ytick.labelsize': 7.5,
+  'grid.color': '#e4e4e4',
+  'grid.linewidth': 0.6,
+  'text.color': INK,
+  'figure.facecolor': 'white',
+  'axes.facecolor': 'white',
+  'legend.frameon': False,
+  'legend.fontsize': 8.0,
+  'path.simplify': True,
 }
 
 
@@ -83,13 +84,13 @@ def source_colour(source: str) -> str:
 
 
 def panels(
-    num: int,
-    num_columns: int,
-    panel_size: tuple[float, float],
-    *,
-    margins: tuple[float, float] = (0.0, 0.0),
-    min_width: float = 0.0,
-    **options: Any,
+  num: int,
+  num_columns: int,
+  panel_size: tuple[float, float],
+  *,
+  margins: tuple[float, float] = (0.0, 0.0),
+  min_width: float = 0.0,
+  **options: Any,
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
   """Creates a figure with equal panels.
 
@@ -108,9 +109,9 @@ def panels(
   num_rows = math.ceil(num / num_columns)
   width = panel_size[0] * num_columns + margins[0]
   fig = mpl_figure.Figure(
-      figsize=(max(width, min_width), panel_size[1] * num_rows + margins[1]),
-      dpi=DPI,
-      layout=layout_engine.ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09),
+    figsize=(max(width, min_width), panel_size[1] * num_rows + margins[1]),
+    dpi=DPI,
+    layout=layout_engine.ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09),
   )
   axes = fig.subplots(num_rows, num_columns, squeeze=False, **options).ravel()
   for panel in axes[num:]:
@@ -119,9 +120,9 @@ def panels(
 
 
 def source_bars(
-    panel: mpl_axes.Axes,
-    values: Mapping[str, tuple[float, float | None]],
-    sources: list[str],
+  panel: mpl_axes.Axes,
+  values: Mapping[str, tuple[float, float | None]],
+  sources: list[str],
 ) -> None:
   """Draws one horizontal bar per source, with its number at the end.
 
@@ -137,20 +138,26 @@ def source_bars(
     value, error = values[source]
     end = max(value, start)
     panel.barh(
-        position, end - start, left=start, height=0.68,
-        color=source_colour(source),
+      position,
+      end - start,
+      left=start,
+      height=0.68,
+      color=source_colour(source),
     )
     if error:
       low, high = max(value - error, start), value + error
       panel.plot([low, high], [position] * 2, color=INK, lw=0.9)
       end = max(end, high)
     panel.annotate(
-        names.format_number(value), (end, position), xytext=(4, 0),
-        textcoords='offset points', va='center',
-        fontweight='bold' if source == 'generator' else 'normal',
+      formats.format_number(value),
+      (end, position),
+      xytext=(4, 0),
+      textcoords='offset points',
+      va='center',
+      fontweight='bold' if source == 'generator' else 'normal',
     )
   panel.set_yticks(
-      range(len(sources)), [names.find_source(x).label for x in sources]
+    range(len(sources)), [names.find_source(x).label for x in sources]
   )
   panel.set_ylim(len(sources) - 0.4, -0.6)  # the first one on top
   panel.tick_params(axis='y', length=0, labelsize=8.5, labelcolor=INK)
@@ -186,9 +193,12 @@ def set_title(fig: mpl_figure.Figure, title: str) -> None:
   """Writes the title over the figure, wrapped to its width."""
   if title:
     fig.suptitle(
-        wrapped_title(fig, title), x=0.01, ha='left', fontsize=_TITLE_SIZE,
-        fontweight='bold',
-        parse_math=False,  # it names a folder, which may have a $
+      wrapped_title(fig, title),
+      x=0.01,
+      ha='left',
+      fontsize=_TITLE_SIZE,
+      fontweight='bold',
+      parse_math=False,  # it names a folder, which may have a $
     )
 
 
@@ -202,15 +212,16 @@ def set_caption(fig: mpl_figure.Figure, caption: str) -> None:
   """Writes a caption under the panels, wrapped to the figure's width."""
   width = 72 * fig.get_figwidth() - 20  # points
   fig.supxlabel(
-      '\n'.join(wrapped(caption, width, _CAPTION_SIZE)),
-      fontsize=_CAPTION_SIZE, color=MUTED,
+    '\n'.join(wrapped(caption, width, _CAPTION_SIZE)),
+    fontsize=_CAPTION_SIZE,
+    color=MUTED,
   )
 
 
 def text_width(text: str, size: float, weight: str = 'normal') -> float:
   """The width of a line of text of some size, both in points."""
   font = font_manager.FontProperties(
-      family='DejaVu Sans', weight=weight, size=size
+    family='DejaVu Sans', weight=weight, size=size
   )
   measure = textpath.text_to_path.get_text_width_height_descent
   with _any_glyph():
@@ -218,7 +229,7 @@ def text_width(text: str, size: float, weight: str = 'normal') -> float:
 
 
 def wrapped(
-    text: str, width: float, size: float, weight: str = 'normal'
+  text: str, width: float, size: float, weight: str = 'normal'
 ) -> list[str]:
   """Splits text into lines of at most `width` points."""
   num_letters = max(len(text), 1)
@@ -236,7 +247,7 @@ def write_no_data(path: PathLike, title: str, reason: str) -> pathlib.Path:
   set_title(fig, title)
   panel.set_axis_off()
   panel.text(
-      0.5, 0.5, f'no data: {reason}', ha='center', va='center', color=MUTED
+    0.5, 0.5, f'no data: {reason}', ha='center', va='center', color=MUTED
   )
   return write_figure(fig, path)
 
@@ -246,8 +257,10 @@ def write_figure(fig: mpl_figure.Figure, path: PathLike) -> pathlib.Path:
   stream = io.BytesIO()
   with _any_glyph():
     fig.savefig(
-        stream, format='png', dpi=DPI,
-        metadata={'Software': None},  # it would name matplotlib's version
+      stream,
+      format='png',
+      dpi=DPI,
+      metadata={'Software': None},  # it would name matplotlib's version
     )
   return write_bytes(path, stream.getvalue())
 

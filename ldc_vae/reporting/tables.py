@@ -11,11 +11,13 @@ import csv
 import io
 from typing import Any
 
+from ldc_vae import formats
 from ldc_vae import methods
 from ldc_vae import names
 from ldc_vae.metrics import intervals
 
 CONFIDENCE = 0.95  # of the intervals
+
 
 def method_label(method: str) -> str:
   """The words for a method, 'ldc' -> 'LDC-VAE'."""
@@ -38,10 +40,10 @@ def columns(runs: Iterable[Mapping[str, Any]]) -> list[names.Metric]:
     runs: Each with 'results', the content of its results.json or None.
   """
   found = {
-      name
-      for run in runs
-      for name, value in (run['results'] or {}).items()
-      if names.is_number(value)
+    name
+    for run in runs
+    for name, value in (run['results'] or {}).items()
+    if formats.is_number(value)
   }
   metrics = {}
   for name in sorted(found, key=names.metric_rank):
@@ -81,23 +83,25 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
           continue
         name = metric.name.replace('{source}', source)
         values = {
-            run['seed']: float(run['results'][name])
-            for run in group
-            if names.is_number(run['results'].get(name))
+          run['seed']: float(run['results'][name])
+          for run in group
+          if formats.is_number(run['results'].get(name))
         }
         if values:
           cells[column_name(metric)] = {
-              'values': values,
-              'mean': intervals.mean(list(values.values())),
-              'standard_error': intervals.standard_error(list(values.values())),
-              'num_seeds': len(values),
+            'values': values,
+            'mean': intervals.mean(list(values.values())),
+            'standard_error': intervals.standard_error(list(values.values())),
+            'num_seeds': len(values),
           }
-      rows.append({
+      rows.append(
+        {
           'method': method,
           'source': source,
           'label': label(method, source),
           'metrics': cells,
-      })
+        }
+      )
   own = [row for row in rows if row['source'] == 'generator']
   for metric in metrics:
     _compare(own, metric, 'own')
@@ -107,19 +111,28 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def to_csv(
-    rows: Sequence[Mapping[str, Any]], metrics: Sequence[names.Metric]
+  rows: Sequence[Mapping[str, Any]], metrics: Sequence[names.Metric]
 ) -> str:
   """One line per row; seven cells per metric, empty where there is nothing."""
   stream = io.StringIO()
   out = csv.writer(stream, lineterminator='\n')
   parts = (
-      'mean', 'standard_error', 'num_seeds', 'best', 'difference',
-      'difference_low', 'difference_high',
+    'mean',
+    'standard_error',
+    'num_seeds',
+    'best',
+    'difference',
+    'difference_low',
+    'difference_high',
   )
-  out.writerow([
-      'method', 'source', 'label',
+  out.writerow(
+    [
+      'method',
+      'source',
+      'label',
       *(f'{column_name(x)} {part}' for x in metrics for part in parts),
-  ])
+    ]
+  )
   for row in rows:
     line = [row['method'], row['source'], row['label']]
     for metric in metrics:
@@ -130,18 +143,20 @@ def to_csv(
       scope = cell['all' if metric.is_per_source else 'own']
       difference = scope['difference'] or {}
       line += [
-          cell['mean'], cell['standard_error'], cell['num_seeds'],
-          int(scope['best']),
-          *(difference.get(name) for name in ('mean', 'low', 'high')),
+        cell['mean'],
+        cell['standard_error'],
+        cell['num_seeds'],
+        int(scope['best']),
+        *(difference.get(name) for name in ('mean', 'low', 'high')),
       ]
     out.writerow(line)
   return stream.getvalue()
 
 
 def to_markdown(
-    rows: Sequence[Mapping[str, Any]],
-    metrics: Sequence[names.Metric],
-    num_seeds: int,
+  rows: Sequence[Mapping[str, Any]],
+  metrics: Sequence[names.Metric],
+  num_seeds: int,
 ) -> str:
   """The tables, each with its differences from the best below it.
 
@@ -154,19 +169,34 @@ def to_markdown(
   distances = [metric for metric in metrics if metric.is_per_source]
   others = [metric for metric in metrics if not metric.is_per_source]
   parts = [
-      _section('Methods with their own generator: distance from held-out'
-               ' images', own, distances, 'own', num_seeds),
-      _section('With latent samplers fitted after training', rows, distances,
-               'all', num_seeds) if len(own) < len(rows) else '',
-      _section('Samples, likelihood and time of the methods themselves', own,
-               others, 'own', num_seeds),
+    _section(
+      'Methods with their own generator: distance from held-out images',
+      own,
+      distances,
+      'own',
+      num_seeds,
+    ),
+    _section(
+      'With latent samplers fitted after training',
+      rows,
+      distances,
+      'all',
+      num_seeds,
+    )
+    if len(own) < len(rows)
+    else '',
+    _section(
+      'Samples, likelihood and time of the methods themselves',
+      own,
+      others,
+      'own',
+      num_seeds,
+    ),
   ]
   return '\n'.join(part for part in parts if part)
 
 
-def markdown_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]]
-) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   """A Markdown table, numbers to the right.
 
   Args:
@@ -191,7 +221,7 @@ def _fitted_samplers(runs: Iterable[Mapping[str, Any]]) -> list[str]:
   for run in runs:
     for name, value in run['results'].items():
       metric, source = names.find_metric(name)
-      if metric.compared and source and names.is_number(value):
+      if metric.compared and source and formats.is_number(value):
         found.add(source)
   is_sampler = lambda x: names.find_source(x).kind == names.SAMPLER
   return sorted(filter(is_sampler, found), key=names.source_rank)
@@ -207,47 +237,46 @@ def _compare(rows, metric: names.Metric, scope: str) -> None:
   most = max(cell['num_seeds'] for cell in cells)
   sign = -1.0 if metric.better == names.HIGHER else 1.0
   best = min(
-      (index for index, cell in enumerate(cells) if cell['num_seeds'] == most),
-      key=lambda index: sign * cells[index]['mean'],
+    (index for index, cell in enumerate(cells) if cell['num_seeds'] == most),
+    key=lambda index: sign * cells[index]['mean'],
   )
   for index, cell in enumerate(cells):
     difference = None
     if index != best:
       difference = intervals.paired_difference(
-          cell['values'], cells[best]['values'], CONFIDENCE
+        cell['values'], cells[best]['values'], CONFIDENCE
       )
     cell[scope] = {
-        'best': index == best,
-        'reference': labels[best],
-        'difference': difference and difference._asdict(),
+      'best': index == best,
+      'reference': labels[best],
+      'difference': difference and difference._asdict(),
     }
 
 
 def _section(title, rows, metrics, scope, num_seeds) -> str:
   """A table of means and one of differences; '' without a column."""
   metrics = [
-      x for x in metrics
-      if any(column_name(x) in row['metrics'] for row in rows)
+    x for x in metrics if any(column_name(x) in row['metrics'] for row in rows)
   ]
   if not metrics:
     return ''
   arrows = {names.LOWER: ' ↓', names.HIGHER: ' ↑'}
   header = [f'{x.label}{arrows.get(x.better, "")}' for x in metrics]
   text = f'### {title}\n\n' + markdown_table(
-      ['', *header],
-      (
-          [row['label'], *(_mean(row, x, scope, num_seeds) for x in metrics)]
-          for row in rows
-      ),
+    ['', *header],
+    (
+      [row['label'], *(_mean(row, x, scope, num_seeds) for x in metrics)]
+      for row in rows
+    ),
   )
   if len(rows) < 2:
     return text
   return f'{text}\n' + markdown_table(
-      ['difference from the best', *header],
-      (
-          [row['label'], *(_difference(row, x, scope) for x in metrics)]
-          for row in rows
-      ),
+    ['difference from the best', *header],
+    (
+      [row['label'], *(_difference(row, x, scope) for x in metrics)]
+      for row in rows
+    ),
   )
 
 

@@ -22,27 +22,27 @@ def checked_images(images: np.ndarray, name: str) -> np.ndarray:
   images = np.asarray(images)
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
     raise ValueError(
-        f'{name} must be uint8 [N, H, W, C] with no empty axis, got'
-        f' {images.dtype} {list(images.shape)}'
+      f'{name} must be uint8 [N, H, W, C] with no empty axis, got'
+      f' {images.dtype} {list(images.shape)}'
     )
   if images.shape[-1] not in (1, 3):
     raise ValueError(
-        f'{name} must have 1 (grey) or 3 (colour) channels, got'
-        f' {images.shape[-1]}'
+      f'{name} must have 1 (grey) or 3 (colour) channels, got'
+      f' {images.shape[-1]}'
     )
   return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
 def write_tiles(
-    rows: Sequence[np.ndarray],
-    path: style.PathLike,
-    *,
-    title: str,
-    note: str = '',
-    row_labels: Sequence[tuple[str, str]] = (),
-    column_labels: Sequence[str] = (),
-    framed_columns: Collection[int] = (),
-    breaks: Collection[int] = (),
+  rows: Sequence[np.ndarray],
+  path: style.PathLike,
+  *,
+  title: str,
+  note: str = '',
+  row_labels: Sequence[tuple[str, str]] = (),
+  column_labels: Sequence[str] = (),
+  framed_columns: Collection[int] = (),
+  breaks: Collection[int] = (),
 ) -> pathlib.Path:
   """Writes rows of images, enlarged by a whole factor.
 
@@ -69,8 +69,9 @@ def write_tiles(
   left = _MARGIN
   if row_labels:
     widths = [
-        style.text_width(line, **font) / points
-        for lines in row_labels for line, font in zip(lines, (bold, small))
+      style.text_width(line, **font) / points
+      for lines in row_labels
+      for line, font in zip(lines, (bold, small))
     ]
     left += round(max(widths)) + letter
   width = max(left + grid.shape[1] + _MARGIN, _MIN_WIDTH)
@@ -79,7 +80,8 @@ def write_tiles(
   texts = []  # (x, y, text, options), in pixels from the upper left corner
   top = _MARGIN
   for text, font, colour in (
-      (title, bold, style.INK), (note, small, style.MUTED)
+    (title, bold, style.INK),
+    (note, small, style.MUTED),
   ):
     for each in style.wrapped(text, room, **font):
       texts.append((_MARGIN, top, each, {**font, 'va': 'top', 'color': colour}))
@@ -88,7 +90,7 @@ def write_tiles(
   if column_labels:
     pitch = (xs[1] - xs[0] if len(xs) > 1 else size[1]) - 8
     stagger = any(
-        style.text_width(x, **small) / points > pitch for x in column_labels
+      style.text_width(x, **small) / points > pitch for x in column_labels
     )
     top += line * (1 + stagger)
     for index, (x, text) in enumerate(zip(xs, column_labels)):
@@ -99,10 +101,14 @@ def write_tiles(
     middle, shift = top + y + size[0] / 2, line / 2 if detail else 0
     options = {'ha': 'right', 'va': 'center'}
     texts.append((left - letter, middle - shift, name, {**options, **bold}))
-    texts.append((
-        left - letter, middle + shift, detail,
+    texts.append(
+      (
+        left - letter,
+        middle + shift,
+        detail,
         {**options, **small, 'color': style.MUTED},
-    ))
+      )
+    )
   height = top + grid.shape[0] + _MARGIN
 
   with style.applied():
@@ -136,7 +142,7 @@ def _mosaic(rows, framed_columns, breaks):
   grid = grid.astype(np.uint8)
   frame = np.round(255 * np.array(colors.to_rgb(style.VERMILION)))
   box = lambda x, y, pad: grid[
-      y - pad : y + height + pad, x - pad : x + width + pad
+    y - pad : y + height + pad, x - pad : x + width + pad
   ]
   for y, row in zip(ys, rows):
     for index, (x, image) in enumerate(zip(xs, row)):

@@ -58,7 +58,7 @@ class Checkpointer:
   """
 
   def __init__(
-      self, directory: str | os.PathLike[str], *, read_only: bool = False
+    self, directory: str | os.PathLike[str], *, read_only: bool = False
   ):
     """Opens `directory`, which is made if only its last part is missing.
 
@@ -74,13 +74,13 @@ class Checkpointer:
     self._directory = pathlib.Path(os.path.abspath(directory))
     self._read_only = read_only
     self._executor = concurrent.futures.ThreadPoolExecutor(
-        max_workers=1, thread_name_prefix='checkpoint'
+      max_workers=1, thread_name_prefix='checkpoint'
     )
     self._saving: concurrent.futures.Future[None] | None = None
     if not read_only and jax.process_index() == 0:
       if importlib.util.find_spec('orbax') is None:  # hours before a save does
         raise manifest_lib.CheckpointError(
-            'the package orbax-checkpoint is missing; install requirements.txt'
+          'the package orbax-checkpoint is missing; install requirements.txt'
         )
       folder.prepare_directory(self._directory)
 
@@ -91,12 +91,12 @@ class Checkpointer:
     self.close()
 
   def save(
-      self,
-      step: int,
-      state: PyTree,
-      *,
-      metrics: Mapping[str, float],
-      meta: Mapping[str, Any],
+    self,
+    step: int,
+    state: PyTree,
+    *,
+    metrics: Mapping[str, float],
+    meta: Mapping[str, Any],
   ) -> None:
     """Copies `state` to the host and writes it in the background.
 
@@ -117,8 +117,8 @@ class Checkpointer:
     self.wait()
     if self._read_only:
       raise manifest_lib.CheckpointError(
-          f'checkpoint {step} not saved: {self._directory} was opened with'
-          ' read_only=True'
+        f'checkpoint {step} not saved: {self._directory} was opened with'
+        ' read_only=True'
       )
     if step < 0:
       raise ValueError(f'step={step} of a checkpoint must not be negative')
@@ -126,13 +126,13 @@ class Checkpointer:
       return
     values, entries = manifest_lib.to_host(state)
     manifest = {
-        'format': manifest_lib.FORMAT,
-        'step': int(step),
-        'leaves': entries,
-        'metrics': {
-            name: manifest_lib.scalar(name, x) for name, x in metrics.items()
-        },
-        'meta': manifest_lib.to_json(meta),
+      'format': manifest_lib.FORMAT,
+      'step': int(step),
+      'leaves': entries,
+      'metrics': {
+        name: manifest_lib.scalar(name, x) for name, x in metrics.items()
+      },
+      'meta': manifest_lib.to_json(meta),
     }
     self._saving = self._executor.submit(self._write, manifest, values)
 
@@ -169,14 +169,14 @@ class Checkpointer:
     leaves, treedef = jax.tree.flatten(like)
     names = manifest_lib.leaf_names(like)
     leaves = [
-        manifest_lib.like_leaf(x, values[name])
-        for name, x in zip(names, leaves, strict=True)
+      manifest_lib.like_leaf(x, values[name])
+      for name, x in zip(names, leaves, strict=True)
     ]
     return Restored(
-        step=manifest['step'],
-        state=jax.tree.unflatten(treedef, leaves),
-        meta=manifest['meta'],
-        metrics=manifest['metrics'],
+      step=manifest['step'],
+      state=jax.tree.unflatten(treedef, leaves),
+      meta=manifest['meta'],
+      metrics=manifest['metrics'],
     )
 
   def latest_step(self) -> int | None:
@@ -203,15 +203,15 @@ class Checkpointer:
       self._executor.shutdown()
 
   def _write(
-      self, manifest: dict[str, Any], values: dict[str, np.ndarray]
+    self, manifest: dict[str, Any], values: dict[str, np.ndarray]
   ) -> None:
     """Writes one checkpoint; runs in the background."""
     step = manifest['step']
     path = self._directory / str(step)
     replaced = self._directory / f'{step}.replaced'
     manifest['leaves'] = {
-        name: manifest_lib.leaf_entry(name, values[name], **entry)
-        for name, entry in manifest['leaves'].items()
+      name: manifest_lib.leaf_entry(name, values[name], **entry)
+      for name, entry in manifest['leaves'].items()
     }
     manifest['digest'] = manifest_lib.digest(manifest)
     try:
@@ -223,11 +223,11 @@ class Checkpointer:
       losses = {step: x for step, x in losses.items() if x > -math.inf}
       try:
         orbax_writer.write(
-            self._directory,
-            manifest,
-            values,
-            kept={step, folder.ranked(losses, 'best')[0]},
-            num_latest=folder.NUM_LATEST,
+          self._directory,
+          manifest,
+          values,
+          kept={step, folder.ranked(losses, 'best')[0]},
+          num_latest=folder.NUM_LATEST,
         )
       except BaseException:
         if replaced.exists() and not path.exists():
@@ -241,14 +241,14 @@ class Checkpointer:
       raise folder.save_error(self._directory, step, error) from error
 
   def _find(
-      self, like: PyTree, which: str
+    self, like: PyTree, which: str
   ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Returns (manifest, values) of the first checkpoint that verifies."""
     corrupt = {}
     while steps := [
-        step
-        for step in folder.ranked(folder.losses(self._directory), which)
-        if step not in corrupt
+      step
+      for step in folder.ranked(folder.losses(self._directory), which)
+      if step not in corrupt
     ]:
       path = self._directory / str(steps[0])
       try:
@@ -265,9 +265,9 @@ class Checkpointer:
     if corrupt:
       reasons = '; '.join(f'{step}: {why}' for step, why in corrupt.items())
       raise manifest_lib.CheckpointError(
-          f'no checkpoint in {self._directory} verifies ({reasons}); put a'
-          ' backup in its place, or remove the directory to train from the'
-          ' start'
+        f'no checkpoint in {self._directory} verifies ({reasons}); put a'
+        ' backup in its place, or remove the directory to train from the'
+        ' start'
       )
     return None
 
@@ -284,12 +284,15 @@ class Checkpointer:
       except OSError as error:
         outcome = f'left there ({error.strerror})'
     logging.warning(
-        'checkpoint %s is corrupt (%s): %s, using checkpoint %d instead',
-        path, reason, outcome, used,
+      'checkpoint %s is corrupt (%s): %s, using checkpoint %d instead',
+      path,
+      reason,
+      outcome,
+      used,
     )
 
   def _find_on_process_0(
-      self, like: PyTree, which: str
+    self, like: PyTree, which: str
   ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Does `_find` on process 0 and gives every process its outcome."""
     header, body, failure = {}, b'', None
@@ -311,10 +314,10 @@ class Checkpointer:
     values, offset = {}, 0
     for name, entry in header['manifest']['leaves'].items():
       value = np.frombuffer(
-          body,
-          manifest_lib.storage_dtype(entry['dtype']),
-          math.prod(entry['stored']),
-          offset,
+        body,
+        manifest_lib.storage_dtype(entry['dtype']),
+        math.prod(entry['stored']),
+        offset,
       ).reshape(entry['stored'])
       offset += value.nbytes
       values[name] = value

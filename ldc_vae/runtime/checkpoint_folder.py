@@ -15,12 +15,12 @@ from ldc_vae.runtime import orbax_writer
 LOSS = 'validation/loss'  # the metric by which a checkpoint is best; lower is
 NUM_LATEST = 2  # one more than needed, to fall back to
 _REMEDIES = {
-    errno.ENOSPC: 'free some disk space',
-    errno.EDQUOT: 'free some of the disk quota',
-    errno.EFBIG: 'raise the file size limit (ulimit -f)',
-    errno.EROFS: 'make the directory writable',
-    errno.EACCES: 'make the directory writable',
-    errno.ENOENT: 'put the directory back',
+  errno.ENOSPC: 'free some disk space',
+  errno.EDQUOT: 'free some of the disk quota',
+  errno.EFBIG: 'raise the file size limit (ulimit -f)',
+  errno.EROFS: 'make the directory writable',
+  errno.EACCES: 'make the directory writable',
+  errno.ENOENT: 'put the directory back',
 }
 
 
@@ -83,16 +83,16 @@ def prepare_directory(directory: pathlib.Path) -> None:
         replaced.rename(replaced.with_suffix(''))
   except OSError as error:
     remedy = _REMEDIES.get(
-        error.errno or 0, 'choose a directory that can be written to'
+      error.errno or 0, 'choose a directory that can be written to'
     )
     if not directory.parent.exists():
       remedy = f'create {directory.parent} first'
     elif directory.exists() and not directory.is_dir():
       remedy = 'a file has this name: move it away'
     raise manifest_lib.CheckpointError(
-        f'checkpoint directory {directory} cannot be used'
-        f' ({error.strerror}); {remedy}',
-        error.errno,
+      f'checkpoint directory {directory} cannot be used'
+      f' ({error.strerror}); {remedy}',
+      error.errno,
     ) from error
 
 
@@ -149,7 +149,7 @@ def free_name(path: pathlib.Path) -> pathlib.Path:
 
 
 def save_error(
-    directory: pathlib.Path, step: int, error: BaseException
+  directory: pathlib.Path, step: int, error: BaseException
 ) -> manifest_lib.CheckpointError:
   """Returns the sentence to raise for a save that failed."""
   number, text = getattr(error, 'errno', None), str(error)
@@ -159,7 +159,7 @@ def save_error(
   cause = os.strerror(number) if number else manifest_lib.one_line(error)
   remedy = _REMEDIES.get(number or 0, 'check the disk')
   return manifest_lib.CheckpointError(
-      f'checkpoint {step} could not be saved in {directory} ({cause});'
-      f' {remedy} and run again: the checkpoints before it are whole',
-      number,
+    f'checkpoint {step} could not be saved in {directory} ({cause});'
+    f' {remedy} and run again: the checkpoints before it are whole',
+    number,
   )

@@ -40,9 +40,9 @@ class JoinError(OSError):
 
 
 def join(
-    coordinator_address: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
 ) -> None:
   """Joins the other processes of the run; call it before jax does any work.
 
@@ -62,8 +62,8 @@ def join(
   asked = os.environ.get(_VARIABLE) or '0'
   if asked not in ('0', '1'):
     raise errors.UserError(
-        f'{_VARIABLE}={asked} is neither 0 nor 1; set it to 1 where jax is to'
-        ' find the processes of the run itself'
+      f'{_VARIABLE}={asked} is neither 0 nor 1; set it to 1 where jax is to'
+      ' find the processes of the run itself'
     )
   if coordinator_address is None and asked == '0':
     return
@@ -73,22 +73,22 @@ def join(
     arguments: dict[str, Any] = {}
     failure = f'{_VARIABLE}=1, but jax found no cluster to join'
     remedy = (
-        'unset it, or give --coordinator_address, --num_processes and'
-        ' --process_id'
+      'unset it, or give --coordinator_address, --num_processes and'
+      ' --process_id'
     )
   else:
     arguments = dict(
-        coordinator_address=coordinator_address,
-        num_processes=num_processes,
-        process_id=process_id,
+      coordinator_address=coordinator_address,
+      num_processes=num_processes,
+      process_id=process_id,
     )
     failure = (
-        f'--coordinator_address={coordinator_address}: process {process_id} of'
-        f' {num_processes} could not join the others'
+      f'--coordinator_address={coordinator_address}: process {process_id} of'
+      f' {num_processes} could not join the others'
     )
     remedy = (
-        'start all of them within 5 minutes, with the address of process 0 and'
-        ' a port that is free there'
+      'start all of them within 5 minutes, with the address of process 0 and'
+      ' a port that is free there'
     )
   try:
     jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT)
@@ -261,14 +261,14 @@ class _Peers:
     """Tells the others how this process is."""
     signum = self._watch.signum
     status = dict(
-        signum=signum,
-        last_step=self._watch.last_step if signum else None,
-        failure=self._failure,
-        code=self._code,
-        has_left=self._has_left,
+      signum=signum,
+      last_step=self._watch.last_step if signum else None,
+      failure=self._failure,
+      code=self._code,
+      has_left=self._has_left,
     )
     self._client.key_value_set(
-        f'{_PREFIX}/{self._index}', json.dumps(status), allow_overwrite=True
+      f'{_PREFIX}/{self._index}', json.dumps(status), allow_overwrite=True
     )
 
   def _act(self):
@@ -276,8 +276,8 @@ class _Peers:
     for index, status in self._statuses.items():
       if status['failure'] and index != self._index:
         self._watch.end(
-            status['code'],
-            f'process {index} of {self._count} {status["failure"]}',
+          status['code'],
+          f'process {index} of {self._count} {status["failure"]}',
         )
       if status['signum'] and not self._watch.signum:
         is_interrupt = status['signum'] == signal.SIGINT
@@ -295,7 +295,7 @@ class _Peers:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._post()
       while self._index == 0 and not all(
-          status['has_left'] for status in _read(f'{_PREFIX}/').values()
+        status['has_left'] for status in _read(f'{_PREFIX}/').values()
       ):
         time.sleep(0.05)
     os._exit(code)

@@ -26,8 +26,13 @@ _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
 
 # What reading a damaged .npz raises, one array after another.
 NPZ_ERRORS = (
-    OSError, ValueError, KeyError, EOFError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error,
+  OSError,
+  ValueError,
+  KeyError,
+  EOFError,
+  NotImplementedError,
+  zipfile.BadZipFile,
+  zlib.error,
 )
 
 
@@ -131,8 +136,8 @@ def write_json(path: Path, obj: Any) -> None:
     text = json.dumps(finite(obj), indent=2, allow_nan=False)
   except (TypeError, ValueError) as error:
     raise ValueError(
-        f'{path} cannot be written as JSON ({error}); use numbers, strings,'
-        ' lists and dictionaries'
+      f'{path} cannot be written as JSON ({error}); use numbers, strings,'
+      ' lists and dictionaries'
     ) from error
   with open_atomically(path) as file:
     file.write(text.encode() + b'\n')
@@ -153,7 +158,7 @@ def read_json(path: Path) -> Any | None:
     return None
   except OSError as error:
     raise FileError(
-        f'{path} cannot be read ({error.strerror}); move it away', error.errno
+      f'{path} cannot be read ({error.strerror}); move it away', error.errno
     ) from error
 
 
@@ -172,7 +177,7 @@ def write_npz(path: Path, /, **arrays: Any) -> None:
   for name, array in arrays.items():
     if array.dtype.hasobject:
       raise ValueError(
-          f'array {name} of {path} holds Python objects; give it a dtype'
+        f'array {name} of {path} holds Python objects; give it a dtype'
       )
   with open_atomically(path) as file:
     np.savez_compressed(file, **arrays)
@@ -204,13 +209,13 @@ def file_error(path: pathlib.Path, error: OSError) -> FileError:
   if isinstance(error, FileError):
     return error
   remedy = {
-      errno.ENOSPC: 'free some disk space',
-      errno.EDQUOT: 'free some of the disk quota',
-      errno.EFBIG: 'raise the file size limit (ulimit -f)',
-      errno.ENOENT: f'create {path.parent} first',
-      errno.ENOTDIR: f'{path.parent} must be a directory',
-      errno.EEXIST: 'a file has this name: move it away',
-      errno.EISDIR: 'a directory has this name: move it away',
+    errno.ENOSPC: 'free some disk space',
+    errno.EDQUOT: 'free some of the disk quota',
+    errno.EFBIG: 'raise the file size limit (ulimit -f)',
+    errno.ENOENT: f'create {path.parent} first',
+    errno.ENOTDIR: f'{path.parent} must be a directory',
+    errno.EEXIST: 'a file has this name: move it away',
+    errno.EISDIR: 'a directory has this name: move it away',
   }.get(error.errno or 0, 'choose a place that can be written to')
   cause = error.strerror or str(error)
   message = f'{path} cannot be written ({cause}); {remedy}'

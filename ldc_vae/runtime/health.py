@@ -66,13 +66,13 @@ class Watch:
   """
 
   def __init__(
-      self,
-      policy: str,
-      *,
-      skipped: int,
-      depth: int,
-      seconds: float,
-      last_good_fn: Callable[[], str],
+    self,
+    policy: str,
+    *,
+    skipped: int,
+    depth: int,
+    seconds: float,
+    last_good_fn: Callable[[], str],
   ):
     """Starts with nothing under way.
 
@@ -135,10 +135,10 @@ class Watch:
   def _sentence(self, what: str, step: int) -> str:
     """Says why the run stops, and what to do."""
     return (
-        f'{what} not finite at step {step}; {self._last_good_fn()}: run again'
-        ' with --config.train.non_finite=skip to go on without such updates,'
-        ' or in another --workdir with a lower config.optimizer.learning_rate'
-        ' or a config.optimizer.clip_norm'
+      f'{what} not finite at step {step}; {self._last_good_fn()}: run again'
+      ' with --config.train.non_finite=skip to go on without such updates,'
+      ' or in another --workdir with a lower config.optimizer.learning_rate'
+      ' or a config.optimizer.clip_norm'
     )
 
   def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
@@ -149,27 +149,27 @@ class Watch:
       return
     self._skipped = skipped
     self._in_a_row += 1
-    what = non_finite_terms(
-        jax.device_get(looked_at(metrics, self._policy))
-    )
+    what = non_finite_terms(jax.device_get(looked_at(metrics, self._policy)))
     if self._policy == 'stop':
       raise NonFiniteError(self._sentence(what, step))
     if self._in_a_row == _MAX_IN_A_ROW:
       raise NonFiniteError(
-          f'{what} not finite at step {step}, as at each of the {_MAX_IN_A_ROW}'
-          f' steps up to it; {self._last_good_fn()}: start in another --workdir'
-          ' with a lower config.optimizer.learning_rate or a'
-          ' config.optimizer.clip_norm'
+        f'{what} not finite at step {step}, as at each of the {_MAX_IN_A_ROW}'
+        f' steps up to it; {self._last_good_fn()}: start in another --workdir'
+        ' with a lower config.optimizer.learning_rate or a'
+        ' config.optimizer.clip_norm'
       )
     if skipped & (skipped - 1) == 0:  # 1, 2, 4, 8, ... lines, not thousands
       logging.warning(
-          'step %d: %s not finite, the update is left out (%d so far)',
-          step, what, skipped,
+        'step %d: %s not finite, the update is left out (%d so far)',
+        step,
+        what,
+        skipped,
       )
 
 
 def looked_at(
-    metrics: Mapping[str, jax.Array], policy: str
+  metrics: Mapping[str, jax.Array], policy: str
 ) -> dict[str, jax.Array]:
   """The metrics by which an update is judged.
 
@@ -182,17 +182,17 @@ def looked_at(
     Some of them.
   """
   return {
-      name: x
-      for name, x in metrics.items()
-      if policy == 'skip' or not name.startswith(GRAD_NORM)
+    name: x
+    for name, x in metrics.items()
+    if policy == 'skip' or not name.startswith(GRAD_NORM)
   }
 
 
 def non_finite_terms(metrics: Mapping[str, Any]) -> str:
   """The names of the metrics that are not finite, the loss first, in words."""
   names = sorted(
-      (name for name, x in metrics.items() if not math.isfinite(x)),
-      key=lambda name: (name != 'loss', name),
+    (name for name, x in metrics.items() if not math.isfinite(x)),
+    key=lambda name: (name != 'loss', name),
   )
   return ', '.join(names) or 'the statistics of the latents'
 
@@ -251,14 +251,15 @@ class Alarms:
       The sentences, which do not come again.
     """
     ringing = [
-        alarm for alarm in self._alarms
-        if step >= alarm.start * self._num_steps and alarm.rings(row)
+      alarm
+      for alarm in self._alarms
+      if step >= alarm.start * self._num_steps and alarm.rings(row)
     ]
     sentences = []
     for alarm in ringing:
       self._alarms.remove(alarm)
       sentences.append(
-          f'step {step}: {alarm.name}={row[alarm.name]:.3g}: {alarm.sentence}'
+        f'step {step}: {alarm.name}={row[alarm.name]:.3g}: {alarm.sentence}'
       )
       logging.warning('%s', sentences[-1])
     return sentences
@@ -268,39 +269,54 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
   """Yields all alarms of a model with D latents."""
   low, high = _POSTERIOR_STD
   yield _Alarm(
-      'train/posterior_std', 0.0, low,  # exactly 0: meant to be points
-      f'the posteriors have collapsed to points (below {low}): the likelihood'
-      ' weighs too much, or their repulsion too little',
+    'train/posterior_std',
+    0.0,
+    low,  # exactly 0: meant to be points
+    f'the posteriors have collapsed to points (below {low}): the likelihood'
+    ' weighs too much, or their repulsion too little',
   )
   yield _Alarm(
-      'train/posterior_std', high, math.inf,
-      f'the posteriors are wider than the prior (above {high}): they run away;'
-      ' lower config.optimizer.learning_rate',
+    'train/posterior_std',
+    high,
+    math.inf,
+    f'the posteriors are wider than the prior (above {high}): they run away;'
+    ' lower config.optimizer.learning_rate',
   )
   low, high = _SAMPLER_STD
   yield _Alarm(
-      'train/sampler_std', -math.inf, low,
-      f'the sampler draws from a part of the latents only (below {low} of'
-      ' their spread); lower config.optimizer.latent_learning_rate',
+    'train/sampler_std',
+    -math.inf,
+    low,
+    f'the sampler draws from a part of the latents only (below {low} of'
+    ' their spread); lower config.optimizer.latent_learning_rate',
   )
   yield _Alarm(
-      'train/sampler_std', high, math.inf,
-      f'the sampler spreads beyond the latents (above {high} times theirs);'
-      ' lower config.optimizer.latent_learning_rate',
+    'train/sampler_std',
+    high,
+    math.inf,
+    f'the sampler spreads beyond the latents (above {high} times theirs);'
+    ' lower config.optimizer.latent_learning_rate',
   )
   silent = (
-      f"the sampler's kernel does not act (below {_KERNEL_ACTS}): its particles"
-      ' follow the plain gradient of the energy, and may miss modes; raise'
-      ' config.method.sampler_mass'
+    f"the sampler's kernel does not act (below {_KERNEL_ACTS}): its particles"
+    ' follow the plain gradient of the energy, and may miss modes; raise'
+    ' config.method.sampler_mass'
   )
   yield _Alarm('train/kernel_mass', -math.inf, _KERNEL_ACTS, silent)
   yield _Alarm(
-      'train/repulsion_share', -math.inf, _KERNEL_ACTS, silent,
-      during='train/temperature', least=_HOT, start=_HOT_FROM,
+    'train/repulsion_share',
+    -math.inf,
+    _KERNEL_ACTS,
+    silent,
+    during='train/temperature',
+    least=_HOT,
+    start=_HOT_FROM,
   )
   least = max(1, math.ceil(_ACTIVE_FRACTION * latent_size))
   yield _Alarm(
-      'validation/active_units', -math.inf, least,
-      f'of {latent_size} latents fewer than {least} depend on the image: the'
-      ' decoder ignores them; give the likelihood more weight',
+    'validation/active_units',
+    -math.inf,
+    least,
+    f'of {latent_size} latents fewer than {least} depend on the image: the'
+    ' decoder ignores them; give the likelihood more weight',
   )

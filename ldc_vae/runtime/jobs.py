@@ -53,12 +53,12 @@ class End(NamedTuple):
 
 
 def run_all(
-    jobs: Sequence[Job],
-    num_jobs: int,
-    *,
-    on_start: Callable[[Job], None] = lambda job: None,
-    on_end: Callable[[End], None] = lambda end: None,
-    env: dict[str, str] | None = None,
+  jobs: Sequence[Job],
+  num_jobs: int,
+  *,
+  on_start: Callable[[Job], None] = lambda job: None,
+  on_end: Callable[[End], None] = lambda end: None,
+  env: dict[str, str] | None = None,
 ) -> None:
   """Runs commands, `num_jobs` at once, until all have ended.
 
@@ -115,8 +115,8 @@ def core_shares(num_jobs: int) -> list[tuple[int, ...] | None]:
   """
   if num_jobs > num_cores():
     raise errors.UserError(
-        f'--jobs={num_jobs} is more than the {num_cores()} cores of this'
-        ' process; use that many at most'
+      f'--jobs={num_jobs} is more than the {num_cores()} cores of this'
+      ' process; use that many at most'
     )
   if num_jobs == 1 or not hasattr(os, 'sched_setaffinity'):
     return [None] * num_jobs
@@ -139,7 +139,7 @@ class _Running:
       with open(job.log, 'ab') as file:
         self._size = file.tell()
         self.process = subprocess.Popen(
-            job.words, stdout=file, stderr=file, **options
+          job.words, stdout=file, stderr=file, **options
         )
     if cores is not None:
       with contextlib.suppress(ProcessLookupError):  # it has ended already

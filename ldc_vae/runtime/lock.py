@@ -28,7 +28,7 @@ class LockedError(OSError):
 
 @contextlib.contextmanager
 def lock_workdir(
-    path: files.Path, name: str = LOCK_NAME, *, patient: bool = False
+  path: files.Path, name: str = LOCK_NAME, *, patient: bool = False
 ) -> Iterator[None]:
   """Keeps other processes out of a workdir while the block runs.
 
@@ -86,8 +86,10 @@ def _open(path: pathlib.Path, patient: bool) -> Iterator[io.FileIO | None]:
         if error.errno not in _NO_LOCKS:
           raise
         logging.warning(
-            'workdir %s is not protected: its files cannot be locked (%s). Make'
-            ' sure that no other process uses it', path.parent, error.strerror,
+          'workdir %s is not protected: its files cannot be locked (%s). Make'
+          ' sure that no other process uses it',
+          path.parent,
+          error.strerror,
         )
         yield None
         return
@@ -101,7 +103,7 @@ def _open(path: pathlib.Path, patient: bool) -> Iterator[io.FileIO | None]:
     if not patient:
       raise _locked_error(path, holder)
     logging.log_every_n_seconds(
-        logging.INFO, 'waiting: %s is in use by %s', 60, path.parent, holder
+      logging.INFO, 'waiting: %s is in use by %s', 60, path.parent, holder
     )
     time.sleep(1.0)
 
@@ -118,10 +120,10 @@ def _locked_error(path: pathlib.Path, holder: str) -> LockedError:
   """Returns the sentence to raise for a workdir in use."""
   if path.name == EVALUATION_LOCK_NAME:
     return LockedError(
-        f'workdir {path.parent} is being evaluated by {holder}; wait for it or'
-        ' stop it, then give this command again'
+      f'workdir {path.parent} is being evaluated by {holder}; wait for it or'
+      ' stop it, then give this command again'
     )
   return LockedError(
-      f'workdir {path.parent} is in use by {holder}; wait for it or stop it, or'
-      ' use another --workdir'
+    f'workdir {path.parent} is in use by {holder}; wait for it or stop it, or'
+    ' use another --workdir'
   )

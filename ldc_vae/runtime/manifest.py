@@ -51,14 +51,14 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     raise CorruptError(f'its manifest is that of step {manifest["step"]}')
   if manifest['format'] != FORMAT:
     raise CheckpointError(
-        f'checkpoint {path} has format {manifest["format"]} but this version'
-        f' reads format {FORMAT}; use the version that wrote it'
+      f'checkpoint {path} has format {manifest["format"]} but this version'
+      f' reads format {FORMAT}; use the version that wrote it'
     )
   return manifest
 
 
 def read_values(
-    path: pathlib.Path, manifest: dict[str, Any]
+  path: pathlib.Path, manifest: dict[str, Any]
 ) -> dict[str, np.ndarray]:
   """Reads and verifies the leaves of the checkpoint at `path`, by name."""
   values = {}
@@ -79,12 +79,12 @@ def _read_array(path: pathlib.Path, name: str) -> np.ndarray:
   threads of the others print tracebacks.
   """
   spec = {
-      'driver': 'zarr',
-      'kvstore': {
-          'driver': 'ocdbt',
-          'base': (path / 'state').as_uri(),
-          'path': f'{name}/',
-      },
+    'driver': 'zarr',
+    'kvstore': {
+      'driver': 'ocdbt',
+      'base': (path / 'state').as_uri(),
+      'path': f'{name}/',
+    },
   }
   try:
     array = tensorstore.open(spec, open=True, read=True).result()
@@ -106,9 +106,9 @@ def _raise_if_unreadable(path: pathlib.Path) -> None:
       pass  # deleted since it was listed
     except OSError as error:
       raise CheckpointError(
-          f'checkpoint {path} cannot be read ({error.strerror}: {file}); make'
-          ' it readable',
-          error.errno,
+        f'checkpoint {path} cannot be read ({error.strerror}: {file}); make'
+        ' it readable',
+        error.errno,
       ) from error
 
 
@@ -125,23 +125,23 @@ def is_whole(path: pathlib.Path, digest: str) -> bool:
 
 
 def check_like(
-    path: pathlib.Path, manifest: dict[str, Any], like: PyTree
+  path: pathlib.Path, manifest: dict[str, Any], like: PyTree
 ) -> None:
   """Raises if the checkpoint's leaves differ from those of `like`."""
   saved = {
-      name: f'{entry["dtype"]}{entry["shape"]}'
-      for name, entry in manifest['leaves'].items()
+    name: f'{entry["dtype"]}{entry["shape"]}'
+    for name, entry in manifest['leaves'].items()
   }
   wanted = {
-      name: f'{_dtype_name(x)}{list(np.shape(x))}'
-      for name, x in zip(leaf_names(like), jax.tree.leaves(like), strict=True)
+    name: f'{_dtype_name(x)}{list(np.shape(x))}'
+    for name, x in zip(leaf_names(like), jax.tree.leaves(like), strict=True)
   }
   for name in [*wanted, *(x for x in saved if x not in wanted)]:
     if saved.get(name) != wanted.get(name):
       raise CheckpointError(
-          f'checkpoint {path} has {name}: {saved.get(name, "nothing")} where'
-          f' this run has {wanted.get(name, "nothing")}; use the config that it'
-          ' was trained with, or another directory'
+        f'checkpoint {path} has {name}: {saved.get(name, "nothing")} where'
+        f' this run has {wanted.get(name, "nothing")}; use the config that it'
+        ' was trained with, or another directory'
       )
 
 
@@ -160,7 +160,7 @@ def leaf_names(tree: PyTree) -> list[str]:
 def _is_key(leaf: Any) -> bool:
   """Returns whether `leaf` is an array of typed PRNG keys, or its shape."""
   return isinstance(leaf, _JAX_LEAF) and jnp.issubdtype(
-      leaf.dtype, jax.dtypes.prng_key
+    leaf.dtype, jax.dtypes.prng_key
   )
 
 
@@ -177,7 +177,7 @@ def storage_dtype(name: str) -> np.dtype:
 
 
 def to_host(
-    state: PyTree,
+  state: PyTree,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
   """Returns the leaves by name, as NumPy copies, and what they stand for."""
   names, leaves = leaf_names(state), jax.tree.leaves(state)
@@ -187,16 +187,16 @@ def to_host(
     if isinstance(leaf, jax.Array):
       if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         raise ValueError(
-            f'{name} is sharded over processes; replicate it before saving'
+          f'{name} is sharded over processes; replicate it before saving'
         )
     elif np.asarray(leaf).dtype.kind in 'OSUMm':
       raise ValueError(
-          f'{name} is a {type(leaf).__name__}; only numbers and arrays of'
-          ' numbers can be saved'
+        f'{name} is a {type(leaf).__name__}; only numbers and arrays of'
+        ' numbers can be saved'
       )
   # All transfers start before the first is waited for.
   leaves = jax.device_get(
-      [jax.random.key_data(x) if _is_key(x) else x for x in leaves]
+    [jax.random.key_data(x) if _is_key(x) else x for x in leaves]
   )
   values = {}
   for name, leaf in zip(names, leaves, strict=True):
@@ -209,7 +209,7 @@ def like_leaf(like: Any, value: np.ndarray) -> Any:
   """Returns `value` as a leaf of the kind of `like`."""
   if _is_key(like):
     return jax.random.wrap_key_data(
-        jnp.array(value), impl=jax.random.key_impl(like)
+      jnp.array(value), impl=jax.random.key_impl(like)
     )
   if isinstance(like, _JAX_LEAF):
     if like.weak_type:  # must stay so, as later promotions depend on it
@@ -224,7 +224,7 @@ def like_leaf(like: Any, value: np.ndarray) -> Any:
 
 
 def leaf_entry(
-    name: str, value: np.ndarray, dtype: str, shape: list[int]
+  name: str, value: np.ndarray, dtype: str, shape: list[int]
 ) -> dict[str, Any]:
   """Returns the manifest's entry of one leaf."""
   stored = list(value.shape)  # differs from `shape` for keys
@@ -232,10 +232,10 @@ def leaf_entry(
   digest = hashlib.sha256(header.encode())
   digest.update(np.ascontiguousarray(value).view(np.uint8).data)
   return {
-      'dtype': dtype,
-      'shape': shape,
-      'stored': stored,
-      'sha256': digest.hexdigest(),
+    'dtype': dtype,
+    'shape': shape,
+    'stored': stored,
+    'sha256': digest.hexdigest(),
   }
 
 
@@ -243,7 +243,7 @@ def digest(manifest: dict[str, Any]) -> str:
   """Returns the SHA-256 of everything in the manifest but its digest."""
   content = {key: x for key, x in manifest.items() if key != 'digest'}
   return hashlib.sha256(
-      json.dumps(content, sort_keys=True).encode()
+    json.dumps(content, sort_keys=True).encode()
   ).hexdigest()
 
 
@@ -251,8 +251,8 @@ def scalar(name: str, value: Any) -> float:
   """Returns a metric as a number."""
   if np.size(value) != 1:
     raise ValueError(
-        f'metric {name} has shape {np.shape(value)}; a checkpoint stores'
-        ' scalars: take a mean'
+      f'metric {name} has shape {np.shape(value)}; a checkpoint stores'
+      ' scalars: take a mean'
     )
   return float(np.asarray(value).item())
 
@@ -263,8 +263,8 @@ def to_json(meta: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(meta), default=lambda x: x.tolist()))
   except (AttributeError, TypeError, ValueError) as error:
     raise ValueError(
-        f'meta cannot be saved ({error}); use numbers, strings, lists and'
-        ' dictionaries'
+      f'meta cannot be saved ({error}); use numbers, strings, lists and'
+      ' dictionaries'
     ) from error
 
 

@@ -24,8 +24,11 @@ def keep_freed_memory() -> bool:
     Whether memory is kept.
   """
   platforms = os.environ.get('JAX_PLATFORMS')
-  if platforms and platforms != 'cpu' or not platforms and any(
-      glob.glob(f'/dev/{name}') for name in _DEVICE_NODES
+  if (
+    platforms
+    and platforms != 'cpu'
+    or not platforms
+    and any(glob.glob(f'/dev/{name}') for name in _DEVICE_NODES)
   ):
     return False
   if platform.libc_ver()[0] != 'glibc':

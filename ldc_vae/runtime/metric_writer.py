@@ -57,8 +57,8 @@ class MetricWriter:
         raise ValueError("metric name 'step' is taken by the step itself")
       if value is not None and np.size(value) != 1:
         raise ValueError(
-            f'metric {name} has shape {np.shape(value)}; write scalars: take a'
-            ' mean'
+          f'metric {name} has shape {np.shape(value)}; write scalars: take a'
+          ' mean'
         )
       row[name] = None if value is None else float(np.asarray(value).item())
     if self._file is None:
@@ -69,7 +69,7 @@ class MetricWriter:
       # Unbuffered: one write call, or several where the disk is filling up.
       rest = memoryview(line)
       while rest:
-        rest = rest[self._file.write(rest):]
+        rest = rest[self._file.write(rest) :]
     except OSError as error:
       with contextlib.suppress(OSError):
         self._file.truncate(size)
@@ -105,9 +105,9 @@ class MetricWriter:
     lines = old.splitlines(keepends=True)
     rows = [_parse_row(line) for line in lines]
     new = b''.join(
-        line.rstrip(b'\r\n') + b'\n'
-        for line, row in zip(lines, rows, strict=True)
-        if row is not None and predicate(row)
+      line.rstrip(b'\r\n') + b'\n'
+      for line, row in zip(lines, rows, strict=True)
+      if row is not None and predicate(row)
     )
     if new == old:
       return
@@ -134,14 +134,14 @@ def read_metrics(path: files.Path) -> list[dict[str, Any]]:
     lines = pathlib.Path(path).read_bytes().splitlines()
   except OSError as error:
     raise files.FileError(
-        f'{path} cannot be read ({error.strerror}); give the workdir of a run',
-        error.errno,
+      f'{path} cannot be read ({error.strerror}); give the workdir of a run',
+      error.errno,
     ) from error
   rows = [_parse_row(line) for line in lines]
   return [
-      {name: math.nan if x is None else x for name, x in row.items()}
-      for row in rows
-      if row is not None
+    {name: math.nan if x is None else x for name, x in row.items()}
+    for row in rows
+    if row is not None
   ]
 
 

@@ -19,12 +19,12 @@ DELETED = 'deleted'  # the subfolder of checkpoints that are being deleted
 
 
 def write(
-    directory: pathlib.Path,
-    manifest: dict[str, Any],
-    values: dict[str, np.ndarray],
-    *,
-    kept: Iterable[int],
-    num_latest: int,
+  directory: pathlib.Path,
+  manifest: dict[str, Any],
+  values: dict[str, np.ndarray],
+  *,
+  kept: Iterable[int],
+  num_latest: int,
 ) -> None:
   """Writes `<step>/` atomically, then deletes what is not to be kept.
 
@@ -54,18 +54,20 @@ def _write(directory, manifest, values, kept, num_latest) -> None:
   step = manifest['step']
   policies = ocp.checkpoint_managers
   options = ocp.CheckpointManagerOptions(
-      create=False,
-      cleanup_tmp_directories=True,
-      enable_async_checkpointing=False,  # this is the background already
-      lightweight_initialize=True,  # a corrupt old one must not stop a save
-      todelete_subdir=DELETED,  # renamed: never seen half deleted
-      preservation_policy=policies.AnyPreservationPolicy([
-          policies.LatestN(num_latest),
-          policies.CustomSteps(sorted(kept)),
-      ]),
-      multiprocessing_options=ocp.options.MultiprocessingOptions(
-          active_processes={0}, barrier_sync_key_prefix='process_0'
-      ),
+    create=False,
+    cleanup_tmp_directories=True,
+    enable_async_checkpointing=False,  # this is the background already
+    lightweight_initialize=True,  # a corrupt old one must not stop a save
+    todelete_subdir=DELETED,  # renamed: never seen half deleted
+    preservation_policy=policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(num_latest),
+        policies.CustomSteps(sorted(kept)),
+      ]
+    ),
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      active_processes={0}, barrier_sync_key_prefix='process_0'
+    ),
   )
   items = {'manifest': ocp.args.JsonSave(manifest)}
   payload = {name: x for name, x in values.items() if x.size}
@@ -74,18 +76,18 @@ def _write(directory, manifest, values, kept, num_latest) -> None:
   # Opened anew each time (10 ms): it then knows what is on disk, whatever
   # was set aside or failed before.
   with ocp.CheckpointManager(
-      directory,
-      options=options,
-      item_handlers={  # as `_read_array` expects it
-          'state': ocp.PyTreeCheckpointHandler(
-              use_ocdbt=True,
-              use_zarr3=False,
-              multiprocessing_options=options.multiprocessing_options,
-          ),
-          'manifest': ocp.JsonCheckpointHandler(
-              multiprocessing_options=options.multiprocessing_options
-          ),
-      },
+    directory,
+    options=options,
+    item_handlers={  # as `_read_array` expects it
+      'state': ocp.PyTreeCheckpointHandler(
+        use_ocdbt=True,
+        use_zarr3=False,
+        multiprocessing_options=options.multiprocessing_options,
+      ),
+      'manifest': ocp.JsonCheckpointHandler(
+        multiprocessing_options=options.multiprocessing_options
+      ),
+    },
   ) as manager:
     manager.save(step, args=ocp.args.Composite(**items), force=True)
   path = directory / str(step)

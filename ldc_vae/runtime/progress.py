@@ -8,8 +8,8 @@ import tqdm
 
 # tqdm's own format without the bar, a line each time.
 _LINE = (
-    '{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining},'
-    ' {rate_fmt}{postfix}]\n'
+  '{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining},'
+  ' {rate_fmt}{postfix}]\n'
 )
 
 
@@ -21,7 +21,7 @@ class ProgressBar:
   """
 
   def __init__(
-      self, total: int, *, initial: int = 0, file: TextIO | None = None
+    self, total: int, *, initial: int = 0, file: TextIO | None = None
   ):
     """Starts at step `initial`.
 
@@ -34,15 +34,15 @@ class ProgressBar:
     is_terminal = file.isatty()
     seconds = 0.1 if is_terminal else 10.0
     self._bar = tqdm.tqdm(
-        total=total,
-        initial=initial,
-        file=file,
-        unit='step',
-        dynamic_ncols=True,
-        mininterval=seconds,
-        maxinterval=seconds,
-        bar_format=None if is_terminal else _LINE,
-        disable=jax.process_index() != 0,
+      total=total,
+      initial=initial,
+      file=file,
+      unit='step',
+      dynamic_ncols=True,
+      mininterval=seconds,
+      maxinterval=seconds,
+      bar_format=None if is_terminal else _LINE,
+      disable=jax.process_index() != 0,
     )
     self._is_new = True
 

@@ -12,9 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Names the commit where the code lies in no repository.
 COMMIT_VARIABLE = 'LDC_VAE_COMMIT'
 
-_PACKAGES = (
-    'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'orbax-checkpoint'
-)
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'orbax-checkpoint')
 
 
 def describe() -> dict[str, Any]:
@@ -40,8 +38,11 @@ def _git_commit() -> str | None:
 
   def git(*args: str) -> str:
     return subprocess.run(
-        ('git', '-C', str(ROOT), *args),
-        check=True, capture_output=True, text=True, timeout=10,
+      ('git', '-C', str(ROOT), *args),
+      check=True,
+      capture_output=True,
+      text=True,
+      timeout=10,
     ).stdout.strip()
 
   try:

@@ -156,18 +156,18 @@ class Watch:
         os.kill(os.getpid(), signal.SIGTERM)
       if time.monotonic() > self.deadline:
         self.end(
-            self.exit_code,
-            f'stopped by {signal.Signals(self.signum).name} in the middle of'
-            ' its work: the same command continues from the last checkpoint',
+          self.exit_code,
+          f'stopped by {signal.Signals(self.signum).name} in the middle of'
+          ' its work: the same command continues from the last checkpoint',
         )
 
   @contextlib.contextmanager
   def _open(self) -> Iterator[None]:
     """Handles signals while it is open."""
     before = {
-        signum: signal.signal(signum, self._handle)
-        for signum in _SIGNALS
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
+      signum: signal.signal(signum, self._handle)
+      for signum in _SIGNALS
+      if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
     }
     # A signal writes its number there even while the main thread is busy.
     wake_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)

@@ -40,7 +40,7 @@ _MIN_SLOPE = 1e-3  # smallest slope at a knot
 
 
 def fit(
-    latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
+  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
 ) -> Callable[[int, int], np.ndarray]:
   """Trains the flow on latents.
 
@@ -57,12 +57,12 @@ def fit(
   """
   training.check_steps(num_steps, 'flow')
   return training.fit(
-      _train,
-      draws,
-      latents,
-      seed=seed,
-      num_steps=num_steps,
-      what='flow',
+    _train,
+    draws,
+    latents,
+    seed=seed,
+    num_steps=num_steps,
+    what='flow',
   )
 
 
@@ -74,22 +74,20 @@ def log_prob(params: chex.ArrayTree, u: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames='shape')
-def draws(
-    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
-) -> Array:
+def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws whitened latents of shape [n, A], each from its own noise."""
   noise = jax.random.normal(key, shape)
   return transform(params, noise, inverse=True)[0]
 
 
 def spline(
-    x: Array,
-    widths: Array,
-    heights: Array,
-    slopes: Array,
-    *,
-    bound: float,
-    inverse: bool = False,
+  x: Array,
+  widths: Array,
+  heights: Array,
+  slopes: Array,
+  *,
+  bound: float,
+  inverse: bool = False,
 ) -> tuple[Array, Array]:
   """Applies a monotone rational-quadratic spline on [-bound, bound].
 
@@ -123,8 +121,8 @@ def spline(
   # A product instead of a gather: the gradient of a gather is a slow scatter.
   chosen = (jnp.arange(len(widths)) == index).astype(widths.dtype)
   left, width, bottom, height, low, high = (
-      jnp.sum(chosen * each)
-      for each in (left, width, bottom, height, slopes[:-1], slopes[1:])
+    jnp.sum(chosen * each)
+    for each in (left, width, bottom, height, slopes[:-1], slopes[1:])
   )
   slope = height / width
   bend = low + high - 2.0 * slope
@@ -141,13 +139,13 @@ def spline(
   product = part * (1.0 - part)
   below = slope + bend * product
   derivative = (
-      jnp.square(slope)
-      * (
-          high * jnp.square(part)
-          + 2.0 * slope * product
-          + low * jnp.square(1.0 - part)
-      )
-      / jnp.square(below)
+    jnp.square(slope)
+    * (
+      high * jnp.square(part)
+      + 2.0 * slope * product
+      + low * jnp.square(1.0 - part)
+    )
+    / jnp.square(below)
   )
   log_derivative = jnp.log(derivative)
   if inverse:
@@ -181,7 +179,7 @@ class Layer(nn.Module):
       flat = y.reshape(-1, size).T
       flat = jax.scipy.linalg.solve_triangular(upper.T, flat, lower=True)
       flat = jax.scipy.linalg.solve_triangular(
-          lower.T, flat, lower=False, unit_diagonal=True
+        lower.T, flat, lower=False, unit_diagonal=True
       )
       return flat.T.reshape(x.shape) @ rotation.T, spline_log_det - log_det
     y, spline_log_det = self._couple(x @ rotation @ lower @ upper, inverse)
@@ -195,11 +193,11 @@ class Layer(nn.Module):
     above = self.param('upper', zeros, (size, size))
     log_diagonal = self.param('log_diagonal', zeros, (size,))
     return (
-        # no gradient: its determinant must stay 1
-        jax.lax.stop_gradient(rotation),
-        jnp.tril(below, -1) + jnp.eye(size),
-        jnp.triu(above, 1) + jnp.diag(jnp.exp(log_diagonal)),
-        log_diagonal,
+      # no gradient: its determinant must stay 1
+      jax.lax.stop_gradient(rotation),
+      jnp.tril(below, -1) + jnp.eye(size),
+      jnp.triu(above, 1) + jnp.diag(jnp.exp(log_diagonal)),
+      log_diagonal,
     )
 
   def _couple(self, x, inverse):
@@ -229,7 +227,7 @@ def init(key: Array, size: int) -> chex.ArrayTree:
 
 
 def transform(
-    params: chex.ArrayTree, u: Array, inverse: bool = False
+  params: chex.ArrayTree, u: Array, inverse: bool = False
 ) -> tuple[Array, Array]:
   """Maps latents to noise, or back.
 
@@ -276,12 +274,12 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     return -jnp.mean(jax.vmap(log_prob, in_axes=(None, 0))(params, rows))
 
   return training.train(
-      loss_fn,
-      init(init_key, u.shape[1]),
-      u,
-      steps_key,
-      num_steps,
-      batch_size=_BATCH_SIZE,
-      learning_rate=_LEARNING_RATE,
-      ema_decay=_EMA_DECAY,
+    loss_fn,
+    init(init_key, u.shape[1]),
+    u,
+    steps_key,
+    num_steps,
+    batch_size=_BATCH_SIZE,
+    learning_rate=_LEARNING_RATE,
+    ema_decay=_EMA_DECAY,
   )

@@ -32,7 +32,7 @@ _WIDTH, _NUM_BLOCKS = 256, 3  # residual blocks of the net
 
 
 def fit(
-    latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
+  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
 ) -> Callable[[int, int], np.ndarray]:
   """Trains the net on latents.
 
@@ -49,12 +49,12 @@ def fit(
   """
   training.check_steps(num_steps, 'drifting net')
   return training.fit(
-      _train,
-      draws,
-      latents,
-      seed=seed,
-      num_steps=num_steps,
-      what='drifting net',
+    _train,
+    draws,
+    latents,
+    seed=seed,
+    num_steps=num_steps,
+    what='drifting net',
   )
 
 
@@ -76,9 +76,7 @@ def drifting_loss(points: Array, latents: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames='shape')
-def draws(
-    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
-) -> Array:
+def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws whitened latents of shape [n, A], each from its own noise."""
   return create_net().apply(params, jax.random.normal(key, shape))
 
@@ -98,12 +96,12 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     return drifting_loss(create_net().apply(params, noise), rows)
 
   return training.train(
-      loss_fn,
-      create_net().init(init_key, u[:1]),
-      u,
-      steps_key,
-      num_steps,
-      batch_size=_BATCH_SIZE,
-      learning_rate=_LEARNING_RATE,
-      ema_decay=_EMA_DECAY,
+    loss_fn,
+    create_net().init(init_key, u[:1]),
+    u,
+    steps_key,
+    num_steps,
+    batch_size=_BATCH_SIZE,
+    learning_rate=_LEARNING_RATE,
+    ema_decay=_EMA_DECAY,
   )

@@ -56,14 +56,14 @@ class Velocity(nn.Module):
     angles = jnp.pi * t * 2.0 ** jnp.arange(_NUM_FREQUENCIES)
     inputs = [u / scale, t, jnp.sin(angles), jnp.cos(angles)]
     x = latent_nets.ResidualMlp(self.width, self.num_blocks)(
-        jnp.concatenate(inputs, axis=-1)
+      jnp.concatenate(inputs, axis=-1)
     )
     rest = nn.Dense(u.shape[-1], kernel_init=nn.initializers.zeros_init())(x)
     return (2.0 * t - 1.0) / jnp.square(scale) * u + rest / scale
 
 
 def fit(
-    latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
+  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
 ) -> Callable[[int, int], np.ndarray]:
   """Trains the velocity on latents.
 
@@ -80,20 +80,20 @@ def fit(
   """
   training.check_steps(num_steps, 'velocity')
   return training.fit(
-      _train,
-      draws,
-      latents,
-      seed=seed,
-      num_steps=num_steps,
-      what='flow matching',
+    _train,
+    draws,
+    latents,
+    seed=seed,
+    num_steps=num_steps,
+    what='flow matching',
   )
 
 
 def matching_loss(
-    velocity_fn: Callable[[Array, Array], Array],
-    noise: Array,
-    latents: Array,
-    times: Array,
+  velocity_fn: Callable[[Array, Array], Array],
+  noise: Array,
+  latents: Array,
+  times: Array,
 ) -> Array:
   """Returns the mean of |v((1 - t) noise + t latent, t) - (latent - noise)|^2.
 
@@ -117,7 +117,7 @@ def matching_loss(
 
 
 def heun(
-    velocity_fn: Callable[[Array, Array], Array], start: Array, num_steps: int
+  velocity_fn: Callable[[Array, Array], Array], start: Array, num_steps: int
 ) -> Array:
   """Solves du/dt = v(u, t) from t = 0 to 1 by Heun's method.
 
@@ -142,9 +142,7 @@ def heun(
 
 
 @functools.partial(jax.jit, static_argnames='shape')
-def draws(
-    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
-) -> Array:
+def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws whitened latents of shape [n, A], each from its own noise."""
   velocity_fn = functools.partial(create_net().apply, params)
   return heun(velocity_fn, jax.random.normal(key, shape), _HEUN_STEPS)
@@ -165,22 +163,22 @@ def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     noise_key, time_key = jax.random.split(key)
     # one time in each of B equal parts of [0, 1] gives less noise
     parts = jnp.arange(rows.shape[0]) + jax.random.uniform(
-        time_key, rows.shape[:1]
+      time_key, rows.shape[:1]
     )
     return matching_loss(
-        functools.partial(create_net().apply, params),
-        jax.random.normal(noise_key, rows.shape),
-        rows,
-        parts / rows.shape[0],
+      functools.partial(create_net().apply, params),
+      jax.random.normal(noise_key, rows.shape),
+      rows,
+      parts / rows.shape[0],
     )
 
   return training.train(
-      loss_fn,
-      params,
-      u,
-      steps_key,
-      num_steps,
-      batch_size=_BATCH_SIZE,
-      learning_rate=_LEARNING_RATE,
-      ema_decay=_EMA_DECAY,
+    loss_fn,
+    params,
+    u,
+    steps_key,
+    num_steps,
+    batch_size=_BATCH_SIZE,
+    learning_rate=_LEARNING_RATE,
+    ema_decay=_EMA_DECAY,
   )

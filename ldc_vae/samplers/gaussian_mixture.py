@@ -36,7 +36,7 @@ class Mixture(NamedTuple):
 
 
 def fit(
-    latents: np.ndarray, num_components: int, *, seed: int
+  latents: np.ndarray, num_components: int, *, seed: int
 ) -> Callable[[int, int], np.ndarray]:
   """Fits a mixture to latents.
 
@@ -53,8 +53,8 @@ def fit(
   """
   if not 1 <= num_components <= len(latents):
     raise errors.UserError(
-        f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
-        f' number of components must be between 1 and {len(latents)}'
+      f'gmm_{num_components} cannot be fitted to {len(latents)} latents; the'
+      f' number of components must be between 1 and {len(latents)}'
     )
   from sklearn import cluster  # a slow import, which few commands need
   from sklearn import exceptions
@@ -68,9 +68,12 @@ def fit(
   mixture, gain = maximise(np.asarray(u, np.float64), labels, num_components)
   if gain >= _TOLERANCE:
     logging.warning(
-        'gmm_%d: EM was stopped after %d iterations before it converged; the'
-        ' last one gained %.2g nats per latent, the limit is %g',
-        num_components, _MAX_ITERATIONS, gain, _TOLERANCE,
+      'gmm_%d: EM was stopped after %d iterations before it converged; the'
+      ' last one gained %.2g nats per latent, the limit is %g',
+      num_components,
+      _MAX_ITERATIONS,
+      gain,
+      _TOLERANCE,
     )
   roots = np.linalg.cholesky(mixture.covariances)  # [K, A, A]
   cumulative = np.cumsum(mixture.shares)
@@ -89,7 +92,7 @@ def fit(
 
 
 def maximise(
-    u: np.ndarray, labels: np.ndarray, num_components: int
+  u: np.ndarray, labels: np.ndarray, num_components: int
 ) -> tuple[Mixture, float]:
   """Fits a mixture by expectation maximisation, which starts from a clustering.
 
@@ -166,9 +169,9 @@ def _coefficients(mixture: Mixture) -> np.ndarray:
   precisions = np.linalg.inv(mixture.covariances)
   linear = np.einsum('kij,kj->ki', precisions, mixture.means)
   constant = np.log(mixture.shares) - 0.5 * (
-      size * np.log(2.0 * np.pi)
-      + np.linalg.slogdet(mixture.covariances)[1]
-      + np.sum(linear * mixture.means, axis=1)
+    size * np.log(2.0 * np.pi)
+    + np.linalg.slogdet(mixture.covariances)[1]
+    + np.sum(linear * mixture.means, axis=1)
   )
   rows, columns = np.triu_indices(size)
   # u_i u_j with i < j stands for both (i, j) and (j, i)

@@ -43,7 +43,7 @@ _MIN_STD = 1e-6  # added to all; avoids a division by 0 for unused directions
 
 
 def fit(
-    latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
+  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
 ) -> Callable[[int, int], np.ndarray]:
   """Trains the energy on latents.
 
@@ -62,7 +62,7 @@ def fit(
   chex.assert_rank(latents, 2)
   if num_steps < 1:
     raise errors.UserError(
-        f'num_steps={num_steps} trains no latent energy; use 1 or more'
+      f'num_steps={num_steps} trains no latent energy; use 1 or more'
     )
   mean = latents.mean(axis=0)
   centered = latents - mean
@@ -73,7 +73,7 @@ def fit(
   params = _train(u, jax.random.key(seed), num_steps)
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise errors.UserError(
-        f'the latent energy diverged within num_steps={num_steps}; use fewer'
+      f'the latent energy diverged within num_steps={num_steps}; use fewer'
     )
 
   def sample(num: int, seed: int) -> np.ndarray:
@@ -91,17 +91,15 @@ def whitened_energy(params: chex.ArrayTree, u: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames='shape')
-def draws(
-    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
-) -> Array:
+def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Returns the ends of short Langevin chains from N(0, I), shape [n, D]."""
   start_key, chain_key = jax.random.split(key)
   start = jax.random.normal(start_key, shape)
   chain = functools.partial(
-      energy.langevin,
-      energy_fn=functools.partial(whitened_energy, params),
-      step_size=jnp.geomspace(*_STEP_SIZES, _CHAIN_STEPS),
-      num_steps=_CHAIN_STEPS,
+    energy.langevin,
+    energy_fn=functools.partial(whitened_energy, params),
+    step_size=jnp.geomspace(*_STEP_SIZES, _CHAIN_STEPS),
+    num_steps=_CHAIN_STEPS,
   )
   return jax.vmap(chain)(jax.random.split(chain_key, shape[0]), start)
 

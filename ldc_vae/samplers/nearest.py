@@ -21,7 +21,7 @@ _NUM_PROBES = 1000  # latents whose nearest neighbour is searched
 
 
 def fit(
-    latents: np.ndarray, *, seed: int, noise: float = NOISE
+  latents: np.ndarray, *, seed: int, noise: float = NOISE
 ) -> Callable[[int, int], np.ndarray]:
   """Returns a sampler of stored latents with noise.
 
@@ -40,7 +40,7 @@ def fit(
   """
   if not noise >= 0.0:
     raise errors.UserError(
-        f'noise={noise} is not a fraction of a distance; use 0 or more'
+      f'noise={noise} is not a fraction of a distance; use 0 or more'
     )
   u, unwhiten = training.whiten(latents)
   rng = np.random.default_rng(seed)

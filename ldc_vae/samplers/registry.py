@@ -28,7 +28,7 @@ SampleFn = Callable[[int, int], np.ndarray]
 
 
 def fit(
-    name: str, latents: np.ndarray, *, seed: int = 0, **options: Any
+  name: str, latents: np.ndarray, *, seed: int = 0, **options: Any
 ) -> SampleFn:
   """Fits the sampler of a name to latents.
 
@@ -48,13 +48,13 @@ def fit(
   latents = np.asarray(latents, np.float64)
   if latents.ndim != 2 or 0 in latents.shape:
     raise errors.UserError(
-        f'latents have shape {latents.shape}; {name!r} needs shape [N, D]'
+      f'latents have shape {latents.shape}; {name!r} needs shape [N, D]'
     )
   num_bad = int(np.sum(~np.isfinite(latents).all(axis=1)))
   if num_bad:
     raise errors.UserError(
-        f'{num_bad} of {len(latents)} latents are not finite, so {name!r}'
-        ' cannot be fitted; check whether the training diverged'
+      f'{num_bad} of {len(latents)} latents are not finite, so {name!r}'
+      ' cannot be fitted; check whether the training diverged'
     )
   if number is None:
     return SAMPLERS[family](latents, seed=seed, **options)
@@ -78,7 +78,7 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
   del seed
   if len(latents) < 2:
     raise errors.UserError(
-        "1 latent has no covariance; 'gaussian' needs at least 2"
+      "1 latent has no covariance; 'gaussian' needs at least 2"
     )
   mean = np.mean(latents, axis=0)
   centered = latents - mean
@@ -95,16 +95,16 @@ def fit_gaussian(latents: np.ndarray, *, seed: int) -> SampleFn:
 
 # A K at the end of a key stands for a number.
 SAMPLERS: dict[str, Callable[..., SampleFn]] = {
-    'prior': fit_prior,
-    'gaussian': fit_gaussian,
-    'gmm_K': gaussian_mixture.fit,
-    'two_stage': two_stage.fit,
-    'langevin': langevin.fit,
-    'flow_matching': flow_matching.fit,
-    'flow': coupling_flow.fit,
-    'drifting': drifting.fit,
-    'svgd': sampler_net.fit,
-    'nearest': nearest.fit,
+  'prior': fit_prior,
+  'gaussian': fit_gaussian,
+  'gmm_K': gaussian_mixture.fit,
+  'two_stage': two_stage.fit,
+  'langevin': langevin.fit,
+  'flow_matching': flow_matching.fit,
+  'flow': coupling_flow.fit,
+  'drifting': drifting.fit,
+  'svgd': sampler_net.fit,
+  'nearest': nearest.fit,
 }
 
 
@@ -126,6 +126,6 @@ def _parse_name(name: str) -> tuple[str, int | None]:
     return match[1] + 'K', int(match[2])
   known = ', '.join(sorted(SAMPLERS))
   raise errors.UserError(
-      f'unknown latent sampler {name!r}; known: {known} (K is a number, for'
-      ' example gmm_10)'
+    f'unknown latent sampler {name!r}; known: {known} (K is a number, for'
+    ' example gmm_10)'
   )

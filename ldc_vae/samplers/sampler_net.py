@@ -57,7 +57,7 @@ _MOMENT_DRAWS = 50_000  # draws of the trained net, which measure its moments
 
 
 def repulsion_temperature(
-    progress: Array | float, *, start: float, end: float, fraction: float
+  progress: Array | float, *, start: float, end: float, fraction: float
 ) -> Array:
   """Returns T, which falls from start to end geometrically.
 
@@ -75,16 +75,16 @@ def repulsion_temperature(
 
 
 def objective(
-    params: dict[str, chex.ArrayTree],
-    noise: Array,
-    aggregate: Array,
-    at_aggregate: Array,
-    progress: Array | float,
-    *,
-    sampler_fn: Callable[..., Array],
-    energy_fn: Callable[..., Array],
-    options: sampler_options.SamplerOptions,
-    axis_name: str | None = None,
+  params: dict[str, chex.ArrayTree],
+  noise: Array,
+  aggregate: Array,
+  at_aggregate: Array,
+  progress: Array | float,
+  *,
+  sampler_fn: Callable[..., Array],
+  energy_fn: Callable[..., Array],
+  options: sampler_options.SamplerOptions,
+  axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
   """Returns the loss of one update of the sampler net and the latent energy.
 
@@ -108,41 +108,41 @@ def objective(
   """
   u = sampler_fn(params['sampler'], noise)
   loss, metrics = energy.paired_loss(
-      energy_fn,
-      params['energy'],
-      aggregate,
-      u,
-      at_aggregate,
-      options.gradient_penalty,
+    energy_fn,
+    params['energy'],
+    aggregate,
+    u,
+    at_aggregate,
+    options.gradient_penalty,
   )
   # no gradient into f's weights: only the pairs train them
   f = functools.partial(energy_fn, jax.lax.stop_gradient(params['energy']))
   direction = -jax.vmap(jax.grad(f))(jax.lax.stop_gradient(u))
   if options.sampler_svgd:
     temperature = repulsion_temperature(
-        progress,
-        start=options.temperature_start,
-        end=options.temperature_end,
-        fraction=options.temperature_fraction,
+      progress,
+      start=options.temperature_start,
+      end=options.temperature_end,
+      fraction=options.temperature_fraction,
     )
     # it depends on the target, not on the particles that it moves
     bandwidth = svgd.mass_bandwidth(
-        _gather(aggregate, axis_name), options.sampler_mass
+      _gather(aggregate, axis_name), options.sampler_mass
     )
     update = svgd.normalised_update(
-        u,
-        direction,
-        svgd.KERNELS[options.sampler_kernel](),
-        temperature=temperature,
-        bandwidth=bandwidth,
-        axis_name=axis_name,
+      u,
+      direction,
+      svgd.KERNELS[options.sampler_kernel](),
+      temperature=temperature,
+      bandwidth=bandwidth,
+      axis_name=axis_name,
     )
     direction = update.direction
     metrics = {
-        **metrics,
-        'temperature': temperature,
-        'kernel_mass': update.kernel_mass,
-        'repulsion_share': update.repulsion_share,
+      **metrics,
+      'temperature': temperature,
+      'kernel_mass': update.kernel_mass,
+      'repulsion_share': update.repulsion_share,
     }
   # over the whole set: the few particles of one device would bias it downwards
   std = jnp.mean(jnp.std(_gather(u, axis_name), axis=0))
@@ -166,13 +166,13 @@ class Fit:
 
 
 def fit(
-    latents: np.ndarray,
-    *,
-    seed: int,
-    num_steps: int = NUM_STEPS,
-    batch_size: int = _BATCH_SIZE,
-    learning_rate: float = _LEARNING_RATE,
-    **options: Any,
+  latents: np.ndarray,
+  *,
+  seed: int,
+  num_steps: int = NUM_STEPS,
+  batch_size: int = _BATCH_SIZE,
+  learning_rate: float = _LEARNING_RATE,
+  **options: Any,
 ) -> Fit:
   """Trains a sampler net on fixed latents.
 
@@ -200,12 +200,12 @@ def fit(
   unit = np.where(std > _MIN_STD * std.max(), std, 1.0)
   u = (latents - mean) / unit
   params, metrics = _train(
-      jnp.asarray(u, jnp.float32),
-      jax.random.key(seed),
-      num_steps,
-      batch_size,
-      learning_rate,
-      sampler_options.SamplerOptions(**options),
+    jnp.asarray(u, jnp.float32),
+    jax.random.key(seed),
+    num_steps,
+    batch_size,
+    learning_rate,
+    sampler_options.SamplerOptions(**options),
   )
   training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
@@ -220,17 +220,17 @@ def fit(
   share = latent_metrics.missed_share(latents[rows], sample(_NUM_CHECKED, seed))
   if share > latent_metrics.LARGEST_MISSED_SHARE:
     logging.warning(
-        'the sampler net misses a share of %.2g of the latents after'
-        ' num_steps=%d; use more steps, or a learning_rate below %g',
-        share, num_steps, learning_rate,
+      'the sampler net misses a share of %.2g of the latents after'
+      ' num_steps=%d; use more steps, or a learning_rate below %g',
+      share,
+      num_steps,
+      learning_rate,
     )
   return Fit(sample, {name: np.asarray(x) for name, x in metrics.items()})
 
 
 @functools.partial(jax.jit, static_argnames='shape')
-def draws(
-    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
-) -> Array:
+def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws standardised latents of shape [n, D]."""
   return _sampler().apply(params, jax.random.normal(key, shape))
 
@@ -241,7 +241,7 @@ def _sampler() -> latent_nets.SamplerNet:
 
 
 def _affine_match(
-    own: np.ndarray, wanted: np.ndarray
+  own: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the affine map that gives draws the covariance of the latents.
 
@@ -272,53 +272,51 @@ def _root(centred: np.ndarray, power: float) -> np.ndarray:
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=('num_steps', 'batch_size', 'learning_rate', 'options'),
+  jax.jit,
+  static_argnames=('num_steps', 'batch_size', 'learning_rate', 'options'),
 )
 def _train(
-    u: Array,
-    key: Array,
-    num_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    options: sampler_options.SamplerOptions,
+  u: Array,
+  key: Array,
+  num_steps: int,
+  batch_size: int,
+  learning_rate: float,
+  options: sampler_options.SamplerOptions,
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
   """Trains on u [N, D]; returns the sampler's averaged weights and metrics."""
   sampler_key, energy_key, steps_key = jax.random.split(key, 3)
   energy_net = latent_nets.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
   dim = u.shape[1]
   params = {
-      'sampler': _sampler().init(sampler_key, u[0]),
-      'energy': energy_net.init(energy_key, u[0]),
+    'sampler': _sampler().init(sampler_key, u[0]),
+    'energy': energy_net.init(energy_key, u[0]),
   }
   rate = optax.warmup_cosine_decay_schedule(
-      0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
+    0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
   )
   tx = optax.adam(rate, b1=_B1)
   objective_fn = functools.partial(
-      objective,
-      sampler_fn=_sampler().apply,
-      energy_fn=energy_net.apply,
-      options=options,
+    objective,
+    sampler_fn=_sampler().apply,
+    energy_fn=energy_net.apply,
+    options=options,
   )
 
   def step(carry, index):
     params, opt_state, average = carry
     rows_key, noise_key, penalty_key = jax.random.split(
-        jax.random.fold_in(steps_key, index), 3
+      jax.random.fold_in(steps_key, index), 3
     )
     rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
     noise = jax.random.normal(noise_key, (batch_size, dim))
     at_aggregate = jax.random.bernoulli(penalty_key, shape=(batch_size,))
     grads, metrics = jax.grad(objective_fn, has_aux=True)(
-        params, noise, u[rows], at_aggregate, index / num_steps
+      params, noise, u[rows], at_aggregate, index / num_steps
     )
     updates, opt_state = tx.update(grads, opt_state)
     params = optax.apply_updates(params, updates)
     decay = jnp.minimum(_EMA_DECAY, (1.0 + index) / (10.0 + index))
-    average = optax.incremental_update(
-        params['sampler'], average, 1.0 - decay
-    )
+    average = optax.incremental_update(params['sampler'], average, 1.0 - decay)
     return (params, opt_state, average), metrics
 
   carry = (params, tx.init(params), params['sampler'])

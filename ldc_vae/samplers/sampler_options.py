@@ -20,7 +20,7 @@ class _PositiveKernels(Iterable):
 
   def __iter__(self):
     return iter(
-        [name for name, make in svgd.KERNELS.items() if make().positive]
+      [name for name, make in svgd.KERNELS.items() if make().positive]
     )
 
 
@@ -34,28 +34,28 @@ class SamplerOptions(fields.Options):
   group: ClassVar[str] = 'svgd'
 
   sampler_svgd: bool = fields.field(
-      True, 'if False, particles follow the gradient of the energy (ablation)'
+    True, 'if False, particles follow the gradient of the energy (ablation)'
   )
   sampler_kernel: str = fields.one_of(
-      _PositiveKernels(), default='rbf', help="kernel of the sampler's SVGD"
+    _PositiveKernels(), default='rbf', help="kernel of the sampler's SVGD"
   )
   sampler_mass: float = fields.positive(
-      default=2.0,
-      help='weight of all other particles together, in units of the weight of'
-      ' the particle itself; the bandwidth follows from it and from the'
-      ' aggregate latents, see svgd.mass_bandwidth',
+    default=2.0,
+    help='weight of all other particles together, in units of the weight of'
+    ' the particle itself; the bandwidth follows from it and from the'
+    ' aggregate latents, see svgd.mass_bandwidth',
   )
   temperature_start: float = fields.positive(
-      default=1.0, help='repulsion temperature T at the start'
+    default=1.0, help='repulsion temperature T at the start'
   )
   # The penalty blurs the sampler's distribution by a variance of about
   # 4 T gradient_penalty, in standardised units. So T must be small at the end.
   temperature_end: float = fields.positive(
-      default=3e-4, help='T from temperature_fraction on'
+    default=3e-4, help='T from temperature_fraction on'
   )
   temperature_fraction: float = fields.fraction(
-      low=False, default=0.7, help='fraction of training in which T falls'
+    low=False, default=0.7, help='fraction of training in which T falls'
   )
   gradient_penalty: float = fields.at_least(
-      0, default=0.2, help='weight c of the penalty in energy.paired_loss'
+    0, default=0.2, help='weight c of the penalty in energy.paired_loss'
   )

@@ -24,7 +24,7 @@ _MIN_STD = 1e-6
 
 
 def whiten(
-    latents: np.ndarray,
+  latents: np.ndarray,
 ) -> tuple[np.ndarray, Callable[[ArrayLike], np.ndarray]]:
   """Makes latents uncorrelated, with mean 0 and standard deviation 1.
 
@@ -60,7 +60,7 @@ def check_steps(num_steps: int, what: str) -> None:
   """Raises a `UserError` if `num_steps` is less than 1."""
   if num_steps < 1:
     raise errors.UserError(
-        f'num_steps={num_steps} trains no {what}; use 1 or more'
+      f'num_steps={num_steps} trains no {what}; use 1 or more'
     )
 
 
@@ -68,7 +68,7 @@ def check_trained(params: chex.ArrayTree, num_steps: int, what: str) -> None:
   """Raises a `UserError` if a weight is not finite."""
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise errors.UserError(
-        f'the {what} diverged within num_steps={num_steps}; use fewer steps'
+      f'the {what} diverged within num_steps={num_steps}; use fewer steps'
     )
 
 
@@ -78,13 +78,13 @@ def draw_key(seed: int) -> Array:
 
 
 def fit(
-    train_fn: Callable[[Array, Array, int], chex.ArrayTree],
-    draws_fn: Callable[[chex.ArrayTree, Array, tuple[int, int]], Array],
-    latents: np.ndarray,
-    *,
-    seed: int,
-    num_steps: int,
-    what: str,
+  train_fn: Callable[[Array, Array, int], chex.ArrayTree],
+  draws_fn: Callable[[chex.ArrayTree, Array, tuple[int, int]], Array],
+  latents: np.ndarray,
+  *,
+  seed: int,
+  num_steps: int,
+  what: str,
 ) -> Callable[[int, int], np.ndarray]:
   """Trains a net on whitened latents; returns a function that draws latents.
 
@@ -113,15 +113,15 @@ def fit(
 
 
 def train(
-    loss_fn: LossFn,
-    params: chex.ArrayTree,
-    u: Array,
-    key: Array,
-    num_steps: int,
-    *,
-    batch_size: int,
-    learning_rate: float,
-    ema_decay: float,
+  loss_fn: LossFn,
+  params: chex.ArrayTree,
+  u: Array,
+  key: Array,
+  num_steps: int,
+  *,
+  batch_size: int,
+  learning_rate: float,
+  ema_decay: float,
 ) -> chex.ArrayTree:
   """Trains by Adam on random batches; the rate falls to 0 along a cosine.
 

@@ -53,7 +53,7 @@ class Decoder(nn.Module):
 
 
 def fit(
-    latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
+  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
 ) -> Callable[[int, int], np.ndarray]:
   """Trains the second VAE on latents.
 
@@ -72,11 +72,11 @@ def fit(
   chex.assert_rank(latents, 2)
   if num_steps < 1:
     raise errors.UserError(
-        f'num_steps={num_steps} trains no second VAE; use 1 or more'
+      f'num_steps={num_steps} trains no second VAE; use 1 or more'
     )
   mean, std = latents.mean(axis=0), latents.std(axis=0) + _MIN_STD
   params = _train(
-      jnp.asarray((latents - mean) / std), jax.random.key(seed), num_steps
+    jnp.asarray((latents - mean) / std), jax.random.key(seed), num_steps
   )
 
   def sample(num: int, seed: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def negative_elbo(params: chex.ArrayTree, z: Array, key: Array) -> Array:
   u = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, z.shape)
   decoded, log_scale = Decoder().apply(params['decoder'], u)
   log_likelihoods = jax.vmap(elbo.gaussian_log_prob, in_axes=(0, 0, None))(
-      z, decoded, jnp.full(z.shape[1], 2.0 * log_scale)
+    z, decoded, jnp.full(z.shape[1], 2.0 * log_scale)
   )
   return jnp.mean(jax.vmap(elbo.gaussian_kl)(mean, logvar) - log_likelihoods)
 
@@ -104,8 +104,8 @@ def _train(z: Array, key: Array, num_steps: int) -> chex.ArrayTree:
   """Returns the weights after `num_steps` updates on z [N, D]."""
   encoder_key, decoder_key, steps_key = jax.random.split(key, 3)
   params = {
-      'encoder': Encoder().init(encoder_key, z[:1]),
-      'decoder': Decoder().init(decoder_key, z[:1]),
+    'encoder': Encoder().init(encoder_key, z[:1]),
+    'decoder': Decoder().init(decoder_key, z[:1]),
   }
   tx = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_steps))
 
@@ -124,11 +124,11 @@ def _train(z: Array, key: Array, num_steps: int) -> chex.ArrayTree:
 
 @functools.partial(jax.jit, static_argnames='shape')
 def _sample(
-    params: chex.ArrayTree, key: Array, shape: tuple[int, int]
+  params: chex.ArrayTree, key: Array, shape: tuple[int, int]
 ) -> Array:
   """Draws standardised latents of shape [N, D]: u ~ N(0, I), z ~ p(z|u)."""
   u_key, z_key = jax.random.split(key)
   decoded, log_scale = Decoder().apply(
-      params['decoder'], jax.random.normal(u_key, shape)
+    params['decoder'], jax.random.normal(u_key, shape)
   )
   return decoded + jnp.exp(log_scale) * jax.random.normal(z_key, shape)

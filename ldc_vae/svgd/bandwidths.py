@@ -67,11 +67,11 @@ def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
 
 
 def expected_bandwidth(
-    square_distance: Array | float,
-    latent_size: int,
-    *,
-    factor: float = 1.0,
-    floor: float = BANDWIDTH_FLOOR,
+  square_distance: Array | float,
+  latent_size: int,
+  *,
+  factor: float = 1.0,
+  floor: float = BANDWIDTH_FLOOR,
 ) -> Array:
   """factor * E|x - y|^2 / sqrt(D), of a distribution, not of a set of draws.
 
@@ -123,13 +123,11 @@ def median_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:
   median = jnp.median(distances[jnp.triu_indices(n, k=1)])
   h, mean = median / jnp.log(n + 1.0), mean_bandwidth(particles, floor)
   coincide = h <= _COINCIDENT * mean
-  return jax.lax.stop_gradient(
-      jnp.where(coincide, mean, jnp.maximum(h, floor))
-  )
+  return jax.lax.stop_gradient(jnp.where(coincide, mean, jnp.maximum(h, floor)))
 
 
 def mass_bandwidth(
-    points: Array, mass: float, floor: float = BANDWIDTH_FLOOR
+  points: Array, mass: float, floor: float = BANDWIDTH_FLOOR
 ) -> Array:
   """The h for which the kernel values of all other points have a given sum.
 
@@ -156,8 +154,8 @@ def mass_bandwidth(
   n = points.shape[0]
   if not 0.0 < mass < n - 1:
     raise ValueError(
-        f'mass={mass} of {n} points: each feels at most {n - 1} others; use a'
-        f' mass between 0 and {n - 1}'
+      f'mass={mass} of {n} points: each feels at most {n - 1} others; use a'
+      f' mass between 0 and {n - 1}'
     )
   points = jax.lax.stop_gradient(arithmetic.widened(points))  # h is a constant
   points = points - arithmetic.centre(points)
@@ -179,9 +177,9 @@ def mass_bandwidth(
 
 
 def make_bandwidth_fn(
-    bandwidth: float | str,
-    floor: float = BANDWIDTH_FLOOR,
-    factor: float = 1.0,
+  bandwidth: float | str,
+  floor: float = BANDWIDTH_FLOOR,
+  factor: float = 1.0,
 ) -> Callable[[Array], Array]:
   """Returns the rule 'mean' or 'median', or a constant, as a function.
 
@@ -206,9 +204,9 @@ def make_bandwidth_fn(
     h = 0.0
   if not float(jnp.finfo(jnp.float32).tiny) <= h < float('inf'):
     raise ValueError(
-        f"bandwidth={bandwidth!r} is neither 'mean', 'median' nor a positive"
-        ' number of float32'
+      f"bandwidth={bandwidth!r} is neither 'mean', 'median' nor a positive"
+      ' number of float32'
     )
   return lambda particles: jnp.asarray(
-      h, arithmetic.at_least_float32(particles)
+    h, arithmetic.at_least_float32(particles)
   )

@@ -20,10 +20,10 @@ _MAX_WHOLE_ROW = 4096
 
 
 def choose_block(
-    num_queries: int,
-    num_particles: int,
-    platform: str,
-    numbers_per_pair: int = 1,
+  num_queries: int,
+  num_particles: int,
+  platform: str,
+  numbers_per_pair: int = 1,
 ) -> tuple[int, int]:
   """The part of the kernel matrix that is computed at a time.
 
@@ -45,9 +45,9 @@ def choose_block(
   numbers = _BLOCK_NUMBERS.get(platform, _OTHER_BLOCK_NUMBERS)
   columns = num_particles
   if (
-      platform in _BLOCK_COLUMNS
-      and num_particles > _MAX_WHOLE_ROW
-      and num_queries * num_particles * numbers_per_pair > numbers
+    platform in _BLOCK_COLUMNS
+    and num_particles > _MAX_WHOLE_ROW
+    and num_queries * num_particles * numbers_per_pair > numbers
   ):
     columns = _equal_part(num_particles, _BLOCK_COLUMNS[platform])
   rows = max(numbers // max(columns * numbers_per_pair, 1), _MIN_BLOCK_ROWS)
@@ -58,8 +58,8 @@ def check_block_size(block_size: int | None) -> None:
   """Raises a ValueError if a block would have no rows."""
   if block_size is not None and block_size < 1:
     raise ValueError(
-        f'block_size={block_size} leaves a block without rows; use 1 or more,'
-        ' or None to have it chosen'
+      f'block_size={block_size} leaves a block without rows; use 1 or more,'
+      ' or None to have it chosen'
     )
 
 
@@ -94,10 +94,10 @@ def map_blocks(rows_fn, queries, indices, block_size) -> Array:
   queries = jnp.pad(queries, ((0, padding), (0, 0)))
   indices = jnp.pad(indices, (0, padding), constant_values=-1)
   blocks = jax.lax.map(
-      rows_fn,
-      (
-          queries.reshape(num_blocks, block_size, dim),
-          indices.reshape(num_blocks, block_size),
-      ),
+    rows_fn,
+    (
+      queries.reshape(num_blocks, block_size, dim),
+      indices.reshape(num_blocks, block_size),
+    ),
   )
   return blocks.reshape(-1, dim)[:m]

@@ -15,17 +15,17 @@ Array = jax.Array
 
 
 def svgd_direction(
-    particles: Array,
-    scores: Array,
-    kernel: kernels.Kernel | kernels.KernelFn,
-    *,
-    off_diagonal: bool,
-    temperature: Array | float = 1.0,
-    normalise: bool = False,
-    block_size: int | None = None,
-    bandwidth: Array | float | None = None,
-    queries: Array | None = None,
-    first_query: Array | int = 0,
+  particles: Array,
+  scores: Array,
+  kernel: kernels.Kernel | kernels.KernelFn,
+  *,
+  off_diagonal: bool,
+  temperature: Array | float = 1.0,
+  normalise: bool = False,
+  block_size: int | None = None,
+  bandwidth: Array | float | None = None,
+  queries: Array | None = None,
+  first_query: Array | int = 0,
 ) -> Array:
   """The SVGD direction phi of one particle set (see the module's docstring).
 
@@ -64,7 +64,7 @@ def svgd_direction(
   n = particles.shape[0]
   if off_diagonal and n < 2:
     raise ValueError(
-        f'an off-diagonal SVGD direction needs 2 particles, got {n}'
+      f'an off-diagonal SVGD direction needs 2 particles, got {n}'
     )
   numbers_per_pair = 1
   if not isinstance(kernel, kernels.Kernel):
@@ -74,8 +74,8 @@ def svgd_direction(
     numbers_per_pair = particles.shape[1]  # a gradient
   if normalise and not kernel.positive:
     raise ValueError(
-        'a kernel with negative values has no sum to normalise by; use'
-        ' normalise=False, or rbf, imq or multi_scale'
+      'a kernel with negative values has no sum to normalise by; use'
+      ' normalise=False, or rbf, imq or multi_scale'
     )
   queries = particles if queries is None else queries
   dtype = jnp.result_type(particles, scores, 0.0)  # 0.0: whole numbers too
@@ -97,7 +97,7 @@ def svgd_direction(
   num_columns = n
   if block_size is None:
     block_size, num_columns = blocks.choose_block(
-        queries.shape[0], n, jax.default_backend(), numbers_per_pair
+      queries.shape[0], n, jax.default_backend(), numbers_per_pair
     )
 
   def rows(queries_and_indices):
@@ -143,13 +143,13 @@ class Update(NamedTuple):
 
 
 def normalised_update(
-    particles: Array,
-    scores: Array,
-    kernel: kernels.Kernel,
-    *,
-    temperature: Array | float,
-    bandwidth: Array | float,
-    axis_name: str | None = None,
+  particles: Array,
+  scores: Array,
+  kernel: kernels.Kernel,
+  *,
+  temperature: Array | float,
+  bandwidth: Array | float,
+  axis_name: str | None = None,
 ) -> Update:
   """The `svgd_direction` of all pairs with `normalise`, and diagnostics.
 
@@ -167,27 +167,27 @@ def normalised_update(
   everyone, all_scores = particles, scores
   if axis_name is not None:
     everyone, all_scores = jax.lax.all_gather(
-        (particles, scores), axis_name, tiled=True
+      (particles, scores), axis_name, tiled=True
     )
   direction_fn = functools.partial(
-      svgd_direction,
-      everyone,
-      kernel=kernel,
-      bandwidth=bandwidth,
-      queries=particles,
-      off_diagonal=False,
+    svgd_direction,
+    everyone,
+    kernel=kernel,
+    bandwidth=bandwidth,
+    queries=particles,
+    off_diagonal=False,
   )
   # XLA computes the kernel once for all three
   attraction = direction_fn(all_scores, temperature=0.0, normalise=True)
   repulsion = direction_fn(
-      jnp.zeros_like(all_scores), temperature=temperature, normalise=True
+    jnp.zeros_like(all_scores), temperature=temperature, normalise=True
   )
   sums = direction_fn(jnp.ones_like(all_scores), temperature=0.0)[:, 0]
   share = arithmetic.root_mean_square(repulsion) / jnp.maximum(
-      arithmetic.root_mean_square(attraction), jnp.finfo(attraction.dtype).tiny
+    arithmetic.root_mean_square(attraction), jnp.finfo(attraction.dtype).tiny
   )
   return Update(
-      attraction + repulsion,
-      jnp.mean(everyone.shape[0] * sums) - 1.0,  # k(z, z) = 1 for these kernels
-      share,
+    attraction + repulsion,
+    jnp.mean(everyone.shape[0] * sums) - 1.0,  # k(z, z) = 1 for these kernels
+    share,
   )

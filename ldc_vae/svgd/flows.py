@@ -12,11 +12,11 @@ Array = jax.Array
 
 
 def smoothed_flow(
-    particles: Array,
-    targets: Array,
-    scales: Sequence[float],
-    *,
-    axis_name: str | None = None,
+  particles: Array,
+  targets: Array,
+  scales: Sequence[float],
+  *,
+  axis_name: str | None = None,
 ) -> Array:
   """The kernel flow from particles to targets, summed over scales.
 
@@ -41,16 +41,14 @@ def smoothed_flow(
   dtype = jnp.result_type(particles, targets, 0.0)
   # the flow is data: no gradient flows through its weights or sets
   u, y = jax.lax.stop_gradient(
-      (arithmetic.widened(particles), arithmetic.widened(targets))
+    (arithmetic.widened(particles), arithmetic.widened(targets))
   )
   all_u, all_y, first = u, y, 0
   if axis_name is not None:
     all_u, all_y = jax.lax.all_gather((u, y), axis_name, tiled=True)
     first = jax.lax.axis_index(axis_name) * u.shape[0]
   if all_u.shape[0] < 2:
-    raise ValueError(
-        f'a smoothed flow needs 2 particles, got {all_u.shape[0]}'
-    )
+    raise ValueError(f'a smoothed flow needs 2 particles, got {all_u.shape[0]}')
   # one centre for all: the matmul form of distances loses digits far from 0
   centre = arithmetic.centre(all_y)
   u, all_u, all_y = u - centre, all_u - centre, all_y - centre

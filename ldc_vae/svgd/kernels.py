@@ -74,7 +74,7 @@ def imq_kernel(x: Array, y: Array, bandwidth: Array | float) -> Array:
 
 
 def multi_scale_kernel(
-    x: Array, y: Array, bandwidth: Array | float, scales: Sequence[float]
+  x: Array, y: Array, bandwidth: Array | float, scales: Sequence[float]
 ) -> Array:
   """Mean of Gaussian kernels of bandwidths `scale * h`.
 
@@ -110,9 +110,9 @@ def linear_kernel(x: Array, y: Array, bandwidth: Array | float = 1.0) -> Array:
 
 
 def radial(
-    profile: Callable[[Array, Array], tuple[Array, Array]],
-    bandwidth_fn: Callable[[Array], Array],
-    exact: bool = False,
+  profile: Callable[[Array, Array], tuple[Array, Array]],
+  bandwidth_fn: Callable[[Array], Array],
+  exact: bool = False,
 ) -> Kernel:
   """A kernel that is a function of the distance |x - y|, in matmul form.
 
@@ -146,11 +146,11 @@ def radial(
 
 
 def rbf(
-    bandwidth: float | str = 'mean',
-    *,
-    floor: float = bandwidths.BANDWIDTH_FLOOR,
-    factor: float = 1.0,
-    exact: bool = False,
+  bandwidth: float | str = 'mean',
+  *,
+  floor: float = bandwidths.BANDWIDTH_FLOOR,
+  factor: float = 1.0,
+  exact: bool = False,
 ) -> Kernel:
   """`rbf_kernel` in matmul form: 2 n^2 D multiply-adds and n^2 exponentials.
 
@@ -185,11 +185,11 @@ def rbf(
 
 
 def imq(
-    bandwidth: float | str = 'mean',
-    *,
-    floor: float = bandwidths.BANDWIDTH_FLOOR,
-    factor: float = 1.0,
-    exact: bool = False,
+  bandwidth: float | str = 'mean',
+  *,
+  floor: float = bandwidths.BANDWIDTH_FLOOR,
+  factor: float = 1.0,
+  exact: bool = False,
 ) -> Kernel:
   """`imq_kernel` in matmul form; the arguments are those of `rbf`."""
 
@@ -202,12 +202,12 @@ def imq(
 
 
 def multi_scale(
-    bandwidth: float | str = 'mean',
-    *,
-    scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
-    floor: float = bandwidths.BANDWIDTH_FLOOR,
-    factor: float = 1.0,
-    exact: bool = False,
+  bandwidth: float | str = 'mean',
+  *,
+  scales: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
+  floor: float = bandwidths.BANDWIDTH_FLOOR,
+  factor: float = 1.0,
+  exact: bool = False,
 ) -> Kernel:
   """`multi_scale_kernel` in matmul form; the rest is as in `rbf`."""
   scales = tuple(scales)
@@ -225,10 +225,10 @@ def multi_scale(
 
 
 def linear(
-    bandwidth: float | str = 1.0,
-    *,
-    floor: float = bandwidths.BANDWIDTH_FLOOR,
-    factor: float = 1.0,
+  bandwidth: float | str = 1.0,
+  *,
+  floor: float = bandwidths.BANDWIDTH_FLOOR,
+  factor: float = 1.0,
 ) -> Kernel:
   """`linear_kernel` in matmul form; it sees only two moments.
 
@@ -271,7 +271,7 @@ def from_function(kernel_fn: KernelFn, *, positive: bool = False) -> Kernel:
     value_and_grad = jax.value_and_grad(kernel_fn)  # by the first argument
     over_particles = jax.vmap(value_and_grad, in_axes=(0, None))
     values, grads = jax.vmap(over_particles, in_axes=(None, 0))(
-        particles, queries
+      particles, queries
     )  # [m, n], [m, n, D]
     values = arithmetic.masked(values, mask)
     if mask is not None:
@@ -284,8 +284,8 @@ def from_function(kernel_fn: KernelFn, *, positive: bool = False) -> Kernel:
 
 
 KERNELS = {
-    'rbf': rbf,
-    'imq': imq,
-    'multi_scale': multi_scale,
-    'linear': linear,
+  'rbf': rbf,
+  'imq': imq,
+  'multi_scale': multi_scale,
+  'linear': linear,
 }

@@ -15,14 +15,14 @@ Array = jax.Array
 
 
 def stein_particles(
-    particles: Array,
-    kernel: kernels.Kernel | kernels.KernelFn,
-    *,
-    off_diagonal: bool,
-    temperature: Array | float = 1.0,
-    block_size: int | None = None,
-    bandwidth: Array | float | None = None,
-    axis_name: str | None = None,
+  particles: Array,
+  kernel: kernels.Kernel | kernels.KernelFn,
+  *,
+  off_diagonal: bool,
+  temperature: Array | float = 1.0,
+  block_size: int | None = None,
+  bandwidth: Array | float | None = None,
+  axis_name: str | None = None,
 ) -> Array:
   """The identity whose backward pass is SVGD.
 
@@ -64,12 +64,12 @@ def stein_particles(
   if bandwidth is not None:
     bandwidth = jnp.asarray(bandwidth, dtype)
   return _stein_particles(
-      particles,
-      (temperature, bandwidth),
-      kernel,
-      off_diagonal,
-      block_size,
-      axis_name,
+    particles,
+    (temperature, bandwidth),
+    kernel,
+    off_diagonal,
+    block_size,
+    axis_name,
   )
 
 
@@ -92,7 +92,7 @@ def follow(particles: Array, direction: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _stein_particles(
-    particles, scalars, kernel, off_diagonal, block_size, axis_name
+  particles, scalars, kernel, off_diagonal, block_size, axis_name
 ):
   """`stein_particles` with positional arguments, for `custom_vjp`."""
   del scalars, kernel, off_diagonal, block_size, axis_name
@@ -100,7 +100,7 @@ def _stein_particles(
 
 
 def _stein_forward(
-    particles, scalars, kernel, off_diagonal, block_size, axis_name
+  particles, scalars, kernel, off_diagonal, block_size, axis_name
 ):
   """Returns the particles, and keeps them, T and h for the backward pass."""
   del kernel, off_diagonal, block_size, axis_name
@@ -108,7 +108,7 @@ def _stein_forward(
 
 
 def _stein_backward(
-    kernel, off_diagonal, block_size, axis_name, residuals, cotangent
+  kernel, off_diagonal, block_size, axis_name, residuals, cotangent
 ):
   """Turns the gradient of the mean energy into that of SVGD."""
   particles, scalars = residuals
@@ -120,24 +120,24 @@ def _stein_backward(
   z = particles.reshape(-1, n, dim).astype(dtype)
   scores = -count * cotangent.reshape(-1, n, dim).astype(dtype)
   direction_fn = functools.partial(
-      directions.svgd_direction,
-      kernel=kernel,
-      off_diagonal=off_diagonal,
-      temperature=temperature,
-      block_size=block_size,
-      bandwidth=bandwidth,
+    directions.svgd_direction,
+    kernel=kernel,
+    off_diagonal=off_diagonal,
+    temperature=temperature,
+    block_size=block_size,
+    bandwidth=bandwidth,
   )
   if axis_name is None:
     direction = jax.vmap(direction_fn)(z, scores)
   else:
     everyone, all_scores = jax.lax.all_gather(
-        (z[0], scores[0]), axis_name, tiled=True
+      (z[0], scores[0]), axis_name, tiled=True
     )
     direction = direction_fn(
-        everyone,
-        all_scores,
-        queries=z[0],
-        first_query=jax.lax.axis_index(axis_name) * n,
+      everyone,
+      all_scores,
+      queries=z[0],
+      first_query=jax.lax.axis_index(axis_name) * n,
     )
   gradient = (-direction / count).reshape(particles.shape)
   no_gradient = jax.tree.map(jnp.zeros_like, scalars)

@@ -52,36 +52,41 @@ def set_vae_field(field, value):
 def write_file(name, content):
   def write(folder):
     (folder / name).write_text(content)
+
   return write
 
 
 def tree(folder):
   """Every name below a folder, with a digest of what it holds."""
   return {
-      path.relative_to(folder).as_posix(): (
-          hashlib.sha256(path.read_bytes()).hexdigest()
-          if path.is_file() else 'a folder'
-      )
-      for path in folder.rglob('*')
+    path.relative_to(folder).as_posix(): (
+      hashlib.sha256(path.read_bytes()).hexdigest()
+      if path.is_file()
+      else 'a folder'
+    )
+    for path in folder.rglob('*')
   }
 
 
 class BadInputTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     outer = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
+      self.enter_context(tempfile.TemporaryDirectory())
     ).resolve()
     self.folder = outer / 'here'
     self.folder.mkdir()
     self.enter_context(contextlib.chdir(self.folder))
-    self.enter_context(mock.patch.dict(
+    self.enter_context(
+      mock.patch.dict(
         os.environ,
         LDC_VAE_CACHE=str(outer / 'cache'),
-        HTTPS_PROXY='http://127.0.0.1:9', HTTP_PROXY='http://127.0.0.1:9',
-        https_proxy='http://127.0.0.1:9', http_proxy='http://127.0.0.1:9',
-    ))
+        HTTPS_PROXY='http://127.0.0.1:9',
+        HTTP_PROXY='http://127.0.0.1:9',
+        https_proxy='http://127.0.0.1:9',
+        http_proxy='http://127.0.0.1:9',
+      )
+    )
     for name in ('LDC_VAE_TRACEBACK', 'TFDS_DATA_DIR'):
       os.environ.pop(name, None)
     self.enter_context(mock.patch.object(jax.config, 'update'))
@@ -112,9 +117,11 @@ class BadInputTest(parameterized.TestCase):
     """The same as `check` through a process of its own."""
     before = tree(self.folder)
     result = subprocess.run(
-        (sys.executable, '-m', 'ldc_vae.main', *case.argv),
-        env=dict(os.environ, PYTHONPATH=str(provenance.ROOT), **env),
-        capture_output=True, text=True, check=False,
+      (sys.executable, '-m', 'ldc_vae.main', *case.argv),
+      env=dict(os.environ, PYTHONPATH=str(provenance.ROOT), **env),
+      capture_output=True,
+      text=True,
+      check=False,
     )
     self.assert_answer(case, result.returncode, result.stdout, result.stderr)
     self.assertEqual(tree(self.folder), before)

@@ -18,24 +18,28 @@ _folder = benchmark_case.create_folder
 
 
 class CommandTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (['--data_dir=/home/me/tfds', '--seeds=0,1'],
-       '--data_dir=DATA_DIR --seeds=0,1'),
-      (['--workdir', '/scratch/run', '--collect_only'],
-       '--workdir=WORKDIR --collect_only'),
-      (['--config.dataset.data_dir=../data'],
-       '--config.dataset.data_dir=DATA_DIR'),
+    (
+      ['--data_dir=/home/me/tfds', '--seeds=0,1'],
+      '--data_dir=DATA_DIR --seeds=0,1',
+    ),
+    (
+      ['--workdir', '/scratch/run', '--collect_only'],
+      '--workdir=WORKDIR --collect_only',
+    ),
+    (
+      ['--config.dataset.data_dir=../data'],
+      '--config.dataset.data_dir=DATA_DIR',
+    ),
   )
   def test_names_no_place(self, argv, expected):
     self.assertEqual(
-        common.command('benchmarks.x', argv),
-        f'python -m benchmarks.x {expected}',
+      common.command('benchmarks.x', argv),
+      f'python -m benchmarks.x {expected}',
     )
 
 
 class StatisticsTest(parameterized.TestCase):
-
   def test_one_value_has_no_spread(self):
     self.assertEqual(common.show_spread([1.25]), '1.25')
 
@@ -44,23 +48,22 @@ class StatisticsTest(parameterized.TestCase):
     self.assertEqual(common.show_spread([None]), 'n/a')
 
   @parameterized.parameters(
-      (0.0123456, '0.0123'),
-      (4.0, '4.00'),
-      (123.456, '123'),
-      (98765.4, '98765'),
-      (1.2345e-5, '1.23e-05'),
-      (-0.5, '-0.500'),
-      (0.0, '0'),
-      (7, '7'),
-      (None, 'n/a'),
-      (math.nan, 'n/a'),
+    (0.0123456, '0.0123'),
+    (4.0, '4.00'),
+    (123.456, '123'),
+    (98765.4, '98765'),
+    (1.2345e-5, '1.23e-05'),
+    (-0.5, '-0.500'),
+    (0.0, '0'),
+    (7, '7'),
+    (None, 'n/a'),
+    (math.nan, 'n/a'),
   )
   def test_shows_three_digits(self, value, expected):
     self.assertEqual(common.show(value), expected)
 
 
 class TableTest(absltest.TestCase):
-
   def test_record_and_table_lie_side_by_side(self):
     output = _folder(self) / 'results' / 'x.json'
     record = common.create_record('benchmarks.x', ['--seeds=3'], [3])
@@ -83,7 +86,6 @@ class TableTest(absltest.TestCase):
 
 
 class ParseTest(parameterized.TestCase):
-
   def _parse(self, *argv):
     parser = argparse.ArgumentParser()
     parser.add_argument('--seeds', type=common.integers, default=(0,))
@@ -91,9 +93,9 @@ class ParseTest(parameterized.TestCase):
     return common.parse_overrides(parser, argv)
 
   @parameterized.parameters(
-      ('--output=x.txt', 'must end in .json'),
-      ('--output=/dev/null/x.json', '/dev/null'),
-      ('--seeds=1,2,1', '--seeds names 1 twice'),
+    ('--output=x.txt', 'must end in .json'),
+    ('--output=/dev/null/x.json', '/dev/null'),
+    ('--seeds=1,2,1', '--seeds names 1 twice'),
   )
   def test_a_mistake_is_told_before_the_work(self, argument, message):
     with self.assertRaisesRegex((ValueError, OSError), message):
@@ -107,7 +109,7 @@ class ParseTest(parameterized.TestCase):
   def test_the_folder_of_the_output_is_made(self):
     output = _folder(self) / 'new' / 'x.json'
     args, overrides = self._parse(
-        f'--output={output}', '--config.seed=3', '--seeds=1,2'
+      f'--output={output}', '--config.seed=3', '--seeds=1,2'
     )
     self.assertEqual((args.seeds, overrides), ((1, 2), ['--config.seed=3']))
     self.assertTrue(output.parent.is_dir())
@@ -115,7 +117,6 @@ class ParseTest(parameterized.TestCase):
 
 
 class RunTest(absltest.TestCase):
-
   def test_a_signal_ends_the_jobs_too(self):
     program = """
 import sys
@@ -127,7 +128,7 @@ job = jobs.Job('child', (sys.executable, '-c', child))
 common.run(lambda unused_argv: jobs.run_all([job], 1))
 """
     with subprocess.Popen(
-        (sys.executable, '-c', program), stdout=subprocess.PIPE, text=True
+      (sys.executable, '-c', program), stdout=subprocess.PIPE, text=True
     ) as process:
       child = int(process.stdout.readline())
       process.terminate()

@@ -13,7 +13,6 @@ _folder = benchmark_case.create_folder
 
 
 class ConvStepTest(absltest.TestCase):
-
   def test_counts_by_hand(self):
     # 32x32x3, one layer of 4: 16x16 outputs; the decoder starts from 16x16
     encoder = 256 * 4 * 4 * 3 * 4 + 1024 * 32
@@ -32,8 +31,8 @@ class ConvStepTest(absltest.TestCase):
 
   def test_unequal_networks_are_refused(self):
     fake = (
-        'import json, sys; print(json.dumps('
-        '{"num_parameters": int(sys.argv[1]), "multiply_adds": 1}))'
+      'import json, sys; print(json.dumps('
+      '{"num_parameters": int(sys.argv[1]), "multiply_adds": 1}))'
     )
     workers = {name: (sys.executable, '-c', fake, name) for name in ('7', '8')}
     with self.assertRaisesRegex(ValueError, 'differ in num_parameters'):
@@ -41,9 +40,7 @@ class ConvStepTest(absltest.TestCase):
 
   def test_debug_run_writes_what_it_measured(self):
     output = _folder(self) / 'step.json'
-    code = conv_step.main(
-        ['--debug', '--images=28x28x1', f'--output={output}']
-    )
+    code = conv_step.main(['--debug', '--images=28x28x1', f'--output={output}'])
     self.assertEqual(code, 0)
     record = json.loads(output.read_text())
     self.assertIn('--output=OUTPUT', record['command'])
@@ -52,7 +49,7 @@ class ConvStepTest(absltest.TestCase):
     self.assertEqual(rows['patches']['ratios'], [1.0])
     # the same weights, images and noise; float32, four steps
     self.assertAlmostEqual(
-        rows['patches']['loss'], rows['native']['loss'], delta=1e-3
+      rows['patches']['loss'], rows['native']['loss'], delta=1e-3
     )
     table = output.with_suffix('.md').read_text()
     self.assertIn('| 28x28x1, native |', table)

@@ -23,8 +23,15 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.runtime import checkpoint
 from ldc_vae.samplers import registry
 
-_IN_PLANE = ('ring_2', 'grid_2', 'moons_2', 'unequal_2', 'mixture_2',
-             'swiss_roll_2', 'shell_2')
+_IN_PLANE = (
+  'ring_2',
+  'grid_2',
+  'moons_2',
+  'unequal_2',
+  'mixture_2',
+  'swiss_roll_2',
+  'shell_2',
+)
 _NAMES = (*_IN_PLANE, *sets_lib.DEFAULT_SETS[4:])
 
 
@@ -33,7 +40,6 @@ def _rng(seed=0):
 
 
 class LawTest(parameterized.TestCase):
-
   @parameterized.parameters(*_NAMES)
   def test_draws_have_the_moments(self, name):
     law = sets_lib.create_law(name)
@@ -58,8 +64,9 @@ class LawTest(parameterized.TestCase):
     own = -law.log_density(law.draw(20_000, _rng()))
     # -log p of the law itself has this mean: its entropy
     self.assertAlmostEqual(
-        np.mean(own), -np.sum(cells * log_density),
-        delta=5.0 * np.std(own) / 20_000**0.5 + 5e-3,
+      np.mean(own),
+      -np.sum(cells * log_density),
+      delta=5.0 * np.std(own) / 20_000**0.5 + 5e-3,
     )
 
   @parameterized.parameters(*_NAMES)
@@ -68,12 +75,12 @@ class LawTest(parameterized.TestCase):
     x = law.draw(5, _rng(1)).astype(np.float64)
     step = 1e-5
     slopes = [
-        (law.log_density(x + shift) - law.log_density(x - shift)) / (2 * step)
-        for shift in step * np.eye(x.shape[1])
+      (law.log_density(x + shift) - law.log_density(x - shift)) / (2 * step)
+      for shift in step * np.eye(x.shape[1])
     ]
     # third derivatives are at most std^-3 = 2e4, times step^2
     np.testing.assert_allclose(
-        law.score(x), np.stack(slopes, axis=1), rtol=1e-4, atol=1e-3
+      law.score(x), np.stack(slopes, axis=1), rtol=1e-4, atol=1e-3
     )
 
   def test_embedding_turns_and_widens(self):
@@ -83,11 +90,11 @@ class LawTest(parameterized.TestCase):
     full = np.zeros((3, 3))
     full[:2, :2], full[2, 2] = root[0] @ root[0].T, 0.49
     normal = stats.multivariate_normal(
-        turn[:, :2] @ mean[0], turn @ full @ turn.T
+      turn[:, :2] @ mean[0], turn @ full @ turn.T
     )
     x = _rng(1).normal(size=(7, 3))
     np.testing.assert_allclose(  # float64
-        law.log_density(x), normal.logpdf(x), rtol=1e-9
+      law.log_density(x), normal.logpdf(x), rtol=1e-9
     )
 
   @parameterized.parameters(*_NAMES)
@@ -116,7 +123,6 @@ class LawTest(parameterized.TestCase):
 
 
 class DistancesTest(absltest.TestCase):
-
   def test_sliced_is_that_of_the_package(self):
     x, y = _rng().normal(size=(2, 300, 3)).astype(np.float32)
     key = jax.random.key(0)
@@ -138,12 +144,13 @@ class DistancesTest(absltest.TestCase):
     x, y = _rng().normal(size=(2, 2000, 2))
     # 2,000 held-out ones: a standard error of 0.011
     self.assertAlmostEqual(
-        distances.two_sample_accuracy(x, y, seed=0), 0.5, delta=0.05
+      distances.two_sample_accuracy(x, y, seed=0), 0.5, delta=0.05
     )
     # the best there is has Phi(1) = 0.84
     self.assertAlmostEqual(
-        distances.two_sample_accuracy(x + [2.0, 0.0], y, seed=0), 0.84,
-        delta=0.04,
+      distances.two_sample_accuracy(x + [2.0, 0.0], y, seed=0),
+      0.84,
+      delta=0.04,
     )
 
   def test_the_decoded_distance_judges_where_there_is_one(self):
@@ -169,17 +176,22 @@ class DistancesTest(absltest.TestCase):
 
 
 class RunSetTest(absltest.TestCase):
-
   def _run(self, name, sample_fn, num_draws=8):
     """The row of a sampler on a known set."""
     rows = []
     with absltest.mock.patch.object(
-        registry, 'fit', lambda *args, **kwargs: sample_fn
+      registry, 'fit', lambda *args, **kwargs: sample_fn
     ):
       latent_bench.run_set(
-          sets_lib.create_set(name, 100), ('mine',), 0, options={},
-          num_samples=1000, num_draws=num_draws, num_projections=32,
-          image_draws=1, add_fn=rows.append,
+        sets_lib.create_set(name, 100),
+        ('mine',),
+        0,
+        options={},
+        num_samples=1000,
+        num_draws=num_draws,
+        num_projections=32,
+        image_draws=1,
+        add_fn=rows.append,
       )
     return rows[0]
 
@@ -188,7 +200,9 @@ class RunSetTest(absltest.TestCase):
     row = self._run('ring_16', lambda num, seed: law.draw(num, _rng(seed)))
     self.assertTrue(row['within'])
     for name, delta in {
-        'sliced': 0.15, 'sliced_plane': 0.25, 'classifier': 0.1,
+      'sliced': 0.15,
+      'sliced_plane': 0.25,
+      'classifier': 0.1,
     }.items():
       self.assertAlmostEqual(row[f'{name}_ratio'], 1.0, delta=delta, msg=name)
     for name in ('mmd', 'ksd'):  # root mean squares of 8 around 0, skewed
@@ -213,7 +227,7 @@ class RunSetTest(absltest.TestCase):
 
   def test_latents_that_are_not_finite_have_no_numbers(self):
     row = self._run(
-        'moons_2', lambda num, seed: np.full((num, 2), np.nan), num_draws=1
+      'moons_2', lambda num, seed: np.full((num, 2), np.nan), num_draws=1
     )
     self.assertIsNone(row['sliced_ratio'])
     self.assertIsNotNone(row['sliced_floor'])
@@ -221,14 +235,13 @@ class RunSetTest(absltest.TestCase):
 
 
 class FrozenTest(absltest.TestCase):
-
   def _images_fn(self, real):
     return frozen_lib.make_images_fn(
-        decode_fn=lambda z: z,
-        features_fn=lambda images: images,
-        classes_fn=lambda images: (images[:, 0] > 0.0).astype(int),
-        real=real,
-        num_classes=2,
+      decode_fn=lambda z: z,
+      features_fn=lambda images: images,
+      classes_fn=lambda images: (images[:, 0] > 0.0).astype(int),
+      real=real,
+      num_classes=2,
     )
 
   def test_real_images_are_at_distance_zero(self):
@@ -240,7 +253,7 @@ class FrozenTest(absltest.TestCase):
   def test_a_shift_is_a_distance_and_loses_a_class(self):
     real = _rng().normal(size=(200, 2)).astype(np.float32)
     frechet, masses = self._images_fn(real)(
-        real + np.array([5.0, 0.0], np.float32)
+      real + np.array([5.0, 0.0], np.float32)
     )
     # |m1 - m2|^2 of a pure shift; float32 latents
     self.assertAlmostEqual(frechet, 25.0, delta=1e-4)
@@ -256,28 +269,30 @@ class FrozenTest(absltest.TestCase):
     opened = absltest.mock.MagicMock()
     opened.__enter__.return_value.restore.return_value = restored
     fake = absltest.mock.Mock(
-        features=lambda images: images[:, :4, 2, 0].astype(np.float64),
-        probabilities=lambda images: np.eye(10)[images[:, 0, 0, 0] % 10],
+      features=lambda images: images[:, :4, 2, 0].astype(np.float64),
+      probabilities=lambda images: np.eye(10)[images[:, 0, 0, 0] % 10],
     )
     patch = absltest.mock.patch.object
     with (
-        patch(config_lib, 'read', lambda _: config),
-        patch(checkpoint, 'Checkpointer', lambda *_, **__: opened),
-        patch(classifier, 'load_or_train', lambda *_, **__: fake),
+      patch(config_lib, 'read', lambda _: config),
+      patch(checkpoint, 'Checkpointer', lambda *_, **__: opened),
+      patch(classifier, 'load_or_train', lambda *_, **__: fake),
     ):
       latent_set = frozen_lib.load_run(
-          str(workdir), data_dir='', num_train=300, classifier_seed=0
+        str(workdir), data_dir='', num_train=300, classifier_seed=0
       )
     self.assertEqual(latent_set.name, 'digits')
     dim = config.model.latent_size
     self.assertEqual(latent_set.train_fn(_rng()).shape, (300, dim))
     # one draw of each image of a half, so that no image is in both
     fresh, reference = (
-        draw_fn(10_000, _rng())
-        for draw_fn in (latent_set.fresh_fn, latent_set.reference_fn)
+      draw_fn(10_000, _rng())
+      for draw_fn in (latent_set.fresh_fn, latent_set.reference_fn)
     )
-    self.assertLen(np.unique(np.concatenate([fresh, reference]), axis=0),
-                   len(fresh) + len(reference))
+    self.assertLen(
+      np.unique(np.concatenate([fresh, reference]), axis=0),
+      len(fresh) + len(reference),
+    )
     self.assertLess(abs(len(fresh) - len(reference)), 2)
     self.assertTrue(np.isfinite(latent_set.score_fn(fresh)).all())
     distance, masses = latent_set.images_fn(fresh)
@@ -287,12 +302,15 @@ class FrozenTest(absltest.TestCase):
   def test_components_of_images(self):
     pixels = _rng()
     images = {
-        split: pixels.integers(256, size=(num, 4, 4, 1), dtype=np.uint8)
-        for split, num in (('train', 300), ('validation', 40), ('test', 60))
+      split: pixels.integers(256, size=(num, 4, 4, 1), dtype=np.uint8)
+      for split, num in (('train', 300), ('validation', 40), ('test', 60))
     }
     with absltest.mock.patch.object(
-        datasets, 'load', lambda *unused_args, **unused_kwargs:
-        datasets.Dataset('x', images, None, 0)
+      datasets,
+      'load',
+      lambda *unused_args, **unused_kwargs: datasets.Dataset(
+        'x', images, None, 0
+      ),
     ):
       latent_set = frozen_lib.load_components('x', data_dir='', num_train=250)
     train = latent_set.train_fn(_rng())
@@ -303,23 +321,32 @@ class FrozenTest(absltest.TestCase):
 
 
 class MainTest(parameterized.TestCase):
-
   def test_leaves_a_record_and_a_table(self):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     output = pathlib.Path(folder.name) / 'bench.json'
     with absltest.mock.patch.object(common, 'set_up_jax'):
-      code = latent_bench.main([
-          '--sets=ring_2,swiss_roll_3', '--samplers=gaussian,gmm_8',
-          '--seeds=3,4', '--num_train=400', '--num_samples=200',
-          '--num_draws=2', f'--output={output}',
-      ])
+      code = latent_bench.main(
+        [
+          '--sets=ring_2,swiss_roll_3',
+          '--samplers=gaussian,gmm_8',
+          '--seeds=3,4',
+          '--num_train=400',
+          '--num_samples=200',
+          '--num_draws=2',
+          f'--output={output}',
+        ]
+      )
     self.assertEqual(code, 0)
     record = json.loads(output.read_text())
     self.assertEqual(
-        [(row['set'], row['seed'], row['sampler']) for row in record['rows']],
-        [(name, seed, sampler) for name in ('ring_2', 'swiss_roll_3')
-         for seed in (3, 4) for sampler in ('gaussian', 'gmm_8')],
+      [(row['set'], row['seed'], row['sampler']) for row in record['rows']],
+      [
+        (name, seed, sampler)
+        for name in ('ring_2', 'swiss_roll_3')
+        for seed in (3, 4)
+        for sampler in ('gaussian', 'gmm_8')
+      ],
     )
     self.assertEqual(record['summary']['gaussian'], {'within': 0, 'of': 4})
     text = output.with_suffix('.md').read_text()
@@ -329,22 +356,28 @@ class MainTest(parameterized.TestCase):
 
   def test_options_are_parsed(self):
     self.assertEqual(
-        latent_bench.parse_options('num_steps=20,rate=1e-3,kernel=imq'),
-        {'num_steps': 20, 'rate': 1e-3, 'kernel': 'imq'},
+      latent_bench.parse_options('num_steps=20,rate=1e-3,kernel=imq'),
+      {'num_steps': 20, 'rate': 1e-3, 'kernel': 'imq'},
     )
 
   def test_an_option_that_does_not_fit_is_told(self):
     with absltest.mock.patch.object(common, 'set_up_jax'):
       with self.assertRaisesRegex(ValueError, '--options do not fit gaussian'):
-        latent_bench.main([
-            '--sets=ring_2', '--samplers=gaussian', '--options=num_steps=3',
-            '--num_samples=50', '--num_draws=1', '--output=',
-        ])
+        latent_bench.main(
+          [
+            '--sets=ring_2',
+            '--samplers=gaussian',
+            '--options=num_steps=3',
+            '--num_samples=50',
+            '--num_draws=1',
+            '--output=',
+          ]
+        )
 
   @parameterized.parameters(
-      (['--sets='], 'name nothing to find'),
-      (['--samplers='], '--samplers names nothing'),
-      (['--workdirs=a/x,b/x'], '--workdirs names x twice'),
+    (['--sets='], 'name nothing to find'),
+    (['--samplers='], '--samplers names nothing'),
+    (['--workdirs=a/x,b/x'], '--workdirs names x twice'),
   )
   def test_a_wrong_choice_is_told(self, argv, message):
     with self.assertRaisesRegex(ValueError, message):

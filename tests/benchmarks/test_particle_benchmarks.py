@@ -20,11 +20,10 @@ _without_cache = benchmark_case.without_cache
 
 
 class FewParticlesTest(parameterized.TestCase):
-
   def test_the_divergence_is_that_of_scipy(self):
     target = few_particles.create_target(3, correlated=True)
     np.testing.assert_allclose(
-        target.precision @ target.covariance, np.eye(3), atol=1e-12
+      target.precision @ target.covariance, np.eye(3), atol=1e-12
     )
     rng = np.random.default_rng(0)
     mean, factor = rng.normal(size=3), rng.normal(size=(3, 3))
@@ -33,24 +32,22 @@ class FewParticlesTest(parameterized.TestCase):
     theirs = scipy.stats.multivariate_normal(np.zeros(3), target.covariance)
     ratios = ours.logpdf(draws) - theirs.logpdf(draws)
     self.assertAlmostEqual(
-        few_particles.kl_divergence(mean, factor, target),
-        np.mean(ratios),
-        delta=5 * np.std(ratios) / np.sqrt(len(ratios)),
+      few_particles.kl_divergence(mean, factor, target),
+      np.mean(ratios),
+      delta=5 * np.std(ratios) / np.sqrt(len(ratios)),
     )
 
-  @parameterized.product(
-      encoder=('diagonal', 'full'), factor=(None, 1.0)
-  )
+  @parameterized.product(encoder=('diagonal', 'full'), factor=(None, 1.0))
   def test_training_finds_the_law_from_afar(self, encoder, factor):
     self.enter_context(  # in few steps
-        absltest.mock.patch.object(few_particles, '_LEARNING_RATE', 0.01)
+      absltest.mock.patch.object(few_particles, '_LEARNING_RATE', 0.01)
     )
     target = few_particles.create_target(2, correlated=encoder == 'full')
     before, after = [
-        few_particles.train(
-            target, encoder, factor, 8, start=0.3, num_steps=num_steps, seed=0
-        )
-        for num_steps in (1, 400)
+      few_particles.train(
+        target, encoder, factor, 8, start=0.3, num_steps=num_steps, seed=0
+      )
+      for num_steps in (1, 400)
     ]
     self.assertGreater(before['kl'], 0.8)
     # few steps, and for SVGD 8 particles; far less than the 0.8 of before
@@ -60,17 +57,26 @@ class FewParticlesTest(parameterized.TestCase):
   def test_small_run_writes_table_and_record(self):
     _without_cache(self)
     output = _folder(self) / 'few.json'
-    code = few_particles.main([
-        '--dim=2', '--particles=2', '--factors=0.5', '--starts=1',
+    code = few_particles.main(
+      [
+        '--dim=2',
+        '--particles=2',
+        '--factors=0.5',
+        '--starts=1',
         '--num_steps=2',
-        '--seeds=0,1', f'--output={output}',
-    ])
+        '--seeds=0,1',
+        f'--output={output}',
+      ]
+    )
     self.assertEqual(code, 0)
     rows = json.loads(output.read_text())['rows']
     self.assertEqual(
-        [(row['encoder'], row['direction']) for row in rows],
-        [(encoder, direction) for encoder in ('diagonal', 'full')
-         for direction in ('ELBO', '`rbf`, 0.5 of the rule')],
+      [(row['encoder'], row['direction']) for row in rows],
+      [
+        (encoder, direction)
+        for encoder in ('diagonal', 'full')
+        for direction in ('ELBO', '`rbf`, 0.5 of the rule')
+      ],
     )
     self.assertLen(rows[0]['kl'], 2)
     table = output.with_suffix('.md').read_text()
@@ -82,7 +88,6 @@ class FewParticlesTest(parameterized.TestCase):
 
 
 class VarianceCollapseTest(parameterized.TestCase):
-
   def test_measures_by_hand(self):
     draws = np.array([[-1.0, 0.0], [1.0, 4.0]])  # deviations sqrt(2), sqrt(8)
     found = variance_collapse.measure(draws / 2.0 + [1.0, 0.0], draws)
@@ -95,7 +100,7 @@ class VarianceCollapseTest(parameterized.TestCase):
     posterior = variance_collapse.create_posterior()
     self.assertEqual(posterior.features.shape, (569, 31))
     gradient = jax.jit(jax.grad(variance_collapse.log_density))(
-        posterior.mode, posterior.features
+      posterior.mode, posterior.features
     )
     # float32 sums of 569 terms
     np.testing.assert_allclose(gradient, np.zeros(31), atol=1e-3)
@@ -108,20 +113,25 @@ class VarianceCollapseTest(parameterized.TestCase):
     @jax.jit
     def speed(weights):  # of what the kernel sees, without preconditioning
       score_fn = jax.vmap(
-          jax.grad(variance_collapse.log_density), in_axes=(0, None)
+        jax.grad(variance_collapse.log_density), in_axes=(0, None)
       )
       scores = score_fn(weights, posterior.features)
       if whiten:
         weights = jnp.linalg.solve(factor, (weights - mode).T).T
         scores = scores @ factor
       direction = svgd.svgd_direction(
-          weights, scores, kernel, off_diagonal=False
+        weights, scores, kernel, off_diagonal=False
       )
       return jnp.sqrt(jnp.mean(jnp.square(direction)))
 
     ends = variance_collapse.run_svgd(
-        posterior, kernel, whiten=whiten, num_particles=4, num_steps=200,
-        rate=0.5, seeds=(0,),
+      posterior,
+      kernel,
+      whiten=whiten,
+      num_particles=4,
+      num_steps=200,
+      rate=0.5,
+      seeds=(0,),
     )
     self.assertEqual(ends.shape, (2, 1, 4, 31))
     start = mode + np.random.default_rng(0).normal(size=(4, 31)) @ factor.T
@@ -133,19 +143,28 @@ class VarianceCollapseTest(parameterized.TestCase):
     output = _folder(self) / 'collapse.json'
     cases = variance_collapse.CASES
     with absltest.mock.patch.multiple(
-        variance_collapse, _NUM_WARMUP=10,
-        CASES={name: cases[name] for name in ('imq', 'linear')},
+      variance_collapse,
+      _NUM_WARMUP=10,
+      CASES={name: cases[name] for name in ('imq', 'linear')},
     ):
-      code = variance_collapse.main([
-          '--particles=5', '--num_steps=2', '--nuts_samples=20', '--seeds=0,1',
+      code = variance_collapse.main(
+        [
+          '--particles=5',
+          '--num_steps=2',
+          '--nuts_samples=20',
+          '--seeds=0,1',
           f'--output={output}',
-      ])
+        ]
+      )
     self.assertEqual(code, 0)
     rows = json.loads(output.read_text())['rows']
     self.assertEqual(
-        [(row['kernel'], row['weights']) for row in rows],
-        [(name, weights) for weights in ('as they are', 'whitened')
-         for name in ('imq', 'linear')],
+      [(row['kernel'], row['weights']) for row in rows],
+      [
+        (name, weights)
+        for weights in ('as they are', 'whitened')
+        for name in ('imq', 'linear')
+      ],
     )
     for row in rows:
       for key in ('width', 'width_at_twice_the_steps', 'error'):

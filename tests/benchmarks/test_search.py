@@ -18,7 +18,6 @@ _folder = benchmark_case.create_folder
 
 
 class SearchTest(parameterized.TestCase):
-
   def test_methods_have_as_many_trials_each(self):
     self.assertCountEqual(search.TRIALS, methods.METHODS)
     self.assertLen(set(map(len, search.TRIALS.values())), 1)
@@ -30,7 +29,7 @@ class SearchTest(parameterized.TestCase):
   def test_configs_have_what_was_chosen(self, name):
     for method in methods.METHODS:
       config = config_lib.flatten(
-          config_lib.load(f'configs/{name}.py:{method}')
+        config_lib.load(f'configs/{name}.py:{method}')
       )
       chosen = default.SEARCHED.get(method, {})
       for field, value in chosen.items():
@@ -47,7 +46,7 @@ class SearchTest(parameterized.TestCase):
       rows += json.loads(path.read_text())['rows']
     rows = [row for row in rows if row['method'] == method]
     self.assertCountEqual(
-        [row['options'] for row in rows], search.TRIALS[method]
+      [row['options'] for row in rows], search.TRIALS[method]
     )
     best = min(rows, key=lambda row: row['frechet_classifier/generator'])
     self.assertTrue(best['chosen'])
@@ -60,7 +59,7 @@ class SearchTest(parameterized.TestCase):
     values = {'ae': (3.0, 1.0, 2.0), 'vae': (5.0, 4.0, None)}
     root = _folder(self)
     trials = search.create_trials(
-        'configs/digits.py:debug', ('ae', 'vae'), 7, root
+      'configs/digits.py:debug', ('ae', 'vae'), 7, root
     )
     self.assertLen(trials, 6)
     for trial in trials:
@@ -68,28 +67,28 @@ class SearchTest(parameterized.TestCase):
       value = values[trial.method][int(trial.workdir.name[-1])]
       trial.workdir.mkdir()
       results = {
-          'frechet_classifier/generator': value,
-          'frechet_classifier/gmm_10': 9.0 - (value or 0.0),
-          'protocol/split': 'validation' if value else 'test',
+        'frechet_classifier/generator': value,
+        'frechet_classifier/gmm_10': 9.0 - (value or 0.0),
+        'protocol/split': 'validation' if value else 'test',
       }
       (trial.workdir / 'results.json').write_text(json.dumps(results))
       files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     rows = search.collect(trials)
     self.assertEqual(
-        [(row['method'], row['options']) for row in rows if row['chosen']],
-        [('ae', search.TRIALS['ae'][1])],  # one of vae's is not there
+      [(row['method'], row['options']) for row in rows if row['chosen']],
+      [('ae', search.TRIALS['ae'][1])],  # one of vae's is not there
     )
     self.assertLen(rows, 5)
     text = search.to_markdown(rows)
     for trial in trials[:3]:  # data without labels have no such distance
       (trial.workdir / 'results.json').write_text(
-          '{"protocol/split": "validation"}'
+        '{"protocol/split": "validation"}'
       )
     self.assertFalse(any(row['chosen'] for row in search.collect(trials)))
     self.assertIn('| **`ae` `optimizer.learning_rate=0.002`** | 1.00 |', text)
     self.assertIn('| `ae` `optimizer.learning_rate=0.001` | 3.00 |', text)
     others = search.create_trials(
-        'configs/digits.py:debug', ('ae', 'vae'), 8, root
+      'configs/digits.py:debug', ('ae', 'vae'), 8, root
     )
     self.assertEmpty(search.collect(others))  # of another seed
 
@@ -106,7 +105,7 @@ class SearchTest(parameterized.TestCase):
         failed = job.name == 'ae_1' and len(started) < 4
         if not failed:
           (folder / 'results.json').write_text(
-              '{"protocol/split": "validation"}'
+            '{"protocol/split": "validation"}'
           )
         on_end(jobs_lib.End(job, int(failed), 1.0, ''))
 
@@ -117,7 +116,7 @@ class SearchTest(parameterized.TestCase):
       self.assertEqual(started, ['ae_0', 'ae_1', 'ae_2', 'ae_1'])
       # another length is another trial
       longer = search.create_trials(
-          'configs/digits.py', ('ae',), 7, root, ['--config.train.num_epochs=2']
+        'configs/digits.py', ('ae',), 7, root, ['--config.train.num_epochs=2']
       )
       self.assertEqual(search.run(longer, 1), [])
       self.assertLen(started, 7)
@@ -125,16 +124,23 @@ class SearchTest(parameterized.TestCase):
   def test_a_failed_trial_fails_whatever_lies_there(self):
     root = _folder(self)
     for trial in search.create_trials(
-        'configs/digits.py', ('ae',), 100, str(root)
+      'configs/digits.py', ('ae',), 100, str(root)
     ):
       trial.workdir.mkdir()
-      (trial.workdir / 'results.json').write_text(json.dumps({
-          'protocol/split': 'validation', 'frechet_classifier/generator': 1.0,
-      }))
+      (trial.workdir / 'results.json').write_text(
+        json.dumps(
+          {
+            'protocol/split': 'validation',
+            'frechet_classifier/generator': 1.0,
+          }
+        )
+      )
       files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
     argv = [
-        '--config=configs/digits.py', '--methods=ae', f'--workdir={root}',
-        f'--output={root}/search.json',
+      '--config=configs/digits.py',
+      '--methods=ae',
+      f'--workdir={root}',
+      f'--output={root}/search.json',
     ]
     for failed, code in ([], 0), (['ae_1'], 1):
       with absltest.mock.patch.object(search, 'run', return_value=failed):

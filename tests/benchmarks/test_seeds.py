@@ -15,23 +15,22 @@ _without_cache = benchmark_case.without_cache
 
 
 class RunsTest(absltest.TestCase):
-
   def test_commas_inside_a_spec_stay(self):
     self.assertEqual(
-        seeds.split_specs('configs/a.py:ldc,debug, configs/b.py,c.py:vae'),
-        ('configs/a.py:ldc,debug', 'configs/b.py', 'c.py:vae'),
+      seeds.split_specs('configs/a.py:ldc,debug, configs/b.py,c.py:vae'),
+      ('configs/a.py:ldc,debug', 'configs/b.py', 'c.py:vae'),
     )
 
   def test_every_config_has_every_seed(self):
     runs = seeds.create_runs(('configs/a.py', 'configs/a.py:vae'), (0, 5), 'r')
     self.assertEqual(
-        [(run.name, run.seed, str(run.workdir)) for run in runs],
-        [
-            ('a', 0, os.path.join('r', 'a_0')),
-            ('a', 5, os.path.join('r', 'a_5')),
-            ('a_vae', 0, os.path.join('r', 'a_vae_0')),
-            ('a_vae', 5, os.path.join('r', 'a_vae_5')),
-        ],
+      [(run.name, run.seed, str(run.workdir)) for run in runs],
+      [
+        ('a', 0, os.path.join('r', 'a_0')),
+        ('a', 5, os.path.join('r', 'a_5')),
+        ('a_vae', 0, os.path.join('r', 'a_vae_0')),
+        ('a_vae', 5, os.path.join('r', 'a_vae_5')),
+      ],
     )
 
   def test_two_configs_of_one_name_are_refused(self):
@@ -40,17 +39,18 @@ class RunsTest(absltest.TestCase):
 
 
 class CollectTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     _without_cache(self)
     self.root = _folder(self)
     self.runs = seeds.create_runs(
-        ('configs/digits.py',), (0, 1, 2), str(self.root)
+      ('configs/digits.py',), (0, 1, 2), str(self.root)
     )
     for run, generator in zip(self.runs[:2], (6.0, 4.0), strict=True):
       run.workdir.mkdir()
-      files.write_json(run.workdir / 'results.json', {
+      files.write_json(
+        run.workdir / 'results.json',
+        {
           'seed': run.seed,
           'step': 10,
           'wall_seconds': 3.0,
@@ -60,10 +60,11 @@ class CollectTest(absltest.TestCase):
           'frechet_classifier/gmm_10': None,
           'frechet_classifier_seed_1/generator': generator,
           'frechet_classifier_seed_1/aggregate': 2.0,
-      })
+        },
+      )
       files.write_json(
-          run.workdir / 'benchmark.json',
-          {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
+        run.workdir / 'benchmark.json',
+        {'finished': seeds.arguments(run, []), 'wall_seconds': 2.5},
       )
 
   def test_ratios_are_of_each_run(self):
@@ -85,10 +86,15 @@ class CollectTest(absltest.TestCase):
 
   def test_collect_only_writes_the_table(self):
     output = self.root / 'seeds.json'
-    code = seeds.main([
-        '--collect_only', '--configs=configs/digits.py', '--seeds=0,1',
-        f'--workdir={self.root}', f'--output={output}',
-    ])
+    code = seeds.main(
+      [
+        '--collect_only',
+        '--configs=configs/digits.py',
+        '--seeds=0,1',
+        f'--workdir={self.root}',
+        f'--output={output}',
+      ]
+    )
     self.assertEqual(code, 0)
     self.assertLen(json.loads(output.read_text())['rows'], 2)
     table = output.with_suffix('.md').read_text()
@@ -96,10 +102,15 @@ class CollectTest(absltest.TestCase):
     self.assertNotIn(str(self.root), output.read_text() + table)
 
   def test_a_missing_run_is_no_success(self):
-    code = seeds.main([
-        '--collect_only', '--configs=configs/digits.py', '--seeds=0,1,2',
-        f'--workdir={self.root}', f'--output={self.root / "seeds.json"}',
-    ])
+    code = seeds.main(
+      [
+        '--collect_only',
+        '--configs=configs/digits.py',
+        '--seeds=0,1,2',
+        f'--workdir={self.root}',
+        f'--output={self.root / "seeds.json"}',
+      ]
+    )
     self.assertEqual(code, 1)
 
   def test_another_seed_in_the_workdir_is_refused(self):

@@ -19,6 +19,7 @@ import pytest
 from benchmarks import common
 from benchmarks import operations
 from benchmarks import scaling
+from benchmarks import scaling_machines
 from benchmarks import start
 from benchmarks import train_step
 from ldc_vae import config as config_lib
@@ -31,7 +32,6 @@ def _folder(test):
 
 
 class StartTest(absltest.TestCase):
-
   def test_cpu_seconds_are_those_of_work_not_of_sleep(self):
     busy = 'import time\nwhile time.process_time() < 0.5: pass\n'
     words = (sys.executable, '-c', f'{busy}time.sleep(60)')
@@ -49,7 +49,7 @@ class StartTest(absltest.TestCase):
   def test_a_run_that_fails_is_told(self):
     with self.assertRaisesRegex(OSError, 'exit code 2 before its first step'):
       start.first_step(
-          'configs/digits.py', ['--config.seeds=1'], _folder(self), 'run'
+        'configs/digits.py', ['--config.seeds=1'], _folder(self), 'run'
       )
 
   def test_median_of_each_figure(self):
@@ -58,16 +58,16 @@ class StartTest(absltest.TestCase):
 
 
 class TrainStepTest(parameterized.TestCase):
-
   def test_ratios_are_taken_within_a_round(self):
     row = lambda wall: {'wall': wall, 'cpu': wall, 'host': 0.1}
     times = {
-        'iwae': [row(1.0), row(10.0), row(2.0)],
-        'ldc': [row(2.0), row(10.0), row(3.0)],  # ratios 2, 1, 1.5
+      'iwae': [row(1.0), row(10.0), row(2.0)],
+      'ldc': [row(2.0), row(10.0), row(3.0)],  # ratios 2, 1, 1.5
     }
     nets = {
-        'model.architecture': 'mlp', 'model.dtype': 'float32',
-        'train.batch_size': 128,
+      'model.architecture': 'mlp',
+      'model.dtype': 'float32',
+      'train.batch_size': 128,
     }
     operations_of = {'iwae': 6e9, 'ldc': 12e9}
     rows = train_step.summarise(nets, times, operations_of, 8e12)
@@ -80,11 +80,15 @@ class TrainStepTest(parameterized.TestCase):
 
   def test_first_phase_trains_the_autoencoder_alone(self):
     overrides = [
-        '--config.model.hidden_sizes=8', '--config.model.latent_size=2'
+      '--config.model.hidden_sizes=8',
+      '--config.model.latent_size=2',
     ]
     program = train_step.create_program(
-        'configs/mnist.py', train_step.CASES['ldc_autoencoder'], {}, 2,
-        overrides,
+      'configs/mnist.py',
+      train_step.CASES['ldc_autoencoder'],
+      {},
+      2,
+      overrides,
     )
     _, state = train_step.create_step(program)
     self.assertEqual(set(state.params), {'encoder', 'decoder', 'scale'})
@@ -93,10 +97,17 @@ class TrainStepTest(parameterized.TestCase):
     self.enter_context(absltest.mock.patch.object(common, 'set_up_jax'))
     output = _folder(self) / 'step.json'
     with contextlib.redirect_stdout(io.StringIO()):
-      code = train_step.main([
-          '--cases=vae,iwae', '--batch_sizes=4', '--particles=2', '--steps=2',
-          '--rounds=2', '--config.model.hidden_sizes=8', f'--output={output}',
-      ])
+      code = train_step.main(
+        [
+          '--cases=vae,iwae',
+          '--batch_sizes=4',
+          '--particles=2',
+          '--steps=2',
+          '--rounds=2',
+          '--config.model.hidden_sizes=8',
+          f'--output={output}',
+        ]
+      )
     self.assertEqual(code, 0)
     record = json.loads(output.read_text())
     self.assertEqual([x['case'] for x in record['rows']], ['vae', 'iwae'])
@@ -111,13 +122,13 @@ class TrainStepTest(parameterized.TestCase):
     self.assertIn('| mlp | float32 | 4 | `vae` |', table)
 
   @parameterized.parameters(
-      ('--cases=gan', '--cases=gan is unknown; known'),
-      ('--dtypes=float', '--dtypes=float is unknown; known: float32'),
-      ('--config.model.dtype=bfloat16', 'use --dtypes'),
-      ('--cases=', '--cases names nothing; known: vae'),
-      ('--architectures=cnn', '--architectures=cnn is unknown; known: mlp'),
-      ('--batch_sizes=128,0', '--batch_sizes needs positive numbers'),
-      ('--config=configs/mnist.py:ldc', 'names a method; --cases does that'),
+    ('--cases=gan', '--cases=gan is unknown; known'),
+    ('--dtypes=float', '--dtypes=float is unknown; known: float32'),
+    ('--config.model.dtype=bfloat16', 'use --dtypes'),
+    ('--cases=', '--cases names nothing; known: vae'),
+    ('--architectures=cnn', '--architectures=cnn is unknown; known: mlp'),
+    ('--batch_sizes=128,0', '--batch_sizes needs positive numbers'),
+    ('--config=configs/mnist.py:ldc', 'names a method; --cases does that'),
   )
   def test_a_wrong_choice_is_told(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -126,12 +137,10 @@ class TrainStepTest(parameterized.TestCase):
   def test_the_networks_are_those_of_the_config(self):
     program = absltest.mock.Mock(side_effect=ValueError)
     self.enter_context(
-        absltest.mock.patch.object(train_step, 'create_program', program)
+      absltest.mock.patch.object(train_step, 'create_program', program)
     )
     self.enter_context(absltest.mock.patch.object(common, 'set_up_jax'))
-    for flags, expected in (
-        ((), 'conv'), (('--architectures=mlp',), 'mlp')
-    ):
+    for flags, expected in (((), 'conv'), (('--architectures=mlp',), 'mlp')):
       with self.assertRaises(ValueError):
         train_step.main(['--config=configs/cifar10.py', *flags])
       nets = program.call_args.args[2]
@@ -145,30 +154,30 @@ class TrainStepTest(parameterized.TestCase):
 
 
 class OperationsTest(absltest.TestCase):
-
   def test_images_of_any_shape_are_an_error(self):
     with self.assertRaisesRegex(ValueError, 'use one of digits'):
       operations.create_program(
-          'configs/images.py:vae', {'dataset.path': 'photos'}
+        'configs/images.py:vae', {'dataset.path': 'photos'}
       )
 
   def test_a_device_alone_cannot_count_operations(self):
     program = operations.create_program('configs/digits.py:vae')
     with (
-        absltest.mock.patch.object(
-            jax, 'local_devices', side_effect=RuntimeError
-        ),
-        absltest.mock.patch.dict('os.environ', JAX_PLATFORMS='cuda'),
-        self.assertRaisesRegex(
-            ValueError, 'JAX_PLATFORMS=cuda leaves no CPU.*set it to cuda,cpu'
-        ),
+      absltest.mock.patch.object(
+        jax, 'local_devices', side_effect=RuntimeError
+      ),
+      absltest.mock.patch.dict('os.environ', JAX_PLATFORMS='cuda'),
+      self.assertRaisesRegex(
+        ValueError, 'JAX_PLATFORMS=cuda leaves no CPU.*set it to cuda,cpu'
+      ),
     ):
       operations.count(program, 32)
 
   def test_operations_of_a_vae_step_counted_by_hand(self):
     overrides = {
-        'model.hidden_sizes': (64,), 'model.latent_size': 4,
-        'train.batch_size': 32,
+      'model.hidden_sizes': (64,),
+      'model.latent_size': 4,
+      'train.batch_size': 32,
     }
     program = operations.create_program('configs/digits.py:vae', overrides)
     actual = operations.of_step(program, 32)
@@ -180,10 +189,10 @@ class OperationsTest(absltest.TestCase):
 
   def test_every_update_of_the_sampler_counts(self):
     program_of = lambda count: operations.create_program(
-        'configs/digits.py:ldc', {'method.num_latent_updates': count}
+      'configs/digits.py:ldc', {'method.num_latent_updates': count}
     )
     one, two, three = (
-        operations.of_step(program_of(count), 32) for count in (1, 2, 3)
+      operations.of_step(program_of(count), 32) for count in (1, 2, 3)
     )
     # the adding up of metrics aside
     self.assertAlmostEqual(three - two, two - one, delta=1e-3 * (two - one))
@@ -194,15 +203,14 @@ class OperationsTest(absltest.TestCase):
   def test_a_device_of_no_known_peak_has_none(self):
     self.assertIsNone(operations.peak('cpu', 'float32'))
     self.assertEqual(
-        operations.peak('NVIDIA H100 80GB HBM3', 'bfloat16'), 989e12
+      operations.peak('NVIDIA H100 80GB HBM3', 'bfloat16'), 989e12
     )
 
 
 class ScalingTest(parameterized.TestCase):
-
   def test_communication_by_hand(self):
-    machine = scaling.Machine(
-        devices=4, peak=1.0, bandwidth=1e9, latency=1e-6, source=''
+    machine = scaling_machines.Machine(
+      devices=4, peak=1.0, bandwidth=1e9, latency=1e-6, source=''
     )
     row = scaling.step_seconds(machine, 0.01, [2e6, 4e6])
     # 2 * 3/4 of 6 MB at 1 GB/s, and 2 collectives of 2 hops
@@ -210,15 +218,15 @@ class ScalingTest(parameterized.TestCase):
     self.assertAlmostEqual(row['efficiency'], 0.01 / row['seconds'])
 
   def test_one_device_waits_for_nobody(self):
-    machine = scaling.Machine(1, 1.0, 1e9, 1e-6, '')
+    machine = scaling_machines.Machine(1, 1.0, 1e9, 1e-6, '')
     row = scaling.step_seconds(machine, 0.01, [2e6])
     self.assertEqual(row['efficiency'], 1.0)
 
   @parameterized.parameters(
-      ('--batch_size=3', '--batch_size=3 must be divisible'),
-      ('--methods=gan', '--methods=gan is unknown'),
-      ('--predict=configs/celeba64.py:vae', 'names a method'),
-      ('--predict=configs/no.py', 'configs/no.py'),
+    ('--batch_size=3', '--batch_size=3 must be divisible'),
+    ('--methods=gan', '--methods=gan is unknown'),
+    ('--predict=configs/celeba64.py:vae', 'names a method'),
+    ('--predict=configs/no.py', 'configs/no.py'),
   )
   def test_a_mistake_is_told_before_the_work(self, argument, message):
     with absltest.mock.patch.object(scaling, 'measure') as measure:
@@ -230,12 +238,12 @@ class ScalingTest(parameterized.TestCase):
   def test_emulated_devices_compute_what_one_does(self):
     output = _folder(self) / 'params.npy'
     job = {
-        'spec': 'configs/digits.py:vae', 'batch_size': 8, 'steps': 3,
-        'output': str(output),
+      'spec': 'configs/digits.py:vae',
+      'batch_size': 8,
+      'steps': 3,
+      'output': str(output),
     }
-    overrides = [
-        '--config.model.hidden_sizes=8', '--config.train.batch_size=8'
-    ]
+    overrides = ['--config.model.hidden_sizes=8', '--config.train.batch_size=8']
     params = []
     for devices in (1, 2):
       row = scaling.run_layout(job, 1, devices, overrides)
@@ -245,8 +253,12 @@ class ScalingTest(parameterized.TestCase):
     np.testing.assert_allclose(*params, rtol=1e-4, atol=1e-5)
 
   def test_a_worker_that_fails_is_told(self):
-    job = {'spec': 'configs/no.py:vae', 'batch_size': 8, 'steps': 3,
-           'output': ''}
+    job = {
+      'spec': 'configs/no.py:vae',
+      'batch_size': 8,
+      'steps': 3,
+      'output': '',
+    }
     message = 'a worker ended with 1: error: .*no.py'
     with self.assertRaisesRegex(OSError, message):
       scaling.run_layout(job, 1, 1, ())

@@ -18,12 +18,12 @@ _folder = benchmark_case.create_folder
 
 def _svgd_row(ours, peer, floor):
   return {
-      'seconds': {'ldc_vae': ours, 'blackjax': peer}, 'floor_seconds': floor
+    'seconds': {'ldc_vae': ours, 'blackjax': peer},
+    'floor_seconds': floor,
   }
 
 
 class SvgdDirectionsTest(parameterized.TestCase):
-
   @parameterized.parameters(('cpu', 1), ('gpu', 8), ('tpu', 8))
   def test_an_accelerators_calls_follow_each_other(self, platform, in_flight):
     clock, waits = [0.0], []
@@ -36,7 +36,7 @@ class SvgdDirectionsTest(parameterized.TestCase):
     seconds_in_flight = svgd_directions_worker._OTHER_SECONDS_IN_FLIGHT
     each = seconds_in_flight / 8.5
     with absltest.mock.patch.object(
-        svgd_directions_worker.time, 'perf_counter', lambda: clock[0]
+      svgd_directions_worker.time, 'perf_counter', lambda: clock[0]
     ):
       seconds, count = svgd_directions_worker._time(library, call, each)
       self.assertAlmostEqual(seconds, each)
@@ -54,7 +54,7 @@ class SvgdDirectionsTest(parameterized.TestCase):
     rates = {'matmul': 100.0, 'exp': 50.0}
     # 2 products of 10 x 10 x 4 multiplications and additions, 100 exponentials
     self.assertAlmostEqual(
-        svgd_directions.floor_seconds(case, rates), 3 * (16.0 + 2.0)
+      svgd_directions.floor_seconds(case, rates), 3 * (16.0 + 2.0)
     )
 
   def test_ratios_pair_the_turns(self):
@@ -64,20 +64,21 @@ class SvgdDirectionsTest(parameterized.TestCase):
     self.assertIsNone(svgd_directions_tables.median_ratio(row, 'torch'))
 
   @parameterized.parameters(
-      ('blackjax', 4.29), ('torch', 0.0168), ('ldc_vae', 0.0)
+    ('blackjax', 4.29), ('torch', 0.0168), ('ldc_vae', 0.0)
   )
   def test_arrays_of_pairs_have_a_size(self, name, gigabytes):
     case = {'batch': 0, 'n': 2048, 'dim': 256}
     self.assertAlmostEqual(
-        svgd_directions.gigabytes_needed(name, case), gigabytes, delta=5e-3
+      svgd_directions.gigabytes_needed(name, case), gigabytes, delta=5e-3
     )
 
   def test_reference_of_two_particles_is_that_by_hand(self):
     # two particles at -a and a, s = -z: the score of one's own is -a, the
     # other's +a, the repulsion 2/h 2a, so that phi(a) = -a + k (a + 4a/h)
     with absltest.mock.patch.object(
-        svgd_directions_worker, 'make_particles',
-        return_value=np.array([[-0.5], [0.5]], np.float32),
+      svgd_directions_worker,
+      'make_particles',
+      return_value=np.array([[-0.5], [0.5]], np.float32),
     ):
       case = {'batch': 0, 'n': 2, 'dim': 1}
       actual = svgd_directions.reference(case, np.arange(2), rule=False)
@@ -88,26 +89,27 @@ class SvgdDirectionsTest(parameterized.TestCase):
   def test_another_direction_is_refused_by_name(self):
 
     class Worker:
-
       def ask(self, request):
         np.save(json.loads(request)['path'], np.ones((16, 2)))
         return {}
 
     with self.assertRaisesRegex(ValueError, 'torch computes another direction'):
       svgd_directions.check(
-          {'torch': Worker()}, {'batch': 0, 'n': 16, 'dim': 2}, _folder(self)
+        {'torch': Worker()}, {'batch': 0, 'n': 16, 'dim': 2}, _folder(self)
       )
 
   def test_small_form_leaves_a_peer_out_where_it_needs_too_much(self):
     output = _folder(self) / 'x.json'
-    code = svgd_directions.main([
+    code = svgd_directions.main(
+      [
         '--debug',
         '--peers=blackjax',
         f'--peer_python={sys.executable}',
         '--rounds=1',
         '--peer_gigabytes=5e-6',  # 2 kB at n=16, D=2, and 13 kB at n=40
         f'--output={output}',
-    ])
+      ]
+    )
     self.assertEqual(code, 0)
     record = json.loads(output.read_text())
     self.assertIn('--peer_python=PEER_PYTHON', record['command'])
@@ -125,16 +127,15 @@ class SvgdDirectionsTest(parameterized.TestCase):
     markdown = output.with_suffix('.md').read_text()
     self.assertIn('blackjax ÷ ldc_vae', markdown)
     (line,) = [
-        line for line in markdown.splitlines()
-        if line.startswith('| 40 | 2 |')
+      line for line in markdown.splitlines() if line.startswith('| 40 | 2 |')
     ]
     self.assertEndsWith(line, '| n/a |')
 
   @parameterized.parameters(
-      ('--peers=pyro', '--peers=pyro is unknown'),
-      ('--tables=x', '--tables=x is unknown'),
-      ('--sizes=7', '--sizes and --dims leave no case'),
-      ('--tables=', '--tables names nothing'),
+    ('--peers=pyro', '--peers=pyro is unknown'),
+    ('--tables=x', '--tables=x is unknown'),
+    ('--sizes=7', '--sizes and --dims leave no case'),
+    ('--tables=', '--tables names nothing'),
   )
   def test_a_wrong_choice_is_told(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):

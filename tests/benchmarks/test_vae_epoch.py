@@ -29,20 +29,19 @@ def _fake(scale):
 
 def _run(commands, num_images=256, rounds=3, **kwargs):
   images = np.random.default_rng(0).integers(
-      0, 256, size=(num_images, 28, 28, 1), dtype=np.uint8
+    0, 256, size=(num_images, 28, 28, 1), dtype=np.uint8
   )
   return vae_epoch.run(
-      commands,
-      images,
-      likelihood='gaussian',
-      rounds=rounds,
-      pause_seconds=0.0,
-      **kwargs,
+    commands,
+    images,
+    likelihood='gaussian',
+    rounds=rounds,
+    pause_seconds=0.0,
+    **kwargs,
   )
 
 
 class RunTest(parameterized.TestCase):
-
   def test_ratios_pair_the_epochs_of_a_turn(self):
     result = _run({'a': _fake(1.0), 'b': _fake(4.0)})
     # the first epoch, which takes 0 s here, is not counted
@@ -50,7 +49,7 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(seconds, [4.0, 8.0, 12.0])
     self.assertEqual(result['ratios'], {'b': [0.25, 0.25, 0.25]})
     self.assertEqual(
-        result['summary']['a'], {'min': 1.0, 'median': 2.0, 'max': 3.0}
+      result['summary']['a'], {'min': 1.0, 'median': 2.0, 'max': 3.0}
     )
     json.dumps(result)
 
@@ -71,10 +70,10 @@ class RunTest(parameterized.TestCase):
   def test_our_worker_trains(self, method, num_samples):
     command = (sys.executable, str(_FOLDER / 'vae_epoch_ldc_vae.py'))
     result = _run(
-        {'ours': command, 'peer': _fake(1.0)},
-        num_images=1280,
-        method=method,
-        num_samples=num_samples,
+      {'ours': command, 'peer': _fake(1.0)},
+      num_images=1280,
+      method=method,
+      num_samples=num_samples,
     )
     self.assertEqual(result['config']['num_samples'], num_samples)
     first, *_, last = [each['loss'] for each in result['epochs']['ours']]
@@ -97,7 +96,6 @@ class RunTest(parameterized.TestCase):
 
 
 class LoadImagesTest(absltest.TestCase):
-
   def test_synthetic_images_make_whole_batches(self):
     images = vae_epoch.load_images('synthetic', '')
     self.assertEqual(images.shape, (59904, 28, 28, 1))

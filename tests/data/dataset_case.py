@@ -28,7 +28,7 @@ class DatasetTestCase(parameterized.TestCase):
   def count_calls(self, module, name):
     """Wraps a function of a module; the mock counts its calls."""
     return self.enterContext(
-        mock.patch.object(module, name, wraps=getattr(module, name))
+      mock.patch.object(module, name, wraps=getattr(module, name))
     )
 
 
@@ -42,8 +42,8 @@ class PreparedTestCase(DatasetTestCase):
     labels = np.arange(num_train) % 10 if labels is None else labels
     builder_name, shape = name, (28, 28, 1)
     examples = lambda first, labels: {
-        i: dict(image=np.full(shape, first + i, np.uint8), label=label)
-        for i, label in enumerate(labels)
+      i: dict(image=np.full(shape, first + i, np.uint8), label=label)
+      for i, label in enumerate(labels)
     }.items()
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -51,17 +51,21 @@ class PreparedTestCase(DatasetTestCase):
       VERSION = tfds.core.Version('3.0.1')
 
       def _info(self):
-        features = tfds.features.FeaturesDict({
+        features = tfds.features.FeaturesDict(
+          {
             'image': tfds.features.Tensor(shape=shape, dtype=np.uint8),
             'label': tfds.features.ClassLabel(num_classes=10),
-        })
+          }
+        )
         return tfds.core.DatasetInfo(
-            builder=self, features=features, disable_shuffling=True
+          builder=self, features=features, disable_shuffling=True
         )
 
       def _split_generators(self, dl_manager):
-        return {'train': self._generate_examples(0, labels),
-                'test': self._generate_examples(200, range(5))}
+        return {
+          'train': self._generate_examples(0, labels),
+          'test': self._generate_examples(200, range(5)),
+        }
 
       def _generate_examples(self, first, labels):
         yield from examples(first, labels)

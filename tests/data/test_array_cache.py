@@ -15,20 +15,19 @@ from tests.data import dataset_case
 
 
 class ArrayCacheTest(dataset_case.PreparedTestCase):
-
   def test_second_load_does_not_decode(self):
     decode = self.count_calls(tfds_sets, '_decode_records')
     self.prepare(self.root)
     for num_validation in (8, 4):
       datasets.load(
-          'mnist', data_dir=os.fspath(self.root), num_validation=num_validation
+        'mnist', data_dir=os.fspath(self.root), num_validation=num_validation
       )
     self.assertEqual(decode.call_count, 1)
 
   def test_changed_records_are_decoded_anew(self):
     directory = self.prepare(self.root)
     load = lambda: datasets.load(
-        'mnist', data_dir=os.fspath(self.root), num_validation=8
+      'mnist', data_dir=os.fspath(self.root), num_validation=8
     )
     self.assertLen(load().images['train'], 32)
     shutil.rmtree(directory)
@@ -39,7 +38,7 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
   def test_damaged_cache_is_made_anew(self, damage):
     self.prepare(self.root)
     load = lambda: datasets.load(
-        'mnist', data_dir=os.fspath(self.root), num_validation=8
+      'mnist', data_dir=os.fspath(self.root), num_validation=8
     )
     expected = load().images['train'].copy()
     (path,) = self.cache.glob('arrays/mnist-*/train_images.npy')
@@ -61,7 +60,7 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     self.prepare(self.root)
     self.enterContext(mock.patch.object(array_cache, '_MEMMAP_BYTES', 10_000))
     dataset = datasets.load(
-        'mnist', data_dir=os.fspath(self.root), num_validation=8
+      'mnist', data_dir=os.fspath(self.root), num_validation=8
     )
     self.assertIsInstance(dataset.images['train'], np.memmap)
     self.assertNotIsInstance(dataset.images['test'], np.memmap)
@@ -77,7 +76,7 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
   def test_full_disk_is_named(self):
     self.prepare(self.root)
     full = mock.patch.object(
-        shutil, 'disk_usage', return_value=mock.Mock(free=100)
+      shutil, 'disk_usage', return_value=mock.Mock(free=100)
     )
     with full, self.assertRaisesRegex(OSError, '100 bytes free.*LDC_VAE_CACHE'):
       datasets.load('mnist', data_dir=os.fspath(self.root), num_validation=8)

@@ -17,25 +17,24 @@ _SPLITS = dataset_case.SPLITS
 
 
 class LoadTest(dataset_case.DatasetTestCase):
-
   def test_unknown_name_lists_the_known_and_suggests_the_nearest(self):
     with self.assertRaisesRegex(
-        ValueError, "dataset.name='fashon_mnist'.*mean fashion_mnist.*digits"
+      ValueError, "dataset.name='fashon_mnist'.*mean fashion_mnist.*digits"
     ):
       datasets.load('fashon_mnist')
 
   @parameterized.parameters(
-      dict(path='x'),
-      dict(image_size=32),
-      dict(num_channels=1),
-      dict(num_test=5),
+    dict(path='x'),
+    dict(image_size=32),
+    dict(num_channels=1),
+    dict(num_test=5),
   )
   def test_fields_of_images_are_refused_elsewhere(self, **field):
     with self.assertRaisesRegex(ValueError, f'dataset.{next(iter(field))}='):
       datasets.load('digits', **field)
 
   @parameterized.parameters(
-      ('num_validation', 0), ('num_test', -1), ('image_size', -2)
+    ('num_validation', 0), ('num_test', -1), ('image_size', -2)
   )
   def test_impossible_number_is_refused(self, field, value):
     with self.assertRaisesRegex(ValueError, f'dataset.{field}={value}'):
@@ -43,16 +42,14 @@ class LoadTest(dataset_case.DatasetTestCase):
 
 
 class RequestTest(dataset_case.DatasetTestCase):
-
   def test_a_request_is_a_source_and_a_seed(self):
     source = dataclasses.asdict(request.Source())
     self.assertEqual(
-        dataclasses.asdict(request.Request()), {**source, 'seed': 0}
+      dataclasses.asdict(request.Request()), {**source, 'seed': 0}
     )
 
 
 class CacheDirTest(dataset_case.DatasetTestCase):
-
   def test_is_the_environment_variable_or_below_home(self):
     self.assertEqual(datasets.cache_dir(), self.cache)
     del os.environ['LDC_VAE_CACHE']
@@ -61,7 +58,6 @@ class CacheDirTest(dataset_case.DatasetTestCase):
 
 
 class DigitsTest(dataset_case.DatasetTestCase):
-
   def test_splits_hold_every_image_once(self):
     from sklearn import datasets as sklearn_datasets
 
@@ -71,14 +67,14 @@ class DigitsTest(dataset_case.DatasetTestCase):
     self.assertEqual(dataset.image_shape, (8, 8, 1))
     self.assertEqual(dataset.num_classes, 10)
     rows = sorted(
-        (int(label), image.tobytes())
-        for split in _SPLITS
-        for image, label in zip(dataset.images[split], dataset.labels[split])
+      (int(label), image.tobytes())
+      for split in _SPLITS
+      for image, label in zip(dataset.images[split], dataset.labels[split])
     )
     digits = sklearn_datasets.load_digits()
     expected = sorted(
-        (int(label), np.round(image * 255 / 16).astype(np.uint8).tobytes())
-        for image, label in zip(digits.images, digits.target)
+      (int(label), np.round(image * 255 / 16).astype(np.uint8).tobytes())
+      for image, label in zip(digits.images, digits.target)
     )
     self.assertTrue(rows == expected)  # a diff of bytes takes minutes
 
@@ -93,7 +89,6 @@ class DigitsTest(dataset_case.DatasetTestCase):
 
 
 class TrainBatchesTest(parameterized.TestCase):
-
   def take(self, count, batch_size=4, num_images=22, **kwargs):
     images = np.arange(num_images, dtype=np.uint8)[:, None, None, None]
     kwargs = dict(dict(seed=3), **kwargs)
@@ -118,9 +113,7 @@ class TrainBatchesTest(parameterized.TestCase):
 
   def test_processes_share_out_the_batch(self):
     whole = self.take(7)
-    parts = [
-        self.take(7, process_index=i, process_count=2) for i in range(2)
-    ]
+    parts = [self.take(7, process_index=i, process_count=2) for i in range(2)]
     joined = [np.concatenate(pair) for pair in zip(*parts)]
     np.testing.assert_array_equal(joined, whole)
 
@@ -138,7 +131,7 @@ class TrainBatchesTest(parameterized.TestCase):
       self.take(1, batch_size=5, process_count=2)
 
   @parameterized.parameters(
-      dict(process_index=2, process_count=2), dict(start_step=-1), dict(seed=-1)
+    dict(process_index=2, process_count=2), dict(start_step=-1), dict(seed=-1)
   )
   def test_impossible_argument_is_refused(self, **kwargs):
     with self.assertRaisesRegex(ValueError, next(iter(kwargs))):
@@ -146,9 +139,8 @@ class TrainBatchesTest(parameterized.TestCase):
 
 
 class EvalBatchesTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (10, 4, 3), (8, 4, 2), (3, 4, 1), (1, 1, 1), (0, 4, 0)
+    (10, 4, 3), (8, 4, 2), (3, 4, 1), (1, 1, 1), (0, 4, 0)
   )
   def test_every_image_comes_once_in_order(self, num_images, size, count):
     images = 1 + np.arange(num_images, dtype=np.uint8)[:, None, None, None]
@@ -160,7 +152,7 @@ class EvalBatchesTest(parameterized.TestCase):
       np.testing.assert_array_equal(batch[~mask], 0)
     seen = [batch[mask][:, 0, 0, 0] for batch, mask in batches]
     np.testing.assert_array_equal(
-        np.concatenate([[], *seen]), 1 + np.arange(num_images)
+      np.concatenate([[], *seen]), 1 + np.arange(num_images)
     )
 
   def test_impossible_batch_size_is_refused_at_once(self):

@@ -19,7 +19,6 @@ _SPLITS = dataset_case.SPLITS
 
 
 class ImagesFolderTest(dataset_case.DatasetTestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = self.root / 'pictures'
@@ -82,7 +81,7 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     # Away from the edges, where bicubic mixes a neighbour in.
     inner = dataset.images['train'][0][:, 2:-2]
     np.testing.assert_array_equal(
-        inner, np.broadcast_to([0, 255, 0], inner.shape)
+      inner, np.broadcast_to([0, 255, 0], inner.shape)
     )
 
   def test_downscaling_does_not_alias(self):
@@ -95,9 +94,11 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     # Bicubic rings by a few grey levels at the border.
     self.assertLess(np.abs(image - 127.5).max(), 16)
 
-  @parameterized.parameters((1, (255, 255, 255), 'RGB', [255]),
-                            (3, 77, 'L', [77, 77, 77]),
-                            (3, (1, 2, 3, 0), 'RGBA', [1, 2, 3]))
+  @parameterized.parameters(
+    (1, (255, 255, 255), 'RGB', [255]),
+    (3, 77, 'L', [77, 77, 77]),
+    (3, (1, 2, 3, 0), 'RGBA', [1, 2, 3]),
+  )
   def test_colour_as_asked(self, num_channels, value, mode, pixel):
     for i in range(3):
       self.write(f'{i}.png', value=value, mode=mode)
@@ -123,7 +124,7 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     self.write_greys(4)
     self.write('9.png', size=(12, 10))
     with self.assertRaisesRegex(
-        ValueError, '000.png is 10x10.*9.png is 12x10.*set dataset.image_size'
+      ValueError, '000.png is 10x10.*9.png is 12x10.*set dataset.image_size'
     ):
       self.load()
     self.assertEqual(self.load(image_size=8).image_shape, (8, 8, 1))
@@ -132,7 +133,7 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     self.write_greys(4)
     self.write('9.png', mode='RGB')
     with self.assertRaisesRegex(
-        ValueError, '000.png.*grey.*9.png.*colour.*set dataset.num_channels'
+      ValueError, '000.png.*grey.*9.png.*colour.*set dataset.num_channels'
     ):
       self.load()
 
@@ -155,10 +156,13 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
         raise PermissionError(13, 'Permission denied', path)
       return plain(path)
 
-    with mock.patch.object(os, 'scandir', scandir), self.assertRaisesRegex(
+    with (
+      mock.patch.object(os, 'scandir', scandir),
+      self.assertRaisesRegex(
         ValueError,
         r'^dataset.path: the folder .*pictures/locked cannot be read'
         r' \(Permission denied\): make it readable, or move it away$',
+      ),
     ):
       self.load()
 
@@ -166,9 +170,9 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
     self.write_greys(5)
     (self.folder / 'x.png').symlink_to('nowhere.png')
     with self.assertRaisesRegex(
-        ValueError,
-        r'^dataset.path: .*pictures/x.png cannot be read \(No such file or'
-        r' directory\): remove or replace it$',
+      ValueError,
+      r'^dataset.path: .*pictures/x.png cannot be read \(No such file or'
+      r' directory\): remove or replace it$',
     ):
       self.load()
 
@@ -193,7 +197,7 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
   def test_images_that_the_disk_cannot_hold_are_refused_unmade(self):
     self.write_greys(5)
     with self.assertRaisesRegex(
-        ValueError, '^dataset.image_size=10000000: 5 images need 500,000,000,0'
+      ValueError, '^dataset.image_size=10000000: 5 images need 500,000,000,0'
     ):
       self.load(image_size=10_000_000)
 
@@ -248,7 +252,6 @@ class ImagesFolderTest(dataset_case.DatasetTestCase):
 
 
 class ImagesArrayTest(dataset_case.DatasetTestCase):
-
   def save(self, array, name='x.npy', **others):
     path = self.root / name
     if name.endswith('.npy'):
@@ -264,7 +267,7 @@ class ImagesArrayTest(dataset_case.DatasetTestCase):
     self.assertEqual(dataset.image_shape, (4, 5, 1))
     pixels = [dataset.images[split][:, 0, 0, 0] for split in _SPLITS]
     self.assertEqual(
-        sorted(np.concatenate(pixels)), np.round(values * 255).tolist()
+      sorted(np.concatenate(pixels)), np.round(values * 255).tolist()
     )
 
   def test_labels_stay_with_their_images(self):
@@ -275,7 +278,7 @@ class ImagesArrayTest(dataset_case.DatasetTestCase):
     self.assertEqual(dataset.num_classes, 7)
     for split in _SPLITS:
       np.testing.assert_array_equal(
-          dataset.images[split][:, 0, 0, 0] % 7, dataset.labels[split]
+        dataset.images[split][:, 0, 0, 0] % 7, dataset.labels[split]
       )
 
   def test_labels_of_one_class_are_left_aside(self):
@@ -299,16 +302,16 @@ class ImagesArrayTest(dataset_case.DatasetTestCase):
   def test_resize_and_colour_apply_to_arrays(self):
     array = np.full((5, 12, 18), 90, np.uint8)
     dataset = datasets.load(
-        'images', path=self.save(array), image_size=6, num_channels=3
+      'images', path=self.save(array), image_size=6, num_channels=3
     )
     self.assertEqual(dataset.image_shape, (6, 6, 3))
     np.testing.assert_array_equal(dataset.images['train'], 90)
 
   @parameterized.named_parameters(
-      ('nan', np.nan, 'image 3 of .* holds NaN'),
-      ('infinity', np.inf, r'image 3 of .* holds \[0, inf\]'),
-      ('bytes', 255, r'image 3 of .* holds \[0, 255\]'),
-      ('negative', -1, r'image 3 of .* holds \[-1, 0\]'),
+    ('nan', np.nan, 'image 3 of .* holds NaN'),
+    ('infinity', np.inf, r'image 3 of .* holds \[0, inf\]'),
+    ('bytes', 255, r'image 3 of .* holds \[0, 255\]'),
+    ('negative', -1, r'image 3 of .* holds \[-1, 0\]'),
   )
   def test_float_outside_the_unit_interval_is_named(self, value, message):
     array = np.zeros((8, 4, 4), np.float32)
@@ -324,21 +327,21 @@ class ImagesArrayTest(dataset_case.DatasetTestCase):
       datasets.load('images', path=self.save(array))
 
   @parameterized.parameters(
-      (np.zeros((5, 4, 4), np.int64), 'holds int64 images'),
-      (np.zeros((5, 4, 4), bool), 'holds bool images'),
-      (np.zeros((5, 16), np.uint8), r'shape \(5, 16\)'),
-      (np.zeros((5, 4, 4, 4), np.uint8), r'shape \(5, 4, 4, 4\)'),
-      (np.zeros((0, 4, 4), np.uint8), r'shape \(0, 4, 4, 1\)'),
+    (np.zeros((5, 4, 4), np.int64), 'holds int64 images'),
+    (np.zeros((5, 4, 4), bool), 'holds bool images'),
+    (np.zeros((5, 16), np.uint8), r'shape \(5, 16\)'),
+    (np.zeros((5, 4, 4, 4), np.uint8), r'shape \(5, 4, 4, 4\)'),
+    (np.zeros((0, 4, 4), np.uint8), r'shape \(0, 4, 4, 1\)'),
   )
   def test_other_arrays_are_refused(self, array, message):
     with self.assertRaisesRegex(ValueError, message):
       datasets.load('images', path=self.save(array))
 
   @parameterized.parameters(
-      (np.zeros(4, int),),
-      (np.full(5, -1),),
-      (np.zeros(5),),
-      (np.full(5, 2**40),),
+    (np.zeros(4, int),),
+    (np.full(5, -1),),
+    (np.zeros(5),),
+    (np.full(5, 2**40),),
   )
   def test_labels_that_are_no_classes_are_refused(self, labels):
     array = np.zeros((5, 4, 4), np.uint8)
@@ -349,7 +352,6 @@ class ImagesArrayTest(dataset_case.DatasetTestCase):
     marker = self.root / 'ran'
 
     class Malicious:
-
       def __reduce__(self):
         return pathlib.Path.touch, (marker,)
 

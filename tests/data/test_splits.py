@@ -8,19 +8,17 @@ from ldc_vae.data import splits
 
 
 class PermutationTest(absltest.TestCase):
-
   def test_is_fixed_by_the_seed(self):
     # Every cached array is in this order: NumPy 2.1's default_rng(0).
     np.testing.assert_array_equal(
-        splits.permutation(10, 0), [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
+      splits.permutation(10, 0), [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
     )
     self.assertFalse(
-        np.array_equal(splits.permutation(10, 1), splits.permutation(10, 0))
+      np.array_equal(splits.permutation(10, 1), splits.permutation(10, 0))
     )
 
 
 class CutTest(parameterized.TestCase):
-
   @parameterized.parameters((2, 3), (1, 1), (5, 5), (0, 0))
   def test_parts_follow_each_other(self, num_validation, num_test):
     array = np.arange(20).reshape(10, 2)

@@ -30,11 +30,10 @@ _SPLITS = dataset_case.SPLITS
 
 
 class PreparedTest(dataset_case.PreparedTestCase):
-
   def test_reads_images_labels_and_splits(self):
     self.prepare(self.root / 'tfds')
     dataset = datasets.load(
-        'mnist', data_dir=os.fspath(self.root / 'tfds'), num_validation=8
+      'mnist', data_dir=os.fspath(self.root / 'tfds'), num_validation=8
     )
     sizes = [len(dataset.images[split]) for split in _SPLITS]
     self.assertEqual(sizes, [32, 8, 5])
@@ -52,7 +51,7 @@ class PreparedTest(dataset_case.PreparedTestCase):
     # below 1e-6; the last half of a sorted file would lack two.
     self.prepare(self.root, 80, labels=np.repeat(np.arange(4), 20))
     dataset = datasets.load(
-        'mnist', data_dir=os.fspath(self.root), num_validation=40
+      'mnist', data_dir=os.fspath(self.root), num_validation=40
     )
     self.assertLen(np.unique(dataset.labels['validation']), 4)
 
@@ -70,7 +69,7 @@ class PreparedTest(dataset_case.PreparedTestCase):
     from_cache = load()
     for dataset in (from_environment, from_cache):
       np.testing.assert_array_equal(
-          dataset.images['train'], relative.images['train']
+        dataset.images['train'], relative.images['train']
       )
 
   @parameterized.parameters('dataset_info.json', '*array_record*')
@@ -79,7 +78,7 @@ class PreparedTest(dataset_case.PreparedTestCase):
     for path in directory.glob(pattern):
       path.unlink()
     unreachable = mock.patch.object(
-        tfds_sets, '_unreachable_reason', return_value='offline'
+      tfds_sets, '_unreachable_reason', return_value='offline'
     )
     with unreachable, self.assertRaisesRegex(OSError, 'is not prepared'):
       datasets.load('mnist', data_dir=os.fspath(self.root))
@@ -102,8 +101,8 @@ class PreparedTest(dataset_case.PreparedTestCase):
       datasets.load('cifar10', data_dir=os.fspath(self.root), num_validation=8)
 
   @absltest.skipUnless(
-      os.environ.get('LDC_VAE_TEST_TFDS'),
-      'set LDC_VAE_TEST_TFDS to a folder with a prepared mnist',
+    os.environ.get('LDC_VAE_TEST_TFDS'),
+    'set LDC_VAE_TEST_TFDS to a folder with a prepared mnist',
   )
   def test_real_mnist_has_its_size_and_mean(self):
     dataset = datasets.load('mnist', data_dir=os.environ['LDC_VAE_TEST_TFDS'])
@@ -120,7 +119,6 @@ class _Server:
     requests = self.requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-
       def do_GET(self):
         requests.append(self.path)
         content = files.get(self.path[1:])
@@ -155,15 +153,15 @@ class PrepareTest(dataset_case.DatasetTestCase):
   def register(self, files, url='http://127.0.0.1:9/'):
     """Registers files {name: content} as those of every recipe."""
     url_infos = {
-        url + name: tfds.core.download.checksums.UrlInfo(
-            size=len(content),
-            checksum=hashlib.sha256(content).hexdigest(),
-            filename=name,
-        )
-        for name, content in files.items()
+      url + name: tfds.core.download.checksums.UrlInfo(
+        size=len(content),
+        checksum=hashlib.sha256(content).hexdigest(),
+        filename=name,
+      )
+      for name, content in files.items()
     }
     self.enterContext(
-        mock.patch.object(tfds_sets, '_url_infos', lambda recipe: url_infos)
+      mock.patch.object(tfds_sets, '_url_infos', lambda recipe: url_infos)
     )
 
   def put_by_hand(self, files, name='mnist'):
@@ -178,13 +176,13 @@ class PrepareTest(dataset_case.DatasetTestCase):
     parts = {'train': ('train', 'validation'), 'test': ('test',)}
     for part, splits in parts.items():
       actual = sorted(
-          (int(label), image.tobytes())
-          for split in splits
-          for image, label in zip(dataset.images[split], dataset.labels[split])
+        (int(label), image.tobytes())
+        for split in splits
+        for image, label in zip(dataset.images[split], dataset.labels[split])
       )
       expected = sorted(
-          (int(label), image.tobytes())
-          for image, label in zip(images[part], labels[part])
+        (int(label), image.tobytes())
+        for image, label in zip(images[part], labels[part])
       )
       self.assertTrue(actual == expected)  # a diff of bytes takes minutes
 
@@ -203,7 +201,7 @@ class PrepareTest(dataset_case.DatasetTestCase):
     self.assertLen(server.requests, num_requests)
     # A plain TFDS reader can read the result.
     source = tfds.builder_from_directory(
-        self.tfds / f'{name}_arrays/1.0.0'
+      self.tfds / f'{name}_arrays/1.0.0'
     ).as_data_source('test')
     self.assertLen(source, 10)
 
@@ -280,7 +278,7 @@ class PrepareTest(dataset_case.DatasetTestCase):
     expected = sorted(image.tobytes() for image in images[50:])
     self.assertTrue(actual == expected)  # a diff of bytes takes minutes
     self.assertEqual(
-        sorted(dataset.labels['test']), sorted(labels[50:, 0].tolist())
+      sorted(dataset.labels['test']), sorted(labels[50:, 0].tolist())
     )
     self.assertLen(dataset.images['train'], 40)
 
@@ -298,8 +296,8 @@ class PrepareTest(dataset_case.DatasetTestCase):
         file.writestr(f'img_align_celeba/{name}', content.getvalue())
         lines.append(f'{name} {0 if i < 6 else 1 if i < 9 else 2}\n')
     files = {
-        'img_align_celeba.zip': archive.getvalue(),
-        'list_eval_partition.txt': ''.join(lines).encode(),
+      'img_align_celeba.zip': archive.getvalue(),
+      'list_eval_partition.txt': ''.join(lines).encode(),
     }
     self.register(files)
     self.put_by_hand(files, 'celeba64')
@@ -322,9 +320,9 @@ class PrepareTest(dataset_case.DatasetTestCase):
       self.register(files, f'http://127.0.0.1:{unused.getsockname()[1]}/')
       start = time.monotonic()
       with self.assertRaisesRegex(
-          FileNotFoundError,
-          'dataset.data_dir: mnist is not prepared.*network cannot be reached'
-          '.*TFDS_DATA_DIR.*--config.dataset.data_dir.*train-images-idx3-ubyte',
+        FileNotFoundError,
+        'dataset.data_dir: mnist is not prepared.*network cannot be reached'
+        '.*TFDS_DATA_DIR.*--config.dataset.data_dir.*train-images-idx3-ubyte',
       ):
         datasets.load('mnist')
       self.assertLess(time.monotonic() - start, 5)
@@ -369,11 +367,10 @@ def _mnist_files():
   files = {}
   for split, prefix in (('train', 'train'), ('test', 't10k')):
     for kind, array in (
-        ('images-idx3', images[split]), ('labels-idx1', labels[split])
+      ('images-idx3', images[split]),
+      ('labels-idx1', labels[split]),
     ):
-      header = struct.pack(
-          f'>HBB{array.ndim}I', 0, 8, array.ndim, *array.shape
-      )
+      header = struct.pack(f'>HBB{array.ndim}I', 0, 8, array.ndim, *array.shape)
       content = gzip.compress(header + array.tobytes(), mtime=0)
       files[f'{prefix}-{kind}-ubyte.gz'] = content
   return files, images, labels

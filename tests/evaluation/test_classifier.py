@@ -15,6 +15,7 @@ import numpy as np
 
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier
+from ldc_vae.evaluation import classifier_net
 from tests import device_case
 
 
@@ -24,25 +25,23 @@ def _stripes(num: int, size: int, channels: int, seed: int = 0):
   labels = rng.integers(0, 2, num).astype(np.int32)
   wave = np.arange(size) % 4 // 2 * 128
   images = np.where(labels[:, None, None] == 0, wave[:, None], wave[None])
-  images = images[..., None] + rng.integers(
-      0, 100, (num, size, size, channels)
-  )
+  images = images[..., None] + rng.integers(0, 100, (num, size, size, channels))
   return images.astype(np.uint8), labels
 
 
 def _dataset(size: int = 8, channels: int = 1, **fields) -> datasets.Dataset:
   """A small data set with two classes."""
   splits = {
-      split: _stripes(num, size, channels, seed)
-      for seed, (split, num) in enumerate(
-          [('train', 64), ('validation', 8), ('test', 32)]
-      )
+    split: _stripes(num, size, channels, seed)
+    for seed, (split, num) in enumerate(
+      [('train', 64), ('validation', 8), ('test', 32)]
+    )
   }
   dataset = datasets.Dataset(
-      name='stripes',
-      images={split: images for split, (images, _) in splits.items()},
-      labels={split: labels for split, (_, labels) in splits.items()},
-      num_classes=2,
+    name='stripes',
+    images={split: images for split, (images, _) in splits.items()},
+    labels={split: labels for split, (_, labels) in splits.items()},
+    num_classes=2,
   )
   return dataset._replace(**fields)
 
@@ -53,19 +52,19 @@ class _FewStepsTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.enter_context(
-        absltest.mock.patch.multiple(classifier, _MIN_STEPS=5, _NUM_EPOCHS=1)
+      absltest.mock.patch.multiple(classifier, _MIN_STEPS=5, _NUM_EPOCHS=1)
     )
     self.cache_dir = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
+      self.enter_context(tempfile.TemporaryDirectory())
     )
 
   def load_or_train(self, dataset, seed=0):
     """The classifier, and whether it was trained by this call."""
     with absltest.mock.patch.object(
-        classifier, 'train', wraps=classifier.train
+      classifier, 'train', wraps=classifier.train
     ) as train:
       model = classifier.load_or_train(
-          dataset, seed=seed, cache_dir=self.cache_dir
+        dataset, seed=seed, cache_dir=self.cache_dir
       )
     return model, train.called
 
@@ -74,23 +73,22 @@ class _FewStepsTest(parameterized.TestCase):
 
 
 class PatchConvTest(parameterized.TestCase):
-
   @parameterized.product(size=(7, 8), kernel_size=(3, 5), stride=(1, 2))
   def test_is_the_convolution(self, size, kernel_size, stride):
     x = np.random.default_rng(0).normal(size=(2, size, size + 1, 3))
     x = x.astype(np.float32)
-    layer = classifier.PatchConv(4, kernel_size, stride)
+    layer = classifier_net.PatchConv(4, kernel_size, stride)
 
     @jax.jit
     def both(x):
       actual, params = layer.init_with_output(jax.random.key(0), x)
       kernel = params['params']['Dense_0']['kernel']
       expected = jax.lax.conv_general_dilated(
-          x,
-          kernel.reshape(kernel_size, kernel_size, 3, 4),
-          (stride, stride),
-          'SAME',
-          dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        x,
+        kernel.reshape(kernel_size, kernel_size, 3, 4),
+        (stride, stride),
+        'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
       return actual, expected
 
@@ -100,16 +98,19 @@ class PatchConvTest(parameterized.TestCase):
 
 
 class NetworkTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (4, 1, 32), (8, 1, 32), (16, 1, 64), (28, 1, 64), (32, 3, 64),
-      (64, 3, 64),
+    (4, 1, 32),
+    (8, 1, 32),
+    (16, 1, 64),
+    (28, 1, 64),
+    (32, 3, 64),
+    (64, 3, 64),
   )
   def test_has_features_and_logits(self, size, channels, num_features):
-    network = classifier.create_network((size, size, channels), 7)
+    network = classifier_net.create_network((size, size, channels), 7)
     images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
     (features, logits), params = jax.eval_shape(
-        lambda x: network.init_with_output(jax.random.key(0), x), images
+      lambda x: network.init_with_output(jax.random.key(0), x), images
     )
     chex.assert_shape(features, (2, num_features))
     chex.assert_shape(logits, (2, 7))
@@ -118,11 +119,10 @@ class NetworkTest(parameterized.TestCase):
 
   def test_tiny_images_are_refused(self):
     with self.assertRaisesRegex(ValueError, '8x3 pixels .* use at least 4x4'):
-      classifier.create_network((8, 3, 1), 2)
+      classifier_net.create_network((8, 3, 1), 2)
 
 
 class DigitsTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -137,7 +137,7 @@ class DigitsTest(parameterized.TestCase):
     probabilities = self.model.probabilities(self.dataset.images['test'])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
     accuracy = np.mean(
-        probabilities.argmax(axis=1) == self.dataset.labels['test']
+      probabilities.argmax(axis=1) == self.dataset.labels['test']
     )
     self.assertEqual(self.model.test_accuracy, accuracy)
 
@@ -152,7 +152,7 @@ class DigitsTest(parameterized.TestCase):
     images, labels = self.dataset.images, self.dataset.labels
     features = self.model.features(images['train'])
     means = np.stack(
-        [features[labels['train'] == k].mean(axis=0) for k in range(10)]
+      [features[labels['train'] == k].mean(axis=0) for k in range(10)]
     )
     features = self.model.features(images['test'])
     squared = np.sum((features[:, None] - means[None]) ** 2, axis=-1)
@@ -161,7 +161,6 @@ class DigitsTest(parameterized.TestCase):
 
 
 class ClassifierTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -175,12 +174,12 @@ class ClassifierTest(parameterized.TestCase):
     expected = self.model.features(images)
     np.testing.assert_array_equal(self.model.features(floats), expected)
     np.testing.assert_array_equal(
-        self.model.features(jnp.asarray(floats)), expected
+      self.model.features(jnp.asarray(floats)), expected
     )
     np.testing.assert_allclose(
-        self.model.features(jnp.asarray(floats, jnp.bfloat16)),
-        expected,
-        atol=0.1,  # bfloat16 keeps 3 digits of pixels
+      self.model.features(jnp.asarray(floats, jnp.bfloat16)),
+      expected,
+      atol=0.1,  # bfloat16 keeps 3 digits of pixels
     )
 
   @parameterized.parameters(1, 9, 10, 11, 20, 31)
@@ -199,12 +198,12 @@ class ClassifierTest(parameterized.TestCase):
     self.assertEqual(self.model.probabilities(images).shape, (0, 2))
 
   @parameterized.named_parameters(
-      ('rank', np.zeros((8, 8, 1)), r'shape \(8, 8, 1\)'),
-      ('size', np.zeros((2, 9, 8, 1)), r'needs shape \[N, 8, 8, 1\]'),
-      ('integers', np.zeros((2, 8, 8, 1), np.int32), 'dtype int32'),
-      ('range', np.full((2, 8, 8, 1), 255.0), r'floats in \[0, 1\]'),
-      ('sign', np.full((2, 8, 8, 1), -1.0), r'are in \[-1, -1\]'),
-      ('nan', np.full((2, 8, 8, 1), np.nan), r'floats in \[0, 1\]'),
+    ('rank', np.zeros((8, 8, 1)), r'shape \(8, 8, 1\)'),
+    ('size', np.zeros((2, 9, 8, 1)), r'needs shape \[N, 8, 8, 1\]'),
+    ('integers', np.zeros((2, 8, 8, 1), np.int32), 'dtype int32'),
+    ('range', np.full((2, 8, 8, 1), 255.0), r'floats in \[0, 1\]'),
+    ('sign', np.full((2, 8, 8, 1), -1.0), r'are in \[-1, -1\]'),
+    ('nan', np.full((2, 8, 8, 1), np.nan), r'floats in \[0, 1\]'),
   )
   def test_other_images_are_refused(self, images, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -212,7 +211,6 @@ class ClassifierTest(parameterized.TestCase):
 
 
 class LoadOrTrainTest(_FewStepsTest):
-
   def test_the_second_call_loads_the_same_classifier(self):
     dataset = _dataset()
     model, trained = self.load_or_train(dataset)
@@ -223,7 +221,7 @@ class LoadOrTrainTest(_FewStepsTest):
     self.assertEqual(model.test_accuracy, again.test_accuracy)
     images = dataset.images['test']
     np.testing.assert_array_equal(
-        model.features(images), again.features(images)
+      model.features(images), again.features(images)
     )
     self.assertLen(self.cached(), 1)  # and no temporary file
 
@@ -245,17 +243,18 @@ class LoadOrTrainTest(_FewStepsTest):
       with futures.ThreadPoolExecutor(2) as pool:
         first, second = [pool.submit(judge) for _ in range(2)]
         jax.tree.map(
-            np.testing.assert_array_equal,
-            first.result().params, second.result().params,
+          np.testing.assert_array_equal,
+          first.result().params,
+          second.result().params,
         )
     self.assertLen(trained, 1)
 
   def test_the_cache_is_for_whoever_may_read_its_folder(self):
     self.load_or_train(_dataset())
-    path, = self.cached()
+    (path,) = self.cached()
     (path.parent / 'other').touch()
     self.assertEqual(
-        path.stat().st_mode, (path.parent / 'other').stat().st_mode
+      path.stat().st_mode, (path.parent / 'other').stat().st_mode
     )
 
   def test_training_is_deterministic(self):
@@ -293,10 +292,10 @@ class LoadOrTrainTest(_FewStepsTest):
     self.assertTrue(trained)
 
   @parameterized.named_parameters(
-      ('empty', lambda data: b''),
-      ('truncated', lambda data: data[: len(data) // 2]),
-      ('no_archive', lambda data: b'x' * 100),
-      ('flipped', lambda data: data[:3000] + b'\xff\x00' + data[3002:]),
+    ('empty', lambda data: b''),
+    ('truncated', lambda data: data[: len(data) // 2]),
+    ('no_archive', lambda data: b'x' * 100),
+    ('flipped', lambda data: data[:3000] + b'\xff\x00' + data[3002:]),
   )
   def test_a_damaged_file_is_replaced(self, damage):
     model, _ = self.load_or_train(_dataset())
@@ -332,13 +331,13 @@ class LoadOrTrainTest(_FewStepsTest):
 
   def test_the_default_cache_is_that_of_the_data_sets(self):
     with absltest.mock.patch.dict(
-        'os.environ', {'LDC_VAE_CACHE': str(self.cache_dir)}
+      'os.environ', {'LDC_VAE_CACHE': str(self.cache_dir)}
     ):
       classifier.load_or_train(_dataset())
     self.assertLen(self.cached(), 1)
 
   @parameterized.parameters(
-      dict(labels=None), dict(num_classes=0), dict(labels=None, num_classes=0)
+    dict(labels=None), dict(num_classes=0), dict(labels=None, num_classes=0)
   )
   def test_data_without_labels_is_sent_to_frechet_pca(self, **fields):
     with self.assertRaisesRegex(ValueError, "'stripes' has no labels.*_pca"):

@@ -54,9 +54,9 @@ class _Extractor:
 def _modules():
   """Stand-ins for torch and torch_fidelity, by name."""
   names = (
-      'torch',
-      'torch_fidelity',
-      'torch_fidelity.feature_extractor_inceptionv3',
+    'torch',
+    'torch_fidelity',
+    'torch_fidelity.feature_extractor_inceptionv3',
   )
   modules = {name: types.ModuleType(name) for name in names}
   for name, module in modules.items():
@@ -72,7 +72,6 @@ def _modules():
 
 
 class LoadTest(parameterized.TestCase):
-
   def _load(self, path):
     with mock.patch.dict(sys.modules, _modules()):
       with mock.patch.dict(os.environ, {inception.WEIGHTS_VARIABLE: path}):
@@ -82,27 +81,27 @@ class LoadTest(parameterized.TestCase):
     path = self.create_tempfile(content=b'weights', mode='wb').full_path
     images = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), np.uint8)
     np.testing.assert_allclose(
-        self._load(path)(images), images.mean(axis=(1, 2)), rtol=1e-6
+      self._load(path)(images), images.mean(axis=(1, 2)), rtol=1e-6
     )
 
   def test_no_network_is_told_with_the_remedy(self):
     with self.assertRaisesRegex(
-        inception.InceptionError,
-        r'cannot be downloaded; get https://example.org/weights.pth .* set'
-        r' LDC_VAE_INCEPTION_WEIGHTS to the file \(.*no network',
+      inception.InceptionError,
+      r'cannot be downloaded; get https://example.org/weights.pth .* set'
+      r' LDC_VAE_INCEPTION_WEIGHTS to the file \(.*no network',
     ):
       self._load('')
 
   def test_a_file_that_is_not_there_is_told(self):
     with self.assertRaisesRegex(
-        inception.InceptionError, 'WEIGHTS=/no/where.pth: no such file'
+      inception.InceptionError, 'WEIGHTS=/no/where.pth: no such file'
     ):
       self._load('/no/where.pth')
 
   def test_a_file_of_something_else_is_told_on_one_line(self):
     path = self.create_tempfile(content=b'spam', mode='wb').full_path
     with self.assertRaisesRegex(
-        inception.InceptionError, 'does not contain the weights.*corrupt file'
+      inception.InceptionError, 'does not contain the weights.*corrupt file'
     ) as caught:
       self._load(path)
     self.assertNotIn('\n', str(caught.exception))
@@ -112,19 +111,18 @@ class LoadTest(parameterized.TestCase):
     found = mock.Mock(side_effect=lambda each: None if each == name else each)
     with mock.patch('importlib.util.find_spec', found):
       with self.assertRaisesRegex(
-          inception.InceptionError,
-          rf"package {name}, .*; run pip install '\.\[inception\]' in the"
-          r" project's folder, or pip install torch-fidelity$",
+        inception.InceptionError,
+        rf"package {name}, .*; run pip install '\.\[inception\]' in the"
+        r" project's folder, or pip install torch-fidelity$",
       ):
         inception.load()
 
 
 class FeaturesTest(parameterized.TestCase):
-
   @parameterized.parameters(1, 3)
   def test_every_image_arrives_once_as_channels_of_rgb(self, channels):
     images = np.random.default_rng(0).integers(
-        0, 256, (120, 5, 4, channels), np.uint8
+      0, 256, (120, 5, 4, channels), np.uint8
     )
     batches = []
 
@@ -137,16 +135,16 @@ class FeaturesTest(parameterized.TestCase):
     self.assertEqual(arrived.shape, (120, 3, 5, 4))
     for channel in range(3):
       np.testing.assert_array_equal(
-          arrived[:, channel], images[..., channel % channels]
+        arrived[:, channel], images[..., channel % channels]
       )
     np.testing.assert_array_equal(actual, arrived[:, :, 1, 2])
     self.assertEqual(actual.dtype, np.float32)
     self.assertLessEqual(max(map(len, batches)), 50)
 
   @parameterized.parameters(
-      ((4, 5, 5, 2), np.uint8),
-      ((4, 5, 5), np.uint8),
-      ((4, 5, 5, 3), np.float32),
+    ((4, 5, 5, 2), np.uint8),
+    ((4, 5, 5), np.uint8),
+    ((4, 5, 5, 3), np.float32),
   )
   def test_other_images_are_refused(self, shape, dtype):
     with self.assertRaisesRegex(ValueError, 'needs uint8'):

@@ -41,12 +41,12 @@ class _State(NamedTuple):
 def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
   """An experiment with random weights, and its state."""
   sizes = model_lib.Sizes(
-      latent_size=_LATENT_SIZE, hidden_sizes=(), noise_size=2
+    latent_size=_LATENT_SIZE, hidden_sizes=(), noise_size=2
   )
   if encoder == 'implicit':
     sizes = sizes._replace(hidden_sizes=(8,))
   model = model_lib.create_model(
-      _SHAPE, sizes, encoder=encoder, likelihood=likelihood_name, scale=scale
+    _SHAPE, sizes, encoder=encoder, likelihood=likelihood_name, scale=scale
   )
   images = np.random.default_rng(0).integers(0, 256, (4, *_SHAPE), np.uint8)
   init_fn = jax.jit(lambda key: model.init(key, model.autoencoder_names()))
@@ -69,7 +69,7 @@ def _evidence(experiment, state):
   @jax.jit
   def evidence(params):
     log_likelihoods = experiment.model.log_likelihood(
-        params, images, jnp.tile(z[None], (len(images), 1, 1))
+      params, images, jnp.tile(z[None], (len(images), 1, 1))
     )
     bounds = jax.vmap(elbo.importance_weighted_bound)(log_likelihoods)
     return jnp.mean(bounds)
@@ -81,72 +81,70 @@ def _config(**fields):
   config = config_dict.ConfigDict()
   config.dataset = {'binarize': False}
   config.evaluate = {
-      'split': 'test',
-      'importance_samples': 0,
-      'num_nll_images': 10,
-      'ais_chains': 0,
-      'ais_temperatures': 5,
-      'ais_images': 4,
-      **fields,
+    'split': 'test',
+    'importance_samples': 0,
+    'num_nll_images': 10,
+    'ais_chains': 0,
+    'ais_temperatures': 5,
+    'ais_images': 4,
+    **fields,
   }
   return config
 
 
 class ImportanceTest(parameterized.TestCase):
-
   def test_agrees_with_draws_of_the_prior(self):
     experiment, state = _run()
     results = likelihood.importance(
-        _config(importance_samples=2000), experiment, state, jax.random.key(0)
+      _config(importance_samples=2000), experiment, state, jax.random.key(0)
     )
     # weights of 20,000 and 2000 draws that differ by a nat or two
     self.assertAlmostEqual(
-        results['nll/importance'], -_evidence(experiment, state), delta=0.1
+      results['nll/importance'], -_evidence(experiment, state), delta=0.1
     )
     self.assertGreater(results['nll/elbo'], results['nll/importance'])
 
   def test_the_prior_is_that_of_the_method(self):
     # p(z) three times as dense everywhere: log 3 more for every image
-    tripled = lambda params, stats, z: np.log(3.0) + base.normal_log_prior(
-        params, stats, z
+    tripled = lambda params, stats, z: (
+      np.log(3.0) + base.normal_log_prior(params, stats, z)
     )
     config = _config(importance_samples=5)
     first = likelihood.importance(config, *_run(), jax.random.key(0))
     second = likelihood.importance(
-        config, *_run(log_prior=tripled), jax.random.key(0)
+      config, *_run(log_prior=tripled), jax.random.key(0)
     )
     for name, value in first.items():
       self.assertAlmostEqual(value - second[name], np.log(3.0), places=4)
 
   @parameterized.parameters(
-      dict(encoder='implicit'), dict(log_prior=None), dict(num_samples=0)
+    dict(encoder='implicit'), dict(log_prior=None), dict(num_samples=0)
   )
   def test_what_has_no_density_is_not_weighed(self, num_samples=5, **fields):
     results = likelihood.importance(
-        _config(importance_samples=num_samples),
-        *_run(**fields),
-        jax.random.key(0),
+      _config(importance_samples=num_samples),
+      *_run(**fields),
+      jax.random.key(0),
     )
     self.assertEqual(results, {})
 
 
 class AnnealedTest(parameterized.TestCase):
-
   def test_agrees_with_importance_sampling_and_closes_its_gap(self):
     config = _config(
-        importance_samples=2000, ais_chains=16, ais_temperatures=60
+      importance_samples=2000, ais_chains=16, ais_temperatures=60
     )
     results = likelihood.annealed(config, *_run(), jax.random.key(0))
     # means over 4 images, each with an error of a tenth
     self.assertAlmostEqual(
-        results['nll/ais'], results['nll/ais_importance'], delta=0.2
+      results['nll/ais'], results['nll/ais_importance'], delta=0.2
     )
     self.assertBetween(results['nll/ais_gap'], -0.2, 0.4)
 
   def test_an_implicit_encoder_and_another_prior_are_scored_all_the_same(self):
     # p(z) three times as dense everywhere: log 3 more for every image
-    tripled = lambda params, stats, z: np.log(3.0) + base.normal_log_prior(
-        params, stats, z
+    tripled = lambda params, stats, z: (
+      np.log(3.0) + base.normal_log_prior(params, stats, z)
     )
     config = _config(importance_samples=10, ais_chains=16, ais_temperatures=60)
     experiment, state = _run(encoder='implicit', log_prior=tripled)
@@ -158,13 +156,12 @@ class AnnealedTest(parameterized.TestCase):
   @parameterized.parameters(dict(log_prior=None), dict(num_chains=0))
   def test_nothing_is_asked_for_or_known(self, num_chains=4, **fields):
     results = likelihood.annealed(
-        _config(ais_chains=num_chains), *_run(**fields), jax.random.key(0)
+      _config(ais_chains=num_chains), *_run(**fields), jax.random.key(0)
     )
     self.assertEqual(results, {})
 
 
 class MeansTest(parameterized.TestCase):
-
   @parameterized.parameters(1, 3, 4, 100)
   def test_padding_of_the_last_batch_does_not_count(self, batch_size):
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
@@ -181,12 +178,11 @@ class MeansTest(parameterized.TestCase):
 
 
 class SimulateTest(parameterized.TestCase):
-
   def _draws(self, name):
     experiment, state = _run(name, scale=0.05)
     z = jnp.ones(_LATENT_SIZE)
     draw = lambda key: likelihood._simulate(
-        experiment.model, state.ema_params, z, key
+      experiment.model, state.ema_params, z, key
     )
     keys = jax.random.split(jax.random.key(0), 4000)
     images = jax.jit(jax.vmap(draw))(keys)
@@ -211,7 +207,7 @@ class SimulateTest(parameterized.TestCase):
     self.assertBetween(images.min(), 0.0, 1.0)
     pixel = (0, 0, 0)
     test = scipy.stats.ks_1samp(
-        images[:, *pixel], scipy.stats.logistic(mean[pixel], 0.05).cdf
+      images[:, *pixel], scipy.stats.logistic(mean[pixel], 0.05).cdf
     )
     # a step of the levels, 1/255 over a scale of 0.05, is 0.02 of the law
     self.assertLess(test.statistic, 0.02 + 0.026)

@@ -21,26 +21,28 @@ def _images(seed, num, highest=256):
 def _dataset():
   images = {name: _images(i, 60) for i, name in enumerate(('train', 'test'))}
   return datasets.Dataset(
-      name='images', images=images, labels=None, num_classes=0
+    name='images', images=images, labels=None, num_classes=0
   )
 
 
 def _config(inception=False, num_draws=1):
   config = config_dict.ConfigDict()
   config.evaluate = {
-      'classifier_seeds': (0,), 'inception': inception, 'split': 'test',
-      'num_samples': 60, 'num_draws': num_draws,
+    'classifier_seeds': (0,),
+    'inception': inception,
+    'split': 'test',
+    'num_samples': 60,
+    'num_draws': num_draws,
   }
   return config
 
 
 class ImageMeasuresTest(parameterized.TestCase):
-
   def test_the_test_split_itself_is_perfect(self):
     dataset = _dataset()
     images = {
-        'generator': dataset.images['test'],
-        'prior': _images(2, 60, highest=100),  # darker
+      'generator': dataset.images['test'],
+      'prior': _images(2, 60, highest=100),  # darker
     }
     results = measures.image_measures(_config(), dataset, images)
     self.assertAlmostEqual(results['frechet_pca/generator'], 0.0, places=6)
@@ -48,19 +50,19 @@ class ImageMeasuresTest(parameterized.TestCase):
     for name in ('precision', 'recall', 'coverage'):
       self.assertEqual(results[f'prdc/{name}'], 1.0, name)
     self.assertEqual(
-        results['nearest/train_generator'], results['nearest/train_test']
+      results['nearest/train_generator'], results['nearest/train_test']
     )
 
   def test_of_every_source_as_many_images_are_compared(self):
     dataset = _dataset()
     many = _images(3, 240)
     results = [
-        measures.image_measures(
-            _config(),
-            dataset,
-            {'generator': dataset.images['test'], 'reconstruction': images},
-        )['frechet_pca/reconstruction']
-        for images in (many, many[np.linspace(0, 239, 60).astype(int)])
+      measures.image_measures(
+        _config(),
+        dataset,
+        {'generator': dataset.images['test'], 'reconstruction': images},
+      )['frechet_pca/reconstruction']
+      for images in (many, many[np.linspace(0, 239, 60).astype(int)])
     ]
     self.assertEqual(results[0], results[1])
 
@@ -70,55 +72,57 @@ class ImageMeasuresTest(parameterized.TestCase):
     results = measures.image_measures(_config(), dataset, images)
     self.assertEqual(results['nearest/train_generator'], 0.0)
     distances = [
-        min(np.sqrt(np.sum((x / 255 - y / 255) ** 2)) for y in
-            dataset.images['train'].astype(np.float64))
-        for x in dataset.images['test'].astype(np.float64)
+      min(
+        np.sqrt(np.sum((x / 255 - y / 255) ** 2))
+        for y in dataset.images['train'].astype(np.float64)
+      )
+      for x in dataset.images['test'].astype(np.float64)
     ]
     self.assertAlmostEqual(
-        results['nearest/train_test'], np.median(distances), places=6
+      results['nearest/train_test'], np.median(distances), places=6
     )
 
   def test_other_features_are_a_family_of_their_own(self):
     dataset = _dataset()
     mean_and_first = lambda images: np.stack(
-        [images.mean(axis=(1, 2, 3)), images[:, 0, 0, 0]], axis=1
+      [images.mean(axis=(1, 2, 3)), images[:, 0, 0, 0]], axis=1
     )
     images = {'generator': _images(2, 60), 'aggregate': dataset.images['test']}
     results = measures.image_measures(
-        _config(), dataset, images, mean_and_first
+      _config(), dataset, images, mean_and_first
     )
     self.assertGreater(results['frechet_inception/generator'], 1.0)
     self.assertAlmostEqual(
-        results['frechet_inception/aggregate'], 0.0, places=6
+      results['frechet_inception/aggregate'], 0.0, places=6
     )
 
   def test_distances_are_means_over_the_draws(self):
     dataset = _dataset()
     draws = [
-        {
-            'generator': _images(10 + index, 60, highest=150 + 20 * index),
-            'reconstruction': _images(20, 60),
-        }
-        for index in range(3)
+      {
+        'generator': _images(10 + index, 60, highest=150 + 20 * index),
+        'reconstruction': _images(20, 60),
+      }
+      for index in range(3)
     ]
     del draws[1]['reconstruction'], draws[2]['reconstruction']  # not drawn
     one_by_one = [
-        measures.image_measures(
-            _config(), dataset, {**draws[0], **draw}
-        )['frechet_pca/generator']
-        for draw in draws
+      measures.image_measures(_config(), dataset, {**draws[0], **draw})[
+        'frechet_pca/generator'
+      ]
+      for draw in draws
     ]
     together = measures.image_measures(
-        _config(num_draws=3), dataset, draws[0], redraw_fn=draws.__getitem__
+      _config(num_draws=3), dataset, draws[0], redraw_fn=draws.__getitem__
     )
     self.assertGreater(np.ptp(one_by_one), 0.01)
     self.assertAlmostEqual(
-        together['frechet_pca/generator'], np.mean(one_by_one), places=6
+      together['frechet_pca/generator'], np.mean(one_by_one), places=6
     )
     self.assertAlmostEqual(
-        together['frechet_pca_deviation/generator'],
-        np.std(one_by_one, ddof=1),
-        places=6,
+      together['frechet_pca_deviation/generator'],
+      np.std(one_by_one, ddof=1),
+      places=6,
     )
     first = measures.image_measures(_config(), dataset, draws[0])
     for name in ('frechet_pca/reconstruction', 'prdc/recall'):
@@ -129,17 +133,16 @@ class ImageMeasuresTest(parameterized.TestCase):
   def test_too_few_images_have_no_neighbours(self):
     dataset = _dataset()
     few = dataset._replace(
-        images={**dataset.images, 'test': dataset.images['test'][:5]}
+      images={**dataset.images, 'test': dataset.images['test'][:5]}
     )
     results = measures.image_measures(
-        _config(), few, {'generator': _images(2, 5)}
+      _config(), few, {'generator': _images(2, 5)}
     )
     self.assertNotIn('prdc/precision', results)
     self.assertIn('frechet_pca/generator', results)
 
 
 class LatentMeasuresTest(parameterized.TestCase):
-
   def _measure(self, logvars):
     rng = np.random.default_rng(0)
     # aggregate posterior: N(0, 0.75 + 0.25) of 500 images, 3 latents, 1 unused
@@ -147,14 +150,14 @@ class LatentMeasuresTest(parameterized.TestCase):
     means[:, 3] = 0.0
     draws = lambda: means + 0.5 * rng.normal(size=means.shape)
     latents = {
-        'aggregate': draws().astype(np.float32),
-        'generator': draws().astype(np.float32),
-        'prior': 2.0 * rng.normal(size=means.shape).astype(np.float32),
+      'aggregate': draws().astype(np.float32),
+      'generator': draws().astype(np.float32),
+      'prior': 2.0 * rng.normal(size=means.shape).astype(np.float32),
     }
     posterior = base.Posterior(draws(), means, logvars, None)
     other = draws().astype(np.float32)
     return measures.latent_measures(
-        latents, other, posterior, jax.random.key(0)
+      latents, other, posterior, jax.random.key(0)
     )
 
   def test_the_law_itself_is_nearer_than_another(self):
@@ -162,17 +165,18 @@ class LatentMeasuresTest(parameterized.TestCase):
     self.assertEqual(results['latent/active_units'], 3)
     scale = results['latent/sliced_wasserstein_aggregate']
     self.assertBetween(
-        scale, 0.5 * results['latent/sliced_wasserstein_generator'],
-        2.0 * results['latent/sliced_wasserstein_generator'],
+      scale,
+      0.5 * results['latent/sliced_wasserstein_generator'],
+      2.0 * results['latent/sliced_wasserstein_generator'],
     )
     for measure in ('mmd', 'sliced_wasserstein', 'ksd'):
       self.assertLess(
-          abs(results[f'latent/{measure}_generator']),
-          0.3 * results[f'latent/{measure}_prior'],
-          measure,
+        abs(results[f'latent/{measure}_generator']),
+        0.3 * results[f'latent/{measure}_prior'],
+        measure,
       )
     self.assertLess(
-        abs(results['latent/ksd_aggregate']), 0.1 * results['latent/ksd_prior']
+      abs(results['latent/ksd_aggregate']), 0.1 * results['latent/ksd_prior']
     )
 
   def test_without_densities_there_is_no_stein_discrepancy(self):
@@ -184,7 +188,6 @@ class LatentMeasuresTest(parameterized.TestCase):
 
 
 class ProtocolTest(parameterized.TestCase):
-
   @parameterized.parameters(False, True)
   def test_says_what_is_compared(self, inception):
     data = _dataset()
@@ -198,26 +201,33 @@ class ProtocolTest(parameterized.TestCase):
     data = _dataset()
     few = {**data.images, 'train': data.images['train'][:9]}
     results = measures.protocol(
-        _config(False), 100, 200, data._replace(images=few)
+      _config(False), 100, 200, data._replace(images=few)
     )
     self.assertIn('aggregate 9, all', results['protocol/distances'])
 
 
 class RegisteredMeasuresTest(absltest.TestCase):
-
   def test_numbers_have_the_names_of_results(self):
     self.enter_context(absltest.mock.patch.dict(names.METRICS))
     names.register(
-        names.Metric('mine/one', '', '', '', measure_fn=lambda x: x['one']),
-        names.Metric('mine/none', '', '', '', measure_fn=lambda x: None),
-        names.Metric('own/{source}', '', '', '', measure_fn=lambda x: {
-            'prior': np.float32(2.0), 'generator': None
-        }),
+      names.Metric('mine/one', '', '', '', measure_fn=lambda x: x['one']),
+      names.Metric('mine/none', '', '', '', measure_fn=lambda x: None),
+      names.Metric(
+        'own/{source}',
+        '',
+        '',
+        '',
+        measure_fn=lambda x: {'prior': np.float32(2.0), 'generator': None},
+      ),
     )
     self.assertEqual(
-        measures.registered_measures({'one': 1}),
-        {'mine/one': 1.0, 'mine/none': None, 'own/prior': 2.0,
-         'own/generator': None},
+      measures.registered_measures({'one': 1}),
+      {
+        'mine/one': 1.0,
+        'mine/none': None,
+        'own/prior': 2.0,
+        'own/generator': None,
+      },
     )
 
 

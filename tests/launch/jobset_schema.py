@@ -4,9 +4,7 @@ import pathlib
 
 import yaml
 
-SCHEMA = yaml.safe_load(
-    pathlib.Path(__file__).with_suffix('.yaml').read_text()
-)
+SCHEMA = yaml.safe_load(pathlib.Path(__file__).with_suffix('.yaml').read_text())
 _TYPES = {'str': str, 'int': int, 'bool': bool}
 
 
@@ -16,16 +14,17 @@ def errors(value, schema=SCHEMA, path='manifest'):
     if not isinstance(value, list):
       return [f'{path}: not a list']
     return sum(
-        (errors(x, schema[0], f'{path}[{i}]') for i, x in enumerate(value)),
-        [],
+      (errors(x, schema[0], f'{path}[{i}]') for i, x in enumerate(value)),
+      [],
     )
   if isinstance(schema, dict):
     if not isinstance(value, dict):
       return [f'{path}: not a mapping']
     fields = {name.removesuffix('!'): schema[name] for name in schema}
     found = [
-        f'{path}.{name[:-1]}: missing' for name in schema
-        if name.endswith('!') and name[:-1] not in value
+      f'{path}.{name[:-1]}: missing'
+      for name in schema
+      if name.endswith('!') and name[:-1] not in value
     ]
     for name, x in value.items():
       if name in fields or '*' in fields:

@@ -21,9 +21,32 @@ RUN_INSIDE = (*RUN[:2], '--workdir=/runs/mnist')  # of a container
 
 # All that the launchers may count on besides what they are made for.
 _TOOLS = (
-    'awk', 'bash', 'cat', 'cksum', 'cp', 'date', 'dirname', 'env', 'flock',
-    'grep', 'gzip', 'id', 'ls', 'mkdir', 'mktemp', 'mv', 'rm', 'rmdir', 'seq',
-    'setsid', 'sleep', 'stat', 'tail', 'tar', 'tee', 'touch',
+  'awk',
+  'bash',
+  'cat',
+  'cksum',
+  'cp',
+  'date',
+  'dirname',
+  'env',
+  'flock',
+  'grep',
+  'gzip',
+  'id',
+  'ls',
+  'mkdir',
+  'mktemp',
+  'mv',
+  'rm',
+  'rmdir',
+  'seq',
+  'setsid',
+  'sleep',
+  'stat',
+  'tail',
+  'tar',
+  'tee',
+  'touch',
 )
 
 # The newest rule that matches answers; without one, all is well and silent.
@@ -105,9 +128,9 @@ class LaunchTestCase(parameterized.TestCase):
     (self.fakes / 'rules').mkdir(parents=True)
     (self.fakes / 'log').touch()
     self.env = {
-        'PATH': str(self.bin),
-        'FAKES': str(self.fakes),
-        'HOME': str(self.folder),
+      'PATH': str(self.bin),
+      'FAKES': str(self.fakes),
+      'HOME': str(self.folder),
     }
     self._num_rules = 0
     for name in self.PROGRAMS:
@@ -135,8 +158,12 @@ class LaunchTestCase(parameterized.TestCase):
     rule = self.fakes / 'rules' / f'{10_000 - self._num_rules}'
     rule.mkdir()
     for name, text in (
-        ('pattern', pattern), ('out', out), ('err', err), ('code', code),
-        ('times', times), ('run', run),
+      ('pattern', pattern),
+      ('out', out),
+      ('err', err),
+      ('code', code),
+      ('times', times),
+      ('run', run),
     ):
       (rule / name).write_text(str(text))
 
@@ -154,10 +181,14 @@ class LaunchTestCase(parameterized.TestCase):
   def start(self, *args, script=None, cwd=None, **env):
     """Returns the process of a launcher, which leads a group of its own."""
     return subprocess.Popen(
-        ('bash', self.root / 'launch' / (script or self.SCRIPT), *args),
-        env={**self.env, **env}, cwd=cwd or self.root, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True,
+      ('bash', self.root / 'launch' / (script or self.SCRIPT), *args),
+      env={**self.env, **env},
+      cwd=cwd or self.root,
+      text=True,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      start_new_session=True,
     )
 
   def launch(self, *args, **kwargs):
@@ -213,9 +244,7 @@ class LaunchTestCase(parameterized.TestCase):
     """The commands that a dry run prints; it runs nothing."""
     before = sorted(self.root.rglob('*'))
     where = args.index('--') if '--' in args else len(args)
-    result = self.launch(
-        *args[:where], '--dry-run', *args[where:], **kwargs
-    )
+    result = self.launch(*args[:where], '--dry-run', *args[where:], **kwargs)
     self.assert_done(result)
     self.assertEmpty(self.calls())
     self.assertEqual(sorted(self.root.rglob('*')), before)

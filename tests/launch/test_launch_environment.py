@@ -11,7 +11,6 @@ from tests.launch import launch_case
 
 
 class _LocalTestCase(launch_case.LaunchTestCase):
-
   SCRIPT = 'local.sh'
   PROGRAMS = ('python3.11',)
 
@@ -28,18 +27,22 @@ class _LocalTestCase(launch_case.LaunchTestCase):
 
 
 class LocalTest(_LocalTestCase):
-
   def test_makes_the_environment_and_trains_the_digits(self):
     self.launch_well()
     (pip,) = self.calls('pip')
     self.assertContainsSubset(
-        ('install', '-r', str(self.root / 'requirements.txt')), pip
+      ('install', '-r', str(self.root / 'requirements.txt')), pip
     )
     (run,) = self.calls('ldc_vae.main')
     self.assertEqual(
-        run[5:],
-        ('-P', '-m', 'ldc_vae.main', '--config=configs/digits.py',
-         '--workdir=runs/digits'),
+      run[5:],
+      (
+        '-P',
+        '-m',
+        'ldc_vae.main',
+        '--config=configs/digits.py',
+        '--workdir=runs/digits',
+      ),
     )
 
   def test_arguments_and_folder_reach_the_program(self):
@@ -88,7 +91,6 @@ class LocalTest(_LocalTestCase):
 
 
 class BrokenEnvironmentTest(_LocalTestCase):
-
   def test_a_failed_installation_is_told_and_done_again(self):
     self.assert_failed(self.launch(FAKE_PIP_CODE='1'), 'requirements.txt')
     self.assertEmpty(self.calls('ldc_vae.main'))
@@ -134,7 +136,6 @@ class BrokenEnvironmentTest(_LocalTestCase):
 
 
 class FindPythonTest(_LocalTestCase):
-
   def test_none_is_told(self):
     (self.bin / 'python3.11').unlink()
     self.assert_failed(self.launch(), 'Python 3.11 or newer is needed')
@@ -149,8 +150,9 @@ class FindPythonTest(_LocalTestCase):
 
   def test_one_without_ensurepip_is_told_what_to_install(self):
     self.assert_failed(
-        self.launch(FAKE_NO_ENSUREPIP='1'),
-        'ensurepip', 'apt-get install python3.11-venv',
+      self.launch(FAKE_NO_ENSUREPIP='1'),
+      'ensurepip',
+      'apt-get install python3.11-venv',
     )
     self.assertFalse(self.venv.exists())
 
@@ -164,17 +166,16 @@ class FindPythonTest(_LocalTestCase):
 
 
 class AcceleratorTest(_LocalTestCase):
-
   def nvidia(self, answer):
     self.program('nvidia-smi')
     self.answer('nvidia-smi*', out=answer, code=0 if answer else 9)
 
   @parameterized.named_parameters(
-      ('hopper', '580.82.07, 9.0', 'jax[cuda13]'),
-      ('old_driver', '570.12, 9.0', 'jax[cuda12]'),
-      ('volta', '580.82.07, 7.0', 'jax[cuda12]'),
-      ('one_old_of_two', '580.1, 9.0\n580.1, 6.1', 'jax[cuda12]'),
-      ('driver_that_does_not_answer', '', 'jax[cuda12]'),
+    ('hopper', '580.82.07, 9.0', 'jax[cuda13]'),
+    ('old_driver', '570.12, 9.0', 'jax[cuda12]'),
+    ('volta', '580.82.07, 7.0', 'jax[cuda12]'),
+    ('one_old_of_two', '580.1, 9.0\n580.1, 6.1', 'jax[cuda12]'),
+    ('driver_that_does_not_answer', '', 'jax[cuda12]'),
   )
   def test_the_driver_chooses_the_build(self, answer, extra):
     self.nvidia(answer)
@@ -201,17 +202,17 @@ class AcceleratorTest(_LocalTestCase):
 
   def test_an_unknown_choice_is_told(self):
     self.assert_failed(
-        self.launch(LDC_VAE_ACCELERATOR='gpu'), '=gpu', 'cpu, cuda or tpu'
+      self.launch(LDC_VAE_ACCELERATOR='gpu'), '=gpu', 'cpu, cuda or tpu'
     )
 
   @parameterized.named_parameters(
-      ('nothing', '', '', True, 'cpu'),
-      ('gpu', 'dev/nvidiactl', '', True, 'cuda'),
-      ('gpu_of_windows', 'dev/dxg', '', True, 'cuda'),
-      ('gpu_without_driver', 'dev/nvidiactl', '', False, 'cpu'),
-      ('tpu_v3', '', 'DRIVER=x\nPCI_ID=1AE0:0027\n', False, 'tpu'),
-      ('tpu_v5e', '', 'PCI_ID=1AE0:0063\n', True, 'tpu'),
-      ('network_card', '', 'PCI_ID=1AE0:0042\n', True, 'cpu'),
+    ('nothing', '', '', True, 'cpu'),
+    ('gpu', 'dev/nvidiactl', '', True, 'cuda'),
+    ('gpu_of_windows', 'dev/dxg', '', True, 'cuda'),
+    ('gpu_without_driver', 'dev/nvidiactl', '', False, 'cpu'),
+    ('tpu_v3', '', 'DRIVER=x\nPCI_ID=1AE0:0027\n', False, 'tpu'),
+    ('tpu_v5e', '', 'PCI_ID=1AE0:0063\n', True, 'tpu'),
+    ('network_card', '', 'PCI_ID=1AE0:0042\n', True, 'cpu'),
   )
   def test_the_machine_decides(self, node, event, driver, expected):
     if driver:
@@ -221,15 +222,22 @@ class AcceleratorTest(_LocalTestCase):
         (self.folder / name).parent.mkdir(parents=True)
         (self.folder / name).write_text(text)
     result = subprocess.run(
-        ('bash', '-c', 'source "$0"; guess_accelerator "$1/dev" "$1/sys"',
-         self.root / 'launch/_environment.sh', self.folder),
-        env=self.env, check=True, capture_output=True, text=True,
+      (
+        'bash',
+        '-c',
+        'source "$0"; guess_accelerator "$1/dev" "$1/sys"',
+        self.root / 'launch/_environment.sh',
+        self.folder,
+      ),
+      env=self.env,
+      check=True,
+      capture_output=True,
+      text=True,
     )
     self.assertEqual(result.stdout, f'{expected}\n')
 
 
 class TestTest(_LocalTestCase):
-
   SCRIPT = 'test.sh'
 
   def test_checks_the_whole_project(self):
@@ -251,14 +259,14 @@ class TestTest(_LocalTestCase):
     self.assertEmpty(self.calls('ruff'))
     (call,) = self.calls('pytest')
     self.assertEqual(
-        call[5:], ('-m', 'pytest', 'tests/test_svgd.py', '-k', 'a or b')
+      call[5:], ('-m', 'pytest', 'tests/test_svgd.py', '-k', 'a or b')
     )
 
   def test_coverage_is_measured_on_request(self):
     self.launch('tests/test_svgd.py', COVERAGE='1')
     (call,) = self.calls('pytest')
     self.assertEqual(
-        call[7:], ('tests/test_svgd.py', '--cov', '--cov-fail-under=1')
+      call[7:], ('tests/test_svgd.py', '--cov', '--cov-fail-under=1')
     )
 
 

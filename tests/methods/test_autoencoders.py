@@ -33,11 +33,11 @@ _keys = functools.partial(method_case.keys, _BATCH)
 def _model(encoder: str) -> model_lib.Model:
   """Small networks for 4x4 images."""
   sizes = model_lib.Sizes(
-      latent_size=_DIM,
-      hidden_sizes=(12,),
-      energy_width=8,
-      energy_blocks=1,
-      noise_size=4,
+    latent_size=_DIM,
+    hidden_sizes=(12,),
+    energy_width=8,
+    energy_blocks=1,
+    noise_size=4,
   )
   return model_lib.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
 
@@ -51,11 +51,11 @@ def _context(**kwargs) -> base.Context:
 def _run(method, params, phase=0, **context):
   """A phase's (loss, (metrics, updates)) and the gradient by all `params`."""
   return method_case.run(
-      method.phases[phase].objective_fn,
-      params,
-      _images(),
-      _keys(),
-      _context(**context),
+    method.phases[phase].objective_fn,
+    params,
+    _images(),
+    _keys(),
+    _context(**context),
   )
 
 
@@ -68,7 +68,6 @@ def _reconstruction(model, params, z) -> float:
 
 
 class AeTest(chex.TestCase):
-
   def test_loss_is_the_reconstruction_of_one_code(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
@@ -77,7 +76,7 @@ class AeTest(chex.TestCase):
     z = jax.jit(model.modules['encoder'].apply)(params['encoder'], _images())
     # float32 sums of 16 pixels
     np.testing.assert_allclose(
-        loss, _reconstruction(model, params, z), rtol=1e-5
+      loss, _reconstruction(model, params, z), rtol=1e-5
     )
     np.testing.assert_allclose(updates['latents'][:, 0], z, rtol=1e-5)
     self.assertEqual(float(metrics['posterior_std']), 0.0)
@@ -98,13 +97,13 @@ class AeTest(chex.TestCase):
     error = 4.0 / math.sqrt(4000)  # four standard errors, in deviations
     std = np.std(codes, axis=0)
     np.testing.assert_array_less(
-        np.abs(np.mean(z, axis=0) - np.mean(codes, axis=0)), error * std + 1e-2
+      np.abs(np.mean(z, axis=0) - np.mean(codes, axis=0)), error * std + 1e-2
     )
     actual = np.cov(z[:, :2], rowvar=False)
     expected = np.cov(codes[:, :2], rowvar=False)
     # the error of a covariance is at most 2^(1/2) of the variances'
     np.testing.assert_allclose(
-        actual, expected, atol=1.5 * error * np.max(np.diag(expected))
+      actual, expected, atol=1.5 * error * np.max(np.diag(expected))
     )
     self.assertLess(np.std(z[:, 2]), 1e-2)
 
@@ -118,30 +117,29 @@ class AeTest(chex.TestCase):
     np.testing.assert_allclose(mean, np.mean(codes, axis=0), rtol=1e-5)
     # float32, a difference of moments
     np.testing.assert_allclose(
-        covariance, np.cov(codes, rowvar=False, bias=True), atol=1e-5
+      covariance, np.cov(codes, rowvar=False, bias=True), atol=1e-5
     )
 
 
 class RaeTest(chex.TestCase):
-
   def test_l2_adds_codes_and_kernels(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
     method = rae.RaeL2(
-        embedding_weight=0.7,
-        decoder_weight=0.3,
-        moments_decay=0.9,
+      embedding_weight=0.7,
+      decoder_weight=0.3,
+      moments_decay=0.9,
     ).build(model)
     (loss, (_, updates)), _ = _run(method, params)
     z = np.asarray(updates['latents'][:, 0])
     kernels = [
-        layer['kernel'] for layer in params['decoder']['params'].values()
+      layer['kernel'] for layer in params['decoder']['params'].values()
     ]
     self.assertLen(kernels, 2)
     expected = (
-        _reconstruction(model, params, z)
-        + 0.7 * np.mean(0.5 * np.sum(z**2, axis=1))
-        + 0.3 * sum(np.sum(np.square(kernel)) for kernel in kernels)
+      _reconstruction(model, params, z)
+      + 0.7 * np.mean(0.5 * np.sum(z**2, axis=1))
+      + 0.3 * sum(np.sum(np.square(kernel)) for kernel in kernels)
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32
 
@@ -152,33 +150,33 @@ class RaeTest(chex.TestCase):
     directions = np.asarray(directions)
     penalty_fn = functools.partial(rae.gradient_penalty, decode_fn)
     values = jax.jit(jax.vmap(penalty_fn, (None, 0)))(
-        jnp.ones(_DIM), directions
+      jnp.ones(_DIM), directions
     )
     # at each direction it is |J v|^2; float32
     np.testing.assert_allclose(
-        values, np.sum((directions @ matrix) ** 2, axis=1), rtol=1e-4
+      values, np.sum((directions @ matrix) ** 2, axis=1), rtol=1e-4
     )
     # 20,000 directions: four standard errors
     self.assertAlmostEqual(
-        float(np.mean(values)),
-        float(np.sum(matrix**2)),
-        delta=4.0 * float(np.std(values)) / math.sqrt(20_000),
+      float(np.mean(values)),
+      float(np.sum(matrix**2)),
+      delta=4.0 * float(np.std(values)) / math.sqrt(20_000),
     )
 
   def test_gp_adds_codes_and_the_decoders_slope(self):
     model = _model('deterministic')
     params = _params(model, 'encoder', 'decoder')
     method = rae.RaeGp(
-        embedding_weight=0.7,
-        gradient_weight=0.3,
-        moments_decay=0.9,
+      embedding_weight=0.7,
+      gradient_weight=0.3,
+      moments_decay=0.9,
     ).build(model)
     (loss, (metrics, updates)), grads = _run(method, params)
     z = np.asarray(updates['latents'][:, 0])
     expected = (
-        _reconstruction(model, params, z)
-        + 0.7 * np.mean(0.5 * np.sum(z**2, axis=1))
-        + 0.3 * metrics['gradient_penalty']
+      _reconstruction(model, params, z)
+      + 0.7 * np.mean(0.5 * np.sum(z**2, axis=1))
+      + 0.3 * metrics['gradient_penalty']
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32
     # by finite differences along the same directions
@@ -186,23 +184,21 @@ class RaeTest(chex.TestCase):
     directions, step = np.asarray(directions), 1e-2
     decode_fn = jax.jit(model.decode)
     after, before = jax.device_get(
-        [decode_fn(params, z + sign * step * directions) for sign in (1, -1)]
+      [decode_fn(params, z + sign * step * directions) for sign in (1, -1)]
     )
     slopes = (after - before) / (2.0 * step)
     # central differences: an error of order step^2
     np.testing.assert_allclose(
-        metrics['gradient_penalty'],
-        np.mean(np.sum(np.square(slopes), axis=(1, 2, 3))),
-        rtol=2e-3,
+      metrics['gradient_penalty'],
+      np.mean(np.sum(np.square(slopes), axis=(1, 2, 3))),
+      rtol=2e-3,
     )
     self.assertGreater(_norm(grads['encoder']), 1e-3)
 
-  @parameterized.parameters(
-      ae.Ae, rae.RaeL2, rae.RaeGp
-  )
+  @parameterized.parameters(ae.Ae, rae.RaeL2, rae.RaeGp)
   def test_an_encoder_with_noise_is_an_error(self, method_class):
     with self.assertRaisesRegex(
-        errors.UserError, '=gaussian .* encoder deterministic'
+      errors.UserError, '=gaussian .* encoder deterministic'
     ):
       method_class().build(_model('gaussian'))
 
@@ -223,7 +219,6 @@ def _mmd_loop(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class MmdTest(chex.TestCase):
-
   def _draws(self):
     """The prior's draws behind the codes of `_keys`."""
     return np.asarray(base.draw_normal(base.fold_in(_keys(), 1), (_DIM,)))
@@ -262,7 +257,7 @@ class MmdTest(chex.TestCase):
     keys = jax.random.split(jax.random.key(0), 64)
     z = base.draw_normal(jax.random.split(jax.random.key(1), 64), (_DIM,))
     mmd_fn = jax.jit(
-        jax.value_and_grad(lambda z: wae_mmd.prior_mmd(z, keys, None))
+      jax.value_and_grad(lambda z: wae_mmd.prior_mmd(z, keys, None))
     )
     near, _ = mmd_fn(z)
     far, gradient = mmd_fn(z + 2.0)
@@ -275,14 +270,14 @@ class MmdTest(chex.TestCase):
 
   def test_sets_are_seen_whole(self):
     for method in (
-        wae_mmd.WaeMmd(mmd_weight=1.0).build(_model('deterministic')),
-        info_vae.InfoVae(alpha=0.0, mmd_scaling=1.0).build(_model('gaussian')),
+      wae_mmd.WaeMmd(mmd_weight=1.0).build(_model('deterministic')),
+      info_vae.InfoVae(alpha=0.0, mmd_scaling=1.0).build(_model('gaussian')),
     ):
       self.assertFalse(method.phases[0].per_image)
 
   def test_other_encoders_are_errors(self):
     with self.assertRaisesRegex(
-        errors.UserError, '=deterministic .* encoder gaussian'
+      errors.UserError, '=deterministic .* encoder gaussian'
     ):
       info_vae.InfoVae().build(_model('deterministic'))
     for method in (wae_mmd.WaeMmd(), aae.Aae()):
@@ -291,14 +286,13 @@ class MmdTest(chex.TestCase):
 
 
 class AaeTest(chex.TestCase):
-
   def setUp(self):
     super().setUp()
     self.model = _model('deterministic')
     self.params = _params(self.model, 'encoder', 'decoder', 'discriminator')
     self.method = aae.Aae(
-        adversarial_weight=0.7,
-        num_discriminator_updates=1,
+      adversarial_weight=0.7,
+      num_discriminator_updates=1,
     ).build(self.model)
 
   def _logits(self, z):
@@ -310,7 +304,7 @@ class AaeTest(chex.TestCase):
     fresh = init_fn(jax.random.key(0))
     latents = jax.random.normal(jax.random.key(1), (_BATCH, 1, _DIM))
     (loss, (metrics, _)), grads = _run(
-        self.method, fresh, phase=1, latents=latents
+      self.method, fresh, phase=1, latents=latents
     )
     # float32
     np.testing.assert_allclose(loss, 2.0 * math.log(2.0), rtol=1e-6)
@@ -321,7 +315,7 @@ class AaeTest(chex.TestCase):
     latents = jax.random.normal(jax.random.key(1), (_BATCH, 1, _DIM))
     latents = np.asarray(latents) + np.float32(1.0)
     (loss, (metrics, _)), grads = _run(
-        self.method, self.params, phase=1, latents=latents
+      self.method, self.params, phase=1, latents=latents
     )
     draws = np.asarray(base.draw_normal(_keys(), (_DIM,)))
     prior = 1.0 / (1.0 + np.exp(-self._logits(draws)))
@@ -330,7 +324,7 @@ class AaeTest(chex.TestCase):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32
     accuracy = 0.5 * np.mean(prior > 0.5) + 0.5 * np.mean(codes < 0.5)
     np.testing.assert_allclose(
-        metrics['discriminator_accuracy'], accuracy, rtol=1e-6
+      metrics['discriminator_accuracy'], accuracy, rtol=1e-6
     )
     self.assertEqual(_norm((grads['encoder'], grads['decoder'])), 0.0)
     self.assertGreater(_norm(grads['discriminator']), 1e-3)
@@ -344,12 +338,12 @@ class AaeTest(chex.TestCase):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32
     self.assertEqual(_norm(grads['discriminator']), 0.0)
     without = aae.Aae(
-        adversarial_weight=0.0,
-        num_discriminator_updates=1,
+      adversarial_weight=0.0,
+      num_discriminator_updates=1,
     ).build(self.model)
     _, plain = _run(without, self.params)
     difference = jax.tree.map(
-        lambda a, b: a - b, grads['encoder'], plain['encoder']
+      lambda a, b: a - b, grads['encoder'], plain['encoder']
     )
     self.assertGreater(_norm(difference), 1e-3)
 

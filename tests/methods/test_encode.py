@@ -27,22 +27,20 @@ _norm = method_case.norm
 
 
 class DensityTest(chex.TestCase):
-
   @parameterized.parameters(iwae.Iwae, vamp.Vamp)
   def test_an_encoder_without_one_is_an_error(self, method_class):
     with self.assertRaisesRegex(
-        errors.UserError, '=implicit .* encoder gaussian'
+      errors.UserError, '=implicit .* encoder gaussian'
     ):
       method_class().build(_model('implicit'))
 
 
 class EncodeTest(chex.TestCase):
-
   def _encode(self, encoder, method_fn):
     model = _model(encoder)
     params = _params(model, *model.autoencoder_names())
     run = jax.jit(
-        functools.partial(base.encode, method_fn(model), model, stats=())
+      functools.partial(base.encode, method_fn(model), model, stats=())
     )
     posterior = run(params, images=_images(), keys=_keys())
     return model, params, jax.device_get(posterior)
@@ -66,11 +64,11 @@ class EncodeTest(chex.TestCase):
     particles = np.asarray(particles)
     np.testing.assert_allclose(z, particles[:, 0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
-        mean, np.mean(particles, axis=1), rtol=1e-4, atol=1e-6
+      mean, np.mean(particles, axis=1), rtol=1e-4, atol=1e-6
     )
     self.assertIsNone(logvar)
     np.testing.assert_allclose(
-        mean_variance, np.var(particles, axis=1, ddof=1) / 16, rtol=1e-3
+      mean_variance, np.var(particles, axis=1, ddof=1) / 16, rtol=1e-3
     )
 
   def test_the_chains_of_a_method_without_a_net_are_its_draws(self):
@@ -79,30 +77,25 @@ class EncodeTest(chex.TestCase):
     method = lebm.Lebm(**_LEBM_FIELDS).build(model)
     run = jax.jit(functools.partial(base.encode, method, model, stats=()))
     posterior = run(params, images=_images(), keys=_keys())
-    chains = np.asarray(
-        jax.jit(method.encode)(params, (), _images(), _keys())
-    )
+    chains = np.asarray(jax.jit(method.encode)(params, (), _images(), _keys()))
+    np.testing.assert_allclose(posterior.z, chains[:, 0], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(
-        posterior.z, chains[:, 0], rtol=1e-3, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        posterior.mean, np.mean(chains, axis=1), rtol=1e-3, atol=1e-5
+      posterior.mean, np.mean(chains, axis=1), rtol=1e-3, atol=1e-5
     )
     self.assertIsNone(posterior.logvar)
 
 
 class PosteriorMetricsTest(absltest.TestCase):
-
   def test_deviations_are_unbiased_for_any_number_of_normal_particles(self):
     for count in (2, 4, 8):
       z = jax.random.normal(jax.random.key(count), (20_000, count, 3))
       metrics = jax.jit(base.posterior_metrics)(None, 0.5 * np.asarray(z))
       # 60,000 sets: four standard errors, 0.76 of the deviation for two
       self.assertAlmostEqual(
-          float(metrics['posterior_std']), 0.5, delta=4 * 0.38 / 60_000**0.5
+        float(metrics['posterior_std']), 0.5, delta=4 * 0.38 / 60_000**0.5
       )
       self.assertAlmostEqual(
-          float(metrics['latent_mean_square']), 0.25, delta=0.01
+        float(metrics['latent_mean_square']), 0.25, delta=0.01
       )
 
   def test_a_lone_particle_has_none(self):

@@ -24,7 +24,6 @@ _norm = method_case.norm
 
 
 class IwaeTest(chex.TestCase):
-
   def test_loss_is_the_bound_by_hand(self):
     num_samples = 3
     model = _model()
@@ -33,9 +32,9 @@ class IwaeTest(chex.TestCase):
     (loss, _), grads = _run(algorithm, params)
     mean, std, z = _posterior(model, params, num_samples)
     log_weights = (
-        _log_likelihoods(model, params, z)
-        + _log_normal(z, 0.0, 1.0)
-        - _log_normal(z, mean, std)
+      _log_likelihoods(model, params, z)
+      + _log_normal(z, 0.0, 1.0)
+      - _log_normal(z, mean, std)
     )
     bounds = scipy.special.logsumexp(log_weights, axis=1) - np.log(num_samples)
     np.testing.assert_allclose(loss, -np.mean(bounds), rtol=1e-5)  # float32
@@ -51,9 +50,9 @@ class IwaeTest(chex.TestCase):
     @jax.jit
     def losses(keys):
       one = lambda key: method_case.unpack(
-          method.phases[0].objective_fn(
-              params, _images()[:1], key[None], _context()
-          )
+        method.phases[0].objective_fn(
+          params, _images()[:1], key[None], _context()
+        )
       )
       loss, (metrics, _) = jax.vmap(one)(keys)
       return loss, metrics['reconstruction'] + metrics['kl']
@@ -62,7 +61,7 @@ class IwaeTest(chex.TestCase):
     difference = np.asarray(iwae_losses - elbo_losses, np.float64)
     # 500 draws: four standard errors
     self.assertLess(
-        abs(np.mean(difference)), 4.0 * np.std(difference) / math.sqrt(500)
+      abs(np.mean(difference)), 4.0 * np.std(difference) / math.sqrt(500)
     )
     self.assertGreater(np.std(difference), 0.1)
 

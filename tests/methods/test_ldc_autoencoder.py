@@ -31,7 +31,6 @@ _norm = method_case.norm
 
 
 class LdcAutoencoderTest(chex.TestCase):
-
   def _grad(self, model, params, context=None, **fields):
     """Gradient by all of `params`, and (metrics, updates)."""
     method = ldc.Ldc(**{**_LDC_FIELDS, **fields}).build(model)
@@ -41,7 +40,7 @@ class LdcAutoencoderTest(chex.TestCase):
     def run(params, arrays):
       own = dataclasses.replace(context or _context(), **arrays)
       loss_fn = lambda params: method_case.unpack(
-          objective_fn(params, _images(), _keys(), own)
+        objective_fn(params, _images(), _keys(), own)
       )
       return jax.grad(loss_fn, has_aux=True)(params)
 
@@ -56,16 +55,17 @@ class LdcAutoencoderTest(chex.TestCase):
     inverse_temperature = fields['inverse_temperature']
 
     def particles_fn(encoder):
-      return model.particles(
-          {'encoder': encoder}, images, _keys(), _PARTICLES
-      )[0]
+      return model.particles({'encoder': encoder}, images, _keys(), _PARTICLES)[
+        0
+      ]
 
     z, pull_back = jax.vjp(particles_fn, params['encoder'])
     latent_energy_fn = None
     if weight:
       mean, std = moments.mean_and_std(running)
-      latent_energy_fn = lambda point: weight * model.modules['energy'].apply(
-          params['energy'], (point - mean) / std
+      latent_energy_fn = lambda point: (
+        weight
+        * model.modules['energy'].apply(params['energy'], (point - mean) / std)
       )
 
     def score(point, image):
@@ -74,7 +74,7 @@ class LdcAutoencoderTest(chex.TestCase):
         return model.log_likelihood(params, image[None], z)[0, 0]
 
       return energy.gibbs_score(
-          log_likelihood_fn, point, inverse_temperature, latent_energy_fn
+        log_likelihood_fn, point, inverse_temperature, latent_energy_fn
       )
 
     h = fields['bandwidth']
@@ -87,9 +87,9 @@ class LdcAutoencoderTest(chex.TestCase):
       if fields['whiten']:
         kernel = self._whitened_kernel(model, params, particles, index)
       directions.append(
-          svgd.svgd_direction(
-              particles, scores, kernel, off_diagonal=fields['off_diagonal']
-          )
+        svgd.svgd_direction(
+          particles, scores, kernel, off_diagonal=fields['off_diagonal']
+        )
       )
     (encoder,) = pull_back(-jnp.stack(directions) / (_BATCH * _PARTICLES))
 
@@ -97,8 +97,8 @@ class LdcAutoencoderTest(chex.TestCase):
       return -jnp.mean(model.log_likelihood({'decoder': decoder}, images, z))
 
     decoder = jax.tree.map(
-        lambda g: inverse_temperature * g,
-        jax.grad(reconstruction)(params['decoder']),
+      lambda g: inverse_temperature * g,
+      jax.grad(reconstruction)(params['decoder']),
     )
     return encoder, decoder
 
@@ -110,23 +110,23 @@ class LdcAutoencoderTest(chex.TestCase):
     return lambda x, y: svgd.rbf_kernel((x - mean) / std, (y - mean) / std, h)
 
   @parameterized.named_parameters(
-      ('default', 'gaussian', {}),
-      ('whitened', 'gaussian', dict(whiten=True)),
-      ('imq_fixed', 'gaussian', dict(kernel='imq', bandwidth=2.0)),
-      ('all_pairs', 'gaussian', dict(off_diagonal=False)),
-      ('implicit', 'implicit', {}),
-      ('warped', 'warped', {}),
+    ('default', 'gaussian', {}),
+    ('whitened', 'gaussian', dict(whiten=True)),
+    ('imq_fixed', 'gaussian', dict(kernel='imq', bandwidth=2.0)),
+    ('all_pairs', 'gaussian', dict(off_diagonal=False)),
+    ('implicit', 'implicit', {}),
+    ('warped', 'warped', {}),
   )
   def test_gradients_are_svgd_and_the_decoders_own(self, encoder, fields):
     model = _model(encoder=encoder)
     params = _params(model, 'encoder', 'decoder')
     grads, _ = self._grad(model, params, **fields)
-    expected = jax.jit(
-        lambda params: self._by_hand(model, params, **fields)
-    )(params)
+    expected = jax.jit(lambda params: self._by_hand(model, params, **fields))(
+      params
+    )
     # float32 sums of 20 particles x 16 pixels in another order
     chex.assert_trees_all_close(
-        (grads['encoder'], grads['decoder']), expected, rtol=2e-4, atol=2e-5
+      (grads['encoder'], grads['decoder']), expected, rtol=2e-4, atol=2e-5
     )
     self.assertGreater(_norm(grads['encoder']), 1e-2)
 
@@ -134,22 +134,20 @@ class LdcAutoencoderTest(chex.TestCase):
     model = _model()
     params = _params(model, 'encoder', 'decoder', 'sampler', 'energy')
     context = _context(stats=_stats(_moments()))
-    grads, _ = self._grad(
-        model, params, context, latent_energy_weight=5.0
-    )
+    grads, _ = self._grad(model, params, context, latent_energy_weight=5.0)
     expected = jax.jit(
-        lambda params: self._by_hand(
-            model, params, weight=5.0, running=_moments()
-        )
+      lambda params: self._by_hand(
+        model, params, weight=5.0, running=_moments()
+      )
     )(params)
     # float32 sums of 20 particles x 16 pixels in another order
     chex.assert_trees_all_close(
-        (grads['encoder'], grads['decoder']), expected, rtol=2e-4, atol=2e-5
+      (grads['encoder'], grads['decoder']), expected, rtol=2e-4, atol=2e-5
     )
     self.assertEqual(_norm((grads['energy'], grads['sampler'])), 0.0)
     without, _ = self._grad(model, params, context)
     difference = jax.tree.map(
-        lambda a, b: a - b, grads['encoder'], without['encoder']
+      lambda a, b: a - b, grads['encoder'], without['encoder']
     )
     self.assertGreater(_norm(difference), 1e-2)
 
@@ -167,7 +165,7 @@ class LdcAutoencoderTest(chex.TestCase):
     # float32
     np.testing.assert_allclose(metrics['kl'], np.mean(kl), rtol=1e-5)
     np.testing.assert_allclose(
-        metrics['loss'], 3.0 * reconstruction + np.mean(kl), rtol=1e-5
+      metrics['loss'], 3.0 * reconstruction + np.mean(kl), rtol=1e-5
     )
 
   def test_latents_carry_no_gradient(self):
@@ -177,7 +175,7 @@ class LdcAutoencoderTest(chex.TestCase):
 
     def total(params):
       output = method.phases[0].objective_fn(
-          params, _images(), _keys(), _context()
+        params, _images(), _keys(), _context()
       )
       return jnp.sum(output.latents)
 
@@ -190,8 +188,8 @@ class LdcAutoencoderTest(chex.TestCase):
     _, (_, updates) = self._grad(model, params, context, moments_decay=0.8)
     z = updates['latents']
     expected = {
-        'latents': moments.update(_moments(), z.reshape(-1, 3), 0.8),
-        'distance': moments.update_distance(context.stats['distance'], z),
+      'latents': moments.update(_moments(), z.reshape(-1, 3), 0.8),
+      'distance': moments.update_distance(context.stats['distance'], z),
     }
     # float32; products of matmuls
     chex.assert_trees_all_close(updates['stats'], expected, rtol=1e-5)
@@ -202,22 +200,20 @@ class LdcAutoencoderTest(chex.TestCase):
     averaged = _params(model, 'sampler')
     stats = {**_stats(_moments()), 'sampler': moments.init(3)}
     _, (_, updates) = self._grad(
-        model,
-        params,
-        _context(stats=stats, ema_params=averaged),
-        moments_decay=0.0,
-        latents_per_image=2,
+      model,
+      params,
+      _context(stats=stats, ema_params=averaged),
+      moments_decay=0.0,
+      latents_per_image=2,
     )
     keys = [jax.random.fold_in(key, 1) for key in _keys()]
-    noise = jnp.concatenate(
-        [jax.random.normal(key, (2, 3)) for key in keys]
-    )
+    noise = jnp.concatenate([jax.random.normal(key, (2, 3)) for key in keys])
     u = model.modules['sampler'].apply(averaged['sampler'], noise)
     mean, covariance = moments.mean_and_covariance(updates['stats']['sampler'])
     # float32
     np.testing.assert_allclose(mean, np.mean(u, axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        covariance, np.cov(u, rowvar=False, bias=True), rtol=1e-4, atol=1e-5
+      covariance, np.cov(u, rowvar=False, bias=True), rtol=1e-4, atol=1e-5
     )
 
 

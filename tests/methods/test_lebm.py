@@ -27,7 +27,6 @@ _norm = method_case.norm
 
 
 class LebmTest(chex.TestCase):
-
   def setUp(self):
     super().setUp()
     self.model = _model('none')
@@ -41,11 +40,11 @@ class LebmTest(chex.TestCase):
     """Langevin dynamics written out: z [B, D]."""
     z = base.draw_normal(keys, (_DIM,))
     chain_keys = [
-        jax.random.split(key, num_steps) for key in base.fold_in(keys, 1)
+      jax.random.split(key, num_steps) for key in base.fold_in(keys, 1)
     ]
     for step in range(num_steps):
       noise = jnp.stack(
-          [jax.random.normal(keys[step], (_DIM,)) for keys in chain_keys]
+        [jax.random.normal(keys[step], (_DIM,)) for keys in chain_keys]
       )
       z = z + 0.5 * step_size**2 * score_fn(z) + step_size * noise
     return z
@@ -68,23 +67,21 @@ class LebmTest(chex.TestCase):
     z = np.asarray(jax.jit(self._posterior_draws)(_keys()))
     # float32, three steps
     np.testing.assert_allclose(
-        updates['latents'][:, 0], z, rtol=1e-4, atol=1e-5
+      updates['latents'][:, 0], z, rtol=1e-4, atol=1e-5
     )
 
     def loss_fn(decoder):
       return -jnp.mean(
-          self.model.log_likelihood(
-              {'decoder': decoder}, _images(), z[:, None]
-          )
+        self.model.log_likelihood({'decoder': decoder}, _images(), z[:, None])
       )
 
     expected, gradient = jax.jit(jax.value_and_grad(loss_fn))(
-        self.params['decoder']
+      self.params['decoder']
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     # and along the chains flows none
     chex.assert_trees_all_close(
-        grads['decoder'], gradient, rtol=1e-3, atol=1e-4
+      grads['decoder'], gradient, rtol=1e-3, atol=1e-4
     )
     self.assertEqual(_norm(grads['energy']), 0.0)
 
@@ -94,10 +91,10 @@ class LebmTest(chex.TestCase):
     latents = np.asarray(latents) + np.float32(1.0)
     (loss, _), grads = _run(method, self.params, phase=1, latents=latents)
     score_fn = jax.grad(
-        lambda z: -jnp.sum(self._energy(z)) - 0.5 * jnp.sum(z**2)
+      lambda z: -jnp.sum(self._energy(z)) - 0.5 * jnp.sum(z**2)
     )
     samples = jax.jit(lambda keys: self._chains(score_fn, keys, 2, 0.4))(
-        _keys()
+      _keys()
     )
 
     def loss_fn(params):
@@ -105,13 +102,11 @@ class LebmTest(chex.TestCase):
       return jnp.mean(energy_fn(latents)) - jnp.mean(energy_fn(samples))
 
     expected, gradient = jax.jit(jax.value_and_grad(loss_fn))(
-        self.params['energy']
+      self.params['energy']
     )
     # float32, two steps; a difference of means
     np.testing.assert_allclose(loss, expected, atol=1e-5)
-    chex.assert_trees_all_close(
-        grads['energy'], gradient, rtol=1e-3, atol=1e-5
-    )
+    chex.assert_trees_all_close(grads['energy'], gradient, rtol=1e-3, atol=1e-5)
     self.assertEqual(_norm(grads['decoder']), 0.0)
 
   def test_draws_follow_a_prior_that_is_known(self):
@@ -122,9 +117,9 @@ class LebmTest(chex.TestCase):
     z = jax.jit(method.generate)(params, (), keys)
     # 6000 draws: four standard errors of a variance
     self.assertAlmostEqual(
-        float(np.mean(np.square(z))) * (1.0 - 0.4**2 / 4.0),
-        1.0,
-        delta=4.0 * math.sqrt(2.0 / 6000),
+      float(np.mean(np.square(z))) * (1.0 - 0.4**2 / 4.0),
+      1.0,
+      delta=4.0 * math.sqrt(2.0 / 6000),
     )
 
   def test_encodes_by_its_chains(self):
@@ -134,7 +129,7 @@ class LebmTest(chex.TestCase):
     chains = [draw_fn(base.fold_in(_keys(), index)) for index in range(4)]
     # float32, three steps
     np.testing.assert_allclose(
-        z, np.stack(chains, axis=1), rtol=1e-4, atol=1e-5
+      z, np.stack(chains, axis=1), rtol=1e-4, atol=1e-5
     )
 
   def test_has_neither_an_encoder_nor_a_normalised_prior(self):

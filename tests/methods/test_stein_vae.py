@@ -30,19 +30,18 @@ _params = method_case.params
 
 
 class SteinVaeTest(chex.TestCase):
-
   def test_is_the_first_phase_of_ldc_at_the_bayes_posterior(self):
     model = _model('implicit')
     params = _params(model, 'encoder', 'decoder')
     method = stein_vae.SteinVae(**_STEIN_FIELDS).build(model)
     twin = ldc.Ldc(
-        **_STEIN_FIELDS, inverse_temperature=1.0, whiten=False
+      **_STEIN_FIELDS, inverse_temperature=1.0, whiten=False
     ).build(model)
     stats = {'distance': moments.init_distance()}
     (loss, _), grads = _run(method, params, stats=stats)
     stats['latents'] = moments.init(_DIM)
     (expected, _), expected_grads = _run(
-        twin, params, stats=stats, ema_params={}
+      twin, params, stats=stats, ema_params={}
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     # float32
@@ -50,14 +49,14 @@ class SteinVaeTest(chex.TestCase):
     self.assertEqual(method.trained, ('encoder', 'decoder'))
 
   @parameterized.named_parameters(
-      # 2 D of N(0, I), and 11 / 0.5
-      ('ldc', ldc.Ldc, {}, 6.0),
-      ('ldc_not_whitened', ldc.Ldc, {'whiten': False}, 22.0),
-      ('stein_vae', stein_vae.SteinVae, {}, 22.0),
-      ('of_a_lone_particle', stein_vae.SteinVae, _LONE, 6.0),
+    # 2 D of N(0, I), and 11 / 0.5
+    ('ldc', ldc.Ldc, {}, 6.0),
+    ('ldc_not_whitened', ldc.Ldc, {'whiten': False}, 22.0),
+    ('stein_vae', stein_vae.SteinVae, {}, 22.0),
+    ('of_a_lone_particle', stein_vae.SteinVae, _LONE, 6.0),
   )
   def test_the_bandwidth_is_of_an_expected_distance(
-      self, method_class, fields, distance
+    self, method_class, fields, distance
   ):
     model = _model('gaussian')
     method = method_class(bandwidth_factor=0.3, **fields).build(model)
@@ -90,19 +89,19 @@ class SteinVaeTest(chex.TestCase):
     self.assertEqual(float(kernel.bandwidth_fn(jnp.zeros((2, 3)))), 2.5)
 
   @parameterized.parameters(
-      ({'num_particles': 1}, 'num_particles=1 with .*use 2 particles'),
-      ({'kernel': 'rfb'}, 'method.kernel=rfb is unknown .*known: .*rbf'),
-      ({'bandwidth': 'median'}, 'method.bandwidth=median depends on the few'),
+    ({'num_particles': 1}, 'num_particles=1 with .*use 2 particles'),
+    ({'kernel': 'rfb'}, 'method.kernel=rfb is unknown .*known: .*rbf'),
+    ({'bandwidth': 'median'}, 'method.bandwidth=median depends on the few'),
   )
   def test_wrong_field_is_an_error(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
       stein_vae.SteinVae(
-          **{**_STEIN_FIELDS, **fields},
+        **{**_STEIN_FIELDS, **fields},
       ).build(_model('implicit'))
 
   def test_one_code_for_an_image_is_an_error(self):
     with self.assertRaisesRegex(
-        errors.UserError, '=deterministic .* or gaussian'
+      errors.UserError, '=deterministic .* or gaussian'
     ):
       stein_vae.SteinVae(**_STEIN_FIELDS).build(_model('deterministic'))
 

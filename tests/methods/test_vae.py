@@ -23,7 +23,6 @@ _params = method_case.params
 
 
 class VaeTest(chex.TestCase):
-
   def setUp(self):
     super().setUp()
     self.model = _model()
@@ -33,7 +32,7 @@ class VaeTest(chex.TestCase):
     method = vae.Vae(beta=beta, num_samples=num_samples).build(self.model)
     (phase,) = method.phases
     objective_fn = lambda params: method_case.unpack(
-        phase.objective_fn(params, _images(), _keys(), _context())
+      phase.objective_fn(params, _images(), _keys(), _context())
     )
     return jax.jit(objective_fn)(params)
 
@@ -64,7 +63,7 @@ class VaeTest(chex.TestCase):
     loss, (metrics, updates) = self._objective(self.params, beta=0.3)
     # float32
     np.testing.assert_allclose(
-        metrics['reconstruction'] + 0.3 * metrics['kl'], loss, rtol=1e-6
+      metrics['reconstruction'] + 0.3 * metrics['kl'], loss, rtol=1e-6
     )
     self.assertEqual(updates, {})
 

@@ -26,23 +26,22 @@ _norm = method_case.norm
 
 
 class VampTest(chex.TestCase):
-
   def test_loss_is_the_bound_under_the_mixture(self):
     num_pseudo_inputs = 3
     model = _model(num_pseudo_inputs=num_pseudo_inputs)
     params = _params(model, 'encoder', 'decoder', 'pseudo_inputs')
     (loss, (metrics, _)), grads = _run(
-        vamp.Vamp(num_samples=2).build(model), params
+      vamp.Vamp(num_samples=2).build(model), params
     )
     logits = params['pseudo_inputs']['params']['logits']
     chex.assert_shape(logits, (num_pseudo_inputs, *_SHAPE))
     encode_fn = jax.jit(model.modules['encoder'].apply)
     means, logvars = jax.device_get(
-        encode_fn(params['encoder'], 1.0 / (1.0 + np.exp(-logits)))
+      encode_fn(params['encoder'], 1.0 / (1.0 + np.exp(-logits)))
     )
     mean, std, z = _posterior(model, params, 2)
     components = [
-        _log_normal(z, m, np.exp(0.5 * v)) for m, v in zip(means, logvars)
+      _log_normal(z, m, np.exp(0.5 * v)) for m, v in zip(means, logvars)
     ]
     log_prior = scipy.special.logsumexp(components, axis=0)
     log_prior -= np.log(num_pseudo_inputs)
@@ -59,16 +58,14 @@ class VampTest(chex.TestCase):
     params = _params(model, 'encoder', 'pseudo_inputs')
     components_fn = functools.partial(vamp.prior_components, model=model)
     (m, v), (mean, logvar) = (
-        [np.asarray(x[0], np.float64) for x in pair]
-        for pair in (
-            jax.jit(components_fn)(params),
-            jax.jit(model.modules['encoder'].apply)(
-                params['encoder'], _images()
-            ),
-        )
+      [np.asarray(x[0], np.float64) for x in pair]
+      for pair in (
+        jax.jit(components_fn)(params),
+        jax.jit(model.modules['encoder'].apply)(params['encoder'], _images()),
+      )
     )
     expected = 0.5 * np.sum(
-        v - logvar + np.exp(logvar - v) + (mean - m) ** 2 * np.exp(-v) - 1.0
+      v - logvar + np.exp(logvar - v) + (mean - m) ** 2 * np.exp(-v) - 1.0
     )
     noise = np.random.default_rng(0).normal(size=(4000, _DIM))
     z = (mean + np.exp(0.5 * logvar) * noise).astype(np.float32)
@@ -78,7 +75,7 @@ class VampTest(chex.TestCase):
     draws = _log_normal(z, mean, np.exp(0.5 * logvar)) - log_prior
     # 4000 draws: four standard errors
     self.assertAlmostEqual(
-        np.mean(draws), expected, delta=4.0 * np.std(draws) / math.sqrt(4000)
+      np.mean(draws), expected, delta=4.0 * np.std(draws) / math.sqrt(4000)
     )
 
   def test_generates_from_its_components(self):
@@ -95,8 +92,8 @@ class VampTest(chex.TestCase):
     variance -= np.mean(means, axis=0) ** 2
     error = 4.0 / math.sqrt(4000)
     np.testing.assert_array_less(
-        np.abs(np.mean(z, axis=0) - np.mean(means, axis=0)),
-        error * np.sqrt(variance),
+      np.abs(np.mean(z, axis=0) - np.mean(means, axis=0)),
+      error * np.sqrt(variance),
     )
     np.testing.assert_allclose(np.var(z, axis=0), variance, rtol=2 * error)
 

@@ -31,14 +31,12 @@ _norm = method_case.norm
 
 
 class BetaVaeTest(chex.TestCase):
-
   def test_is_the_vae_of_that_weight(self):
     self.assertIs(vae.BetaVae.build, vae.Vae.build)
     self.assertGreater(vae.BetaVae().beta, 1.0)
 
 
 class KlWarmupTest(parameterized.TestCase):
-
   @parameterized.parameters((0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0))
   def test_weight_rises_linearly_to_one(self, progress, expected):
     self.assertAlmostEqual(float(base.kl_weight(progress, 0.2)), expected, 6)
@@ -54,16 +52,16 @@ class KlWarmupTest(parameterized.TestCase):
     params = _params(model, 'encoder', 'decoder', 'pseudo_inputs')
     method_class = methods.METHODS[name]
     create = lambda **own: method_class(num_samples=1, **fields, **own).build(
-        model
+      model
     )
 
     @jax.jit
     def losses(progress):
       full, warming = (
-          method.phases[0].objective_fn(
-              params, _images(), _keys(), _context(progress=progress)
-          )
-          for method in (create(), create(kl_warmup=0.2))
+        method.phases[0].objective_fn(
+          params, _images(), _keys(), _context(progress=progress)
+        )
+        for method in (create(), create(kl_warmup=0.2))
       )
       return full.loss, warming.loss, full.metrics['reconstruction']
 
@@ -71,14 +69,14 @@ class KlWarmupTest(parameterized.TestCase):
       full, loss, reconstruction = jax.device_get(losses(progress))
       weight = min(progress / 0.2, 1.0)
       np.testing.assert_allclose(
-          loss - reconstruction, weight * (full - reconstruction), atol=1e-4
+        loss - reconstruction, weight * (full - reconstruction), atol=1e-4
       )
       self.assertGreater(abs(full - reconstruction), 0.1)
 
   @parameterized.parameters(
-      ('gaussian', False, 0.0),
-      ('implicit', False, 0.0),
-      ('gaussian', True, 0.7),
+    ('gaussian', False, 0.0),
+    ('implicit', False, 0.0),
+    ('gaussian', True, 0.7),
   )
   def test_svgd_follows_the_tempered_posterior(self, encoder, whiten, f_weight):
     # at weight b, b times the direction for p(x|z)^(1/b) N(z; 0, I) exp(-w f)
@@ -86,40 +84,41 @@ class KlWarmupTest(parameterized.TestCase):
     model = _model(encoder)
     params = _params(model, 'encoder', 'decoder', 'energy')
     objective_fn = functools.partial(
-        gibbs.autoencoder_objective,
-        model=model,
-        num_particles=3,
-        kernel=svgd.rbf(),
-        bandwidth='expected',
-        bandwidth_factor=1.0,
-        off_diagonal=True,
-        whiten=whiten,
-        latent_energy_weight=f_weight,
+      gibbs.autoencoder_objective,
+      model=model,
+      num_particles=3,
+      kernel=svgd.rbf(),
+      bandwidth='expected',
+      bandwidth_factor=1.0,
+      off_diagonal=True,
+      whiten=whiten,
+      latent_energy_weight=f_weight,
     )
     context = _context(
-        progress=0.2,
-        stats={
-            'latents': moments.init(_DIM),
-            'distance': moments.init_distance(),
-        },
+      progress=0.2,
+      stats={
+        'latents': moments.init(_DIM),
+        'distance': moments.init_distance(),
+      },
     )
     run = lambda **fields: method_case.run(
-        functools.partial(objective_fn, **fields),
-        params, _images(), _keys(), context,
+      functools.partial(objective_fn, **fields),
+      params,
+      _images(),
+      _keys(),
+      context,
     )[1]
     actual = run(inverse_temperature=1.0, kl_warmup=0.8)
     expected = run(inverse_temperature=1.0 / weight, kl_warmup=0.0)
     full = run(inverse_temperature=1.0, kl_warmup=0.0)
     for net in ('encoder', 'decoder'):
       chex.assert_trees_all_close(
-          actual[net],
-          jax.tree.map(lambda leaf: weight * leaf, expected[net]),
-          rtol=1e-4,
-          atol=1e-4,
+        actual[net],
+        jax.tree.map(lambda leaf: weight * leaf, expected[net]),
+        rtol=1e-4,
+        atol=1e-4,
       )
-    differences = jax.tree.map(
-        np.subtract, actual['encoder'], full['encoder']
-    )
+    differences = jax.tree.map(np.subtract, actual['encoder'], full['encoder'])
     self.assertGreater(_norm(differences), 1e-2)
 
   def test_stein_vae_warms_up(self):
@@ -136,14 +135,14 @@ class KlWarmupTest(parameterized.TestCase):
 
     grads = jax.device_get([grad_fn(params, p) for p in (0.2, 0.8, 1.0)])
     full = _run(
-        stein_vae.SteinVae(**_STEIN_FIELDS).build(model),
-        params,
-        stats=method.init_stats(),
+      stein_vae.SteinVae(**_STEIN_FIELDS).build(model),
+      params,
+      stats=method.init_stats(),
     )[1]
     chex.assert_trees_all_close(grads[1], full, rtol=1e-5)
     chex.assert_trees_all_close(grads[2], full, rtol=1e-5)
     differences = jax.tree.map(
-        np.subtract, grads[0]['encoder'], full['encoder']
+      np.subtract, grads[0]['encoder'], full['encoder']
     )
     self.assertGreater(_norm(differences), 1e-2)
 

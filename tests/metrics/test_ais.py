@@ -36,13 +36,13 @@ def _run(key, z, log_target_fn, path, step_sizes):
 
   def chain(key, z):
     return ais.ais(
-        key,
-        z,
-        elbo.standard_normal_log_prob,
-        log_target_fn,
-        path,
-        step_sizes,
-        _NUM_LEAPFROG,
+      key,
+      z,
+      elbo.standard_normal_log_prob,
+      log_target_fn,
+      path,
+      step_sizes,
+      _NUM_LEAPFROG,
     )
 
   return jax.vmap(chain)(jax.random.split(key, len(z)), z)
@@ -51,30 +51,30 @@ def _run(key, z, log_target_fn, path, step_sizes):
 def _bounds(key, x, truth, log_likelihood, *, num_chains, num_temperatures):
   """Bounds of log p(x) from below and, with its latent, from above."""
   log_target_fn = lambda z: (
-      elbo.standard_normal_log_prob(z) + log_likelihood(x, z)
+    elbo.standard_normal_log_prob(z) + log_likelihood(x, z)
   )
   path = ais.sigmoid_schedule(num_temperatures)
   z_key, adapt_key, down_key, up_key = jax.random.split(key, 4)
   z = jax.random.normal(z_key, (num_chains, truth.shape[0]))
   sizes = ais.adapt_step_sizes(
-      adapt_key,
-      z,
-      elbo.standard_normal_log_prob,
-      log_target_fn,
-      path,
-      _NUM_LEAPFROG,
+    adapt_key,
+    z,
+    elbo.standard_normal_log_prob,
+    log_target_fn,
+    path,
+    _NUM_LEAPFROG,
   )
   lower = _run(down_key, z, log_target_fn, path, sizes)
   upper = _run(
-      up_key,
-      jnp.tile(truth[None], (num_chains, 1)),
-      log_target_fn,
-      *ais.reverse_path(path, sizes),
+    up_key,
+    jnp.tile(truth[None], (num_chains, 1)),
+    log_target_fn,
+    *ais.reverse_path(path, sizes),
   )
   return (
-      elbo.importance_weighted_bound(lower.log_weight),
-      -elbo.importance_weighted_bound(upper.log_weight),
-      lower.acceptance,
+    elbo.importance_weighted_bound(lower.log_weight),
+    -elbo.importance_weighted_bound(upper.log_weight),
+    lower.acceptance,
   )
 
 
@@ -87,7 +87,6 @@ class _RankPromotionTest(chex.TestCase):
 
 
 class ScheduleTest(_RankPromotionTest):
-
   def test_goes_from_0_to_1_densely_at_both_ends(self):
     path = np.asarray(ais.sigmoid_schedule(10))
     self.assertEqual(path.shape, (11,))
@@ -110,7 +109,6 @@ class ScheduleTest(_RankPromotionTest):
 
 
 class AisTest(_RankPromotionTest):
-
   def test_agrees_with_the_exact_evidence_and_importance_sampling(self):
     weights, log_likelihood, exact = _linear_gaussian()
     noise = 0.3
@@ -120,23 +118,23 @@ class AisTest(_RankPromotionTest):
       z = jax.random.normal(z_key, (3,))
       x = weights @ z + noise * jax.random.normal(x_key, (6,))
       lower, upper, acceptance = _bounds(
-          key, x, z, log_likelihood, num_chains=64, num_temperatures=500
+        key, x, z, log_likelihood, num_chains=64, num_temperatures=500
       )
       # importance sampling from a posterior of the right mean, too wide
       precision = jnp.eye(3) + weights.T @ weights / noise**2
       mean = jnp.linalg.solve(precision, weights.T @ x / noise**2)
       logvar = jnp.log(2.0 * jnp.diagonal(jnp.linalg.inv(precision)))
       samples = mean[None] + jnp.exp(0.5 * logvar)[None] * jax.random.normal(
-          q_key, (4000, 3)
+        q_key, (4000, 3)
       )
       log_weights = jax.vmap(
-          lambda z: elbo.log_weight(log_likelihood(x, z), z, mean, logvar)
+        lambda z: elbo.log_weight(log_likelihood(x, z), z, mean, logvar)
       )(samples)
       importance = elbo.importance_weighted_bound(log_weights)
       return x, lower, upper, importance, acceptance
 
     x, lower, upper, importance, acceptance = jax.jit(jax.vmap(image))(
-        jax.random.split(jax.random.key(0), 8)
+      jax.random.split(jax.random.key(0), 8)
     )
     expected = exact.logpdf(np.asarray(x, np.float64))
     np.testing.assert_allclose(lower, expected, atol=0.15)
@@ -166,12 +164,12 @@ class AisTest(_RankPromotionTest):
       log_likelihoods = jax.vmap(lambda z: log_likelihood(x, z))(draws)
       evidence = elbo.importance_weighted_bound(log_likelihoods)
       lower, upper, _ = _bounds(
-          key, x, z, log_likelihood, num_chains=16, num_temperatures=60
+        key, x, z, log_likelihood, num_chains=16, num_temperatures=60
       )
       return lower, evidence, upper
 
     lower, evidence, upper = jax.jit(jax.vmap(image))(
-        jax.random.split(jax.random.key(1), 8)
+      jax.random.split(jax.random.key(1), 8)
     )
     # 20,000 draws in two dimensions, 8 images: an error of a few hundredths
     self.assertBetween(np.mean(evidence - lower), -0.1, 0.5)
@@ -184,30 +182,29 @@ class AisTest(_RankPromotionTest):
     x = jnp.ones(6)
     z = jax.random.normal(jax.random.key(0), (4, 3))
     log_target_fn = lambda z: (
-        elbo.standard_normal_log_prob(z) + log_likelihood(x, z)
+      elbo.standard_normal_log_prob(z) + log_likelihood(x, z)
     )
     path = ais.sigmoid_schedule(7)
-    run = jax.jit(
-        lambda key: _run(key, z, log_target_fn, path, jnp.zeros(7))
-    )
+    run = jax.jit(lambda key: _run(key, z, log_target_fn, path, jnp.zeros(7)))
     result = run(jax.random.key(1))
     np.testing.assert_allclose(
-        result.log_weight,
-        jax.jit(jax.vmap(lambda z: log_likelihood(x, z)))(z),
-        rtol=1e-5,  # float32: a sum of 7 terms
+      result.log_weight,
+      jax.jit(jax.vmap(lambda z: log_likelihood(x, z)))(z),
+      rtol=1e-5,  # float32: a sum of 7 terms
     )
     np.testing.assert_array_equal(result.z, z)
     np.testing.assert_allclose(result.acceptance, 1.0, rtol=1e-6)
 
   def test_chains_end_in_the_target(self):
     # p_1 = N(2, 0.5^2), whose normaliser is 3.
-    log_target_fn = lambda z: math.log(3.0) + elbo.gaussian_log_prob(
-        z, jnp.full(1, 2.0), jnp.full(1, math.log(0.25))
+    log_target_fn = lambda z: (
+      math.log(3.0)
+      + elbo.gaussian_log_prob(z, jnp.full(1, 2.0), jnp.full(1, math.log(0.25)))
     )
     z = jax.random.normal(jax.random.key(0), (2000, 1))
     path = ais.sigmoid_schedule(50)
     run = jax.jit(
-        lambda key: _run(key, z, log_target_fn, path, jnp.full(50, 0.3))
+      lambda key: _run(key, z, log_target_fn, path, jnp.full(50, 0.3))
     )
     result = jax.device_get(run(jax.random.key(1)))
     # The weights correct for the distance that the chains lag behind. 2000
@@ -218,15 +215,15 @@ class AisTest(_RankPromotionTest):
     self.assertAlmostEqual(float(mean), 2.0, delta=0.06)
     self.assertAlmostEqual(float(std), 0.5, delta=0.04)
     self.assertAlmostEqual(
-        float(jax.jit(elbo.importance_weighted_bound)(result.log_weight)),
-        math.log(3.0),
-        delta=0.03,
+      float(jax.jit(elbo.importance_weighted_bound)(result.log_weight)),
+      math.log(3.0),
+      delta=0.03,
     )
 
   @parameterized.parameters(np.inf, np.nan)
   def test_a_move_to_nowhere_is_rejected(self, value):
     target = lambda z: jnp.where(
-        z[0] == 0.5, -0.5 * jnp.sum(jnp.square(z)), value
+      z[0] == 0.5, -0.5 * jnp.sum(jnp.square(z)), value
     )
     z = np.array([[0.5]], np.float32)
     path = ais.sigmoid_schedule(5)
@@ -240,9 +237,11 @@ class AisTest(_RankPromotionTest):
     z = jax.random.normal(jax.random.key(0), (3, 3))
     log_target_fn = lambda z: log_likelihood(jnp.ones(6), z)
     run = jax.jit(
-        lambda key: _run(
-            key, z, log_target_fn, ais.sigmoid_schedule(7), jnp.full(7, 0.1)
+      lambda key: (
+        _run(
+          key, z, log_target_fn, ais.sigmoid_schedule(7), jnp.full(7, 0.1)
         ).log_weight
+      )
     )
     first, again, other = (run(jax.random.key(i)) for i in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

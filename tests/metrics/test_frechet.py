@@ -15,7 +15,6 @@ def _random_covariance(seed: int, dim: int, rank: int) -> np.ndarray:
 
 
 class FrechetFromMomentsTest(parameterized.TestCase):
-
   def test_equal_moments_are_at_distance_zero(self):
     mean, cov = np.ones(6), _random_covariance(0, 6, 6)
     actual = frechet.frechet_from_moments(mean, cov, mean, cov)
@@ -30,7 +29,7 @@ class FrechetFromMomentsTest(parameterized.TestCase):
   def test_diagonal_covariances_compare_their_deviations(self):
     std1, std2 = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 1.0])
     actual = frechet.frechet_from_moments(
-        np.zeros(3), np.diag(std1**2), np.zeros(3), np.diag(std2**2)
+      np.zeros(3), np.diag(std1**2), np.zeros(3), np.diag(std2**2)
     )
     np.testing.assert_allclose(actual, 4.0 + 2.25 + 1.0, rtol=1e-13)
 
@@ -42,7 +41,7 @@ class FrechetFromMomentsTest(parameterized.TestCase):
     cov2 = _random_covariance(2, dim, 2 * dim)
     root = scipy.linalg.sqrtm(cov1 @ cov2)
     expected = np.sum((mean1 - mean2) ** 2) + np.trace(
-        cov1 + cov2 - 2 * np.real(root)
+      cov1 + cov2 - 2 * np.real(root)
     )
     actual = frechet.frechet_from_moments(mean1, cov1, mean2, cov2)
     # float64; sqrtm of the unsymmetric product loses the square root of eps
@@ -68,29 +67,28 @@ class FrechetFromMomentsTest(parameterized.TestCase):
     mean1, mean2 = rng.normal(size=(2, 7))
     cov1, cov2 = _random_covariance(3, 7, 7), _random_covariance(4, 7, 3)
     np.testing.assert_allclose(
-        frechet.frechet_from_moments(mean1, cov1, mean2, cov2),
-        frechet.frechet_from_moments(mean2, cov2, mean1, cov1),
-        rtol=1e-10,  # float64, a singular value decomposition
+      frechet.frechet_from_moments(mean1, cov1, mean2, cov2),
+      frechet.frechet_from_moments(mean2, cov2, mean1, cov1),
+      rtol=1e-10,  # float64, a singular value decomposition
     )
 
   def test_its_root_obeys_the_triangle_inequality(self):
     covs = [_random_covariance(seed, 4, 4) for seed in range(3)]
     zero = np.zeros(4)
     sides = [
-        np.sqrt(frechet.frechet_from_moments(zero, covs[i], zero, covs[j]))
-        for i, j in ((0, 1), (1, 2), (0, 2))
+      np.sqrt(frechet.frechet_from_moments(zero, covs[i], zero, covs[j]))
+      for i, j in ((0, 1), (1, 2), (0, 2))
     ]
     self.assertLess(sides[2], sides[0] + sides[1])
 
   def test_unequal_shapes_are_refused(self):
     with self.assertRaises(AssertionError):
       frechet.frechet_from_moments(
-          np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)
+        np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)
       )
 
 
 class FrechetDistanceTest(parameterized.TestCase):
-
   def test_a_set_is_at_distance_zero_of_itself(self):
     x = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     self.assertLess(frechet.frechet_distance(x, x), 1e-13)
@@ -115,7 +113,7 @@ class FrechetDistanceTest(parameterized.TestCase):
     # ... the distance of the same points in their own 9-dimensional span
     basis, _ = np.linalg.qr(np.concatenate([x, y]).T)
     np.testing.assert_allclose(
-        actual, frechet.frechet_distance(x @ basis, y @ basis), rtol=1e-6
+      actual, frechet.frechet_distance(x @ basis, y @ basis), rtol=1e-6
     )
 
   def test_a_rotation_of_both_sets_changes_nothing(self):
@@ -123,9 +121,9 @@ class FrechetDistanceTest(parameterized.TestCase):
     x, y = rng.normal(size=(40, 6)), 2.0 + rng.normal(size=(30, 6))
     rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     np.testing.assert_allclose(
-        frechet.frechet_distance(x @ rotation, y @ rotation),
-        frechet.frechet_distance(x, y),
-        rtol=1e-10,
+      frechet.frechet_distance(x @ rotation, y @ rotation),
+      frechet.frechet_distance(x, y),
+      rtol=1e-10,
     )
 
   @parameterized.parameters(np.nan, np.inf)
@@ -147,7 +145,6 @@ class FrechetDistanceTest(parameterized.TestCase):
 
 
 class ComponentsTest(parameterized.TestCase):
-
   @parameterized.named_parameters(('tall', 60, 9), ('wide', 12, 40))
   def test_match_the_singular_vectors(self, num, dim):
     x = np.random.default_rng(0).normal(size=(num, dim))
@@ -169,12 +166,12 @@ class ComponentsTest(parameterized.TestCase):
     mean, components = frechet.fit_components(y, 64)
     self.assertEqual(components.shape, (6, 6))
     np.testing.assert_allclose(
-        frechet.frechet_distance(
-            frechet.project(x, mean, components),
-            frechet.project(y, mean, components),
-        ),
-        frechet.frechet_distance(x, y),
-        rtol=1e-10,
+      frechet.frechet_distance(
+        frechet.project(x, mean, components),
+        frechet.project(y, mean, components),
+      ),
+      frechet.frechet_distance(x, y),
+      rtol=1e-10,
     )
 
   def test_constant_pixels_leave_orthonormal_components(self):

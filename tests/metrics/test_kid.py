@@ -17,7 +17,6 @@ def _normal(seed, num, dim):
 
 
 class PolynomialMmdTest(chex.TestCase):
-
   def setUp(self):
     super().setUp()
     self.enter_context(jax.numpy_rank_promotion('raise'))
@@ -27,17 +26,17 @@ class PolynomialMmdTest(chex.TestCase):
   def test_matches_the_kernel_of_scikit_learn(self, n, m, dim):
     x, y = _normal(0, n, dim), 0.7 * _normal(1, m, dim) + 0.4
     kernel = lambda a, b: pairwise.polynomial_kernel(
-        a.astype(np.float64), b.astype(np.float64), degree=3, coef0=1.0
+      a.astype(np.float64), b.astype(np.float64), degree=3, coef0=1.0
     )
     off_diagonal = lambda k: (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
     expected = (
-        off_diagonal(kernel(x, x))
-        + off_diagonal(kernel(y, y))
-        - 2.0 * kernel(x, y).mean()
+      off_diagonal(kernel(x, x))
+      + off_diagonal(kernel(y, y))
+      - 2.0 * kernel(x, y).mean()
     )
     # float32: a difference of three means of up to 5
     np.testing.assert_allclose(
-        self.variant(kid.polynomial_mmd)(x, y), expected, atol=5e-6
+      self.variant(kid.polynomial_mmd)(x, y), expected, atol=5e-6
     )
 
   def test_a_pair_on_the_line_has_a_closed_form(self):
@@ -46,7 +45,7 @@ class PolynomialMmdTest(chex.TestCase):
     np.testing.assert_allclose(kid.polynomial_mmd(x, y), 0.0, atol=1e-6)
     # y = {2, 2}: k(x, y) = 1 and 27, k(y, y) = 125
     np.testing.assert_allclose(
-        kid.polynomial_mmd(x, 2.0 * y), 1 + 125 - 2 * (1 + 27) / 2, rtol=1e-6
+      kid.polynomial_mmd(x, 2.0 * y), 1 + 125 - 2 * (1 + 27) / 2, rtol=1e-6
     )
 
   def test_sets_of_different_dimension_are_refused(self):
@@ -55,15 +54,15 @@ class PolynomialMmdTest(chex.TestCase):
 
 
 class KernelDistanceTest(parameterized.TestCase):
-
   def _distance(self, x, y, num_subsets=5, subset_size=100, seed=0):
     return kid.kernel_distance(
-        x, y, num_subsets=num_subsets, subset_size=subset_size, seed=seed
+      x, y, num_subsets=num_subsets, subset_size=subset_size, seed=seed
     )
 
   def test_one_law_expects_nothing(self):
-    draws = [(_normal(2 * i, 400, 8), _normal(2 * i + 1, 300, 8))
-             for i in range(20)]
+    draws = [
+      (_normal(2 * i, 400, 8), _normal(2 * i + 1, 300, 8)) for i in range(20)
+    ]
     means = [self._distance(x, y, num_subsets=10).mean() for x, y in draws]
     error = np.std(means) / np.sqrt(len(means))
     self.assertLess(abs(np.mean(means)), 3 * error)  # three standard errors
@@ -75,7 +74,7 @@ class KernelDistanceTest(parameterized.TestCase):
     self.assertEqual(values.shape, (50,))
     error = values.std() / np.sqrt(len(values))
     self.assertAlmostEqual(
-        values.mean(), float(kid.polynomial_mmd(x, y)), delta=3 * error
+      values.mean(), float(kid.polynomial_mmd(x, y)), delta=3 * error
     )
 
   def test_a_subset_of_everything_is_taken_once(self):
@@ -83,14 +82,16 @@ class KernelDistanceTest(parameterized.TestCase):
     values = self._distance(x, y)
     self.assertEqual(values.shape, (1,))
     np.testing.assert_allclose(
-        values[0], kid.polynomial_mmd(x, y), atol=1e-5  # order of float32 sums
+      values[0],
+      kid.polynomial_mmd(x, y),
+      atol=1e-5,  # order of float32 sums
     )
 
   def test_the_seed_decides_the_subsets(self):
     x, y = _normal(0, 300, 4), _normal(1, 300, 4)
     np.testing.assert_array_equal(self._distance(x, y), self._distance(x, y))
     self.assertFalse(
-        np.array_equal(self._distance(x, y), self._distance(x, y, seed=1))
+      np.array_equal(self._distance(x, y), self._distance(x, y, seed=1))
     )
 
   def test_a_single_vector_is_refused(self):

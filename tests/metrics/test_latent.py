@@ -29,10 +29,10 @@ def _mmd_reference(x, y, scales):
 
   def mean(a, b, skip):
     values = [
-        kernel(a[i], b[j])
-        for i in range(len(a))
-        for j in range(len(b))
-        if not (skip and i == j)
+      kernel(a[i], b[j])
+      for i in range(len(a))
+      for j in range(len(b))
+      if not (skip and i == j)
     ]
     return np.mean(values)
 
@@ -48,16 +48,15 @@ class _RankPromotionTest(chex.TestCase):
 
 
 class MmdTest(_RankPromotionTest):
-
   @chex.all_variants(with_pmap=False)
   @parameterized.named_parameters(
-      ('one_block', 9, 7, 64), ('partial_block', 9, 14, 4), ('rows', 5, 6, 1)
+    ('one_block', 9, 7, 64), ('partial_block', 9, 14, 4), ('rows', 5, 6, 1)
   )
   def test_matches_loops(self, num_x, num_y, block_size):
     x, y = _normal(0, num_x, 3), 0.7 * _normal(1, num_y, 3) + 0.5
     scales = (0.3, 1.0, 4.0)
     actual = self.variant(
-        functools.partial(latent.mmd, scales=scales, block_size=block_size)
+      functools.partial(latent.mmd, scales=scales, block_size=block_size)
     )(x, y)
     # float32: a difference of three means of about 0.6
     np.testing.assert_allclose(actual, _mmd_reference(x, y, scales), atol=1e-6)
@@ -72,15 +71,17 @@ class MmdTest(_RankPromotionTest):
   def test_does_not_depend_on_the_block_size(self):
     x, y = _normal(0, 100, 8), _normal(1, 90, 8)
     np.testing.assert_allclose(
-        latent.mmd(x, y, block_size=7),
-        latent.mmd(x, y, block_size=512),
-        atol=1e-6,  # float32: another order of the sums
+      latent.mmd(x, y, block_size=7),
+      latent.mmd(x, y, block_size=512),
+      atol=1e-6,  # float32: another order of the sums
     )
 
   def test_is_symmetric(self):
     x, y = _normal(0, 50, 4), 1.0 + _normal(1, 40, 4)
     np.testing.assert_allclose(
-        latent.mmd(x, y), latent.mmd(y, x), atol=1e-6  # float32
+      latent.mmd(x, y),
+      latent.mmd(y, x),
+      atol=1e-6,  # float32
     )
 
   def test_an_offset_of_both_sets_changes_nothing(self):
@@ -88,13 +89,13 @@ class MmdTest(_RankPromotionTest):
     rng = np.random.default_rng(0)
     x, y = rng.integers(-3, 4, size=(2, 40, 4)).astype(np.float32)
     np.testing.assert_allclose(
-        latent.mmd(x + 1e4, y + 1e4), latent.mmd(x, y), atol=1e-5
+      latent.mmd(x + 1e4, y + 1e4), latent.mmd(x, y), atol=1e-5
     )
 
   def test_is_unbiased_on_one_law(self):
     draws = [
-        float(latent.mmd(_normal(seed, 50, 3), _normal(100 + seed, 50, 3)))
-        for seed in range(60)
+      float(latent.mmd(_normal(seed, 50, 3), _normal(100 + seed, 50, 3)))
+      for seed in range(60)
     ]
     error = np.std(draws) / np.sqrt(len(draws))
     self.assertLess(abs(np.mean(draws)), 3 * error)  # three standard errors
@@ -121,12 +122,11 @@ class MmdTest(_RankPromotionTest):
 
 
 class SlicedWassersteinTest(_RankPromotionTest):
-
   def _distance(self, x, y, num_projections=64):
     return self.variant(
-        functools.partial(
-            latent.sliced_wasserstein, num_projections=num_projections
-        )
+      functools.partial(
+        latent.sliced_wasserstein, num_projections=num_projections
+      )
     )(x, y, jax.random.key(0))
 
   @chex.variants(with_jit=True, without_jit=True)
@@ -145,7 +145,7 @@ class SlicedWassersteinTest(_RankPromotionTest):
 
   @chex.variants(with_jit=True, without_jit=True)
   @parameterized.named_parameters(
-      ('equal', 12, 12), ('multiple', 6, 18), ('coprime', 7, 11)
+    ('equal', 12, 12), ('multiple', 6, 18), ('coprime', 7, 11)
   )
   def test_matches_a_loop_over_quantiles(self, num_x, num_y):
     x, y = _normal(0, num_x, 3), 1.5 * _normal(1, num_y, 3)
@@ -174,7 +174,7 @@ class SlicedWassersteinTest(_RankPromotionTest):
   def test_order_does_not_matter(self):
     x, y = _normal(0, 30, 4), _normal(1, 20, 4)
     np.testing.assert_array_equal(
-        self._distance(x, y), self._distance(x[::-1].copy(), y)
+      self._distance(x, y), self._distance(x[::-1].copy(), y)
     )
     np.testing.assert_array_equal(self._distance(x, x[::-1].copy()), 0.0)
 
@@ -185,7 +185,6 @@ class SlicedWassersteinTest(_RankPromotionTest):
 
 
 class ActiveUnitsTest(_RankPromotionTest):
-
   @chex.all_variants(with_pmap=False)
   def test_counts_the_variances_above_the_threshold(self):
     signs = np.array([[1.0], [-1.0]], np.float32)
@@ -212,9 +211,7 @@ class ActiveUnitsTest(_RankPromotionTest):
     self.assertEqual(count, 3)
 
 
-
 class MissedShareTest(parameterized.TestCase):
-
   def _draws(self, seed, num, shares, dim=16):
     """Draws of a mixture of ten narrow Gaussians, far from each other."""
     means = 3.0 * np.random.default_rng(0).normal(size=(10, dim))
@@ -226,7 +223,7 @@ class MissedShareTest(parameterized.TestCase):
   def test_sets_of_one_distribution_miss_nothing(self, dim):
     even = np.ones(10)
     share = latent.missed_share(
-        self._draws(1, 10_000, even, dim), self._draws(2, 10_000, even, dim)
+      self._draws(1, 10_000, even, dim), self._draws(2, 10_000, even, dim)
     )
     self.assertLess(share, 0.01)  # at most one of 50 cells by chance
 
@@ -235,7 +232,7 @@ class MissedShareTest(parameterized.TestCase):
     shares = np.ones(10)
     shares[[3, 7]] = left
     share = latent.missed_share(
-        self._draws(1, 10_000, np.ones(10)), self._draws(2, 10_000, shares)
+      self._draws(1, 10_000, np.ones(10)), self._draws(2, 10_000, shares)
     )
     self.assertBetween(share, 0.17, 0.23)  # two modes of ten
 
@@ -243,7 +240,7 @@ class MissedShareTest(parameterized.TestCase):
     shares = np.ones(10)
     shares[3] = 0.8
     share = latent.missed_share(
-        self._draws(1, 10_000, np.ones(10)), self._draws(2, 10_000, shares)
+      self._draws(1, 10_000, np.ones(10)), self._draws(2, 10_000, shares)
     )
     self.assertLess(share, 0.01)
 

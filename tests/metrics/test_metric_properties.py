@@ -21,14 +21,13 @@ _with_nan = property_case.with_nan
 
 
 class FrechetTest(parameterized.TestCase):
-
   @_given(_arrays((5, 3)), _arrays((4, 3)))
   def test_is_a_distance_of_sets(self, x, y):
     distance = frechet.frechet_distance(x, y)
     self.assertGreaterEqual(distance, 0.0)
     self.assertAlmostEqual(frechet.frechet_distance(y, x), distance, delta=1e-6)
     self.assertAlmostEqual(
-        frechet.frechet_distance(x[::-1], y[::-1]), distance, delta=1e-6
+      frechet.frechet_distance(x[::-1], y[::-1]), distance, delta=1e-6
     )
     # the square root of a rounded 0 in a covariance of 16 is of 1e-7
     self.assertAlmostEqual(frechet.frechet_distance(x, x), 0.0, delta=1e-5)
@@ -56,13 +55,14 @@ class FrechetTest(parameterized.TestCase):
 
 
 class LatentTest(parameterized.TestCase):
-
   @_given(_arrays((5, 3)), _arrays((4, 3)))
   def test_mmd_is_a_distance_of_sets(self, x, y):
     value = float(latent.mmd(x, y))
     self.assertLessEqual(value, 2.0 + 1e-5)
     for other in (
-        latent.mmd(y, x), latent.mmd(x[::-1], y[::-1]), latent.mmd(x + 8, y + 8)
+      latent.mmd(y, x),
+      latent.mmd(x[::-1], y[::-1]),
+      latent.mmd(x + 8, y + 8),
     ):
       self.assertAlmostEqual(float(other), value, delta=1e-4)
     for bad in ((_with_nan(x), y), (x, _with_nan(y))):
@@ -74,9 +74,9 @@ class LatentTest(parameterized.TestCase):
     far = float(latent.mmd(x, x + 1e6))
     self.assertAlmostEqual(far, 2.0, delta=1e-5)
 
-  _sliced_wasserstein = staticmethod(jax.jit(functools.partial(
-      latent.sliced_wasserstein, num_projections=8
-  )))
+  _sliced_wasserstein = staticmethod(
+    jax.jit(functools.partial(latent.sliced_wasserstein, num_projections=8))
+  )
 
   @_given(_arrays((5, 3)), _arrays((4, 3)))
   def test_sliced_wasserstein_is_a_distance_of_sets(self, x, y):

@@ -27,21 +27,20 @@ def _loop_reference(real, fake, k):
   real_radii = [radius(i, real) for i in range(len(real))]
   fake_radii = [radius(j, fake) for j in range(len(fake))]
   inside_real = np.array(
-      [[distance(x, y) < r for y in fake] for x, r in zip(real, real_radii)]
+    [[distance(x, y) < r for y in fake] for x, r in zip(real, real_radii)]
   )
   inside_fake = np.array(
-      [[distance(x, y) < r for y, r in zip(fake, fake_radii)] for x in real]
+    [[distance(x, y) < r for y, r in zip(fake, fake_radii)] for x in real]
   )
   return {
-      'precision': np.mean(inside_real.any(axis=0)),
-      'recall': np.mean(inside_fake.any(axis=1)),
-      'density': np.sum(inside_real) / (k * len(fake)),
-      'coverage': np.mean(inside_real.any(axis=1)),
+    'precision': np.mean(inside_real.any(axis=0)),
+    'recall': np.mean(inside_fake.any(axis=1)),
+    'density': np.sum(inside_real) / (k * len(fake)),
+    'coverage': np.mean(inside_real.any(axis=1)),
   }
 
 
 class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
-
   @parameterized.product(k=(1, 3), sizes=((20, 20), (12, 25)), block=(7, 1000))
   def test_matches_loops(self, k, sizes, block):
     rng = np.random.default_rng(0)
@@ -59,9 +58,9 @@ class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
     x = np.random.default_rng(0).normal(size=(50, 4))
     distances, _ = neighbors.NearestNeighbors(n_neighbors=k).fit(x).kneighbors()
     np.testing.assert_allclose(
-        np.sqrt(neighbours._neighbour_distances(x, k)),
-        distances[:, -1],
-        rtol=1e-12,
+      np.sqrt(neighbours._neighbour_distances(x, k)),
+      distances[:, -1],
+      rtol=1e-12,
     )
 
   def test_one_law_has_the_expected_density_and_coverage(self):
@@ -110,7 +109,6 @@ class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
 
 
 class NearestDistancesTest(parameterized.TestCase):
-
   @parameterized.parameters(1, 64, 2**24)
   def test_matches_scikit_learn(self, block):
     rng = np.random.default_rng(0)
@@ -124,13 +122,13 @@ class NearestDistancesTest(parameterized.TestCase):
   def test_a_copy_is_at_distance_0(self):
     images = np.random.default_rng(0).integers(0, 256, (50, 784), np.uint8)
     np.testing.assert_array_equal(
-        neighbours.nearest_distances(images[10:20], images), 0.0
+      neighbours.nearest_distances(images[10:20], images), 0.0
     )
 
   def test_is_in_units_of_the_vectors(self):
     # 3, 4, 5: the sides of a triangle
     distances = neighbours.nearest_distances(
-        np.array([[3.0, 4.0], [0.0, 1.0]]), np.array([[0.0, 0.0], [9.0, 9.0]])
+      np.array([[3.0, 4.0], [0.0, 1.0]]), np.array([[0.0, 0.0], [9.0, 9.0]])
     )
     np.testing.assert_allclose(distances, [5.0, 1.0])
 

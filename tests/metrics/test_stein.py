@@ -26,7 +26,6 @@ class _RankPromotionTest(chex.TestCase):
 
 
 class KernelSteinDiscrepancyTest(_RankPromotionTest):
-
   @chex.all_variants(with_pmap=False)
   @parameterized.parameters((2, 1, 1.0), (9, 3, 0.7))
   def test_matches_pairs_with_derivatives_of_the_kernel(self, num, dim, scale):
@@ -38,16 +37,16 @@ class KernelSteinDiscrepancyTest(_RankPromotionTest):
     def stein_kernel(x, y, score_x, score_y):
       mixed = jax.jacfwd(jax.grad(kernel, 0), 1)(x, y)
       return (
-          score_x @ score_y * kernel(x, y)
-          + score_x @ jax.grad(kernel, 1)(x, y)
-          + score_y @ jax.grad(kernel, 0)(x, y)
-          + jnp.trace(mixed)
+        score_x @ score_y * kernel(x, y)
+        + score_x @ jax.grad(kernel, 1)(x, y)
+        + score_y @ jax.grad(kernel, 0)(x, y)
+        + jnp.trace(mixed)
       )
 
     pairs = [(i, j) for i in range(num) for j in range(num) if i != j]
     i, j = np.array(pairs).T
     values = jax.jit(jax.vmap(stein_kernel))(
-        points[i], points[j], scores[i], scores[j]
+      points[i], points[j], scores[i], scores[j]
     )
     actual = self.variant(stein.kernel_stein_discrepancy)(points, scores, scale)
     # float32, terms of order 1
@@ -75,8 +74,8 @@ class KernelSteinDiscrepancyTest(_RankPromotionTest):
     x = _normal(0, 300, 3)
     discrepancy_fn = jax.jit(stein.kernel_stein_discrepancy)
     values = [
-        float(discrepancy_fn(x + shift, -(x + shift), 1.0))
-        for shift in (0.0, 0.3, 1.0, 3.0)
+      float(discrepancy_fn(x + shift, -(x + shift), 1.0))
+      for shift in (0.0, 0.3, 1.0, 3.0)
     ]
     self.assertSequenceEqual(values, sorted(values))
     self.assertGreater(values[1], 10 * abs(values[0]))
@@ -87,7 +86,6 @@ class KernelSteinDiscrepancyTest(_RankPromotionTest):
 
 
 class MixtureScoreTest(_RankPromotionTest):
-
   def _mixture(self, num, dim):
     rng = np.random.default_rng(0)
     means = 3.0 * rng.normal(size=(num, dim))
@@ -105,13 +103,13 @@ class MixtureScoreTest(_RankPromotionTest):
       return jax.nn.logsumexp(-0.5 * jnp.sum(terms, axis=1))
 
     score_fn = lambda z: stein.mixture_score(
-        z, means, logvars, block_size=block_size
+      z, means, logvars, block_size=block_size
     )
     np.testing.assert_allclose(
-        self.variant(score_fn)(points),
-        jax.vmap(jax.grad(log_density))(points),
-        rtol=2e-4,  # float32, weights from differences of exponents of 100
-        atol=1e-4,
+      self.variant(score_fn)(points),
+      jax.vmap(jax.grad(log_density))(points),
+      rtol=2e-4,  # float32, weights from differences of exponents of 100
+      atol=1e-4,
     )
 
   def test_one_component_pulls_to_its_mean(self):
@@ -119,9 +117,9 @@ class MixtureScoreTest(_RankPromotionTest):
     means = np.array([[1.0, -2.0]], np.float32)
     logvars = np.log(np.array([[0.25, 4.0]], np.float32))
     np.testing.assert_allclose(
-        stein.mixture_score(points, means, logvars),
-        (means - points) / np.exp(logvars),
-        rtol=1e-5,
+      stein.mixture_score(points, means, logvars),
+      (means - points) / np.exp(logvars),
+      rtol=1e-5,
     )
 
   def test_narrow_components_far_from_0_keep_their_digits(self):
@@ -136,7 +134,7 @@ class MixtureScoreTest(_RankPromotionTest):
     exact = [x.astype(np.float64) for x in (points, means, logvars)]
     z, m, s = exact[0][:, None], exact[1][None], exact[2][None]
     weights = scipy.special.softmax(
-        -0.5 * np.sum((z - m) ** 2 / np.exp(s) + s, axis=2), axis=1
+      -0.5 * np.sum((z - m) ** 2 / np.exp(s) + s, axis=2), axis=1
     )
     expected = np.sum(weights[..., None] * (m - z) / np.exp(s), axis=1)
     actual = stein.mixture_score(points, means, logvars)

@@ -8,14 +8,14 @@ from ldc_vae.models import model as model_lib
 from ldc_vae.models import sizes as sizes_lib
 
 SIZES = sizes_lib.Sizes(
-    latent_size=3,
-    hidden_sizes=(16, 12),
-    channels=(4, 8),
-    sampler_width=8,
-    sampler_blocks=1,
-    energy_width=8,
-    energy_blocks=1,
-    noise_size=5,
+  latent_size=3,
+  hidden_sizes=(16, 12),
+  channels=(4, 8),
+  sampler_width=8,
+  sampler_blocks=1,
+  energy_width=8,
+  energy_blocks=1,
+  noise_size=5,
 )
 
 
@@ -32,9 +32,7 @@ def keys(num: int, seed: int = 0) -> jax.Array:
 
 def params(model: model_lib.Model, *names: str):
   """Random weights of the shapes that `init` gives, without compiling it."""
-  shapes = jax.eval_shape(
-      lambda key: model.init(key, names), jax.random.key(0)
-  )
+  shapes = jax.eval_shape(lambda key: model.init(key, names), jax.random.key(0))
   rng = np.random.default_rng(1)
 
   def draw(leaf):

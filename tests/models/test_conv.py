@@ -16,7 +16,6 @@ _params = model_case.params
 
 
 class ConvTest(chex.TestCase):
-
   def test_any_number_of_channels_is_normalised(self):
     sizes = _SIZES._replace(channels=(12, 20))
     model = model_lib.create_model((8, 8, 1), sizes, architecture='conv64')
@@ -31,11 +30,11 @@ class ConvTest(chex.TestCase):
     values, grads = [], []
     for convolution in ('native', 'subpixel', 'patches'):
       model = model_lib.create_model(
-          image_shape,
-          _SIZES,
-          architecture=architecture,
-          dtype=dtype,
-          convolution=convolution,
+        image_shape,
+        _SIZES,
+        architecture=architecture,
+        dtype=dtype,
+        convolution=convolution,
       )
 
       def loss_fn(params, model=model):

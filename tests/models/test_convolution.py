@@ -35,8 +35,7 @@ def _loops(x, kernel, stride, transposed):
   size = len(kernel)
   pads = [_padding(size, stride, side, transposed) for side in x.shape[1:3]]
   sides = [
-      side * stride if transposed else -(-side // stride)
-      for side in x.shape[1:3]
+    side * stride if transposed else -(-side // stride) for side in x.shape[1:3]
   ]
   y = np.zeros((len(x), *sides, kernel.shape[-1]))
   for row, column in np.ndindex(*sides):
@@ -54,9 +53,8 @@ def _loops(x, kernel, stride, transposed):
 
 
 class ConvolveTest(parameterized.TestCase):
-
   @parameterized.product(
-      shape=_SHAPES, transposed=(False, True), channels=((2, 5), (5, 2))
+    shape=_SHAPES, transposed=(False, True), channels=((2, 5), (5, 2))
   )
   def test_matches_loops(self, shape, transposed, channels):
     (size, stride), (inputs, outputs) = shape, channels
@@ -65,27 +63,28 @@ class ConvolveTest(parameterized.TestCase):
     expected = _loops(x, kernel, stride, transposed)
     for implementation in ('native', 'subpixel', 'patches'):
       function = jax.jit(
-          _FUNCTIONS[transposed], static_argnames=('stride', 'implementation')
+        _FUNCTIONS[transposed], static_argnames=('stride', 'implementation')
       )
-      actual = function(
-          x, kernel, stride=stride, implementation=implementation
-      )
+      actual = function(x, kernel, stride=stride, implementation=implementation)
       # float32, up to 180 terms of size 1
       np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-5)
 
   @parameterized.product(
-      shape=((4, 2), (5, 2), (3, 1)),
-      transposed=(False, True),
-      cost=(-0.999, 1e9),  # prefers few multiply-adds, and few numbers
+    shape=((4, 2), (5, 2), (3, 1)),
+    transposed=(False, True),
+    cost=(-0.999, 1e9),  # prefers few multiply-adds, and few numbers
   )
   def test_gradients_are_the_native_ones(self, shape, transposed, cost):
     (size, stride), (inputs, outputs) = shape, (3, 2)
     x = _normal(0, 2, 6, 5, inputs)
     kernel = _normal(1, size, size, inputs, outputs)
     function = functools.partial(_FUNCTIONS[transposed], stride=stride)
-    weights = _normal(2, *jax.eval_shape(
+    weights = _normal(
+      2,
+      *jax.eval_shape(
         functools.partial(function, implementation='native'), x, kernel
-    ).shape)
+      ).shape,
+    )
 
     def loss_fn(x, kernel, implementation):
       y = function(x, kernel, implementation=implementation)
@@ -106,29 +105,27 @@ class ConvolveTest(parameterized.TestCase):
     ways = ('_by_patches', '_by_overlap_add')
     taken = []
     with absltest.mock.patch.multiple(
-        convolution,
-        **{
-            way: functools.partial(
-                lambda *args, way, fn: (taken.append(way), fn(*args))[1],
-                way=way,
-                fn=getattr(convolution, way),
-            )
-            for way in ways
-        },
+      convolution,
+      **{
+        way: functools.partial(
+          lambda *args, way, fn: (taken.append(way), fn(*args))[1],
+          way=way,
+          fn=getattr(convolution, way),
+        )
+        for way in ways
+      },
     ):
       for function, shape, outputs, size, stride in (
-          # the strided one, the last one; the first and last transposed one
-          (convolution.convolve, (2, 14, 14, 32), 64, 4, 2),
-          (convolution.convolve, (2, 32, 32, 32), 1, 3, 1),
-          (convolution.convolve_transposed, (2, 4, 4, 128), 64, 4, 2),
-          (convolution.convolve_transposed, (2, 16, 16, 32), 32, 4, 2),
+        # the strided one, the last one; the first and last transposed one
+        (convolution.convolve, (2, 14, 14, 32), 64, 4, 2),
+        (convolution.convolve, (2, 32, 32, 32), 1, 3, 1),
+        (convolution.convolve_transposed, (2, 4, 4, 128), 64, 4, 2),
+        (convolution.convolve_transposed, (2, 16, 16, 32), 32, 4, 2),
       ):
         jax.eval_shape(
-            functools.partial(
-                function, stride=stride, implementation='patches'
-            ),
-            np.zeros(shape, np.float32),
-            np.zeros((size, size, shape[-1], outputs), np.float32),
+          functools.partial(function, stride=stride, implementation='patches'),
+          np.zeros(shape, np.float32),
+          np.zeros((size, size, shape[-1], outputs), np.float32),
         )
     self.assertEqual(taken, [ways[0], ways[1], ways[1], ways[0]])
 
@@ -139,9 +136,9 @@ class ConvolveTest(parameterized.TestCase):
     @functools.partial(jax.jit, static_argnums=0)
     def tangent(implementation):
       def gradient_fn(x):
-        loss_fn = lambda x: jnp.sum(jnp.sin(function(
-            x, kernel, stride=2, implementation=implementation
-        )))
+        loss_fn = lambda x: jnp.sum(
+          jnp.sin(function(x, kernel, stride=2, implementation=implementation))
+        )
         return jax.grad(loss_fn)(x)
 
       return jax.jvp(gradient_fn, (x,), (jnp.ones_like(x),))[1]
@@ -150,13 +147,13 @@ class ConvolveTest(parameterized.TestCase):
     for implementation in ('subpixel', 'patches'):
       # float32, sums of 48 and 32 terms
       np.testing.assert_allclose(
-          tangent(implementation), native, rtol=1e-4, atol=1e-4
+        tangent(implementation), native, rtol=1e-4, atol=1e-4
       )
 
   @parameterized.parameters(*_FUNCTIONS)
   def test_bfloat16_is_near_float32(self, function):
     function = jax.jit(
-        functools.partial(function, stride=2, implementation='patches')
+      functools.partial(function, stride=2, implementation='patches')
     )
     x, kernel = _normal(0, 2, 8, 8, 16), _normal(1, 4, 4, 16, 8) / 16.0
     exact = function(x, kernel)
@@ -169,17 +166,16 @@ class ConvolveTest(parameterized.TestCase):
 
 
 class ModulesTest(parameterized.TestCase):
-
   @parameterized.product(
-      pair=((convolution.Conv, nn.Conv),
-            (convolution.ConvTranspose, nn.ConvTranspose)),
-      implementation=('native', 'subpixel', 'patches'),
-      dtype=(jnp.float32, jnp.bfloat16),
+    pair=(
+      (convolution.Conv, nn.Conv),
+      (convolution.ConvTranspose, nn.ConvTranspose),
+    ),
+    implementation=('native', 'subpixel', 'patches'),
+    dtype=(jnp.float32, jnp.bfloat16),
   )
   def test_are_those_of_flax(self, pair, implementation, dtype):
-    ours = pair[0](
-        3, 4, stride=2, implementation=implementation, dtype=dtype
-    )
+    ours = pair[0](3, 4, stride=2, implementation=implementation, dtype=dtype)
     flax = pair[1](3, (4, 4), strides=(2, 2), padding='SAME', dtype=dtype)
     x = _normal(0, 2, 8, 6, 5)
     key = jax.random.key(0)
@@ -188,25 +184,24 @@ class ModulesTest(parameterized.TestCase):
     # float32: 80 terms; bfloat16: 8 bits of a result of size 2, of its parts
     atol = 1e-5 if dtype == jnp.float32 else 0.05
     np.testing.assert_allclose(
-        np.asarray(jax.jit(ours.apply)(params, x), np.float32),
-        np.asarray(jax.jit(flax.apply)(params, x), np.float32),
-        atol=atol,
+      np.asarray(jax.jit(ours.apply)(params, x), np.float32),
+      np.asarray(jax.jit(flax.apply)(params, x), np.float32),
+      atol=atol,
     )
 
 
 class ChooseTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      ('cpu', False, 'patches'),
-      ('cpu', True, 'patches'),
-      ('gpu', False, 'patches'),
-      ('gpu', True, 'subpixel'),
-      ('tpu', False, 'native'),
-      ('tpu', True, 'native'),
+    ('cpu', False, 'patches'),
+    ('cpu', True, 'patches'),
+    ('gpu', False, 'patches'),
+    ('gpu', True, 'subpixel'),
+    ('tpu', False, 'native'),
+    ('tpu', True, 'native'),
   )
   def test_auto_is_what_is_fast_there(self, backend, wide, expected):
     with absltest.mock.patch.object(
-        jax, 'default_backend', return_value=backend
+      jax, 'default_backend', return_value=backend
     ):
       self.assertEqual(convolution.choose('auto', wide=wide), expected)
       for name in ('native', 'subpixel', 'patches'):
@@ -218,7 +213,7 @@ class ChooseTest(parameterized.TestCase):
     def dilated(implementation):
       def loss_fn(x, kernel):
         y = convolution.convolve_transposed(
-            x, kernel, stride=2, implementation=implementation
+          x, kernel, stride=2, implementation=implementation
         )
         return jnp.sum(jnp.sin(y))
 

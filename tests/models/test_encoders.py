@@ -20,7 +20,6 @@ _params = model_case.params
 
 
 class GaussianEncoderTest(chex.TestCase):
-
   def setUp(self):
     super().setUp()
     self.model = model_lib.create_model((8, 8, 1), _SIZES)
@@ -30,8 +29,8 @@ class GaussianEncoderTest(chex.TestCase):
     """The weights with `raw` as the pre-activation of log sigma."""
     weights = dict(self.params['encoder']['params'])
     weights['moments'] = {
-        'kernel': np.zeros_like(weights['moments']['kernel']),
-        'bias': np.array([0.0] * 3 + [raw] * 3, np.float32),
+      'kernel': np.zeros_like(weights['moments']['kernel']),
+      'bias': np.array([0.0] * 3 + [raw] * 3, np.float32),
     }
     return {'encoder': {'params': weights}}
 
@@ -39,7 +38,7 @@ class GaussianEncoderTest(chex.TestCase):
   def test_extreme_scales_have_a_way_back(self, raw):
     def total(params):
       z, _, logvar = self.model.particles(
-          params, _images(2, (8, 8, 1)), _keys(2), 1
+        params, _images(2, (8, 8, 1)), _keys(2), 1
       )
       del z
       return jnp.sum(logvar)
@@ -57,17 +56,17 @@ class GaussianEncoderTest(chex.TestCase):
     encoder_fn = jax.jit(self.model.modules['encoder'].apply)
     for raw, bound in ((-1e6, -5.0), (1e6, 1.0)):
       _, logvar = encoder_fn(
-          self._with_raw_log_std(raw)['encoder'], _images(1, (8, 8, 1))
+        self._with_raw_log_std(raw)['encoder'], _images(1, (8, 8, 1))
       )
       np.testing.assert_allclose(logvar, 2.0 * bound, rtol=1e-6)
 
   def test_particles_are_reparameterised_draws(self):
     images = _images(2, (8, 8, 1))
     particles_fn = jax.jit(
-        functools.partial(self.model.particles, num_particles=4000)
+      functools.partial(self.model.particles, num_particles=4000)
     )
     z, mean, logvar = jax.device_get(
-        particles_fn(self.params, images, _keys(2))
+      particles_fn(self.params, images, _keys(2))
     )
     # 4000 draws: four standard errors of the mean and of the deviation
     std = np.exp(0.5 * logvar)
@@ -77,7 +76,6 @@ class GaussianEncoderTest(chex.TestCase):
 
 
 class ParticlesTest(chex.TestCase):
-
   @parameterized.parameters('gaussian', 'implicit', 'warped')
   def test_an_image_knows_its_own_key_only(self, encoder):
     model = model_lib.create_model((8, 8, 1), _SIZES, encoder=encoder)
@@ -131,7 +129,7 @@ class ParticlesTest(chex.TestCase):
     params = _params(model, 'encoder')
     particles_fn = jax.jit(functools.partial(model.particles, num_particles=3))
     z, mean, _ = jax.device_get(
-        particles_fn(params, _images(2, (8, 8, 1)), _keys(2))
+      particles_fn(params, _images(2, (8, 8, 1)), _keys(2))
     )
     for k in range(3):
       np.testing.assert_array_equal(z[:, k], mean)

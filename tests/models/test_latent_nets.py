@@ -10,7 +10,6 @@ from ldc_vae.models import latent_nets
 
 
 class SamplerNetTest(chex.TestCase):
-
   def test_starts_as_the_identity(self):
     net = latent_nets.SamplerNet(width=16, num_blocks=2)
     noise = jax.random.normal(jax.random.key(1), (7, 3))
@@ -28,7 +27,6 @@ class SamplerNetTest(chex.TestCase):
 
 
 class LatentEnergyTest(chex.TestCase):
-
   def test_one_number_for_each_latent(self):
     net = latent_nets.LatentEnergy(width=16, num_blocks=2)
     u = np.asarray(jax.random.normal(jax.random.key(1), (2, 5, 3)))
@@ -38,7 +36,7 @@ class LatentEnergyTest(chex.TestCase):
     chex.assert_shape(values, (2, 5))
     # one latent alone has the value it has among others; float32
     np.testing.assert_allclose(
-        apply_fn(params, u[1, 3]), values[1, 3], rtol=1e-5, atol=1e-6
+      apply_fn(params, u[1, 3]), values[1, 3], rtol=1e-5, atol=1e-6
     )
 
   def test_smooth_to_the_second_derivative(self):

@@ -19,13 +19,12 @@ _params = model_case.params
 
 
 class LikelihoodTest(chex.TestCase):
-
   @parameterized.parameters(
-      ('bernoulli',), ('gaussian',), ('discretized_logistic',)
+    ('bernoulli',), ('gaussian',), ('discretized_logistic',)
   )
   def test_matches_one_image_and_particle_at_a_time(self, likelihood):
     model = model_lib.create_model(
-        (8, 8, 1), _SIZES, likelihood=likelihood, scale=0.2
+      (8, 8, 1), _SIZES, likelihood=likelihood, scale=0.2
     )
     params = _params(model, 'decoder')
     images = np.round(_images(2, (8, 8, 1)) * 255.0) / np.float32(255.0)
@@ -38,8 +37,8 @@ class LikelihoodTest(chex.TestCase):
       if likelihood == 'bernoulli':
         return elbo.bernoulli_log_likelihood(logits, image)
       likelihood_fn = {
-          'gaussian': elbo.gaussian_log_likelihood,
-          'discretized_logistic': elbo.discretized_logistic_log_likelihood,
+        'gaussian': elbo.gaussian_log_likelihood,
+        'discretized_logistic': elbo.discretized_logistic_log_likelihood,
       }[likelihood]
       return likelihood_fn(jax.nn.sigmoid(logits), image, math.log(0.2))
 
@@ -47,22 +46,22 @@ class LikelihoodTest(chex.TestCase):
       for k in range(3):
         # float32, 64 pixels
         np.testing.assert_allclose(
-            actual[b, k], one(images[b], z[b, k]), rtol=1e-5
+          actual[b, k], one(images[b], z[b, k]), rtol=1e-5
         )
 
   def test_a_learned_scale_starts_where_it_is_put_and_learns(self):
     fixed = model_lib.create_model((8, 8, 1), _SIZES, scale=0.2)
     learned = model_lib.create_model(
-        (8, 8, 1), _SIZES, scale=0.2, learn_scale=True
+      (8, 8, 1), _SIZES, scale=0.2, learn_scale=True
     )
     names = learned.autoencoder_names()
     params = jax.jit(lambda key: learned.init(key, names))(jax.random.key(0))
     images, z = _images(2, (8, 8, 1)), np.ones((2, 1, 3), np.float32)
     # float32, 64 pixels
     np.testing.assert_allclose(
-        jax.jit(learned.log_likelihood)(params, images, z),
-        jax.jit(fixed.log_likelihood)(params, images, z),
-        rtol=1e-6,
+      jax.jit(learned.log_likelihood)(params, images, z),
+      jax.jit(fixed.log_likelihood)(params, images, z),
+      rtol=1e-6,
     )
 
     @jax.jit

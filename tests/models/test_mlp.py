@@ -13,13 +13,12 @@ _params = model_case.params
 
 
 class MlpTest(chex.TestCase):
-
   def test_weights_of_the_mlp_counted_by_hand(self):
     sizes = model_lib.Sizes(latent_size=16, hidden_sizes=(512, 512))
     model = model_lib.create_model((28, 28, 1), sizes, learn_scale=True)
     params = jax.eval_shape(
-        lambda key: model.init(key, ('encoder', 'decoder', 'scale')),
-        jax.random.key(0),
+      lambda key: model.init(key, ('encoder', 'decoder', 'scale')),
+      jax.random.key(0),
     )
     encoder = 784 * 512 + 512 + 512 * 512 + 512 + 2 * (512 * 16 + 16)
     decoder = 16 * 512 + 512 + 512 * 512 + 512 + 512 * 784 + 784
@@ -33,8 +32,8 @@ class MlpTest(chex.TestCase):
     z = np.random.default_rng(0).normal(size=(4, 3))
     x = z
     layers = [
-        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), layer)
-        for _, layer in sorted(params['decoder']['params'].items())
+      jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), layer)
+      for _, layer in sorted(params['decoder']['params'].items())
     ]
     sigmoid = lambda a: 1.0 / (1.0 + np.exp(-a))
     for layer in layers[:-1]:
@@ -44,26 +43,24 @@ class MlpTest(chex.TestCase):
     x = sigmoid(x @ layers[-1]['kernel'] + layers[-1]['bias'])
     # float32, sums of a few terms of size 1
     np.testing.assert_allclose(
-        jax.jit(model.decode)(params, z.astype(np.float32)),
-        x.reshape(4, 2, 3, 1),
-        rtol=1e-5,
-        atol=1e-6,
+      jax.jit(model.decode)(params, z.astype(np.float32)),
+      x.reshape(4, 2, 3, 1),
+      rtol=1e-5,
+      atol=1e-6,
     )
 
   def test_weights_of_the_gated_mlp_counted_by_hand(self):
     # 784 - 300 - 300 - 40 and back, each hidden layer with its gates
     sizes = model_lib.Sizes(latent_size=40, hidden_sizes=(300, 300))
-    model = model_lib.create_model(
-        (28, 28, 1), sizes, architecture='gated_mlp'
-    )
+    model = model_lib.create_model((28, 28, 1), sizes, architecture='gated_mlp')
     params = jax.eval_shape(
-        lambda key: model.init(key, ('encoder', 'decoder')), jax.random.key(0)
+      lambda key: model.init(key, ('encoder', 'decoder')), jax.random.key(0)
     )
     hidden = 2 * (784 * 300 + 300 + 300 * 300 + 300)
     mirrored = 2 * (40 * 300 + 300 + 300 * 300 + 300)
     self.assertEqual(
-        model_lib.num_parameters(params),
-        hidden + 2 * (300 * 40 + 40) + mirrored + 300 * 784 + 784,
+      model_lib.num_parameters(params),
+      hidden + 2 * (300 * 40 + 40) + mirrored + 300 * 784 + 784,
     )
 
 

@@ -23,35 +23,36 @@ _params = model_case.params
 
 
 class CreateModelTest(chex.TestCase):
-
   # each shape with each architecture, and each encoder with it too
   @parameterized.product(
-      ({'encoder': 'gaussian', 'image_shape': (8, 8, 1)},
-       {'encoder': 'gaussian', 'image_shape': (28, 28, 1)},
-       {'encoder': 'gaussian', 'image_shape': (64, 64, 3)},
-       {'encoder': 'gaussian', 'image_shape': (30, 21, 3)},
-       {'encoder': 'implicit', 'image_shape': (32, 32, 3)},
-       {'encoder': 'warped', 'image_shape': (30, 21, 3)},
-       {'encoder': 'deterministic', 'image_shape': (28, 28, 1)}),
-      architecture=('mlp', 'gated_mlp', 'conv', 'conv64'),
+    (
+      {'encoder': 'gaussian', 'image_shape': (8, 8, 1)},
+      {'encoder': 'gaussian', 'image_shape': (28, 28, 1)},
+      {'encoder': 'gaussian', 'image_shape': (64, 64, 3)},
+      {'encoder': 'gaussian', 'image_shape': (30, 21, 3)},
+      {'encoder': 'implicit', 'image_shape': (32, 32, 3)},
+      {'encoder': 'warped', 'image_shape': (30, 21, 3)},
+      {'encoder': 'deterministic', 'image_shape': (28, 28, 1)},
+    ),
+    architecture=('mlp', 'gated_mlp', 'conv', 'conv64'),
   )
   def test_shapes_for_any_image(self, architecture, encoder, image_shape):
     model = model_lib.create_model(
-        image_shape, _SIZES, architecture=architecture, encoder=encoder
+      image_shape, _SIZES, architecture=architecture, encoder=encoder
     )
 
     def run(key, images):
       params = model.init(key, model.autoencoder_names())
       z, mean, logvar = model.particles(params, images, _keys(2), 4)
       return (
-          z,
-          (mean, logvar),
-          model.decode(params, z),
-          model.log_likelihood(params, images, z),
+        z,
+        (mean, logvar),
+        model.decode(params, z),
+        model.log_likelihood(params, images, z),
       )
 
     z, moments, decoded, log_likelihoods = jax.eval_shape(
-        run, jax.random.key(0), _images(2, image_shape)
+      run, jax.random.key(0), _images(2, image_shape)
     )
     chex.assert_shape(z, (2, 4, 3))
     chex.assert_shape(decoded, (2, 4, *image_shape))
@@ -65,16 +66,16 @@ class CreateModelTest(chex.TestCase):
       self.assertEqual(moments, (None, None))
 
   @parameterized.parameters(
-      ('mlp', 'gaussian'), ('conv', 'gaussian'), ('conv64', 'implicit')
+    ('mlp', 'gaussian'), ('conv', 'gaussian'), ('conv64', 'implicit')
   )
   def test_bfloat16_is_only_inside(self, architecture, encoder):
     model = model_lib.create_model(
-        (9, 6, 1),
-        _SIZES,
-        architecture=architecture,
-        encoder=encoder,
-        dtype='bfloat16',
-        learn_scale=True,
+      (9, 6, 1),
+      _SIZES,
+      architecture=architecture,
+      encoder=encoder,
+      dtype='bfloat16',
+      learn_scale=True,
     )
     images = _images(2, (9, 6, 1))
 
@@ -112,13 +113,13 @@ class CreateModelTest(chex.TestCase):
       chex.assert_trees_all_equal(params, others)
 
   @parameterized.product(
-      learn_scale=(False, True), encoder=tuple(encoders.ENCODERS)
+    learn_scale=(False, True), encoder=tuple(encoders.ENCODERS)
   )
   def test_autoencoder_names_hold_a_learned_scale_and_no_missing_encoder(
-      self, learn_scale, encoder
+    self, learn_scale, encoder
   ):
     model = model_lib.create_model(
-        (8, 8, 1), _SIZES, learn_scale=learn_scale, encoder=encoder
+      (8, 8, 1), _SIZES, learn_scale=learn_scale, encoder=encoder
     )
     names = model.autoencoder_names()
     self.assertEqual('scale' in names, learn_scale)
@@ -127,14 +128,13 @@ class CreateModelTest(chex.TestCase):
 
 
 class RegistryTest(chex.TestCase):
-
   def test_an_architecture_and_a_likelihood_may_come_from_outside(self):
     def mixed(sizes, image_shape, dtype, convolution):
       return (
-          mlp.MlpTorso(sizes.hidden_sizes, dtype=dtype),
-          conv.ConvDecoder(
-              sizes.channels, image_shape, dtype=dtype, convolution=convolution
-          ),
+        mlp.MlpTorso(sizes.hidden_sizes, dtype=dtype),
+        conv.ConvDecoder(
+          sizes.channels, image_shape, dtype=dtype, convolution=convolution
+        ),
       )
 
     def laplace(logits, image, log_scale):
@@ -142,11 +142,11 @@ class RegistryTest(chex.TestCase):
       return -jnp.sum(jnp.abs(jax.nn.sigmoid(logits) - image))
 
     with (
-        mock.patch.dict(model_lib.ARCHITECTURES, mixed=mixed),
-        mock.patch.dict(likelihoods.LIKELIHOODS, laplace=laplace),
+      mock.patch.dict(model_lib.ARCHITECTURES, mixed=mixed),
+      mock.patch.dict(likelihoods.LIKELIHOODS, laplace=laplace),
     ):
       model = model_lib.create_model(
-          (8, 8, 1), _SIZES, architecture='mixed', likelihood='laplace'
+        (8, 8, 1), _SIZES, architecture='mixed', likelihood='laplace'
       )
       params = _params(model, *model.autoencoder_names())
       images, z = _images(2, (8, 8, 1)), np.ones((2, 1, 3), np.float32)
@@ -154,9 +154,9 @@ class RegistryTest(chex.TestCase):
       decoded = jax.jit(model.decode)(params, z)[:, 0]
     # float32, 64 pixels
     np.testing.assert_allclose(
-        log_likelihoods[:, 0],
-        -np.sum(np.abs(decoded - images), axis=(1, 2, 3)),
-        rtol=1e-5,
+      log_likelihoods[:, 0],
+      -np.sum(np.abs(decoded - images), axis=(1, 2, 3)),
+      rtol=1e-5,
     )
 
 

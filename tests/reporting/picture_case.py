@@ -51,7 +51,6 @@ def enlarged(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 class PictureTestCase(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -70,6 +69,6 @@ class PictureTestCase(parameterized.TestCase):
     """No ink touches the border: whatever was drawn ended before it."""
     canvas = pixels(path)
     border = np.concatenate(
-        [canvas[0], canvas[-1], canvas[:, 0], canvas[:, -1]]
+      [canvas[0], canvas[-1], canvas[:, 0], canvas[:, -1]]
     )
     self.assertTrue(np.all(border == 255))

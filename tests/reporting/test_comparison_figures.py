@@ -15,7 +15,6 @@ _LABELS = tuple(f'Latent energy-based pri{x}' for x in 'abcdefghijklm')
 
 
 class ComparisonFiguresTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = self.enter_context(tempfile.TemporaryDirectory())
@@ -38,26 +37,27 @@ class ComparisonFiguresTest(parameterized.TestCase):
   @parameterized.parameters(1, 13)
   def test_samples(self, count):
     images = {
-        label: self.rng.integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
-        for label in ('test images', *_LABELS[:count])
+      label: self.rng.integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
+      for label in ('test images', *_LABELS[:count])
     }
     path = comparison_figures.samples(
-        images, self.path, distances={_LABELS[0]: 12.3}, title='T'
+      images, self.path, distances={_LABELS[0]: 12.3}, title='T'
     )
     self.assert_nothing_clipped(path)
 
   @parameterized.parameters((1, 1.0), (2, 200.0), (7, 200.0))
   def test_bars(self, count, largest):
     values = {
-        label: {
-            'real': (1.0, None), 'generator': (largest, 0.2 * largest),
-            'gmm_10': (0.9 * largest, 0.0),
-        }
-        for label in _LABELS[:count]
+      label: {
+        'real': (1.0, None),
+        'generator': (largest, 0.2 * largest),
+        'gmm_10': (0.9 * largest, 0.0),
+      }
+      for label in _LABELS[:count]
     }
     values[_LABELS[0]]['two_stage'] = (1.2, 0.1)  # the others have none
     path = comparison_figures.bars(
-        values, self.path, family='frechet_classifier', title='T'
+      values, self.path, family='frechet_classifier', title='T'
     )
     self.assert_nothing_clipped(path)
     self.assertIn((0xD5, 0x5E, 0x00), self.colours(path))  # the generator
@@ -65,38 +65,40 @@ class ComparisonFiguresTest(parameterized.TestCase):
   @parameterized.parameters((1, 1), (2, 2), (6, 16))
   def test_latents(self, count, size):
     points = {
-        label: {
-            'aggregate': self.rng.normal(size=(300, size)),
-            'generator': self.rng.normal(size=(200, size)),
-        }
-        for label in _LABELS[:count]
+      label: {
+        'aggregate': self.rng.normal(size=(300, size)),
+        'generator': self.rng.normal(size=(200, size)),
+      }
+      for label in _LABELS[:count]
     }
     self.assert_nothing_clipped(
-        comparison_figures.latents(points, self.path, title='T')
+      comparison_figures.latents(points, self.path, title='T')
     )
 
   @parameterized.parameters(1, 13)
   def test_quality_and_time(self, count):
     points = {
-        label: ((0.5, 0.01), (10.0 + 0.1 * index, None))
-        for index, label in enumerate(_LABELS[:count])
+      label: ((0.5, 0.01), (10.0 + 0.1 * index, None))
+      for index, label in enumerate(_LABELS[:count])
     }
     points['LDC-VAE'] = ((60.0, 90.0), (2.0, 0.3))  # an error above the mean
     path = comparison_figures.quality_and_time(
-        points, self.path, family='frechet_classifier', title='T'
+      points, self.path, family='frechet_classifier', title='T'
     )
     self.assert_nothing_clipped(path)
 
   def test_nothing_to_draw_is_said(self):
     for path in (
-        comparison_figures.bars(
-            {'a': {}}, self.path, family='frechet_pca', title='T'
-        ),
-        comparison_figures.latents({}, self.path, title='T'),
-        comparison_figures.quality_and_time(
-            {'a': ((1.0, None), (-1.0, None))}, self.path,
-            family='frechet_pca', title='T',
-        ),
+      comparison_figures.bars(
+        {'a': {}}, self.path, family='frechet_pca', title='T'
+      ),
+      comparison_figures.latents({}, self.path, title='T'),
+      comparison_figures.quality_and_time(
+        {'a': ((1.0, None), (-1.0, None))},
+        self.path,
+        family='frechet_pca',
+        title='T',
+      ),
     ):
       self.assert_nothing_clipped(path)
 
@@ -112,14 +114,16 @@ class ComparisonFiguresTest(parameterized.TestCase):
   def test_a_source_without_images_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'a must be uint8'):
       comparison_figures.samples(
-          {'a': np.zeros((0, 8, 8, 1), np.uint8)}, self.path, distances={},
-          title='T',
+        {'a': np.zeros((0, 8, 8, 1), np.uint8)},
+        self.path,
+        distances={},
+        title='T',
       )
 
   def test_families_are_named(self):
     self.assertEqual(
-        comparison_figures._words('frechet_pca'),
-        'Fréchet, PCA: distance from held-out images',
+      comparison_figures._words('frechet_pca'),
+      'Fréchet, PCA: distance from held-out images',
     )
 
 

@@ -14,15 +14,14 @@ def _curve(num: int, **series: float) -> list[dict]:
 
 
 class TrainingCurvesTest(case.PictureTestCase):
-
   def test_values_that_are_no_numbers_are_skipped(self):
     rows = [
-        {'step': 1, 'train/loss': 3.0, 'train/kl': None},
-        {'step': 1, 'validation/loss': 3.5},
-        {'step': 2, 'train/loss': float('nan'), 'train/note': 'text'},
-        {'step': None, 'train/loss': 9.0},
-        {'train/loss': 9.0},
-        {'step': 3, 'train/loss': 1.0, 'train/flag': True, 'elapsed': 3.0},
+      {'step': 1, 'train/loss': 3.0, 'train/kl': None},
+      {'step': 1, 'validation/loss': 3.5},
+      {'step': 2, 'train/loss': float('nan'), 'train/note': 'text'},
+      {'step': None, 'train/loss': 9.0},
+      {'train/loss': 9.0},
+      {'step': 3, 'train/loss': 1.0, 'train/flag': True, 'elapsed': 3.0},
     ]
     series = curves._series(rows)
     self.assertEqual(list(series), ['loss'])
@@ -40,24 +39,24 @@ class TrainingCurvesTest(case.PictureTestCase):
     np.testing.assert_array_equal((steps, values), ([5.0], [2.0]))
 
   @parameterized.named_parameters(
-      ('nothing', []),
-      ('no_values', [{'step': 1, 'train/loss': None}]),
-      ('one_value', _curve(1, **{'train/loss': 1.0})),
-      ('constant', _curve(80, **{'train/loss': 1.0})),
-      ('zero', _curve(80, **{'train/loss': 0.0, 'eval/mse': 0.0})),
-      (
-          'four_decades',
-          [{'step': i, 'train/x': 10.0 ** (-i / 20)} for i in range(80)],
-      ),
-      (
-          'a_spike',
-          [{'step': i, 'train/x': -i - 1e7 * (i == 0)} for i in range(80)],
-      ),
-      (
-          'huge_and_tiny',
-          _curve(3, **{'train/huge': 1e30, 'train/tiny': 1e-30}),
-      ),
-      ('many', _curve(2, **{f'train/quantity_{i}': i for i in range(7)})),
+    ('nothing', []),
+    ('no_values', [{'step': 1, 'train/loss': None}]),
+    ('one_value', _curve(1, **{'train/loss': 1.0})),
+    ('constant', _curve(80, **{'train/loss': 1.0})),
+    ('zero', _curve(80, **{'train/loss': 0.0, 'eval/mse': 0.0})),
+    (
+      'four_decades',
+      [{'step': i, 'train/x': 10.0 ** (-i / 20)} for i in range(80)],
+    ),
+    (
+      'a_spike',
+      [{'step': i, 'train/x': -i - 1e7 * (i == 0)} for i in range(80)],
+    ),
+    (
+      'huge_and_tiny',
+      _curve(3, **{'train/huge': 1e30, 'train/tiny': 1e-30}),
+    ),
+    ('many', _curve(2, **{f'train/quantity_{i}': i for i in range(7)})),
   )
   def test_is_drawn_whole(self, rows):
     path = curves.training_curves(rows, self.path, title='Curves')

@@ -9,26 +9,25 @@ from tests.reporting import picture_case as case
 
 
 class LatentMapTest(case.PictureTestCase):
-
   def _points(self, num: int, dim: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        'prior': rng.normal(size=(num, dim)),
-        'aggregate': 2.0 * rng.normal(size=(num, dim)),
-        'generator': 2.0 * rng.normal(size=(num, dim)),
+      'prior': rng.normal(size=(num, dim)),
+      'aggregate': 2.0 * rng.normal(size=(num, dim)),
+      'generator': 2.0 * rng.normal(size=(num, dim)),
     }
 
   @parameterized.named_parameters(
-      ('one_dimension', 200, 1, False),
-      ('two_dimensions', 200, 2, True),
-      ('many_dimensions', 300, 16, True),
-      ('few_points', 5, 3, True),
-      ('one_point', 1, 4, True),
+    ('one_dimension', 200, 1, False),
+    ('two_dimensions', 200, 2, True),
+    ('many_dimensions', 300, 16, True),
+    ('few_points', 5, 3, True),
+    ('one_point', 1, 4, True),
   )
   def test_is_drawn_whole(self, num, dim, with_labels):
     labels = {'aggregate': np.arange(num) % 10} if with_labels else None
     path = latent_map.latent_map(
-        self._points(num, dim), self.path, labels=labels, title='Latents'
+      self._points(num, dim), self.path, labels=labels, title='Latents'
     )
     self.assert_whole_png(path)
     self.assert_nothing_clipped(path)
@@ -50,7 +49,7 @@ class LatentMapTest(case.PictureTestCase):
     rng = np.random.default_rng(0)
     scales = np.array([0.1, 3.0, 1.0])
     mean, basis, explained = latent_map.principal_axes(
-        rng.normal(size=(20_000, 3)) * scales + 5.0
+      rng.normal(size=(20_000, 3)) * scales + 5.0
     )
     # Monte Carlo: 20,000 points give means to 3/sqrt(20000) = 0.02 and shares
     # to a relative sqrt(2/20000) = 0.01.
@@ -83,14 +82,14 @@ class LatentMapTest(case.PictureTestCase):
     self.assertLess(np.max(high - low), 20.0)
 
   @parameterized.named_parameters(
-      ('no_aggregate', {'prior': np.zeros((3, 2))}, "no 'aggregate'"),
-      ('empty', {'aggregate': np.zeros((0, 2))}, r'\[0, 2\]'),
-      ('not_finite', {'aggregate': np.full((3, 2), np.nan)}, 'not finite'),
-      (
-          'sizes_differ',
-          {'aggregate': np.zeros((3, 2)), 'prior': np.zeros((3, 4))},
-          'one latent size',
-      ),
+    ('no_aggregate', {'prior': np.zeros((3, 2))}, "no 'aggregate'"),
+    ('empty', {'aggregate': np.zeros((0, 2))}, r'\[0, 2\]'),
+    ('not_finite', {'aggregate': np.full((3, 2), np.nan)}, 'not finite'),
+    (
+      'sizes_differ',
+      {'aggregate': np.zeros((3, 2)), 'prior': np.zeros((3, 4))},
+      'one latent size',
+    ),
   )
   def test_refuses(self, points, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -99,10 +98,10 @@ class LatentMapTest(case.PictureTestCase):
   def test_refuses_labels_of_other_length(self):
     with self.assertRaisesRegex(ValueError, '2 entries for 3 points'):
       latent_map.latent_map(
-          {'aggregate': np.zeros((3, 2))},
-          self.path,
-          labels={'aggregate': np.zeros(2, int)},
-          title='L',
+        {'aggregate': np.zeros((3, 2))},
+        self.path,
+        labels={'aggregate': np.zeros(2, int)},
+        title='L',
       )
 
 

@@ -21,21 +21,21 @@ from ldc_vae.reporting import report
 from ldc_vae.reporting import run_figures
 
 _RESULTS = {
-    'frechet_classifier/real': 1.03,
-    'frechet_classifier/aggregate': 3.5,
-    'frechet_classifier/generator': 4.2,
-    'frechet_classifier/gmm_10': 11.9,
-    'frechet_classifier/prior': 85.2,
-    'frechet_classifier/two_stage': None,
-    'nll/importance': 98.312,
-    'nll/ais': None,
-    'latent/active_units': 16,
-    'eval/reconstruction_mse': 0.00912,
-    'mine/score': 0.5,
-    'seed': 3,
-    'step': 19500,
-    'num_samples': 10000,
-    'wall_seconds': 3725.4,
+  'frechet_classifier/real': 1.03,
+  'frechet_classifier/aggregate': 3.5,
+  'frechet_classifier/generator': 4.2,
+  'frechet_classifier/gmm_10': 11.9,
+  'frechet_classifier/prior': 85.2,
+  'frechet_classifier/two_stage': None,
+  'nll/importance': 98.312,
+  'nll/ais': None,
+  'latent/active_units': 16,
+  'eval/reconstruction_mse': 0.00912,
+  'mine/score': 0.5,
+  'seed': 3,
+  'step': 19500,
+  'num_samples': 10000,
+  'wall_seconds': 3725.4,
 }
 _RUN_FILE = """
 from ldc_vae.configs import default
@@ -64,9 +64,9 @@ class _Page(html.parser.HTMLParser):
     self.tags.add(tag)
     attributes = dict(attrs)
     self.links += [
-        attributes[name]
-        for name in ('src', 'href', 'srcset', 'action')
-        if name in attributes
+      attributes[name]
+      for name in ('src', 'href', 'srcset', 'action')
+      if name in attributes
     ]
     if tag == 'img':
       self.pictures.append(attributes)
@@ -87,7 +87,6 @@ class _Page(html.parser.HTMLParser):
 
 
 class WriteReportTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -104,15 +103,18 @@ class WriteReportTest(parameterized.TestCase):
     """A workdir with everything."""
     config = default.create('ldc')
     config.update_from_flattened_dict(overrides)
-    self._write('config.json', {
+    self._write(
+      'config.json',
+      {
         'config': config.to_dict(),
         'versions': {'jax': '0.10.2', 'flax': None},
         'git_commit': '0123abc+dirty',
-    })
+      },
+    )
     self._write('results.json', _RESULTS)
     rows = [
-        {'step': s, 'train/loss': 90.0 - s, 'train/images_per_sec': 1000.0 + s}
-        for s in (1, 2, 3)
+      {'step': s, 'train/loss': 90.0 - s, 'train/images_per_sec': 1000.0 + s}
+      for s in (1, 2, 3)
     ]
     self._write('metrics.jsonl', '\n'.join(map(json.dumps, rows)))
     images = np.zeros((3, 8, 8, 1), np.uint8)
@@ -130,23 +132,23 @@ class WriteReportTest(parameterized.TestCase):
     self._fill()
     page = self._report()
     for words in (
-        'LDC-VAE on digits',
-        'seed 3',
-        'evaluated at step 19,500',
-        '1 h 2 min of evaluation',
-        'Generator ÷ aggregate posterior 1.20×',
-        '98.31',
-        '0.00912',
-        'mine/score 0.500',
-        'not FID',
-        'The median speed was 1,002 images/s.',
-        'jax 0.10.2',
-        'flax not installed',
-        'git checkout 0123abc python',
-        'The working tree had changes',
-        'method.temperature_start 1.0',
-        'Does not apply to this run: frechet_classifier/two_stage , nll/ais .',
-        'figures/ had no source_grid',
+      'LDC-VAE on digits',
+      'seed 3',
+      'evaluated at step 19,500',
+      '1 h 2 min of evaluation',
+      'Generator ÷ aggregate posterior 1.20×',
+      '98.31',
+      '0.00912',
+      'mine/score 0.500',
+      'not FID',
+      'The median speed was 1,002 images/s.',
+      'jax 0.10.2',
+      'flax not installed',
+      'git checkout 0123abc python',
+      'The working tree had changes',
+      'method.temperature_start 1.0',
+      'Does not apply to this run: frechet_classifier/two_stage , nll/ais .',
+      'figures/ had no source_grid',
     ):
       self.assertIn(words, page.text)
     captions = [picture['alt'] for picture in page.pictures]
@@ -167,12 +169,10 @@ class WriteReportTest(parameterized.TestCase):
     self.enter_context(absltest.mock.patch.dict(names.METRICS))
     self.enter_context(absltest.mock.patch.dict(names.SOURCES))
     names.register(
-        names.Metric('mine/score', 'score', names.HIGHER, 'My own.'),
-        names.Source('mine_K', 'Mine-{K}', 'With {K} parts.'),
+      names.Metric('mine/score', 'score', names.HIGHER, 'My own.'),
+      names.Source('mine_K', 'Mine-{K}', 'With {K} parts.'),
     )
-    self._write(
-        'results.json', {'mine/score': 2.0, 'frechet_pca/mine_3': 5.0}
-    )
+    self._write('results.json', {'mine/score': 2.0, 'frechet_pca/mine_3': 5.0})
     text = self._report().text
     self.assertIn('mine/score 2.00 higher My own.', text)
     self.assertIn('Mine-3 5.00 With 3 parts.', text)
@@ -182,12 +182,12 @@ class WriteReportTest(parameterized.TestCase):
     picture = self._report().pictures[0]
     with Image.open(self.workdir / 'figures/sample_grid.png') as image:
       self.assertEqual(
-          (int(picture['width']), int(picture['height'])),
-          (image.width // 2, image.height // 2),
+        (int(picture['width']), int(picture['height'])),
+        (image.width // 2, image.height // 2),
       )
 
   @parameterized.parameters(
-      ('results.json',), ('config.json',), ('metrics.jsonl',)
+    ('results.json',), ('config.json',), ('metrics.jsonl',)
   )
   def test_missing_file_is_told(self, name):
     self._fill()
@@ -200,15 +200,15 @@ class WriteReportTest(parameterized.TestCase):
       self.assertIn(name, text)
 
   @parameterized.parameters(
-      ('results.json', '{"a": ', 'results.json could not be read'),
-      ('results.json', '[1]', 'results.json did not hold a JSON object'),
-      ('config.json', '\x00', 'config.json could not be read'),
-      ('config.json', '{"config": 3}', 'LDC-VAE|run'),
-      ('config.json', '{"config": {"objective": 1}}', 'run'),
-      ('config.json', '{"git_commit": 5, "versions": []}', 'run'),
-      ('metrics.jsonl', '{"step": 1}\n{"st', '1 broken lines'),
-      ('metrics.jsonl', '{"step": "x", "train/images_per_sec": []}', 'run'),
-      ('figures/sample_grid.png', 'no picture', 'was not a whole PNG'),
+    ('results.json', '{"a": ', 'results.json could not be read'),
+    ('results.json', '[1]', 'results.json did not hold a JSON object'),
+    ('config.json', '\x00', 'config.json could not be read'),
+    ('config.json', '{"config": 3}', 'LDC-VAE|run'),
+    ('config.json', '{"config": {"objective": 1}}', 'run'),
+    ('config.json', '{"git_commit": 5, "versions": []}', 'run'),
+    ('metrics.jsonl', '{"step": 1}\n{"st', '1 broken lines'),
+    ('metrics.jsonl', '{"step": "x", "train/images_per_sec": []}', 'run'),
+    ('figures/sample_grid.png', 'no picture', 'was not a whole PNG'),
   )
   def test_broken_file_never_stops_the_page(self, name, content, sentence):
     self._fill()
@@ -224,12 +224,12 @@ class WriteReportTest(parameterized.TestCase):
     self.assertIn('sample_grid.png was not a whole PNG file', page.text)
 
   @parameterized.parameters(
-      ({'frechet_classifier/generator': float('nan')},),
-      ({'frechet_classifier/generator': 4.0, 'frechet_classifier/real': 'x'},),
-      ({'frechet_pca/generator': 4.0, 'frechet_pca/aggregate': 0},),
-      ({'frechet_classifier/gmm_10': [1, {'a': None}]},),
-      ({'nll/elbo': float('inf'), 'nll/importance': 10 ** 400},),
-      ({'': 1.0, '/': 2.0, 'nll/': 3.0, 'plain': 4},),
+    ({'frechet_classifier/generator': float('nan')},),
+    ({'frechet_classifier/generator': 4.0, 'frechet_classifier/real': 'x'},),
+    ({'frechet_pca/generator': 4.0, 'frechet_pca/aggregate': 0},),
+    ({'frechet_classifier/gmm_10': [1, {'a': None}]},),
+    ({'nll/elbo': float('inf'), 'nll/importance': 10**400},),
+    ({'': 1.0, '/': 2.0, 'nll/': 3.0, 'plain': 4},),
   )
   def test_odd_results_never_stop_the_page(self, results):
     self._write('results.json', results)
@@ -248,12 +248,12 @@ class WriteReportTest(parameterized.TestCase):
 
   def test_command_gives_the_same_config_again(self):
     overrides = {
-        'dataset.data_dir': "a folder's name",
-        'model.hidden_sizes': (64,),
-        'method.num_particles': 5,
-        'method.off_diagonal': False,
-        'evaluate.samplers': ('prior', 'gmm_50'),
-        'seed': 7,
+      'dataset.data_dir': "a folder's name",
+      'model.hidden_sizes': (64,),
+      'method.num_particles': 5,
+      'method.off_diagonal': False,
+      'evaluate.samplers': ('prior', 'gmm_50'),
+      'seed': 7,
     }
     self._fill(**overrides)
     self._write('configs/digits.py', _RUN_FILE)
@@ -273,11 +273,8 @@ class WriteReportTest(parameterized.TestCase):
   def test_says_how_the_results_were_made_where_the_config_says_otherwise(self):
     self._fill()
     made = "samplers=('prior',), split=validation"
-    self._write(
-        'results.json', {**_RESULTS, 'protocol/evaluate': made}
-    )
-    self.assertIn(f'have this config.evaluate: {made}',
-                  self._report().text)
+    self._write('results.json', {**_RESULTS, 'protocol/evaluate': made})
+    self.assertIn(f'have this config.evaluate: {made}', self._report().text)
 
   def test_run_file_that_is_gone_is_told(self):
     self._fill(**{'dataset.name': 'no_such_data'})

@@ -10,21 +10,20 @@ from tests.reporting import picture_case as case
 
 
 class SourceGridTest(case.PictureTestCase):
-
   def test_sources_come_in_their_order_from_real_to_prior(self):
     names = ['prior', 'mine', 'gmm_10', 'generator', 'real']
     images = {
-        name: case.noise((2, 8, 8, 1), seed=seed)
-        for seed, name in enumerate(names)
+      name: case.noise((2, 8, 8, 1), seed=seed)
+      for seed, name in enumerate(names)
     }
     path = run_figures.source_grid(
-        images, self.path, title='S', distances={'real': 1.0, 'prior': None}
+      images, self.path, title='S', distances={'real': 1.0, 'prior': None}
     )
     self.assert_nothing_clipped(path)
     canvas = case.pixels(path)
     rows = {
-        name: case.corner(canvas, case.enlarged(images[name][0], 16))
-        for name in names
+      name: case.corner(canvas, case.enlarged(images[name][0], 16))
+      for name in names
     }
     expected = ['real', 'generator', 'gmm_10', 'prior', 'mine']
     self.assertEqual(sorted(rows, key=rows.get), expected)
@@ -35,18 +34,18 @@ class SourceGridTest(case.PictureTestCase):
     for nothing in (None, float('nan')):
       distances = {'real': nothing}
       same = run_figures.source_grid(
-          images, self.path, title='S', distances=distances
+        images, self.path, title='S', distances=distances
       )
       np.testing.assert_array_equal(case.pixels(same), plain)
     labelled = run_figures.source_grid(
-        images, self.path, title='S', distances={'real': 1.234}
+      images, self.path, title='S', distances={'real': 1.234}
     )
     self.assertFalse(np.array_equal(case.pixels(labelled), plain))
 
   def test_source_without_images_is_left_out(self):
     images = {'real': case.digits(1), 'prior': case.digits(0)}
     with_empty = case.pixels(
-        run_figures.source_grid(images, self.path, title='S')
+      run_figures.source_grid(images, self.path, title='S')
     )
     del images['prior']
     without = case.pixels(run_figures.source_grid(images, self.path, title='S'))
@@ -57,19 +56,18 @@ class SourceGridTest(case.PictureTestCase):
       run_figures.source_grid({}, self.path, title='S')
     with self.assertRaisesRegex(ValueError, 'one size'):
       run_figures.source_grid(
-          {'real': case.digits(1), 'prior': case.noise((1, 9, 9, 1))},
-          self.path,
-          title='S',
+        {'real': case.digits(1), 'prior': case.noise((1, 9, 9, 1))},
+        self.path,
+        title='S',
       )
 
 
 class DecompositionBarsTest(case.PictureTestCase):
-
   def test_another_judge_is_named_whole_and_deviations_are_left_out(self):
     results = {
-        'frechet_classifier_seed_1/real': 0.3,
-        'frechet_classifier_seed_1/aggregate': 2.0,
-        'frechet_classifier_seed_1/prior': 40.0,
+      'frechet_classifier_seed_1/real': 0.3,
+      'frechet_classifier_seed_1/aggregate': 2.0,
+      'frechet_classifier_seed_1/prior': 40.0,
     }
     with absltest.mock.patch.object(style, 'write_figure') as write_figure:
       run_figures.decomposition_bars(results, self.path)
@@ -81,17 +79,17 @@ class DecompositionBarsTest(case.PictureTestCase):
     before = run_figures.decomposition_bars(results, self.path).read_bytes()
     results['frechet_classifier_seed_1_deviation/prior'] = 1.0
     self.assertEqual(
-        run_figures.decomposition_bars(results, self.path).read_bytes(), before
+      run_figures.decomposition_bars(results, self.path).read_bytes(), before
     )
 
   @parameterized.named_parameters(
-      ('linear', {'real': 1.0, 'generator': 4.4}),
-      ('logarithmic', {'real': 0.01, 'generator': 4.4, 'prior': 850.0}),
-      ('zero', {'real': 0.0, 'generator': 0.0}),
-      ('slightly_negative', {'real': -1e-9, 'generator': 4.4, 'prior': 99.0}),
-      ('one', {'generator': 12345.6}),
-      ('some_missing', {'real': None, 'prior': float('nan'), 'mine': 3.0}),
-      ('nothing', {'real': None}),
+    ('linear', {'real': 1.0, 'generator': 4.4}),
+    ('logarithmic', {'real': 0.01, 'generator': 4.4, 'prior': 850.0}),
+    ('zero', {'real': 0.0, 'generator': 0.0}),
+    ('slightly_negative', {'real': -1e-9, 'generator': 4.4, 'prior': 99.0}),
+    ('one', {'generator': 12345.6}),
+    ('some_missing', {'real': None, 'prior': float('nan'), 'mine': 3.0}),
+    ('nothing', {'real': None}),
   )
   def test_is_drawn_whole(self, bars):
     results = {f'frechet_classifier/{k}': v for k, v in bars.items()}
@@ -104,8 +102,8 @@ class DecompositionBarsTest(case.PictureTestCase):
     one = {'frechet_classifier/real': 1.0, 'frechet_classifier/prior': 2.0}
     two = one | {'frechet_pca/real': 1.0, 'frechet_pca/prior': 2.0}
     heights = [
-        case.pixels(run_figures.decomposition_bars(results, self.path)).shape[0]
-        for results in (one, two)
+      case.pixels(run_figures.decomposition_bars(results, self.path)).shape[0]
+      for results in (one, two)
     ]
     self.assertGreater(heights[1], 1.7 * heights[0])
 

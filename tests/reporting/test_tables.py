@@ -15,9 +15,9 @@ _FRECHET, _KID = 'frechet_classifier', 'kid_classifier'
 def _run(method, seed, **results):
   """A run; `frechet_generator=1` is frechet_classifier/generator."""
   names = {
-      'precision': 'prdc/precision',
-      'nll': 'nll/importance',
-      'seconds': 'time/sample_10k_seconds',
+    'precision': 'prdc/precision',
+    'nll': 'nll/importance',
+    'seconds': 'time/sample_10k_seconds',
   }
   for name, value in dict(results).items():
     family, _, source = name.partition('_')
@@ -32,18 +32,39 @@ def _run(method, seed, **results):
 def _runs():
   """Two methods, three seeds; LDC's own generator is the best of them all."""
   return [
-      _run('vae', 0, frechet_generator=30.0, frechet_gmm_10=12.0,
-           frechet_gmm_50=4.0, frechet_two_stage=None, precision=0.5, nll=90.0),
-      _run('vae', 1, frechet_generator=32.0, frechet_gmm_10=14.0,
-           frechet_gmm_50=5.0, frechet_two_stage=None, precision=0.7, nll=91.0),
-      _run('vae', 2, frechet_generator=34.0, frechet_gmm_10=16.0,
-           frechet_gmm_50=6.0, frechet_two_stage=None, precision=0.6, nll=92.0),
-      _run('ldc', 0, frechet_generator=3.0, frechet_gmm_10=13.0,
-           precision=0.8),
-      _run('ldc', 1, frechet_generator=4.0, frechet_gmm_10=14.0,
-           precision=0.9),
-      _run('ldc', 2, frechet_generator=5.0, frechet_gmm_10=15.0,
-           precision=1.0),
+    _run(
+      'vae',
+      0,
+      frechet_generator=30.0,
+      frechet_gmm_10=12.0,
+      frechet_gmm_50=4.0,
+      frechet_two_stage=None,
+      precision=0.5,
+      nll=90.0,
+    ),
+    _run(
+      'vae',
+      1,
+      frechet_generator=32.0,
+      frechet_gmm_10=14.0,
+      frechet_gmm_50=5.0,
+      frechet_two_stage=None,
+      precision=0.7,
+      nll=91.0,
+    ),
+    _run(
+      'vae',
+      2,
+      frechet_generator=34.0,
+      frechet_gmm_10=16.0,
+      frechet_gmm_50=6.0,
+      frechet_two_stage=None,
+      precision=0.6,
+      nll=92.0,
+    ),
+    _run('ldc', 0, frechet_generator=3.0, frechet_gmm_10=13.0, precision=0.8),
+    _run('ldc', 1, frechet_generator=4.0, frechet_gmm_10=14.0, precision=0.9),
+    _run('ldc', 2, frechet_generator=5.0, frechet_gmm_10=15.0, precision=1.0),
   ]
 
 
@@ -52,7 +73,6 @@ def _by_label(rows):
 
 
 class MetricsTest(absltest.TestCase):
-
   def test_are_those_with_a_number(self):
     names = [tables.column_name(x) for x in tables.columns(_runs())]
     self.assertEqual(names, [_FRECHET, 'prdc/precision', 'nll/importance'])
@@ -62,21 +82,24 @@ class MetricsTest(absltest.TestCase):
     run['results']['frechet_classifier_seed_10/generator'] = 2.0
     run['results']['frechet_classifier_seed_9/generator'] = 2.0
     labels = [metric.label for metric in tables.columns([run])]
-    self.assertEqual(labels, [
-        'Fréchet, classifier', 'Fréchet, classifier of seed 9',
+    self.assertEqual(
+      labels,
+      [
+        'Fréchet, classifier',
+        'Fréchet, classifier of seed 9',
         'Fréchet, classifier of seed 10',
-    ])
+      ],
+    )
 
   def test_runs_without_results_have_none(self):
     self.assertEmpty(tables.columns([_run('vae', 0)]))
 
 
 class RowsTest(absltest.TestCase):
-
   def test_fitted_samplers_follow_their_method_by_size(self):
     self.assertEqual(
-        [row['label'] for row in tables.create_rows(_runs())],
-        ['VAE', 'VAE + GMM-50', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10'],
+      [row['label'] for row in tables.create_rows(_runs())],
+      ['VAE', 'VAE + GMM-50', 'VAE + GMM-10', 'LDC-VAE', 'LDC-VAE + GMM-10'],
     )
 
   def test_mean_and_standard_error_are_over_seeds(self):
@@ -94,7 +117,7 @@ class RowsTest(absltest.TestCase):
     # 27, 28 and 29, with t = 4.302653 of 2 degrees of freedom (tables)
     self.assertEqual(own['difference']['mean'], 28.0)
     self.assertAlmostEqual(
-        own['difference']['high'], 28.0 + 4.302653 / math.sqrt(3.0), places=6
+      own['difference']['high'], 28.0 + 4.302653 / math.sqrt(3.0), places=6
     )
     fitted = rows['VAE + GMM-50']['metrics'][_FRECHET]
     self.assertNotIn('own', fitted)
@@ -127,13 +150,15 @@ class RowsTest(absltest.TestCase):
       run['results']['mine/score'] = float(seed)
     self.assertNotIn('mine/score', tables.create_rows(runs)[0]['metrics'])
     with absltest.mock.patch.dict(names.METRICS):
-      names.register(names.Metric(
+      names.register(
+        names.Metric(
           'mine/score', 'my score', names.HIGHER, 'Mine.', compared=True
-      ))
+        )
+      )
       rows = _by_label(tables.create_rows(runs))
       text = tables.to_markdown(list(rows.values()), tables.columns(runs), 3)
     self.assertEqual(
-        rows['VAE']['metrics']['mine/score']['own']['reference'], 'LDC-VAE'
+      rows['VAE']['metrics']['mine/score']['own']['reference'], 'LDC-VAE'
     )
     self.assertIn('my score ↑', text)
 
@@ -150,14 +175,15 @@ class RowsTest(absltest.TestCase):
 
   def test_a_lucky_method_with_fewer_seeds_is_not_the_best(self):
     runs = _runs() + [
-        _run('iwae', 0, frechet_generator=1.0), _run('iwae', 1),
+      _run('iwae', 0, frechet_generator=1.0),
+      _run('iwae', 1),
     ]
     rows = _by_label(tables.create_rows(runs))
     cell = rows['IWAE']['metrics'][_FRECHET]
     self.assertEqual(cell['own']['reference'], 'LDC-VAE')
     self.assertEqual(
-        cell['own']['difference'],
-        {'mean': -2.0, 'low': None, 'high': None, 'num_pairs': 1},
+      cell['own']['difference'],
+      {'mean': -2.0, 'low': None, 'high': None, 'num_pairs': 1},
     )
 
   def test_a_method_without_results_is_an_empty_row(self):
@@ -166,10 +192,9 @@ class RowsTest(absltest.TestCase):
 
 
 class MarkdownTest(absltest.TestCase):
-
   def table(self, runs, num_seeds):
     return tables.to_markdown(
-        tables.create_rows(runs), tables.columns(runs), num_seeds
+      tables.create_rows(runs), tables.columns(runs), num_seeds
     )
 
   def test_the_best_is_bold(self):
@@ -205,8 +230,8 @@ class MarkdownTest(absltest.TestCase):
 
   def test_has_a_line_per_row(self):
     self.assertEqual(
-        tables.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
-        '| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n',
+      tables.markdown_table(('a', 'b'), [('x', '1'), ('y', '2')]),
+      '| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n',
     )
 
   def test_refuses_a_short_row(self):
@@ -215,7 +240,6 @@ class MarkdownTest(absltest.TestCase):
 
 
 class CsvTest(absltest.TestCase):
-
   def test_has_a_line_per_row_and_the_numbers_in_full(self):
     runs = _runs()
     rows = tables.create_rows(runs)

@@ -25,23 +25,23 @@ class TrainState:
 def train_state(seed=0, width=8):
   kernel_key, state_key = jax.random.split(jax.random.key(seed))
   params = {
-      'encoder': {
-          'kernel': jax.random.normal(kernel_key, (4, width)),
-          'bias': jnp.zeros((width,), jnp.bfloat16),
-      }
+    'encoder': {
+      'kernel': jax.random.normal(kernel_key, (4, width)),
+      'bias': jnp.zeros((width,), jnp.bfloat16),
+    }
   }
   return TrainState(
-      step=jnp.int32(seed),
-      params=params,
-      opt_state=optax.adam(1e-3).init(params),
-      key=state_key,
+    step=jnp.int32(seed),
+    params=params,
+    opt_state=optax.adam(1e-3).init(params),
+    key=state_key,
   )
 
 
 def _bits(leaf):
   """Returns (dtype, shape, bytes): equality of these is bit-identity."""
   if isinstance(leaf, jax.Array) and jnp.issubdtype(
-      leaf.dtype, jax.dtypes.prng_key
+    leaf.dtype, jax.dtypes.prng_key
   ):
     leaf = jax.random.key_data(leaf)
   leaf = np.asarray(leaf)
@@ -51,7 +51,7 @@ def _bits(leaf):
 def assert_identical(actual, expected):
   assert jax.tree.structure(actual) == jax.tree.structure(expected)
   for one, other in zip(
-      jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
   ):
     assert type(one) is type(other), (type(one), type(other))
     assert _bits(one) == _bits(other)
@@ -66,7 +66,6 @@ def corrupt(directory, step):
 
 
 class CheckpointTestCase(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     temporary = self.enter_context(tempfile.TemporaryDirectory())
@@ -77,10 +76,10 @@ class CheckpointTestCase(parameterized.TestCase):
     with checkpoint.Checkpointer(self.directory) as checkpointer:
       for step in steps:
         checkpointer.save(
-            step,
-            train_state(step) if state is None else state,
-            metrics={'validation/loss': step if loss is None else loss},
-            meta={'epoch': step},
+          step,
+          train_state(step) if state is None else state,
+          metrics={'validation/loss': step if loss is None else loss},
+          meta={'epoch': step},
         )
 
   def restore(self, like=None, which='latest'):
@@ -90,4 +89,3 @@ class CheckpointTestCase(parameterized.TestCase):
 
   def steps(self):
     return {int(x.name) for x in self.directory.iterdir() if x.name.isdigit()}
-

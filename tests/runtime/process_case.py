@@ -15,12 +15,20 @@ from tests import device_case
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+
 class Processes:
   """The processes of one run on this machine, and what they print."""
 
   def __init__(
-      self, count, workdir, program='', *, devices=1, argv=(), before='',
-      config=True,
+    self,
+    count,
+    workdir,
+    program='',
+    *,
+    devices=1,
+    argv=(),
+    before='',
+    config=True,
   ):
     """Starts `count` processes.
 
@@ -41,14 +49,15 @@ class Processes:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
       flags += [
-          f'--coordinator_address=localhost:{port}', f'--num_processes={count}'
+        f'--coordinator_address=localhost:{port}',
+        f'--num_processes={count}',
       ]
     env = dict(
-        os.environ,
-        NPROC='32',
-        JAX_PLATFORMS='cpu',
-        XLA_FLAGS=device_case.xla_flags(devices),
-        PYTHONPATH=str(_ROOT),
+      os.environ,
+      NPROC='32',
+      JAX_PLATFORMS='cpu',
+      XLA_FLAGS=device_case.xla_flags(devices),
+      PYTHONPATH=str(_ROOT),
     )
     code = f'{before}\n{program}\nfrom ldc_vae import main\nmain.run()\n'
     self.printed = ['' for _ in range(count)]
@@ -56,18 +65,18 @@ class Processes:
     for index in range(count):
       own = [*flags, f'--process_id={index}'] if count > 1 else flags
       self.running.append(
-          subprocess.Popen(
-              [sys.executable, '-c', code, *own],
-              cwd=_ROOT,
-              env=env,
-              stdout=subprocess.PIPE,
-              stderr=subprocess.STDOUT,
-              text=True,
-          )
+        subprocess.Popen(
+          [sys.executable, '-c', code, *own],
+          cwd=_ROOT,
+          env=env,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.STDOUT,
+          text=True,
+        )
       )
     self._readers = [
-        threading.Thread(target=self._read, args=(index,), daemon=True)
-        for index in range(count)
+      threading.Thread(target=self._read, args=(index,), daemon=True)
+      for index in range(count)
     ]
     for reader in self._readers:
       reader.start()
@@ -86,7 +95,7 @@ class Processes:
     deadline = time.monotonic() + seconds
     while not all(re.search(pattern, text) for text in self.printed):
       if time.monotonic() > deadline or all(
-          process.poll() is not None for process in self.running
+        process.poll() is not None for process in self.running
       ):
         raise AssertionError(f'no {pattern!r} in {self.printed}')
       time.sleep(0.02)
@@ -95,8 +104,8 @@ class Processes:
     """Waits for all to end; returns their exit codes."""
     deadline = time.monotonic() + seconds
     codes = [
-        process.wait(max(deadline - time.monotonic(), 0.01))
-        for process in self.running
+      process.wait(max(deadline - time.monotonic(), 0.01))
+      for process in self.running
     ]
     for reader in self._readers:
       reader.join(10)
@@ -115,8 +124,8 @@ class Processes:
 def final_values(workdir):
   """The step and the leaves, by name, of the newest checkpoint."""
   directory = pathlib.Path(workdir) / 'checkpoints'
-  step = max(int(path.name) for path in directory.iterdir()
-             if path.name.isdecimal())
+  step = max(
+    int(path.name) for path in directory.iterdir() if path.name.isdecimal()
+  )
   path = directory / str(step)
   return step, manifest.read_values(path, manifest.read(path))
-

@@ -18,7 +18,6 @@ from tests.runtime import checkpoint_case as case
 
 
 class RoundTripTest(case.CheckpointTestCase):
-
   def test_empty_directory_restores_none(self):
     self.assertIsNone(self.restore())
     self.assertEqual(checkpoint_folder.verify(self.directory), [])
@@ -33,35 +32,35 @@ class RoundTripTest(case.CheckpointTestCase):
     case.assert_identical(restored.state, case.train_state(7))
 
   @parameterized.named_parameters(
-      ('python_int', 3),
-      ('python_float', 0.1),
-      ('python_bool', True),
-      ('numpy_scalar', np.uint64(2**63 + 1)),
-      ('float64', np.array([0.1, -0.0, np.inf])),
-      ('nan_payload', np.array([0x7FC00001], np.uint32).view(np.float32)),
-      ('big_endian', np.arange(3, dtype='>f4')),
-      ('column_major', np.asfortranarray(np.arange(6.0).reshape(2, 3))),
-      ('empty', np.zeros((0, 3), np.float32)),
-      ('bool', np.array([True, False])),
-      ('complex', np.array([1 + 2j], np.complex64)),
-      ('int4', np.arange(-8, 8).astype(ml_dtypes.int4)),
-      ('float8', np.ones(3, ml_dtypes.float8_e4m3fn)),
-      ('bfloat16', np.array([1e-3, 3.0], ml_dtypes.bfloat16)),
+    ('python_int', 3),
+    ('python_float', 0.1),
+    ('python_bool', True),
+    ('numpy_scalar', np.uint64(2**63 + 1)),
+    ('float64', np.array([0.1, -0.0, np.inf])),
+    ('nan_payload', np.array([0x7FC00001], np.uint32).view(np.float32)),
+    ('big_endian', np.arange(3, dtype='>f4')),
+    ('column_major', np.asfortranarray(np.arange(6.0).reshape(2, 3))),
+    ('empty', np.zeros((0, 3), np.float32)),
+    ('bool', np.array([True, False])),
+    ('complex', np.array([1 + 2j], np.complex64)),
+    ('int4', np.arange(-8, 8).astype(ml_dtypes.int4)),
+    ('float8', np.ones(3, ml_dtypes.float8_e4m3fn)),
+    ('bfloat16', np.array([1e-3, 3.0], ml_dtypes.bfloat16)),
   )
   def test_leaf_of_any_kind_is_bit_identical(self, leaf):
     state = {'x': leaf, 'none': None, 'dotted.name/slash': [leaf]}
     self.save(1, state=state)
     actual = self.restore(state).state
     expected = jax.tree.map(
-        lambda x: x.astype('=f4') if _is_big_endian(x) else x, state
+      lambda x: x.astype('=f4') if _is_big_endian(x) else x, state
     )
     case.assert_identical(actual, expected)
 
   def test_keys_of_every_implementation(self):
     state = {
-        'threefry': jax.random.split(jax.random.key(1), 3),
-        'rbg': jax.random.key(2, impl='rbg'),
-        'raw': jax.random.PRNGKey(3),
+      'threefry': jax.random.split(jax.random.key(1), 3),
+      'rbg': jax.random.key(2, impl='rbg'),
+      'raw': jax.random.PRNGKey(3),
     }
     self.save(1, state=state)
     actual = self.restore(state).state
@@ -79,9 +78,9 @@ class RoundTripTest(case.CheckpointTestCase):
 
   def test_shapes_are_a_template_as_arrays_are(self):
     state = {
-        'weak': jnp.full((2,), 0.5),
-        'counts': jnp.asarray(3),
-        'bfloat16': jnp.ones((2, 3), jnp.bfloat16),
+      'weak': jnp.full((2,), 0.5),
+      'counts': jnp.asarray(3),
+      'bfloat16': jnp.ones((2, 3), jnp.bfloat16),
     }
     self.save(1, state=state)
     actual = self.restore(jax.eval_shape(lambda: state)).state
@@ -100,20 +99,21 @@ class RoundTripTest(case.CheckpointTestCase):
     # brackets are a pattern to tensorstore, which then keeps no array
     self.directory = self.directory.with_name('rate[0.1]')
     with self.assertRaisesRegex(
-        manifest.CheckpointError, 'could not be saved.* has kept nothing'
+      manifest.CheckpointError, 'could not be saved.* has kept nothing'
     ):
       self.save(1)
     self.assertFalse((self.directory / '1').exists())
 
   def test_state_without_a_value(self):
     self.save(1, state={'opt': optax.EmptyState(), 'x': np.zeros(0)})
-    self.assertEqual(self.restore({'opt': optax.EmptyState(),
-                                   'x': np.zeros(0)}).step, 1)
+    self.assertEqual(
+      self.restore({'opt': optax.EmptyState(), 'x': np.zeros(0)}).step, 1
+    )
 
   def test_state_that_is_one_array(self):
     self.save(1, state=np.arange(3))
     np.testing.assert_array_equal(
-        self.restore(np.zeros(3, int)).state, np.arange(3)
+      self.restore(np.zeros(3, int)).state, np.arange(3)
     )
 
   def test_restored_arrays_go_to_any_number_of_devices(self):
@@ -124,7 +124,7 @@ class RoundTripTest(case.CheckpointTestCase):
     np.testing.assert_array_equal(restored, [4.0, 5.0, 6.0])
     for num_devices in (1, 2, 4):
       np.testing.assert_array_equal(
-          _add_over_devices(restored, num_devices), restored + num_devices
+        _add_over_devices(restored, num_devices), restored + num_devices
       )
 
   def test_changing_the_state_after_save_changes_nothing(self):
@@ -145,18 +145,18 @@ class RoundTripTest(case.CheckpointTestCase):
     restored = self.restore({'x': np.zeros(3)}).state
     restored['x'][:] = 5.0
     np.testing.assert_array_equal(
-        self.restore({'x': np.zeros(3)}).state['x'], np.ones(3)
+      self.restore({'x': np.zeros(3)}).state['x'], np.ones(3)
     )
 
 
 def _add_over_devices(x, num_devices):
   """Returns x + num_devices, replicated over the devices."""
   add_fn = jax.pmap(
-      lambda x, ones: x + jax.lax.psum(ones, 'devices'),
-      axis_name='devices',
-      in_axes=(None, 0),
-      out_axes=None,
-      devices=jax.devices()[:num_devices],
+    lambda x, ones: x + jax.lax.psum(ones, 'devices'),
+    axis_name='devices',
+    in_axes=(None, 0),
+    out_axes=None,
+    devices=jax.devices()[:num_devices],
   )
   return add_fn(x, np.ones(num_devices, np.float32))
 
@@ -166,13 +166,14 @@ def _is_big_endian(x):
 
 
 class RetentionTest(case.CheckpointTestCase):
-
   def test_latest_two_and_the_best_are_kept(self):
     with checkpoint.Checkpointer(self.directory) as checkpointer:
       for step, loss in enumerate([5.0, 1.0, 4.0, np.nan, 3.0, 2.0]):
         checkpointer.save(
-            step, {'x': np.int32(step)}, metrics={'validation/loss': loss},
-            meta={},
+          step,
+          {'x': np.int32(step)},
+          metrics={'validation/loss': loss},
+          meta={},
         )
       checkpointer.wait()
       self.assertEqual(checkpointer.latest_step(), 5)
@@ -189,7 +190,7 @@ class RetentionTest(case.CheckpointTestCase):
     self.save(4)
     self.assertEqual(self.steps(), {1, 3, 4})
     self.assertEqual(
-        [x.name for x in (self.directory / 'deleted').iterdir()], ['2']
+      [x.name for x in (self.directory / 'deleted').iterdir()], ['2']
     )
 
   def test_without_a_loss_the_best_is_the_latest(self):
@@ -226,7 +227,7 @@ class RetentionTest(case.CheckpointTestCase):
     self.save(1, 2)
     for step in (1, 2):
       shutil.copytree(
-          self.directory / str(step), self.directory / f'{step}.replaced'
+        self.directory / str(step), self.directory / f'{step}.replaced'
       )
     shutil.rmtree(self.directory / '2')  # killed before the new one was there
     self.assertEqual(self.restore().step, 2)

@@ -19,7 +19,6 @@ from tests.runtime import checkpoint_case as case
 
 
 class CorruptionTest(case.CheckpointTestCase):
-
   def test_falls_back_with_a_warning_and_sets_aside(self):
     self.save(1, 2)
     case.corrupt(self.directory, 2)
@@ -51,7 +50,7 @@ class CorruptionTest(case.CheckpointTestCase):
     (self.directory / '2' / 'manifest' / 'metadata').write_bytes(b'')
     for _ in range(2):  # and does not pass for an empty directory later
       with self.assertRaisesRegex(
-          manifest.CheckpointError, 'no checkpoint in .*ckpt verifies.*remove'
+        manifest.CheckpointError, 'no checkpoint in .*ckpt verifies.*remove'
       ):
         self.restore()
 
@@ -147,8 +146,7 @@ class CorruptionTest(case.CheckpointTestCase):
 
   def files(self, step):
     return sorted(
-        path for path in (self.directory / str(step)).rglob('*')
-        if path.is_file()
+      path for path in (self.directory / str(step)).rglob('*') if path.is_file()
     )
 
   def keep_original(self):
@@ -175,8 +173,8 @@ class CorruptionTest(case.CheckpointTestCase):
       with self.assertLogs('absl', 'WARNING'):
         self.restore()
     self.assertEqual(
-        {path.name for path in self.directory.iterdir()},
-        {'1', '2.corrupt', '2.corrupt_2', '2.corrupt_3'},
+      {path.name for path in self.directory.iterdir()},
+      {'1', '2.corrupt', '2.corrupt_2', '2.corrupt_3'},
     )
 
   def test_meta_is_read_without_a_state(self):
@@ -188,19 +186,32 @@ class CorruptionTest(case.CheckpointTestCase):
 
 
 class MismatchTest(case.CheckpointTestCase):
-
   @parameterized.named_parameters(
-      ('shape', lambda: case.train_state(width=9),
-       r'params\.encoder\.bias: bfloat16\[8\] where .* bfloat16\[9\]'),
-      ('dtype', lambda: case.train_state().replace(step=np.int16(0)),
-       r'step: int32\[\] where this run has int16\[\]'),
-      ('missing', lambda: case.train_state().replace(params={'a': jnp.ones(1)}),
-       r'params\.a: nothing where this run has float32\[1\]'),
-      ('extra', lambda: case.train_state().replace(key=None),
-       r'key: key<fry>\[\] where this run has nothing'),
-      ('key',
-       lambda: case.train_state().replace(key=jax.random.key(0, impl='rbg')),
-       r'key: key<fry>\[\] where this run has key<rbg>\[\]'),
+    (
+      'shape',
+      lambda: case.train_state(width=9),
+      r'params\.encoder\.bias: bfloat16\[8\] where .* bfloat16\[9\]',
+    ),
+    (
+      'dtype',
+      lambda: case.train_state().replace(step=np.int16(0)),
+      r'step: int32\[\] where this run has int16\[\]',
+    ),
+    (
+      'missing',
+      lambda: case.train_state().replace(params={'a': jnp.ones(1)}),
+      r'params\.a: nothing where this run has float32\[1\]',
+    ),
+    (
+      'extra',
+      lambda: case.train_state().replace(key=None),
+      r'key: key<fry>\[\] where this run has nothing',
+    ),
+    (
+      'key',
+      lambda: case.train_state().replace(key=jax.random.key(0, impl='rbg')),
+      r'key: key<fry>\[\] where this run has key<rbg>\[\]',
+    ),
   )
   def test_first_difference_is_named_and_nothing_set_aside(self, like, regex):
     self.save(1, 2)
@@ -213,9 +224,9 @@ class MismatchTest(case.CheckpointTestCase):
       self.restore(which='newest')
 
   @parameterized.named_parameters(
-      ('text', {'name': 'x'}, 'name is a str'),
-      ('object', {'f': object()}, 'f is a object'),
-      ('collision', {'a': {'b': 1}, 'a.b': 2}, r"two leaves .*'a\.b'"),
+    ('text', {'name': 'x'}, 'name is a str'),
+    ('object', {'f': object()}, 'f is a object'),
+    ('collision', {'a': {'b': 1}, 'a.b': 2}, r"two leaves .*'a\.b'"),
   )
   def test_state_that_cannot_be_saved(self, state, regex):
     with self.assertRaisesRegex(ValueError, regex):
@@ -223,9 +234,9 @@ class MismatchTest(case.CheckpointTestCase):
     self.assertEqual(self.steps(), set())
 
   @parameterized.named_parameters(
-      ('metrics', {'metrics': {'loss': np.ones(2)}}, 'metric loss has shape'),
-      ('meta', {'meta': {'x': object()}}, 'meta cannot be saved'),
-      ('step', {'step': -1}, 'step=-1'),
+    ('metrics', {'metrics': {'loss': np.ones(2)}}, 'metric loss has shape'),
+    ('meta', {'meta': {'x': object()}}, 'meta cannot be saved'),
+    ('step', {'step': -1}, 'step=-1'),
   )
   def test_argument_that_cannot_be_saved(self, change, regex):
     arguments = {'step': 1, 'metrics': {}, 'meta': {}} | change

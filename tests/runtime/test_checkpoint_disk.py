@@ -21,10 +21,9 @@ from tests.runtime import rights_case
 
 
 class DirectoryTest(case.CheckpointTestCase):
-
   def test_missing_parent(self):
     with self.assertRaisesRegex(
-        manifest.CheckpointError, 'directory .*b cannot be used.*create .*a'
+      manifest.CheckpointError, 'directory .*b cannot be used.*create .*a'
     ):
       checkpoint.Checkpointer(self.directory / 'a' / 'b')
 
@@ -36,18 +35,19 @@ class DirectoryTest(case.CheckpointTestCase):
   def test_directory_that_cannot_be_written(self):
     self.save(1)
     self.directory.chmod(0o555)
-    with self.assertRaisesRegex(
+    with (
+      self.assertRaisesRegex(
         manifest.CheckpointError,
         r'ckpt cannot be used \(Permission denied\); make .* writable',
-    ), rights_case.as_nobody(self.directory):
+      ),
+      rights_case.as_nobody(self.directory),
+    ):
       checkpoint.Checkpointer(self.directory)
     self.assertEqual([x.name for x in self.directory.iterdir()], ['1'])
 
   def test_only_what_a_failed_save_left_behind_is_silenced(self):
     shown = absltest.mock.Mock()
-    self.enter_context(
-        absltest.mock.patch.object(sys, 'excepthook', shown)
-    )
+    self.enter_context(absltest.mock.patch.object(sys, 'excepthook', shown))
     with self.assertRaises(OSError), orbax_writer._silenced():
       raise OSError('full')
     closed = RuntimeError('Event loop is closed')
@@ -66,27 +66,31 @@ class DirectoryTest(case.CheckpointTestCase):
     size = 2**20
     options = ('-t', 'tmpfs', '-o', f'size={size}', 'tmpfs')
     mounted = subprocess.run(
-        ('mount', *options, self.directory), capture_output=True, check=False
+      ('mount', *options, self.directory), capture_output=True, check=False
     )
     if mounted.returncode:
       self.skipTest('only root mounts a disk of its own')
     self.addCleanup(
-        subprocess.run, ('umount', '-l', self.directory), check=True
+      subprocess.run, ('umount', '-l', self.directory), check=True
     )
     self.save(1)
     noise = np.random.default_rng(0).normal(size=2 * size // 8)
     checkpointer = checkpoint.Checkpointer(self.directory)
     checkpointer.save(2, {'x': noise}, metrics={}, meta={})
-    with self.assertNoLogs(level='ERROR'), self.assertRaisesRegex(
+    with (
+      self.assertNoLogs(level='ERROR'),
+      self.assertRaisesRegex(
         manifest.CheckpointError,
         r'^checkpoint 2 could not be saved in .*ckpt \(No space left on'
         r' device\); free some disk space and run again: the checkpoints before'
         r' it are whole$',
+      ),
     ):
       checkpointer.wait()
     self.assertEqual([x.name for x in self.directory.iterdir()], ['1'])
-    case.assert_identical(checkpointer.restore(case.train_state()).state,
-                      case.train_state(1))
+    case.assert_identical(
+      checkpointer.restore(case.train_state()).state, case.train_state(1)
+    )
     checkpointer.close()
 
   def test_failed_save_surfaces_and_keeps_the_last_good_one(self):
@@ -98,9 +102,12 @@ class DirectoryTest(case.CheckpointTestCase):
     try:
       resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
       checkpointer.save(2, state, metrics={}, meta={})
-      with self.assertNoLogs(level='ERROR'), self.assertRaisesRegex(
+      with (
+        self.assertNoLogs(level='ERROR'),
+        self.assertRaisesRegex(
           OSError, 'checkpoint 2 could not be saved in .*ckpt'
-      ) as caught:
+        ) as caught,
+      ):
         checkpointer.wait()
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -122,9 +129,7 @@ class DirectoryTest(case.CheckpointTestCase):
       raise OSError(28, 'full')
 
     self.enter_context(
-        absltest.mock.patch.object(
-            orbax_writer, 'write', side_effect=write
-        )
+      absltest.mock.patch.object(orbax_writer, 'write', side_effect=write)
     )
     checkpointer.check()  # nothing to tell
     checkpointer.save(1, {'x': 1}, metrics={}, meta={})
@@ -140,9 +145,9 @@ class DirectoryTest(case.CheckpointTestCase):
     self.save(1)
     checkpointer = checkpoint.Checkpointer(self.directory)
     self.enter_context(
-        absltest.mock.patch.object(
-            orbax_writer, 'write', side_effect=OSError(28, 'full')
-        )
+      absltest.mock.patch.object(
+        orbax_writer, 'write', side_effect=OSError(28, 'full')
+      )
     )
     checkpointer.save(1, case.train_state(9), metrics={}, meta={})
     with self.assertRaisesRegex(OSError, 'free some disk space'):
@@ -185,9 +190,7 @@ class DirectoryTest(case.CheckpointTestCase):
 
     checkpointer = checkpoint.Checkpointer(self.directory)
     self.enter_context(
-        absltest.mock.patch.object(
-            orbax_writer, 'write', side_effect=write
-        )
+      absltest.mock.patch.object(orbax_writer, 'write', side_effect=write)
     )
     checkpointer.save(1, {'x': 1}, metrics={}, meta={})
     self.assertTrue(started.wait(10))

@@ -49,11 +49,10 @@ main._JOBS['train'] = job
 
 
 class StopTest(parameterized.TestCase):
-
   @parameterized.parameters((signal.SIGTERM, 1), (signal.SIGINT, 0))
   def test_a_signal_to_one_process_stops_all_at_one_step(self, signum, which):
     with process_case.Processes(
-        2, self.create_tempdir().full_path, _STEPS
+      2, self.create_tempdir().full_path, _STEPS
     ) as run:
       run.await_line('running')
       run.running[which].send_signal(signum)
@@ -74,13 +73,12 @@ _SHORT = 'from ldc_vae.runtime import cluster\ncluster.HEARTBEAT = 8'
 
 
 class DeathTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)
+    (0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)
   )
   def test_the_other_process_ends(self, victim, signum):
     with process_case.Processes(
-        2, self.create_tempdir().full_path, _STEPS, before=_SHORT
+      2, self.create_tempdir().full_path, _STEPS, before=_SHORT
     ) as run:
       run.await_line('running')
       run.running[victim].send_signal(signum)
@@ -90,30 +88,30 @@ class DeathTest(parameterized.TestCase):
       self.assertLess(time.monotonic() - start, 30.0)
       run.await_end(other)
     # in jax's own words
-    self.assertIn('This most likely indicates that another task died',
-                  run.printed[other])
+    self.assertIn(
+      'This most likely indicates that another task died', run.printed[other]
+    )
 
   def test_a_death_is_noticed_within_a_minute(self):
     self.assertLessEqual(cluster.HEARTBEAT + 10, 60)
 
 
 class FailureTest(absltest.TestCase):
-
   def test_a_failure_is_told_to_the_others(self):
     with process_case.Processes(
-        2, self.create_tempdir().full_path, _FAILURE
+      2, self.create_tempdir().full_path, _FAILURE
     ) as run:
       self.assertEqual(run.wait(60), [2, 2], run.printed)
     self._assert_one_sentence(
-        run.printed[0],
-        'process 1 of 2 has failed: dataset.path=x is empty',
+      run.printed[0],
+      'process 1 of 2 has failed: dataset.path=x is empty',
     )
 
   def _assert_one_sentence(self, printed, part):
     lines = [
-        line
-        for line in printed.splitlines()
-        if not line.startswith(('[Gloo]', 'running'))
+      line
+      for line in printed.splitlines()
+      if not line.startswith(('[Gloo]', 'running'))
     ]
     self.assertLen(lines, 1, printed)
     self.assertStartsWith(lines[0], 'error (process ')
@@ -121,7 +119,6 @@ class FailureTest(absltest.TestCase):
 
 
 class BarrierTest(absltest.TestCase):
-
   def test_alone_returns_the_value_at_once(self):
     self.assertEqual(cluster.barrier('here', {'a': 1}), [{'a': 1}])
 

@@ -86,15 +86,16 @@ def _trained(config, num_devices):
   """The leaves after training in this process on some of its devices."""
   experiment = experiment_lib.create(config)
   train_step = step_lib.pmap_train_step(
-      experiment_lib.make_train_step(
-          config, experiment.algorithm, experiment.txs, experiment.num_steps
-      ),
-      num_devices,
+    experiment_lib.make_train_step(
+      config, experiment.algorithm, experiment.txs, experiment.num_steps
+    ),
+    num_devices,
   )
   state = experiment.init_state()
   batches = datasets.train_batches(
-      experiment.dataset.images['train'], config.train.batch_size,
-      seed=config.seed,
+    experiment.dataset.images['train'],
+    config.train.batch_size,
+    seed=config.seed,
   )
   for _ in range(_NUM_STEPS):
     images = next(batches)
@@ -114,8 +115,11 @@ def _assert_close(actual, expected, method):
     # float32 sums of 32 images in another order, 1e-7, through 20 steps of
     # Adam; found were 1e-6 in `ldc` and 3e-7 in `vae`
     np.testing.assert_allclose(
-        actual[name], expected[name], rtol=0.0, atol=1e-5 * largest,
-        err_msg=f'{method} {name}',
+      actual[name],
+      expected[name],
+      rtol=0.0,
+      atol=1e-5 * largest,
+      err_msg=f'{method} {name}',
     )
     difference = np.abs(actual[name] - expected[name]).max()
     worst = max(worst, difference / largest if difference else 0.0)
@@ -123,7 +127,6 @@ def _assert_close(actual, expected, method):
 
 
 class StopTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.dir = self.create_tempdir().full_path
@@ -152,12 +155,12 @@ class StopTest(parameterized.TestCase):
   @parameterized.parameters((signal.SIGTERM, 1), (signal.SIGINT, 0))
   @pytest.mark.slow
   def test_a_compilation_may_be_stopped_and_one_process_goes_on(
-      self, signum, which
+    self, signum, which
   ):
     argv = [f'--config.train.num_steps={_NUM_STEPS}']
     with mock.patch.dict(os.environ, JAX_ENABLE_COMPILATION_CACHE='false'):
       with process_case.Processes(
-          2, self.dir, before=_COMPILE, argv=argv
+        2, self.dir, before=_COMPILE, argv=argv
       ) as run:
         run.await_line('compiling')
         self._stop(run, signum, which)
@@ -178,7 +181,7 @@ class StopTest(parameterized.TestCase):
 
     def pair(before):
       return process_case.Processes(
-          2, workdir, before=before, devices=2, argv=argv
+        2, workdir, before=before, devices=2, argv=argv
       )
 
     with pair(_EVALUATE.format(seconds=0)) as run:
@@ -216,7 +219,6 @@ class StopTest(parameterized.TestCase):
 
 
 class SlowProcessTest(absltest.TestCase):
-
   @pytest.mark.slow
   def test_a_process_may_be_late_to_the_first_step(self):
     late = """
@@ -236,17 +238,16 @@ experiment.Experiment.init_state = slow_init_state
 
 
 class TrainTest(parameterized.TestCase):
-
   def _assert_same_as_here(self, method, count, devices, here, fields=()):
     """Trains in `count` processes, and in this one on `here` devices each."""
     directory = self.create_tempdir().full_path
     argv = [
-        f'--config=configs/digits.py:{method},debug',
-        f'--config.train.num_steps={_NUM_STEPS}',
-        *fields,
+      f'--config=configs/digits.py:{method},debug',
+      f'--config.train.num_steps={_NUM_STEPS}',
+      *fields,
     ]
     with process_case.Processes(
-        count, directory, _TRAIN, devices=devices, argv=argv
+      count, directory, _TRAIN, devices=devices, argv=argv
     ) as run:
       self.assertEqual(run.wait(), [0] * count, run.printed)
     step, actual = process_case.final_values(directory)
@@ -260,7 +261,7 @@ class TrainTest(parameterized.TestCase):
     self._assert_same_as_here('ldc', 2, 2, (4,), [fewer])
 
   @parameterized.parameters(
-      ('vae', 2, 2), ('ldc', 2, 2), ('vae', 4, 1), ('ldc', 4, 1)
+    ('vae', 2, 2), ('ldc', 2, 2), ('vae', 4, 1), ('ldc', 4, 1)
   )
   @pytest.mark.slow
   def test_processes_train_as_devices_do(self, method, count, devices):
@@ -268,13 +269,13 @@ class TrainTest(parameterized.TestCase):
 
 
 class ResumeTest(absltest.TestCase):
-
   @pytest.mark.slow
   def test_a_pair_that_was_stopped_and_killed_ends_bit_identical(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     argv = [
-        '--config=configs/digits.py:ldc,debug', '--config.train.num_steps=300',
-        '--config.train.checkpoint_every=50',
+      '--config=configs/digits.py:ldc,debug',
+      '--config.train.num_steps=300',
+      '--config.train.checkpoint_every=50',
     ]
 
     def pair(name):
@@ -313,7 +314,7 @@ class ResumeTest(absltest.TestCase):
     with pair('parts') as run:
       self.assertEqual(run.wait(), [0, 0], run.printed)
     whole, parts = (
-        test_torture.outcome(directory / name) for name in ('whole', 'parts')
+      test_torture.outcome(directory / name) for name in ('whole', 'parts')
     )
     for name, value in whole.items():
       self.assertEqual(parts[name], value, name)

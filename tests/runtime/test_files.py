@@ -17,33 +17,32 @@ from tests.runtime import folder_case
 
 
 class AtomicFileTest(folder_case.FolderTestCase):
-
   def setUp(self):
     super().setUp()
     self.path = self.directory / 'file'
 
   def test_json_round_trips(self):
     obj = {
-        'a': [1, 2.5, None, True, 'é'],
-        'nan': {'x': math.nan, 'y': np.array([1.0, np.inf])},
-        'numpy': np.float32(0.5),
-        'jax': jnp.arange(2),
-        'tuple': (1, 2),
-        'path': pathlib.Path('runs'),
-        3: np.int64(4),
+      'a': [1, 2.5, None, True, 'é'],
+      'nan': {'x': math.nan, 'y': np.array([1.0, np.inf])},
+      'numpy': np.float32(0.5),
+      'jax': jnp.arange(2),
+      'tuple': (1, 2),
+      'path': pathlib.Path('runs'),
+      3: np.int64(4),
     }
     files.write_json(self.path, obj)
     self.assertEqual(
-        json.loads(self.path.read_text()),
-        {
-            'a': [1, 2.5, None, True, 'é'],
-            'nan': {'x': None, 'y': [1.0, None]},
-            'numpy': 0.5,
-            'jax': [0, 1],
-            'tuple': [1, 2],
-            'path': 'runs',
-            '3': 4,
-        },
+      json.loads(self.path.read_text()),
+      {
+        'a': [1, 2.5, None, True, 'é'],
+        'nan': {'x': None, 'y': [1.0, None]},
+        'numpy': 0.5,
+        'jax': [0, 1],
+        'tuple': [1, 2],
+        'path': 'runs',
+        '3': 4,
+      },
     )
 
   def test_json_refuses_what_it_cannot_hold(self):
@@ -79,7 +78,7 @@ class AtomicFileTest(folder_case.FolderTestCase):
     self.limit_file_size(1000)
     noise = np.random.default_rng(0).bytes(10_000)
     with self.assertRaisesRegex(
-        OSError, f'^{re.escape(str(self.path))} cannot be written'
+      OSError, f'^{re.escape(str(self.path))} cannot be written'
     ) as caught:
       files.write_npz(self.path, x=np.frombuffer(noise, np.uint8))
     self.assertEqual(caught.exception.errno, errno.EFBIG)
@@ -93,8 +92,8 @@ class AtomicFileTest(folder_case.FolderTestCase):
     self.assertEmpty(self.names())
 
   @parameterized.named_parameters(
-      ('missing_parent', 'a/b', 'create .*a first'),
-      ('directory', '.', 'cannot be written.*move it away'),
+    ('missing_parent', 'a/b', 'create .*a first'),
+    ('directory', '.', 'cannot be written.*move it away'),
   )
   def test_place_that_cannot_be_written(self, name, regex):
     with self.assertRaisesRegex(OSError, regex):
@@ -112,13 +111,12 @@ class AtomicFileTest(folder_case.FolderTestCase):
     plain = self.directory / 'plain'
     plain.touch()
     self.assertEqual(
-        stat.S_IMODE(self.path.stat().st_mode),
-        stat.S_IMODE(plain.stat().st_mode),
+      stat.S_IMODE(self.path.stat().st_mode),
+      stat.S_IMODE(plain.stat().st_mode),
     )
 
 
 class CheckWritableTest(folder_case.FolderTestCase):
-
   def test_what_cannot_be_written_is_known_before(self):
     path = self.directory / 'x.json'
     path.write_text('{}')
@@ -127,8 +125,8 @@ class CheckWritableTest(folder_case.FolderTestCase):
     self.assertEqual([x.name for x in self.directory.iterdir()], ['x.json'])
     self.assertEqual(path.read_text(), '{}')
     for path, reason in (
-        (self.directory / 'no' / 'x.json', 'create .*no first'),
-        (self.directory, 'a directory has this name'),
+      (self.directory / 'no' / 'x.json', 'create .*no first'),
+      (self.directory, 'a directory has this name'),
     ):
       with self.assertRaisesRegex(files.FileError, reason):
         files.check_writable(path)

@@ -11,9 +11,11 @@ from ldc_vae.runtime import health
 
 def _watch(policy, **options):
   return health.Watch(
-      policy, skipped=options.pop('skipped', 0), depth=options.pop('depth', 3),
-      seconds=60.0,
-      last_good_fn=lambda: 'run/checkpoints/5 is the last good checkpoint',
+    policy,
+    skipped=options.pop('skipped', 0),
+    depth=options.pop('depth', 3),
+    seconds=60.0,
+    last_good_fn=lambda: 'run/checkpoints/5 is the last good checkpoint',
   )
 
 
@@ -23,16 +25,15 @@ def _metrics(skipped, loss=1.0, kl=1.0):
 
 
 class WatchTest(parameterized.TestCase):
-
   def test_stop_names_the_first_step_and_its_terms(self):
     watch = _watch('stop')
     watch.add(6, _metrics(0))
     watch.add(7, _metrics(1, loss=math.nan, kl=math.inf))
     watch.add(8, _metrics(2, kl=math.nan))
     with self.assertRaisesRegex(
-        FloatingPointError,
-        r'^loss, kl not finite at step 7; run/checkpoints/5 is the last good'
-        r' checkpoint: run again with --config.train.non_finite=skip',
+      FloatingPointError,
+      r'^loss, kl not finite at step 7; run/checkpoints/5 is the last good'
+      r' checkpoint: run again with --config.train.non_finite=skip',
     ):
       watch.drain()
 
@@ -61,14 +62,14 @@ class WatchTest(parameterized.TestCase):
       watch.drain()
     self.assertLen(logs.output, 7)  # at 1, 2, 4, ..., 64
     self.assertIn(
-        'step 2: loss not finite, the update is left out (1 so far)',
-        logs.output[0],
+      'step 2: loss not finite, the update is left out (1 so far)',
+      logs.output[0],
     )
 
   def test_skip_stops_where_no_step_moves_any_more(self):
     watch = _watch('skip')
     with self.assertRaisesRegex(
-        FloatingPointError, 'at step 120, as at each of the 100 steps up to it'
+      FloatingPointError, 'at step 120, as at each of the 100 steps up to it'
     ):
       for step in range(1, 200):
         watch.add(step, _metrics(max(0, step - 20), loss=math.nan))
@@ -77,7 +78,7 @@ class WatchTest(parameterized.TestCase):
     watch = _watch('stop')
     watch.add(1, _metrics(1))
     with self.assertRaisesRegex(
-        FloatingPointError, '^the statistics of the latents not finite at'
+      FloatingPointError, '^the statistics of the latents not finite at'
     ):
       watch.drain()
 
@@ -87,7 +88,6 @@ class WatchTest(parameterized.TestCase):
 
 
 class FirstNonFiniteTest(parameterized.TestCase):
-
   @parameterized.parameters(math.nan, math.inf, -math.inf)
   def test_is_named(self, value):
     tree = {'a': jnp.zeros(2, jnp.bfloat16), 'b': {'c': jnp.arange(3.0)}}
@@ -97,20 +97,19 @@ class FirstNonFiniteTest(parameterized.TestCase):
 
 
 class AlarmsTest(parameterized.TestCase):
-
   def alarms(self, num_steps=100):
     return health.Alarms(latent_size=16, num_steps=num_steps)
 
   @parameterized.parameters(
-      ('train/posterior_std', 0.019, 0.021, 'collapsed to points'),
-      ('train/posterior_std', 2.1, 1.9, 'wider than the prior'),
-      ('train/sampler_std', 0.49, 0.51, 'a part of the latents'),
-      ('train/sampler_std', 2.1, 1.9, 'beyond the latents'),
-      ('train/kernel_mass', 0.009, 0.011, 'raise config.method.sampler'),
-      ('validation/active_units', 1.0, 2.0, 'fewer than 2 depend'),
+    ('train/posterior_std', 0.019, 0.021, 'collapsed to points'),
+    ('train/posterior_std', 2.1, 1.9, 'wider than the prior'),
+    ('train/sampler_std', 0.49, 0.51, 'a part of the latents'),
+    ('train/sampler_std', 2.1, 1.9, 'beyond the latents'),
+    ('train/kernel_mass', 0.009, 0.011, 'raise config.method.sampler'),
+    ('validation/active_units', 1.0, 2.0, 'fewer than 2 depend'),
   )
   def test_each_rings_once_and_on_its_side_of_the_threshold(
-      self, name, bad, good, part
+    self, name, bad, good, part
   ):
     alarms = self.alarms()
     self.assertEmpty(alarms.check(50, {name: good}))

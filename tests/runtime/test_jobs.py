@@ -19,31 +19,30 @@ def _job(name, code, log=None):
 
 
 class RunAllTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(
-        self.enter_context(tempfile.TemporaryDirectory())
+      self.enter_context(tempfile.TemporaryDirectory())
     )
 
   def test_tells_how_each_ended(self):
     ends = {}
     jobs.run_all(
-        [
-            _job('good', 'print("x" * 3)', self.folder / 'good.log'),
-            _job('bad', 'import sys; sys.exit("no")', self.folder / 'bad.log'),
-            _job('dead', 'import os; os.kill(os.getpid(), 9)'),
-        ],
-        1,
-        on_end=lambda end: ends.setdefault(end.job.name, end),
+      [
+        _job('good', 'print("x" * 3)', self.folder / 'good.log'),
+        _job('bad', 'import sys; sys.exit("no")', self.folder / 'bad.log'),
+        _job('dead', 'import os; os.kill(os.getpid(), 9)'),
+      ],
+      1,
+      on_end=lambda end: ends.setdefault(end.job.name, end),
     )
     self.assertEqual(
-        {name: (end.code, end.output) for name, end in ends.items()},
-        {
-            'good': (0, 'xxx\n'),
-            'bad': (1, 'no\n'),
-            'dead': (-signal.SIGKILL, ''),
-        },
+      {name: (end.code, end.output) for name, end in ends.items()},
+      {
+        'good': (0, 'xxx\n'),
+        'bad': (1, 'no\n'),
+        'dead': (-signal.SIGKILL, ''),
+      },
     )
 
   def test_a_log_grows_and_the_output_is_what_is_new(self):
@@ -51,8 +50,9 @@ class RunAllTest(absltest.TestCase):
     outputs = []
     for word in ('first', 'second'):
       jobs.run_all(
-          [_job('x', f'print("{word}")', log)], 1,
-          on_end=lambda end: outputs.append(end.output),
+        [_job('x', f'print("{word}")', log)],
+        1,
+        on_end=lambda end: outputs.append(end.output),
       )
     self.assertEqual(outputs, ['first\n', 'second\n'])
     self.assertEqual(log.read_text(), 'first\nsecond\n')
@@ -62,24 +62,24 @@ class RunAllTest(absltest.TestCase):
       self.skipTest('one core, or cores that cannot be pinned')
     # each ends when it sees the other: one after the other they never would
     code = (
-        'import os, pathlib, sys, time\n'
-        'mine, other = map(pathlib.Path, {!r})\n'
-        'mine.touch()\n'
-        'for _ in range(300):\n'
-        '  if other.exists(): break\n'
-        '  time.sleep(0.05)\n'
-        'else: sys.exit(1)\n'
-        'print(*sorted(os.sched_getaffinity(0)))'
+      'import os, pathlib, sys, time\n'
+      'mine, other = map(pathlib.Path, {!r})\n'
+      'mine.touch()\n'
+      'for _ in range(300):\n'
+      '  if other.exists(): break\n'
+      '  time.sleep(0.05)\n'
+      'else: sys.exit(1)\n'
+      'print(*sorted(os.sched_getaffinity(0)))'
     )
     a, b = str(self.folder / 'a'), str(self.folder / 'b')
     ends = []
     jobs.run_all(
-        [
-            _job('a', code.format((a, b)), self.folder / 'a.log'),
-            _job('b', code.format((b, a)), self.folder / 'b.log'),
-        ],
-        2,
-        on_end=ends.append,
+      [
+        _job('a', code.format((a, b)), self.folder / 'a.log'),
+        _job('b', code.format((b, a)), self.folder / 'b.log'),
+      ],
+      2,
+      on_end=ends.append,
     )
     self.assertEqual([end.code for end in ends], [0, 0])
     first, second = (set(end.output.split()) for end in ends)
@@ -98,18 +98,18 @@ class RunAllTest(absltest.TestCase):
     log = self.folder / 'long.log'
     with self.assertRaises(KeyboardInterrupt):
       jobs.run_all(
-          [
-              _job('long', 'import time; time.sleep(60)', log),
-              _job('short', ''),
-              _job('never', ''),
-          ],
-          2,
-          on_end=on_end,
+        [
+          _job('long', 'import time; time.sleep(60)', log),
+          _job('short', ''),
+          _job('never', ''),
+        ],
+        2,
+        on_end=on_end,
       )
     self.assertLess(time.monotonic() - started, 30.0)
     self.assertEqual(
-        [(end.job.name, end.code) for end in ends],
-        [('short', 0), ('long', None)],
+      [(end.job.name, end.code) for end in ends],
+      [('short', 0), ('long', None)],
     )
 
   def test_all_have_ended_even_if_on_end_raises(self):
@@ -128,8 +128,9 @@ class RunAllTest(absltest.TestCase):
       with mock.patch.object(jobs.subprocess, 'Popen', start):
         with self.assertRaisesRegex(OSError, 'disk full'):
           jobs.run_all(
-              [_job('a', code), _job('b', code), _job('c', '')], 3,
-              on_end=on_end,
+            [_job('a', code), _job('b', code), _job('c', '')],
+            3,
+            on_end=on_end,
           )
     self.assertLen(processes, 3)
     for each in processes:
@@ -138,20 +139,24 @@ class RunAllTest(absltest.TestCase):
   def test_the_environment_is_passed_on(self):
     ends = []
     jobs.run_all(
-        [_job('x', 'import os; print(os.environ["X_Y"])', self.folder / 'l')],
-        1, on_end=ends.append, env={**os.environ, 'X_Y': 'z'},
+      [_job('x', 'import os; print(os.environ["X_Y"])', self.folder / 'l')],
+      1,
+      on_end=ends.append,
+      env={**os.environ, 'X_Y': 'z'},
     )
     self.assertEqual(ends[0].output, 'z\n')
 
 
 class CoreSharesTest(absltest.TestCase):
-
   def test_are_disjoint(self):
     self.assertEqual(jobs.core_shares(1), [None])
-    with absltest.mock.patch.object(
+    with (
+      absltest.mock.patch.object(
         os, 'sched_getaffinity', lambda pid: {3, 1, 2, 0, 7}, create=True
-    ), absltest.mock.patch.object(
+      ),
+      absltest.mock.patch.object(
         os, 'sched_setaffinity', lambda pid, cores: None, create=True
+      ),
     ):
       self.assertEqual(jobs.core_shares(2), [(0, 1, 2), (3, 7)])
 

@@ -16,7 +16,6 @@ from tests.runtime import folder_case
 
 
 class LockTest(folder_case.FolderTestCase):
-
   def test_workdir_is_made_and_left_clean(self):
     workdir = self.directory / 'runs' / 'digits'
     with lock.lock_workdir(workdir):
@@ -37,7 +36,7 @@ class LockTest(folder_case.FolderTestCase):
   def test_second_is_refused_by_name(self):
     with lock.lock_workdir(self.directory):
       with self.assertRaisesRegex(
-          OSError, f'in use by process {os.getpid()} on .*another --workdir'
+        OSError, f'in use by process {os.getpid()} on .*another --workdir'
       ):
         with lock.lock_workdir(self.directory):
           self.fail('entered')
@@ -94,7 +93,7 @@ class LockTest(folder_case.FolderTestCase):
           time.sleep(60)
     """)
     with subprocess.Popen(
-        [sys.executable, '-c', child], stdout=subprocess.PIPE, text=True
+      [sys.executable, '-c', child], stdout=subprocess.PIPE, text=True
     ) as process:
       self.assertEqual(process.stdout.readline(), 'locked\n')
       with self.assertRaisesRegex(lock.LockedError, str(process.pid)):
@@ -114,8 +113,8 @@ class LockTest(folder_case.FolderTestCase):
     with lock.lock_workdir(self.directory):
       pass
     self.assertEqual(
-        self.names(),
-        {'notes.tmp', '.bash_history-01234.tmp', '.x.0123456789ab.tmp'},
+      self.names(),
+      {'notes.tmp', '.bash_history-01234.tmp', '.x.0123456789ab.tmp'},
     )
 
   def test_what_is_being_written_is_left_alone(self):

@@ -13,27 +13,32 @@ from absl.testing import parameterized
 from ldc_vae.runtime import memory
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-class KeepFreedMemoryTest(parameterized.TestCase):
 
+
+class KeepFreedMemoryTest(parameterized.TestCase):
   @parameterized.parameters(
-      ('cpu', ['/dev/nvidiactl'], True),  # an accelerator that is not used
-      ('', [], True),
-      ('', ['/dev/nvidiactl'], False),
-      ('cuda', [], False),
+    ('cpu', ['/dev/nvidiactl'], True),  # an accelerator that is not used
+    ('', [], True),
+    ('', ['/dev/nvidiactl'], False),
+    ('cuda', [], False),
   )
   def test_only_where_the_cpu_computes(self, platforms, nodes, expected):
     options = []
     library = absltest.mock.Mock()
     library.mallopt = lambda *option: options.append(option) or 1
-    self.enter_context(absltest.mock.patch.dict(
-        os.environ, JAX_PLATFORMS=platforms
-    ))
+    self.enter_context(
+      absltest.mock.patch.dict(os.environ, JAX_PLATFORMS=platforms)
+    )
     for module, name, value in (
-        (memory.glob, 'glob', lambda pattern: [
-            node for node in nodes if fnmatch.fnmatch(node, pattern)
-        ]),
-        (memory.platform, 'libc_ver', lambda: ('glibc', '2.36')),
-        (memory.ctypes, 'CDLL', lambda unused_name: library),
+      (
+        memory.glob,
+        'glob',
+        lambda pattern: [
+          node for node in nodes if fnmatch.fnmatch(node, pattern)
+        ],
+      ),
+      (memory.platform, 'libc_ver', lambda: ('glibc', '2.36')),
+      (memory.ctypes, 'CDLL', lambda unused_name: library),
     ):
       self.enter_context(absltest.mock.patch.object(module, name, value))
     self.assertEqual(memory.keep_freed_memory(), expected)
@@ -43,20 +48,24 @@ class KeepFreedMemoryTest(parameterized.TestCase):
     if platform.libc_ver()[0] != 'glibc':
       self.skipTest('no glibc')
     code = (
-        'import resource, numpy as np\n'
-        'from ldc_vae.runtime import memory\n'
-        'assert memory.keep_freed_memory()\n'
-        'def faults():\n'
-        '  np.ones(10**7)\n'  # 80 MB, which glibc would give back
-        '  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
-        'faults()\n'
-        'before = faults()\n'
-        'print(faults() - before)\n'
+      'import resource, numpy as np\n'
+      'from ldc_vae.runtime import memory\n'
+      'assert memory.keep_freed_memory()\n'
+      'def faults():\n'
+      '  np.ones(10**7)\n'  # 80 MB, which glibc would give back
+      '  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+      'faults()\n'
+      'before = faults()\n'
+      'print(faults() - before)\n'
     )
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
     output = subprocess.run(
-        (sys.executable, '-c', code), cwd=_ROOT, env=environment, check=True,
-        capture_output=True, text=True,
+      (sys.executable, '-c', code),
+      cwd=_ROOT,
+      env=environment,
+      check=True,
+      capture_output=True,
+      text=True,
     ).stdout
     self.assertLess(int(output), 1000)  # of 19,532 pages
 

@@ -13,7 +13,6 @@ from tests.runtime import folder_case
 
 
 class MetricWriterTest(folder_case.FolderTestCase):
-
   def setUp(self):
     super().setUp()
     self.path = self.directory / 'metrics.jsonl'
@@ -30,22 +29,22 @@ class MetricWriterTest(folder_case.FolderTestCase):
     with metric_writer_lib.MetricWriter(self.path) as metric_writer:
       metric_writer.write(1, {'train/loss': 0.5})
       self.assertEqual(
-          self.path.read_text(), '{"step": 1, "train/loss": 0.5}\n'
+        self.path.read_text(), '{"step": 1, "train/loss": 0.5}\n'
       )
 
   @parameterized.named_parameters(
-      ('int', 2, 2.0),
-      ('float32', np.float32(0.1), float(np.float32(0.1))),
-      ('jax', jnp.float32(0.5), 0.5),
-      ('bfloat16', jnp.bfloat16(0.5), 0.5),
-      ('one_element', np.ones((1, 1)), 1.0),
-      ('float64', 0.1 + 0.2, 0.1 + 0.2),
+    ('int', 2, 2.0),
+    ('float32', np.float32(0.1), float(np.float32(0.1))),
+    ('jax', jnp.float32(0.5), 0.5),
+    ('bfloat16', jnp.bfloat16(0.5), 0.5),
+    ('one_element', np.ones((1, 1)), 1.0),
+    ('float64', 0.1 + 0.2, 0.1 + 0.2),
   )
   def test_value_is_exact(self, value, expected):
     with metric_writer_lib.MetricWriter(self.path) as metric_writer:
       metric_writer.write(np.int64(3), {'x': value})
     self.assertEqual(
-        metric_writer_lib.read_metrics(self.path), [{'step': 3, 'x': expected}]
+      metric_writer_lib.read_metrics(self.path), [{'step': 3, 'x': expected}]
     )
 
   @parameterized.parameters(math.nan, math.inf, -math.inf, None)
@@ -57,8 +56,8 @@ class MetricWriterTest(folder_case.FolderTestCase):
     self.assertTrue(math.isnan(row['x']))
 
   @parameterized.named_parameters(
-      ('step', {'step': 1.0}, "metric name 'step'"),
-      ('array', {'x': np.ones(3)}, r'metric x has shape \(3,\)'),
+    ('step', {'step': 1.0}, "metric name 'step'"),
+    ('array', {'x': np.ones(3)}, r'metric x has shape \(3,\)'),
   )
   def test_refuses(self, metrics, regex):
     with metric_writer_lib.MetricWriter(self.path) as metric_writer:

@@ -10,13 +10,11 @@ from ldc_vae.runtime import progress as progress_lib
 
 
 class _Terminal(io.StringIO):
-
   def isatty(self):
     return True
 
 
 class ProgressBarTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.now = 100.0
@@ -27,7 +25,7 @@ class ProgressBarTest(absltest.TestCase):
   def run_steps(self, file, num_steps=100, seconds=1.0, initial=0):
     """Runs `num_steps` steps of so many seconds; the first takes 50."""
     with progress_lib.ProgressBar(
-        num_steps, initial=initial, file=file
+      num_steps, initial=initial, file=file
     ) as progress:
       self.now += 50.0
       for step in range(initial + 1, num_steps + 1):

@@ -11,15 +11,16 @@ from tests import config_case
 
 
 class DescribeTest(config_case.FileTestCase):
-
   def test_names_the_commit_and_its_modification(self):
     tracked = pathlib.Path(self.write('tracked', 'a'))
 
     def git(*args):
       who = ('-c', 'user.name=a', '-c', 'user.email=a@b')
       return subprocess.run(
-          ('git', '-C', str(self.folder), *who, *args),
-          check=True, capture_output=True, text=True,
+        ('git', '-C', str(self.folder), *who, *args),
+        check=True,
+        capture_output=True,
+        text=True,
       ).stdout.strip()
 
     git('init', '-q')
@@ -27,12 +28,12 @@ class DescribeTest(config_case.FileTestCase):
     git('commit', '-qm', 'a')
     with absltest.mock.patch.object(provenance, 'ROOT', self.folder):
       self.assertEqual(
-          provenance.describe()['git_commit'], git('rev-parse', 'HEAD')
+        provenance.describe()['git_commit'], git('rev-parse', 'HEAD')
       )
       tracked.write_text('b')
       self.assertEqual(
-          provenance.describe()['git_commit'],
-          git('rev-parse', 'HEAD') + '+dirty',
+        provenance.describe()['git_commit'],
+        git('rev-parse', 'HEAD') + '+dirty',
       )
 
   def test_there_is_no_commit_inside_another_repository(self):

@@ -63,7 +63,6 @@ def call_and_signal(*args, **kwargs):
 
 
 class StopTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.dir = self.create_tempdir().full_path
@@ -81,7 +80,7 @@ class StopTest(parameterized.TestCase):
     self.assertLess(signals.GRACE, 9.0)
 
   def test_a_run_stops_when_what_started_it_has_died(self):
-    run = '''
+    run = """
 import os, time
 from ldc_vae.runtime import signals
 with signals.watch():
@@ -90,15 +89,17 @@ with signals.watch():
     time.sleep(60)
   finally:
     print('stopped', flush=True)
-'''
-    starter = f'''
+"""
+    starter = f"""
 import sys
 from ldc_vae.runtime import jobs
 jobs.run_all([jobs.Job('run', (sys.executable, '-c', {run!r}))], 1)
-'''
+"""
     with subprocess.Popen(
-        (sys.executable, '-c', starter),
-        cwd=_ROOT, stdout=subprocess.PIPE, text=True,
+      (sys.executable, '-c', starter),
+      cwd=_ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
     ) as process:
       self.assertGreater(int(process.stdout.readline()), 0)
       process.kill()
@@ -107,26 +108,26 @@ jobs.run_all([jobs.Job('run', (sys.executable, '-c', {run!r}))], 1)
       self.assertEqual(process.stdout.read(), 'stopped\n')
     self.assertLess(time.monotonic() - start, 10.0)
 
-
   @parameterized.parameters(
-      ('progress.ProgressBar', 'update', 3, 'SIGHUP', 3),
-      ('datasets', 'eval_batches', 1, 'SIGTERM', 7),
-      # XLA is at work when the interpreter is to end
-      ('classifier', '_train_step', 9, 'SIGINT', _NUM_STEPS),
+    ('progress.ProgressBar', 'update', 3, 'SIGHUP', 3),
+    ('datasets', 'eval_batches', 1, 'SIGTERM', 7),
+    # XLA is at work when the interpreter is to end
+    ('classifier', '_train_step', 9, 'SIGINT', _NUM_STEPS),
   )
   @pytest.mark.slow
   def test_a_run_that_is_stopped_ends_in_order_and_continues(
-      self, owner, name, call, signame, saved
+    self, owner, name, call, signame, saved
   ):
     argv = [
-        f'--config.train.num_steps={_NUM_STEPS}',
-        '--config.train.validate_every=7', '--config.train.checkpoint_every=20',
+      f'--config.train.num_steps={_NUM_STEPS}',
+      '--config.train.validate_every=7',
+      '--config.train.checkpoint_every=20',
     ]
     folder = pathlib.Path(self.dir)
 
     def run(workdir, code, before=''):
       with process_case.Processes(
-          1, folder / workdir, argv=argv, before=before
+        1, folder / workdir, argv=argv, before=before
       ) as run:
         run.await_line('signal at' if before else '')
         start = time.monotonic()
@@ -137,23 +138,20 @@ jobs.run_all([jobs.Job('run', (sys.executable, '-c', {run!r}))], 1)
       run('whole', 0)
       shutil.rmtree(folder / 'cache')
       before = _SIGNAL.format(owner=owner, name=name, call=call, sig=signame)
-      seconds, printed = run(
-          'parts', 128 + getattr(signal, signame), before
-      )
+      seconds, printed = run('parts', 128 + getattr(signal, signame), before)
       self.assertLess(seconds, 10.0)
       self.assertRegex(printed, '(?m)^interrupted.*same command continues')
       self.assertNotRegex(printed, 'Traceback|terminate called')
       self.assertEqual(process_case.final_values(folder / 'parts')[0], saved)
       run('parts', 0)
     whole, parts = (
-        test_torture.outcome(folder / name) for name in ('whole', 'parts')
+      test_torture.outcome(folder / name) for name in ('whole', 'parts')
     )
     del whole['checkpoints'], parts['checkpoints']  # one more, of the stop
     self.assertEqual(parts, whole)
 
 
 class WatchTest(absltest.TestCase):
-
   def test_watches_nest(self):
     before = signal.getsignal(signal.SIGTERM)
     with signals.watch() as outer, signals.watch() as inner:

@@ -31,27 +31,27 @@ _SECONDS = 600  # of one attempt, on a busy machine
 _NUM_STEPS = 120
 _SAVE_EVERY = 20
 _COMMAND = (
-    sys.executable,
-    '-m',
-    'ldc_vae.main',
-    f'--config.train.num_steps={_NUM_STEPS}',
-    f'--config.train.checkpoint_every={_SAVE_EVERY}',
-    '--config.train.log_every=1',
-    '--config.evaluate.num_samples=64',
-    '--config.evaluate.num_nll_images=32',
+  sys.executable,
+  '-m',
+  'ldc_vae.main',
+  f'--config.train.num_steps={_NUM_STEPS}',
+  f'--config.train.checkpoint_every={_SAVE_EVERY}',
+  '--config.train.log_every=1',
+  '--config.evaluate.num_samples=64',
+  '--config.evaluate.num_nll_images=32',
 )
 _LONG = ('--config=configs/digits.py:ldc,debug',)
 _SHORT = (
-    '--config=configs/digits.py:vae,debug',
-    '--config.evaluate.samplers=prior',
-    '--config.evaluate.importance_samples=0',
+  '--config=configs/digits.py:vae,debug',
+  '--config.evaluate.samplers=prior',
+  '--config.evaluate.importance_samples=0',
 )
 # Of time, not of the run.
 _CLOCKS = (
-    'train/images_per_sec',
-    'wall_seconds',
-    'time/sample_10k_latents_seconds',
-    'time/sample_10k_seconds',
+  'train/images_per_sec',
+  'wall_seconds',
+  'time/sample_10k_latents_seconds',
+  'time/sample_10k_seconds',
 )
 
 
@@ -80,18 +80,18 @@ class Attempt:
     self._resumed = max([0, *checkpoint_folder.steps(workdir / 'checkpoints')])
     self._rows, self._inode = self.step(), self._metrics_inode()
     env = dict(
-        os.environ,
-        NPROC='32',
-        JAX_PLATFORMS='cpu',
-        XLA_FLAGS=device_case.xla_flags(1),
-        JAX_ENABLE_COMPILATION_CACHE=str(use_cache).lower(),
+      os.environ,
+      NPROC='32',
+      JAX_PLATFORMS='cpu',
+      XLA_FLAGS=device_case.xla_flags(1),
+      JAX_ENABLE_COMPILATION_CACHE=str(use_cache).lower(),
     )
     with open(f'{workdir}.log', 'ab') as log:
       self.process = subprocess.Popen(
-          (*_COMMAND, *fields, f'--workdir={workdir}'),
-          cwd=_ROOT,
-          env=env,
-          stderr=log,
+        (*_COMMAND, *fields, f'--workdir={workdir}'),
+        cwd=_ROOT,
+        env=env,
+        stderr=log,
       )
 
   def wait(self):
@@ -190,8 +190,8 @@ def outcome(workdir):
   leaves = manifest.read_values(path, manifest.read(path))
   results = json.loads((workdir / 'results.json').read_text())
   rows = [
-      json.loads(line)
-      for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
   ]
   for row in [results, *rows]:
     for name in _CLOCKS:
@@ -199,22 +199,20 @@ def outcome(workdir):
   with np.load(workdir / 'samples.npz') as file:
     samples = {name: (x.shape, x.tobytes()) for name, x in file.items()}
   return {
-      # an older one, too, where a kill came before it was deleted
-      'checkpoints': checkpoint_folder.steps(directory)[-2:],
-      'no checkpoints': [
-          each.name for each in directory.iterdir()
-          if not each.name.isdecimal()
-      ],
-      'leaves': {name: x.tobytes() for name, x in leaves.items()},
-      'results': results,
-      'metrics': rows,
-      'samples': samples,
-      'files': sorted(each.name for each in workdir.iterdir()),
+    # an older one, too, where a kill came before it was deleted
+    'checkpoints': checkpoint_folder.steps(directory)[-2:],
+    'no checkpoints': [
+      each.name for each in directory.iterdir() if not each.name.isdecimal()
+    ],
+    'leaves': {name: x.tobytes() for name, x in leaves.items()},
+    'results': results,
+    'metrics': rows,
+    'samples': samples,
+    'files': sorted(each.name for each in workdir.iterdir()),
   }
 
 
 class TortureTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     device_case.train_judge('configs/digits.py:vae,debug')

@@ -5,10 +5,12 @@ import numpy as np
 # Two clusters in 3-D: shares, means, and the axes of their Gaussians.
 SHARES = (0.25, 0.75)
 MEANS = np.array([[4.0, -6.0, 1.0], [10.0, -4.0, 1.0]])
-AXES = np.array([
+AXES = np.array(
+  [
     [[0.5, 0.0, 0.0], [0.4, 0.4, 0.0], [0.0, 0.0, 0.6]],
     [[0.8, 0.0, 0.3], [0.0, 0.7, 0.0], [0.0, 0.0, 0.5]],
-])
+  ]
+)
 
 
 def two_clusters(num: int, seed: int = 0) -> np.ndarray:
@@ -19,7 +21,7 @@ def two_clusters(num: int, seed: int = 0) -> np.ndarray:
 
 
 def check_clusters(
-    case, draws: np.ndarray, *, share: float, mean: float, covariance: float
+  case, draws: np.ndarray, *, share: float, mean: float, covariance: float
 ) -> None:
   """Asserts that draws have each cluster's share, mean and covariance.
 
@@ -37,7 +39,7 @@ def check_clusters(
     case.assertAlmostEqual(len(own) / len(draws), SHARES[k], delta=share)
     np.testing.assert_allclose(own.mean(axis=0), MEANS[k], atol=mean)
     np.testing.assert_allclose(
-        np.cov(own, rowvar=False), AXES[k].T @ AXES[k], atol=covariance
+      np.cov(own, rowvar=False), AXES[k].T @ AXES[k], atol=covariance
     )
 
 

@@ -25,34 +25,35 @@ def _random_params(dim):
   params = coupling_flow.init(jax.random.key(0), dim)
   rng = np.random.default_rng(0)
   return jax.tree.map_with_path(
-      lambda path, x: x
+    lambda path, x: (
+      x
       if 'rotation' in jax.tree_util.keystr(path)
-      else x + np.asarray(0.1 * rng.normal(size=x.shape), np.float32),
-      params,
+      else x + np.asarray(0.1 * rng.normal(size=x.shape), np.float32)
+    ),
+    params,
   )
 
 
 class FitTest(parameterized.TestCase):
-
   def test_two_clusters_are_matched(self):
     with (
-        absltest.mock.patch.multiple(
-            coupling_flow,
-            _WIDTH=32,
-            _NUM_LAYERS=4,
-            _NUM_BINS=6,
-            _BATCH_SIZE=200,
-            _LEARNING_RATE=5e-3,
-        ),
-        device_case.optimised(
-            coupling_flow, '_train', static_argnames='num_steps'
-        ),
+      absltest.mock.patch.multiple(
+        coupling_flow,
+        _WIDTH=32,
+        _NUM_LAYERS=4,
+        _NUM_BINS=6,
+        _BATCH_SIZE=200,
+        _LEARNING_RATE=5e-3,
+      ),
+      device_case.optimised(
+        coupling_flow, '_train', static_argnames='num_steps'
+      ),
     ):
       z = latent_case.two_clusters(5000)
       draws = coupling_flow.fit(z, seed=0, num_steps=500)(5000, 0)
     # as in test_flow_matching.py; some draws lie between the clusters
     latent_case.check_clusters(
-        self, draws, share=0.03, mean=0.1, covariance=0.15
+      self, draws, share=0.03, mean=0.1, covariance=0.15
     )
 
   def test_draws_depend_on_the_seeds_alone(self):
@@ -78,13 +79,10 @@ class FitTest(parameterized.TestCase):
 
 
 class SplineTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     rng = np.random.default_rng(1)
-    self.free = [
-        rng.normal(size=size).astype(np.float32) for size in (5, 5, 4)
-    ]
+    self.free = [rng.normal(size=size).astype(np.float32) for size in (5, 5, 4)]
     self.spline = functools.partial(coupling_flow.spline, bound=2.0)
     self.x = np.linspace(-2.5, 2.5, 201, dtype=np.float32)
 
@@ -110,7 +108,7 @@ class SplineTest(parameterized.TestCase):
     value = lambda x: self.spline(x, *self.free)[0]
     expected = jnp.log(jax.vmap(jax.grad(value))(self.x))
     np.testing.assert_allclose(
-        self._map(self.x)[1], expected, rtol=1e-4, atol=1e-5
+      self._map(self.x)[1], expected, rtol=1e-4, atol=1e-5
     )
 
   def test_passes_its_knots(self):
@@ -132,7 +130,6 @@ class SplineTest(parameterized.TestCase):
 
 @absltest.mock.patch.multiple(coupling_flow, **_SMALL)
 class TransformTest(parameterized.TestCase):
-
   @parameterized.parameters(1, 2, 5)
   def test_comes_back(self, dim):
     params = _random_params(dim)
@@ -156,7 +153,6 @@ class TransformTest(parameterized.TestCase):
 
 @absltest.mock.patch.multiple(coupling_flow, **_SMALL)
 class LogProbTest(parameterized.TestCase):
-
   def test_integrates_to_1(self):
     params = _random_params(2)
     line = np.arange(-12.0, 12.0, 0.03, dtype=np.float32)

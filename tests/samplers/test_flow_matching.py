@@ -19,22 +19,21 @@ def _fit_few(z, seed):
 
 
 class FitTest(parameterized.TestCase):
-
   def test_two_clusters_are_matched(self):
     with (
-        absltest.mock.patch.multiple(
-            flow_matching, _WIDTH=64, _BATCH_SIZE=256, _LEARNING_RATE=3e-3
-        ),
-        device_case.optimised(
-            flow_matching, '_train', static_argnames='num_steps'
-        ),
+      absltest.mock.patch.multiple(
+        flow_matching, _WIDTH=64, _BATCH_SIZE=256, _LEARNING_RATE=3e-3
+      ),
+      device_case.optimised(
+        flow_matching, '_train', static_argnames='num_steps'
+      ),
     ):
       z = latent_case.two_clusters(5000)
       draws = flow_matching.fit(z, seed=0, num_steps=1500)(5000, 0)
     # A share of 5000 errs by 0.006, as that of the latents; a mean of 1250 of
     # deviation 0.64 by 0.02; the net by as much again.
     latent_case.check_clusters(
-        self, draws, share=0.03, mean=0.1, covariance=0.12
+      self, draws, share=0.03, mean=0.1, covariance=0.12
     )
 
   def test_draws_depend_on_the_seeds_alone(self):
@@ -60,7 +59,6 @@ class FitTest(parameterized.TestCase):
 
 
 class VelocityTest(parameterized.TestCase):
-
   def test_starts_as_that_of_the_normal_law(self):
     net = flow_matching.Velocity(8, 1)
     u = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -72,16 +70,17 @@ class VelocityTest(parameterized.TestCase):
 
 
 class MatchingLossTest(parameterized.TestCase):
-
   def test_matches_a_loop(self):
     rng = np.random.default_rng(0)
     noise, ends = rng.normal(size=(2, 4, 3)).astype(np.float32)
     times = rng.random(4).astype(np.float32)
     velocity_fn = lambda u, t: jnp.sin(u) * t[:, None]
-    expected = np.mean([
+    expected = np.mean(
+      [
         np.sum((np.sin((1 - t) * x + t * y) * t - (y - x)) ** 2)
         for x, y, t in zip(noise, ends, times, strict=True)
-    ])
+      ]
+    )
     with jax.numpy_rank_promotion('raise'):
       actual = flow_matching.matching_loss(velocity_fn, noise, ends, times)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
@@ -99,14 +98,13 @@ class MatchingLossTest(parameterized.TestCase):
       return 3.0 + (1.0 + tilt) * gain * (u - 3.0 * t)
 
     loss = lambda tilt: flow_matching.matching_loss(
-        functools.partial(velocity, tilt=tilt), noise, ends, times
+      functools.partial(velocity, tilt=tilt), noise, ends, times
     )
     self.assertLess(loss(0.0), loss(0.1))
     self.assertLess(loss(0.0), loss(-0.1))
 
 
 class HeunTest(parameterized.TestCase):
-
   @parameterized.parameters(1, 2, 5)
   def test_is_the_second_order_of_an_exponential(self, num_steps):
     start = np.array([[1.0], [-2.0]], np.float32)
@@ -125,21 +123,21 @@ class HeunTest(parameterized.TestCase):
 
     with jax.disable_jit():
       flow_matching.heun(
-          velocity_fn, jnp.zeros((1, 1)), flow_matching._HEUN_STEPS
+        velocity_fn, jnp.zeros((1, 1)), flow_matching._HEUN_STEPS
       )
     self.assertEqual(count, flow_matching.NUM_EVALUATIONS)
 
   def test_keeps_the_normal_law_where_the_net_is_0(self):
     net = flow_matching.create_net()
     shapes = jax.eval_shape(
-        net.init, jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1)
+      net.init, jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1)
     )
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     key = jax.random.key(1)
     draws = flow_matching.draws(params, key, (50, 2))
     # u(t) = s(t) u(0): back at u(0), up to the steps' error
     np.testing.assert_allclose(
-        draws, jax.random.normal(key, (50, 2)), rtol=2e-3
+      draws, jax.random.normal(key, (50, 2)), rtol=2e-3
     )
 
 

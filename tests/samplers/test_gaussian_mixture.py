@@ -13,22 +13,21 @@ from tests.samplers import latent_case
 
 
 class FitTest(parameterized.TestCase):
-
   def test_two_clusters_are_matched(self):
     z = latent_case.two_clusters(5000)
     draws = gaussian_mixture.fit(z, 2, seed=0)(20_000, 0)
     latent_case.check_clusters(
-        self, draws, share=0.02, mean=0.08, covariance=0.08
+      self, draws, share=0.02, mean=0.08, covariance=0.08
     )
 
   def test_draws_depend_on_the_seeds_alone(self):
     latent_case.check_seeds(
-        self, lambda z, seed: gaussian_mixture.fit(z, 7, seed=seed)
+      self, lambda z, seed: gaussian_mixture.fit(z, 7, seed=seed)
     )
 
   def test_latents_may_be_constant_or_few(self):
     latent_case.check_odd_latents(
-        self, lambda z, seed: gaussian_mixture.fit(z, 1, seed=seed)
+      self, lambda z, seed: gaussian_mixture.fit(z, 1, seed=seed)
     )
 
   def test_components_may_outnumber_different_latents(self):
@@ -48,7 +47,6 @@ class FitTest(parameterized.TestCase):
 
 
 class MaximiseTest(parameterized.TestCase):
-
   @parameterized.parameters(1, 2, 5)
   def test_ends_where_scikit_learn_does(self, num_components):
     u = latent_case.two_clusters(700)
@@ -56,15 +54,15 @@ class MaximiseTest(parameterized.TestCase):
     labels = np.argsort(np.argsort(u[:, 0])) * num_components // len(u)
     start = np.eye(num_components)[labels]
     theirs = mixture.GaussianMixture(
-        num_components, reg_covar=1e-6, tol=1e-3, max_iter=1000
+      num_components, reg_covar=1e-6, tol=1e-3, max_iter=1000
     )
     with (
-        warnings.catch_warnings(),
-        absltest.mock.patch.object(
-            mixture.GaussianMixture,
-            '_initialize_parameters',
-            lambda self, x, random_state, xp=None: self._initialize(x, start),
-        ),
+      warnings.catch_warnings(),
+      absltest.mock.patch.object(
+        mixture.GaussianMixture,
+        '_initialize_parameters',
+        lambda self, x, random_state, xp=None: self._initialize(x, start),
+      ),
     ):
       warnings.simplefilter('ignore')
       theirs.fit(u)
@@ -72,9 +70,7 @@ class MaximiseTest(parameterized.TestCase):
     self.assertLess(gain, 1e-3)
     np.testing.assert_allclose(ours.shares, theirs.weights_, rtol=1e-6)
     np.testing.assert_allclose(ours.means, theirs.means_, atol=1e-6)
-    np.testing.assert_allclose(
-        ours.covariances, theirs.covariances_, atol=1e-6
-    )
+    np.testing.assert_allclose(ours.covariances, theirs.covariances_, atol=1e-6)
 
   def test_is_the_same_in_blocks(self):
     u = latent_case.two_clusters(70) - [9.0, -5.0, 1.0]
@@ -87,26 +83,23 @@ class MaximiseTest(parameterized.TestCase):
 
 
 class JointLogProbsTest(parameterized.TestCase):
-
   def test_are_those_of_scipy(self):
     law = gaussian_mixture.Mixture(
-        np.array(latent_case.SHARES),
-        latent_case.MEANS,
-        np.einsum('kde,kdf->kef', latent_case.AXES, latent_case.AXES),
+      np.array(latent_case.SHARES),
+      latent_case.MEANS,
+      np.einsum('kde,kdf->kef', latent_case.AXES, latent_case.AXES),
     )
     u = latent_case.two_clusters(6)
     expected = np.stack(
-        [
-            np.log(law.shares[k])
-            + stats.multivariate_normal.logpdf(
-                u, law.means[k], law.covariances[k]
-            )
-            for k in range(2)
-        ],
-        axis=1,
+      [
+        np.log(law.shares[k])
+        + stats.multivariate_normal.logpdf(u, law.means[k], law.covariances[k])
+        for k in range(2)
+      ],
+      axis=1,
     )
     np.testing.assert_allclose(
-        gaussian_mixture.joint_log_probs(law, u), expected, rtol=1e-9
+      gaussian_mixture.joint_log_probs(law, u), expected, rtol=1e-9
     )
 
 

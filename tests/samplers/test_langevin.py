@@ -13,7 +13,7 @@ from tests import device_case
 
 _ANGLES = 2.0 * np.pi * np.arange(8) / 8
 _MODES = np.array([10.0, -5.0]) + 3.0 * np.stack(
-    [np.cos(_ANGLES), np.sin(_ANGLES)], axis=1
+  [np.cos(_ANGLES), np.sin(_ANGLES)], axis=1
 )
 
 
@@ -32,16 +32,13 @@ def _masses(z):
 
 
 class FitTest(parameterized.TestCase):
-
   def test_a_ring_of_gaussians_is_found(self):
     truth = _ring(2000, seed=1)
     with (
-        absltest.mock.patch.multiple(
-            langevin, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
-        ),
-        device_case.optimised(
-            langevin, '_train', static_argnames='num_steps'
-        ),
+      absltest.mock.patch.multiple(
+        langevin, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
+      ),
+      device_case.optimised(langevin, '_train', static_argnames='num_steps'),
     ):
       sample_fn = langevin.fit(_ring(4000), seed=0, num_steps=1200)
       draws = sample_fn(2000, 0)
@@ -53,7 +50,7 @@ class FitTest(parameterized.TestCase):
     self.assertLess(np.max(_masses(draws)), 1.3)
     self.assertLess(np.mean(_masses(gaussian)), 0.5)
     distance = lambda z: float(
-        latent.mmd(jnp.asarray(z, jnp.float32), jnp.asarray(truth, jnp.float32))
+      latent.mmd(jnp.asarray(z, jnp.float32), jnp.asarray(truth, jnp.float32))
     )
     self.assertLess(distance(draws), 0.1 * distance(gaussian))
 
@@ -71,7 +68,7 @@ class FitTest(parameterized.TestCase):
     z = _ring(100) @ np.array([[1.0, 0.5], [0.0, 0.02]])
     draws = langevin.fit(z, seed=0, num_steps=3)(5000, 0)
     np.testing.assert_allclose(
-        np.cov(draws, rowvar=False), np.cov(z, rowvar=False), rtol=0.15
+      np.cov(draws, rowvar=False), np.cov(z, rowvar=False), rtol=0.15
     )
 
   def test_a_constant_latent_stays_constant(self):
@@ -102,7 +99,6 @@ class FitTest(parameterized.TestCase):
 
 
 class WhitenedEnergyTest(parameterized.TestCase):
-
   def test_is_that_of_the_normal_law_where_f_is_0(self):
     net = langevin.create_net()
     u = np.array([1.0, -2.0], np.float32)

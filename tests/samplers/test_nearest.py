@@ -14,11 +14,10 @@ def _fit(z, seed):
 
 
 class FitTest(parameterized.TestCase):
-
   def test_two_clusters_are_matched(self):
     draws = _fit(latent_case.two_clusters(5000), 0)(20_000, 0)
     latent_case.check_clusters(
-        self, draws, share=0.03, mean=0.1, covariance=0.1
+      self, draws, share=0.03, mean=0.1, covariance=0.1
     )
 
   def test_draws_depend_on_the_seeds_alone(self):
@@ -59,7 +58,6 @@ class FitTest(parameterized.TestCase):
 
 
 class MedianDistanceTest(parameterized.TestCase):
-
   def test_matches_a_loop(self):
     points = np.random.default_rng(0).normal(size=(9, 3))
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -69,8 +67,9 @@ class MedianDistanceTest(parameterized.TestCase):
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
   def test_copies_have_no_distance(self):
-    self.assertEqual(nearest.median_distance(np.ones((4, 2)), np.ones((4, 2))),
-                     0.0)
+    self.assertEqual(
+      nearest.median_distance(np.ones((4, 2)), np.ones((4, 2))), 0.0
+    )
 
 
 if __name__ == '__main__':

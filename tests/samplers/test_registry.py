@@ -15,7 +15,6 @@ def _two_clusters(num: int) -> np.ndarray:
 
 
 class FitTest(parameterized.TestCase):
-
   @parameterized.parameters('prior', 'gaussian', 'gmm_1', 'gmm_2', 'gmm_7')
   def test_draws_depend_on_the_seed_alone(self, name):
     z = _two_clusters(100)
@@ -34,14 +33,16 @@ class FitTest(parameterized.TestCase):
     # sqrt(2 / 40,000) of 19, that is 0.14: four of each.
     np.testing.assert_allclose(draws.mean(axis=0), z.mean(axis=0), atol=0.09)
     np.testing.assert_allclose(
-        np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.55
+      np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.55
     )
 
   def test_the_prior_is_standard_whatever_the_latents(self):
     draws = registry.fit('prior', 100.0 + _two_clusters(10))(40_000, 0)
     np.testing.assert_allclose(draws.mean(axis=0), 0.0, atol=0.02)
     np.testing.assert_allclose(
-        np.cov(draws, rowvar=False), np.eye(2), atol=0.03  # four errors
+      np.cov(draws, rowvar=False),
+      np.eye(2),
+      atol=0.03,  # four errors
     )
 
   def test_a_mixture_finds_clusters_and_their_mass(self):
@@ -72,12 +73,12 @@ class FitTest(parameterized.TestCase):
       self.assertEqual(registry.fit(name, _two_clusters(9))(0, 0).shape, (0, 2))
 
   @parameterized.parameters(
-      'gmm', 'gmm_', 'gmm_K', 'gmm_-1', 'gmm_2x', 'prior_3', 'vamp', ''
+    'gmm', 'gmm_', 'gmm_K', 'gmm_-1', 'gmm_2x', 'prior_3', 'vamp', ''
   )
   def test_an_unknown_name_lists_the_known(self, name):
     with self.assertRaisesRegex(
-        ValueError,
-        'known: .*, gaussian, gmm_K, langevin, .*prior, .*two_stage',
+      ValueError,
+      'known: .*, gaussian, gmm_K, langevin, .*prior, .*two_stage',
     ):
       registry.fit(name, _two_clusters(10))
 
@@ -87,7 +88,7 @@ class FitTest(parameterized.TestCase):
       registry.fit(name, _two_clusters(num))
 
   @parameterized.product(
-      name=('prior', 'gaussian', 'gmm_2'), value=(np.nan, np.inf)
+    name=('prior', 'gaussian', 'gmm_2'), value=(np.nan, np.inf)
   )
   def test_latents_that_are_not_finite_are_refused(self, name, value):
     z = _two_clusters(10)

@@ -20,11 +20,11 @@ from tests import device_case
 from tests.samplers import latent_case
 
 _OPTIONS = sampler_options.SamplerOptions(
-    sampler_mass=1.5,
-    temperature_start=2.0,
-    temperature_end=0.02,
-    temperature_fraction=0.5,
-    gradient_penalty=0.3,
+  sampler_mass=1.5,
+  temperature_start=2.0,
+  temperature_end=0.02,
+  temperature_fraction=0.5,
+  gradient_penalty=0.3,
 )
 _NUM, _DIM = 8, 3
 
@@ -45,31 +45,28 @@ def _normal(rng, *shape: int) -> np.ndarray:
 
 
 class TemperatureTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (0.0, 2.0), (0.25, 0.2), (0.5, 0.02), (0.75, 0.02), (1.0, 0.02)
+    (0.0, 2.0), (0.25, 0.2), (0.5, 0.02), (0.75, 0.02), (1.0, 0.02)
   )
   def test_falls_geometrically_and_then_rests(self, progress, expected):
     actual = sampler_net.repulsion_temperature(
-        progress, start=2.0, end=0.02, fraction=0.5
+      progress, start=2.0, end=0.02, fraction=0.5
     )
     # float32 power
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 class ObjectiveTest(chex.TestCase):
-
   def setUp(self):
     super().setUp()
     self.enter_context(jax.numpy_rank_promotion('raise'))
     rng = np.random.default_rng(0)
     self.params = {
-        'sampler': {
-            'matrix': _normal(rng, _DIM, _DIM), 'shift': _normal(rng, _DIM)
-        },
-        'energy': {
-            'weights': _normal(rng, _DIM), 'phase': _normal(rng, _DIM)
-        },
+      'sampler': {
+        'matrix': _normal(rng, _DIM, _DIM),
+        'shift': _normal(rng, _DIM),
+      },
+      'energy': {'weights': _normal(rng, _DIM), 'phase': _normal(rng, _DIM)},
     }
     self.noise, self.aggregate = _normal(rng, 2, _NUM, _DIM)
     self.at_aggregate = np.arange(_NUM) % 3 == 0
@@ -78,24 +75,24 @@ class ObjectiveTest(chex.TestCase):
     """`sampler_net.objective` at a quarter of the training."""
     axis_name = options.pop('axis_name', None)
     return sampler_net.objective(
-        params,
-        noise,
-        aggregate,
-        at_aggregate,
-        0.25,
-        sampler_fn=_sampler_fn,
-        energy_fn=_energy_fn,
-        options=dataclasses.replace(_OPTIONS, **options),
-        axis_name=axis_name,
+      params,
+      noise,
+      aggregate,
+      at_aggregate,
+      0.25,
+      sampler_fn=_sampler_fn,
+      energy_fn=_energy_fn,
+      options=dataclasses.replace(_OPTIONS, **options),
+      axis_name=axis_name,
     )
 
   def _grad(self, **options):
     """Gradients by the weights, and metrics."""
     grad_fn = jax.jit(
-        jax.grad(functools.partial(self._objective, **options), has_aux=True)
+      jax.grad(functools.partial(self._objective, **options), has_aux=True)
     )
     return jax.device_get(
-        grad_fn(self.params, self.noise, self.aggregate, self.at_aggregate)
+      grad_fn(self.params, self.noise, self.aggregate, self.at_aggregate)
     )
 
   def _scores(self):
@@ -108,7 +105,8 @@ class ObjectiveTest(chex.TestCase):
     """-J^T phi / n of the affine sampler's two weights."""
     cotangent = -direction / _NUM
     return {
-        'matrix': self.noise.T @ cotangent, 'shift': np.sum(cotangent, axis=0)
+      'matrix': self.noise.T @ cotangent,
+      'shift': np.sum(cotangent, axis=0),
     }
 
   def test_sampler_follows_the_normalised_direction(self):
@@ -127,25 +125,27 @@ class ObjectiveTest(chex.TestCase):
       masses.append(mass)
     # float32, 8 particles
     chex.assert_trees_all_close(
-        grads['sampler'], self._pulled_back(np.stack(rows)), rtol=1e-4,
-        atol=1e-5,
+      grads['sampler'],
+      self._pulled_back(np.stack(rows)),
+      rtol=1e-4,
+      atol=1e-5,
     )
     np.testing.assert_allclose(metrics['temperature'], temperature, rtol=1e-5)
     np.testing.assert_allclose(
-        metrics['kernel_mass'], np.mean(masses) - 1.0, rtol=1e-4
+      metrics['kernel_mass'], np.mean(masses) - 1.0, rtol=1e-4
     )
     np.testing.assert_allclose(
-        metrics['sampler_std'], np.mean(np.std(u, axis=0)), rtol=1e-5
+      metrics['sampler_std'], np.mean(np.std(u, axis=0)), rtol=1e-5
     )
 
   def test_without_svgd_it_descends_the_energy(self):
     grads, metrics = self._grad(sampler_svgd=False)
     _, scores = self._scores()
     chex.assert_trees_all_close(
-        grads['sampler'], self._pulled_back(scores), rtol=1e-4, atol=1e-6
+      grads['sampler'], self._pulled_back(scores), rtol=1e-4, atol=1e-6
     )
     self.assertSameElements(
-        metrics, ('sampler_std', 'energy_gap', 'gradient_penalty')
+      metrics, ('sampler_std', 'energy_gap', 'gradient_penalty')
     )
 
   def test_kernel_is_of_the_aggregate_not_of_the_particles(self):
@@ -162,7 +162,7 @@ class ObjectiveTest(chex.TestCase):
 
     def loss_fn(params):
       return energy.paired_loss(
-          _energy_fn, params, self.aggregate, u, self.at_aggregate, 0.3
+        _energy_fn, params, self.aggregate, u, self.at_aggregate, 0.3
       )
 
     grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True))
@@ -175,7 +175,7 @@ class ObjectiveTest(chex.TestCase):
   def test_aggregate_latents_do_not_move(self):
     by_aggregate = jax.grad(self._objective, argnums=2, has_aux=True)
     grads, _ = jax.jit(by_aggregate)(
-        self.params, self.noise, self.aggregate, self.at_aggregate
+      self.params, self.noise, self.aggregate, self.at_aggregate
     )
     np.testing.assert_array_equal(grads, np.zeros((_NUM, _DIM)))
 
@@ -187,18 +187,18 @@ class ObjectiveTest(chex.TestCase):
     def grad_fn(noise, aggregate, at_aggregate):
       objective_fn = functools.partial(self._objective, axis_name='devices')
       return jax.lax.pmean(
-          jax.grad(objective_fn, has_aux=True)(
-              self.params, noise, aggregate, at_aggregate
-          ),
-          'devices',
+        jax.grad(objective_fn, has_aux=True)(
+          self.params, noise, aggregate, at_aggregate
+        ),
+        'devices',
       )
 
     mapped = getattr(jax, mapping)(grad_fn, axis_name='devices')
     grads, metrics = jax.tree.map(
-        lambda x: x[0],
-        jax.jit(mapped)(
-            split(self.noise), split(self.aggregate), split(self.at_aggregate)
-        ),
+      lambda x: x[0],
+      jax.jit(mapped)(
+        split(self.noise), split(self.aggregate), split(self.at_aggregate)
+      ),
     )
     # float32 means in another order
     chex.assert_trees_all_close(grads, expected, rtol=1e-4, atol=1e-5)
@@ -243,14 +243,19 @@ def _mixture_masses(z: np.ndarray) -> np.ndarray:
 
 def _fit_few(z, seed):
   with absltest.mock.patch.multiple(
-      sampler_net, _BATCH_SIZE=32, _MOMENT_DRAWS=1000, _SAMPLER_WIDTH=8,
-      _SAMPLER_BLOCKS=1, _ENERGY_WIDTH=8, _ENERGY_BLOCKS=1,
+    sampler_net,
+    _BATCH_SIZE=32,
+    _MOMENT_DRAWS=1000,
+    _SAMPLER_WIDTH=8,
+    _SAMPLER_BLOCKS=1,
+    _ENERGY_WIDTH=8,
+    _ENERGY_BLOCKS=1,
   ):
     sample_fn = sampler_net.fit(z, seed=seed, num_steps=3)
 
   def sample(num, seed):
     with absltest.mock.patch.multiple(
-        sampler_net, _SAMPLER_WIDTH=8, _SAMPLER_BLOCKS=1
+      sampler_net, _SAMPLER_WIDTH=8, _SAMPLER_BLOCKS=1
     ):
       return sample_fn(num, seed)
 
@@ -258,34 +263,43 @@ def _fit_few(z, seed):
 
 
 class FitTest(parameterized.TestCase):
-
   def _fit(self, z, num_steps, num_draws):
     """Draws of a small net after a short training, and its metrics."""
     with (
-        absltest.mock.patch.multiple(
-            sampler_net, _SAMPLER_WIDTH=64, _SAMPLER_BLOCKS=2, _ENERGY_WIDTH=64,
+      absltest.mock.patch.multiple(
+        sampler_net,
+        _SAMPLER_WIDTH=64,
+        _SAMPLER_BLOCKS=2,
+        _ENERGY_WIDTH=64,
+      ),
+      device_case.optimised(
+        sampler_net,
+        '_train',
+        static_argnames=(
+          'num_steps',
+          'batch_size',
+          'learning_rate',
+          'options',
         ),
-        device_case.optimised(
-            sampler_net,
-            '_train',
-            static_argnames=(
-                'num_steps', 'batch_size', 'learning_rate', 'options',
-            ),
-        ),
+      ),
     ):
       sample_fn = sampler_net.fit(
-          z, seed=0, num_steps=num_steps, batch_size=128, learning_rate=4e-3
+        z, seed=0, num_steps=num_steps, batch_size=128, learning_rate=4e-3
       )
       return sample_fn(num_draws, 0), sample_fn.metrics
 
   def _check_acts(self, metrics, num_steps):
     """Asserts that the kernel acts, and that the repulsion does."""
     self.assertSameElements(
-        metrics,
-        (
-            'energy_gap', 'gradient_penalty', 'kernel_mass', 'repulsion_share',
-            'sampler_std', 'temperature',
-        ),
+      metrics,
+      (
+        'energy_gap',
+        'gradient_penalty',
+        'kernel_mass',
+        'repulsion_share',
+        'sampler_std',
+        'temperature',
+      ),
     )
     self.assertEqual(metrics['kernel_mass'].shape, (num_steps,))
     last = metrics['kernel_mass'][-num_steps // 10 :]
@@ -307,7 +321,7 @@ class FitTest(parameterized.TestCase):
     # set by 50,000 draws, and seen by 20,000: deviations of 1.4 and 2
     np.testing.assert_allclose(draws.mean(axis=0), z.mean(axis=0), atol=0.06)
     np.testing.assert_allclose(
-        np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.08
+      np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.08
     )
 
   def test_modes_have_their_masses_in_many_dimensions(self):
@@ -321,7 +335,7 @@ class FitTest(parameterized.TestCase):
     self._check_acts(metrics, 1000)
     np.testing.assert_allclose(draws.mean(axis=0), z.mean(axis=0), atol=0.1)
     np.testing.assert_allclose(
-        np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.25
+      np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.25
     )
 
   def test_one_gaussian_covers_none_of_them_so(self):
@@ -352,7 +366,7 @@ class FitTest(parameterized.TestCase):
   def test_a_mass_above_the_batch_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'mass=300.0 of 256 points'):
       sampler_net.fit(
-          latent_case.two_clusters(10), seed=0, num_steps=1, sampler_mass=300.0
+        latent_case.two_clusters(10), seed=0, num_steps=1, sampler_mass=300.0
       )
 
   def test_latents_that_are_not_finite_are_refused(self):

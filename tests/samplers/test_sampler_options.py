@@ -9,7 +9,6 @@ from ldc_vae.samplers import sampler_options
 
 
 class SamplerOptionsTest(absltest.TestCase):
-
   def test_are_fields_of_the_method_with_their_values(self):
     options = dataclasses.asdict(sampler_options.SamplerOptions())
     fields = dataclasses.asdict(ldc.Ldc())

@@ -11,7 +11,6 @@ from tests.samplers import latent_case
 
 
 class WhitenTest(parameterized.TestCase):
-
   def test_u_is_uncorrelated_and_of_deviation_1(self):
     u, _ = training.whiten(latent_case.two_clusters(500))
     self.assertEqual(u.dtype, np.float32)
@@ -39,7 +38,6 @@ class WhitenTest(parameterized.TestCase):
 
 
 class CheckTest(parameterized.TestCase):
-
   def test_weights_that_are_not_finite_are_told(self):
     training.check_trained({'w': np.ones(2)}, 7, 'net')
     with self.assertRaisesRegex(ValueError, 'the net diverged within num_st'):
@@ -57,7 +55,6 @@ class CheckTest(parameterized.TestCase):
 
 
 class TrainTest(parameterized.TestCase):
-
   def test_finds_the_mean(self):
     u = jnp.asarray(np.random.default_rng(0).normal(size=(40, 2)) + [3.0, -1.0])
 
@@ -66,14 +63,14 @@ class TrainTest(parameterized.TestCase):
       return jnp.mean(jnp.sum(jnp.square(rows - params), axis=1))
 
     params = training.train(
-        loss_fn,
-        jnp.zeros(2),
-        u,
-        jax.random.key(0),
-        400,
-        batch_size=64,
-        learning_rate=0.1,
-        ema_decay=0.9,
+      loss_fn,
+      jnp.zeros(2),
+      u,
+      jax.random.key(0),
+      400,
+      batch_size=64,
+      learning_rate=0.1,
+      ema_decay=0.9,
     )
     # 64 rows have the mean within 1 / 8; the end of the cosine averages many
     np.testing.assert_allclose(params, u.mean(axis=0), atol=0.05)
@@ -82,19 +79,17 @@ class TrainTest(parameterized.TestCase):
     # Adam with a gradient of 1 moves by the rate, here 1, (1 + cos) / 2 in all
     # 2 steps: to -1, -1.5. The average weighs 1 / 10, then 2 / 11 of the old.
     params = training.train(
-        lambda params, rows, key: params,
-        jnp.zeros(()),
-        jnp.zeros((3, 1)),
-        jax.random.key(0),
-        2,
-        batch_size=1,
-        learning_rate=1.0,
-        ema_decay=0.9,
+      lambda params, rows, key: params,
+      jnp.zeros(()),
+      jnp.zeros((3, 1)),
+      jax.random.key(0),
+      2,
+      batch_size=1,
+      learning_rate=1.0,
+      ema_decay=0.9,
     )
     first = -0.9
-    np.testing.assert_allclose(
-        params, 2 / 11 * first - 9 / 11 * 1.5, rtol=1e-5
-    )
+    np.testing.assert_allclose(params, 2 / 11 * first - 9 / 11 * 1.5, rtol=1e-5)
 
 
 if __name__ == '__main__':

@@ -19,13 +19,12 @@ def _ring(num):
 
 
 class FitTest(parameterized.TestCase):
-
   def test_a_ring_is_found(self):
     with (
-        absltest.mock.patch.multiple(
-            two_stage, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=3e-3
-        ),
-        device_case.optimised(two_stage, '_train', static_argnames='num_steps'),
+      absltest.mock.patch.multiple(
+        two_stage, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=3e-3
+      ),
+      device_case.optimised(two_stage, '_train', static_argnames='num_steps'),
     ):
       sample_fn = two_stage.fit(_ring(4000), seed=0, num_steps=3000)
       radii = np.linalg.norm(sample_fn(2000, 0) - [10.0, -5.0], axis=1)
@@ -51,7 +50,7 @@ class FitTest(parameterized.TestCase):
     def draw(log_scale):
       params['params']['log_scale'] = np.float32(log_scale)
       with absltest.mock.patch.object(
-          two_stage, '_train', return_value={'decoder': params}
+        two_stage, '_train', return_value={'decoder': params}
       ):
         z = two_stage.fit(latents, seed=0)(num, 0)
       return (z - latents.mean(axis=0)) / latents.std(axis=0)
@@ -60,7 +59,7 @@ class FitTest(parameterized.TestCase):
     noise = (draw(0.3) - decoded) / np.exp(0.3)
     # four errors of a deviation, and of a correlation: none with u
     np.testing.assert_allclose(
-        noise.std(axis=0), [1.0, 1.0], rtol=4 / np.sqrt(2 * num)
+      noise.std(axis=0), [1.0, 1.0], rtol=4 / np.sqrt(2 * num)
     )
     self.assertGreater(decoded.std(), 0.3)
     correlations = np.corrcoef(noise, decoded, rowvar=False)
@@ -79,14 +78,13 @@ class FitTest(parameterized.TestCase):
 
 
 class NegativeElboTest(parameterized.TestCase):
-
   def test_is_above_the_entropy_of_the_latents(self):
     # -ELBO >= cross entropy >= entropy, here of N(0, I).
     z = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
     key = jax.random.key(0)
     params = {
-        'encoder': jax.jit(two_stage.Encoder().init)(key, z[:1]),
-        'decoder': jax.jit(two_stage.Decoder().init)(key, z[:1]),
+      'encoder': jax.jit(two_stage.Encoder().init)(key, z[:1]),
+      'decoder': jax.jit(two_stage.Decoder().init)(key, z[:1]),
     }
     entropy = -np.mean(jax.jit(jax.vmap(elbo.standard_normal_log_prob))(z))
     value = jax.jit(two_stage.negative_elbo)(params, z, key)
@@ -97,16 +95,16 @@ class NegativeElboTest(parameterized.TestCase):
     z = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     key = jax.random.key(0)
     shapes = {
-        'encoder': jax.eval_shape(two_stage.Encoder().init, key, z[:1]),
-        'decoder': jax.eval_shape(two_stage.Decoder().init, key, z[:1]),
+      'encoder': jax.eval_shape(two_stage.Encoder().init, key, z[:1]),
+      'decoder': jax.eval_shape(two_stage.Decoder().init, key, z[:1]),
     }
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     params['decoder']['params']['log_scale'] = np.float32(0.3)
     expected = np.mean(
-        np.sum(0.5 * (z / np.exp(0.3)) ** 2 + 0.3, axis=1)
+      np.sum(0.5 * (z / np.exp(0.3)) ** 2 + 0.3, axis=1)
     ) + 1.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(
-        jax.jit(two_stage.negative_elbo)(params, z, key), expected, rtol=1e-6
+      jax.jit(two_stage.negative_elbo)(params, z, key), expected, rtol=1e-6
     )
 
 

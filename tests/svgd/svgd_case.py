@@ -11,16 +11,16 @@ from ldc_vae import svgd
 
 SCALES = (0.5, 1.0, 3.0)
 FUNCTIONS = {
-    'rbf': svgd.rbf_kernel,
-    'imq': svgd.imq_kernel,
-    'multi_scale': functools.partial(svgd.multi_scale_kernel, scales=SCALES),
-    'linear': svgd.linear_kernel,
+  'rbf': svgd.rbf_kernel,
+  'imq': svgd.imq_kernel,
+  'multi_scale': functools.partial(svgd.multi_scale_kernel, scales=SCALES),
+  'linear': svgd.linear_kernel,
 }
 OBJECTS = {
-    'rbf': svgd.rbf,
-    'imq': svgd.imq,
-    'multi_scale': functools.partial(svgd.multi_scale, scales=SCALES),
-    'linear': svgd.linear,
+  'rbf': svgd.rbf,
+  'imq': svgd.imq,
+  'multi_scale': functools.partial(svgd.multi_scale, scales=SCALES),
+  'linear': svgd.linear,
 }
 
 
@@ -48,15 +48,15 @@ def _linear_reference(x, y, h):
 
 
 REFERENCES = {
-    'rbf': _rbf_reference,
-    'imq': _imq_reference,
-    'multi_scale': _multi_scale_reference,
-    'linear': _linear_reference,
+  'rbf': _rbf_reference,
+  'imq': _imq_reference,
+  'multi_scale': _multi_scale_reference,
+  'linear': _linear_reference,
 }
 
 
 def direction_reference(
-    particles, scores, name, h, *, off_diagonal, temperature=1.0
+  particles, scores, name, h, *, off_diagonal, temperature=1.0
 ):
   """The equation of the module's docstring as a double loop in float64."""
   z, s = particles.astype(np.float64), scores.astype(np.float64)
@@ -85,12 +85,12 @@ def row_sums(particles, name, h, *, off_diagonal=False):
   """sum_j k(z_j, z_i) of each i, shape [n, 1], by loops."""
   z = particles.astype(np.float64)
   sums = [
-      sum(
-          REFERENCES[name](z[j], z[i], h)[0]
-          for j in range(len(z))
-          if not (off_diagonal and i == j)
-      )
-      for i in range(len(z))
+    sum(
+      REFERENCES[name](z[j], z[i], h)[0]
+      for j in range(len(z))
+      if not (off_diagonal and i == j)
+    )
+    for i in range(len(z))
   ]
   return np.array(sums)[:, None]
 
@@ -104,7 +104,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 def direction(particles, scores, kernel, **options):
   """`svgd.svgd_direction`, compiled as one."""
   direction_fn = functools.partial(
-      svgd.svgd_direction, kernel=kernel, **options
+    svgd.svgd_direction, kernel=kernel, **options
   )
   return jax.jit(direction_fn)(particles, scores)
 
@@ -112,9 +112,9 @@ def direction(particles, scores, kernel, **options):
 def assert_products_are_exact(test, program) -> None:
   """Fails for a lowered program with a matrix product below float32."""
   products = [
-      line
-      for line in program.as_text().splitlines()
-      if 'stablehlo.dot_general' in line
+    line
+    for line in program.as_text().splitlines()
+    if 'stablehlo.dot_general' in line
   ]
   test.assertNotEmpty(products)
   for line in products:

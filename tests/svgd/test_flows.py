@@ -28,9 +28,10 @@ def _flow_reference(particles, targets, scales):
     for i in range(n):
       w = [math.exp(-np.linalg.norm(u[i] - b) / (scale * unit)) for b in y]
       v = [
-          0.0 if j == i
-          else math.exp(-np.linalg.norm(u[i] - u[j]) / (scale * unit))
-          for j in range(n)
+        0.0
+        if j == i
+        else math.exp(-np.linalg.norm(u[i] - u[j]) / (scale * unit))
+        for j in range(n)
       ]
       to_y = sum(weight * b for weight, b in zip(w, y)) / sum(w)
       to_u = sum(weight * b for weight, b in zip(v, u)) / sum(v)
@@ -41,13 +42,12 @@ def _flow_reference(particles, targets, scales):
 
 
 class SmoothedFlowTest(svgd_case.StrictTest):
-
   @parameterized.parameters((8, 8), (9, 5))
   def test_matches_loop(self, n, m):
     particles, targets = _normal(0, n, 4), _normal(1, m, 4) + 1.0
     scales = (0.05, 0.2, 1.0)
     actual = jax.jit(functools.partial(svgd.smoothed_flow, scales=scales))(
-        particles, targets
+      particles, targets
     )
     expected = _flow_reference(particles, targets, scales)
     # float32 distances over the least scale 0.05: their rounding times 20
@@ -60,13 +60,13 @@ class SmoothedFlowTest(svgd_case.StrictTest):
     expected = jax.jit(whole_fn)(particles, targets)
     parts = particles.reshape(4, 4, 4), targets.reshape(4, 6, 4)
     flow_fn = functools.partial(
-        svgd.smoothed_flow, scales=scales, axis_name='devices'
+      svgd.smoothed_flow, scales=scales, axis_name='devices'
     )
     for mapped in (jax.pmap, jax.vmap):
       actual = jax.jit(mapped(flow_fn, axis_name='devices'))(*parts)
       # float32; distances over the least scale
       np.testing.assert_allclose(
-          actual.reshape(16, 4), expected, rtol=1e-4, atol=1e-5
+        actual.reshape(16, 4), expected, rtol=1e-4, atol=1e-5
       )
 
   def test_all_products_are_in_full_precision(self):

@@ -18,16 +18,15 @@ _normal = svgd_case.normal
 
 
 class KernelTest(svgd_case.StrictTest):
-
   @parameterized.product(name=('rbf', 'imq', 'multi_scale', 'linear'))
   def test_function_matches_reference(self, name):
     x, y = _normal(0, 2, 4)
     value_and_grad = jax.value_and_grad(
-        functools.partial(_FUNCTIONS[name], bandwidth=0.7)
+      functools.partial(_FUNCTIONS[name], bandwidth=0.7)
     )
     actual = jax.jit(value_and_grad)(x, y)
     expected = _REFERENCES[name](
-        x.astype(np.float64), y.astype(np.float64), 0.7
+      x.astype(np.float64), y.astype(np.float64), 0.7
     )
     # float32, 4 dimensions; an exponent of 10 multiplies its rounding by 10
     chex.assert_trees_all_close(actual, expected, rtol=1e-5)
@@ -41,9 +40,9 @@ class KernelTest(svgd_case.StrictTest):
     np.testing.assert_array_equal(gradient, np.zeros(4))
     hessian = jax.jit(jax.hessian(kernel_fn))(x, x)
     curvature = {  # k = 1 - c |x - y|^2 + ..., so that k'' = -2 c
-        'rbf': -2.0 / 0.7,
-        'imq': -1.0 / 0.7,
-        'multi_scale': -2.0 / 0.7 * np.mean([1 / scale for scale in _SCALES]),
+      'rbf': -2.0 / 0.7,
+      'imq': -1.0 / 0.7,
+      'multi_scale': -2.0 / 0.7 * np.mean([1 / scale for scale in _SCALES]),
     }[name]
     # float32, a handful of operations
     np.testing.assert_allclose(hessian, curvature * np.eye(4), rtol=1e-5)

@@ -19,7 +19,7 @@ _normal = svgd_case.normal
 def _quadratic_energy(precision, z):
   """sum_d precision_d (z_d - 1)^2 / 2 of z [..., D]."""
   return 0.5 * jnp.sum(
-      jnp.broadcast_to(precision, z.shape) * jnp.square(z - 1.0), axis=-1
+    jnp.broadcast_to(precision, z.shape) * jnp.square(z - 1.0), axis=-1
   )
 
 
@@ -29,7 +29,6 @@ def _quadratic_score(precision, z):
 
 
 class SteinParticlesTest(svgd_case.StrictTest):
-
   def setUp(self):
     super().setUp()
     self.z = _normal(0, 3, 5, 4)  # [B, K, D]
@@ -37,11 +36,11 @@ class SteinParticlesTest(svgd_case.StrictTest):
 
   def _loss(self, z, precision, temperature=1.0, off_diagonal=True, **kwargs):
     particles = svgd.stein_particles(
-        z,
-        svgd.rbf(),
-        off_diagonal=off_diagonal,
-        temperature=temperature,
-        **kwargs,
+      z,
+      svgd.rbf(),
+      off_diagonal=off_diagonal,
+      temperature=temperature,
+      **kwargs,
     )
     return jnp.mean(_quadratic_energy(precision, particles))
 
@@ -53,36 +52,36 @@ class SteinParticlesTest(svgd_case.StrictTest):
   def _expected(self, temperature=1.0, off_diagonal=True, bandwidth=None):
     """-phi / (B K), set by set, from scores by hand."""
     directions = [
-        _direction_reference(
-            z,
-            _quadratic_score(self.precision, z),
-            'rbf',
-            bandwidth or _mean_bandwidth_reference(z),
-            off_diagonal=off_diagonal,
-            temperature=temperature,
-        )
-        for z in self.z
+      _direction_reference(
+        z,
+        _quadratic_score(self.precision, z),
+        'rbf',
+        bandwidth or _mean_bandwidth_reference(z),
+        off_diagonal=off_diagonal,
+        temperature=temperature,
+      )
+      for z in self.z
     ]
     return -np.stack(directions) / 15
 
   @parameterized.product(off_diagonal=(False, True), block_size=(None, 2))
   def test_gradient_is_minus_phi_over_count(self, off_diagonal, block_size):
     actual = self._grad(
-        self.z,
-        self.precision,
-        off_diagonal=off_diagonal,
-        block_size=block_size,
+      self.z,
+      self.precision,
+      off_diagonal=off_diagonal,
+      block_size=block_size,
     )
     # float32, 5 terms
     np.testing.assert_allclose(
-        actual, self._expected(off_diagonal=off_diagonal), rtol=1e-5, atol=1e-6
+      actual, self._expected(off_diagonal=off_diagonal), rtol=1e-5, atol=1e-6
     )
 
   def test_scale_of_the_sets_count_is_free(self):
     # each of two copies of the batch gets half the gradient of one
     one = self._grad(self.z, self.precision)
     two = np.asarray(
-        self._grad(np.concatenate([self.z, self.z]), self.precision)
+      self._grad(np.concatenate([self.z, self.z]), self.precision)
     )
     # float32, halving is exact
     np.testing.assert_allclose(2.0 * two[:3], one, rtol=1e-6, atol=1e-8)
@@ -100,7 +99,7 @@ class SteinParticlesTest(svgd_case.StrictTest):
       actual, by_temperature = grad_fn(self.z, self.precision, temperature)
       # float32, 5 terms
       np.testing.assert_allclose(
-          actual, self._expected(temperature), rtol=1e-5, atol=1e-6
+        actual, self._expected(temperature), rtol=1e-5, atol=1e-6
       )
       self.assertEqual(float(by_temperature), 0.0)
 
@@ -111,7 +110,7 @@ class SteinParticlesTest(svgd_case.StrictTest):
       actual, by_bandwidth = grad_fn(self.z, h)
       # float32, 5 terms
       np.testing.assert_allclose(
-          actual, self._expected(bandwidth=h), rtol=1e-5, atol=1e-6
+        actual, self._expected(bandwidth=h), rtol=1e-5, atol=1e-6
       )
       self.assertEqual(float(by_bandwidth), 0.0)
 
@@ -125,19 +124,19 @@ class SteinParticlesTest(svgd_case.StrictTest):
     self.z = np.float32(1.5) * noise
     # float32, 60 terms: J' = noise, contracted with -phi / count
     np.testing.assert_allclose(
-        gradient, np.sum(noise * self._expected()), rtol=1e-5
+      gradient, np.sum(noise * self._expected()), rtol=1e-5
     )
 
   def test_bfloat16_particles_get_a_bfloat16_gradient_near_it(self):
     gradient = self._grad(
-        jnp.asarray(self.z, jnp.bfloat16), jnp.asarray(self.precision)
+      jnp.asarray(self.z, jnp.bfloat16), jnp.asarray(self.precision)
     )
     self.assertEqual(gradient.dtype, jnp.bfloat16)
     # the particles are rounded, all sums are float32's; bfloat16 has 8 bits
     rounded = np.asarray(jnp.asarray(self.z, jnp.bfloat16).astype(np.float32))
     self.assertGreater(np.max(np.abs(rounded - self.z)), 1e-3)
     np.testing.assert_allclose(
-        gradient.astype(np.float32), self._expected(), atol=2e-3
+      gradient.astype(np.float32), self._expected(), atol=2e-3
     )
 
   def test_float64_particles_keep_their_digits(self):
@@ -149,10 +148,10 @@ class SteinParticlesTest(svgd_case.StrictTest):
     np.testing.assert_allclose(gradient, self._expected(), rtol=1e-11)
 
   @parameterized.parameters(
-      (True, 'rbf', None), (False, 'rbf', 3), (True, 'linear', None)
+    (True, 'rbf', None), (False, 'rbf', 3), (True, 'linear', None)
   )
   def test_sharded_set_has_the_whole_sets_gradient(
-      self, off_diagonal, kernel, block
+    self, off_diagonal, kernel, block
   ):
     noise = _normal(4, 16, 3)
     precision = self.precision[:3]
@@ -160,11 +159,11 @@ class SteinParticlesTest(svgd_case.StrictTest):
 
     def loss_fn(weights, noise, axis_name):
       particles = svgd.stein_particles(
-          noise @ weights,
-          kernel,
-          off_diagonal=off_diagonal,
-          block_size=block,
-          axis_name=axis_name,
+        noise @ weights,
+        kernel,
+        off_diagonal=off_diagonal,
+        block_size=block,
+        axis_name=axis_name,
       )
       return jnp.mean(_quadratic_energy(precision, particles))
 
@@ -189,7 +188,6 @@ class SteinParticlesTest(svgd_case.StrictTest):
 
 
 class FollowTest(svgd_case.StrictTest):
-
   def test_gradient_is_minus_the_direction_over_n(self):
     particles, direction = _normal(0, 6, 3), _normal(1, 6, 3)
     grad_fn = jax.jit(jax.grad(svgd.follow, argnums=(0, 1)))

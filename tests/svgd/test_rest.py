@@ -22,11 +22,11 @@ def _run_persistent(particles, kernel, *, rate, num_steps, temperature=1.0):
 
   def body(particles, _):
     direction = svgd.svgd_direction(
-        particles,
-        -particles,
-        kernel,
-        off_diagonal=False,
-        temperature=temperature,
+      particles,
+      -particles,
+      kernel,
+      off_diagonal=False,
+      temperature=temperature,
     )
     return particles + rate * direction, None
 
@@ -44,10 +44,10 @@ def _affine_variance(*, off_diagonal, temperature, n, dim, num_steps, rate):
   def loss_fn(params, noise):
     particles = params['shift'] + jnp.exp(params['log_std']) * noise
     particles = svgd.stein_particles(
-        particles,
-        svgd.rbf(),
-        off_diagonal=off_diagonal,
-        temperature=temperature,
+      particles,
+      svgd.rbf(),
+      off_diagonal=off_diagonal,
+      temperature=temperature,
     )
     return jnp.mean(0.5 * jnp.sum(jnp.square(particles), axis=-1))
 
@@ -58,8 +58,8 @@ def _affine_variance(*, off_diagonal, temperature, n, dim, num_steps, rate):
     return params, jnp.mean(jnp.exp(2.0 * params['log_std']))
 
   start = {
-      'shift': np.full((1, dim), 0.5, np.float32),
-      'log_std': np.full((1, dim), -0.7, np.float32),
+    'shift': np.full((1, dim), 0.5, np.float32),
+    'log_std': np.full((1, dim), -0.7, np.float32),
   }
   keys = jax.random.split(jax.random.key(0), num_steps)
   variances = jax.jit(lambda start: jax.lax.scan(body, start, keys)[1])(start)
@@ -77,10 +77,10 @@ class LawTest(svgd_case.StrictTest):
     # freedom): variance = log(n + 1) / D at the factor f = 1.
     n, dim = 16, 64
     particles = _run_persistent(
-        _normal(0, n, dim),
-        svgd.rbf('mean', factor=factor),
-        rate=1.0,
-        num_steps=3000,
+      _normal(0, n, dim),
+      svgd.rbf('mean', factor=factor),
+      rate=1.0,
+      num_steps=3000,
     )
     variance = np.mean(np.var(particles, axis=0, ddof=1))
     k = (n + 1) ** (-1.0 / factor)
@@ -96,7 +96,7 @@ class LawTest(svgd_case.StrictTest):
     # sum_i z_i z_i' / n is a projection at rest, of rank min(n - 1, D):
     # variance = min(1, (n - 1) / D).
     particles = _run_persistent(
-        _normal(1, n, dim), svgd.linear(1.0), rate=0.1, num_steps=1000
+      _normal(1, n, dim), svgd.linear(1.0), rate=0.1, num_steps=1000
     )
     variance = np.mean(np.var(particles, axis=0))
     # linear convergence, complete after 1000 steps; the rest is float32
@@ -106,24 +106,24 @@ class LawTest(svgd_case.StrictTest):
   def test_amortised_off_diagonal_rests_at_the_power(self, temperature, n, dim):
     # the fixed point is p^(1/T), here N(0, T I)
     variance = _affine_variance(
-        off_diagonal=True,
-        temperature=temperature,
-        n=n,
-        dim=dim,
-        num_steps=1500,
-        rate=0.5,
+      off_diagonal=True,
+      temperature=temperature,
+      n=n,
+      dim=dim,
+      num_steps=1500,
+      rate=0.5,
     )
     # the noise of 750 averaged steps of n D draws, and h, which sees the set
     np.testing.assert_allclose(variance, temperature, rtol=0.05)
 
   def test_amortised_all_pairs_collapses(self):
     variance = _affine_variance(
-        off_diagonal=False,
-        temperature=1.0,
-        n=16,
-        dim=16,
-        num_steps=400,
-        rate=0.5,
+      off_diagonal=False,
+      temperature=1.0,
+      n=16,
+      dim=16,
+      num_steps=400,
+      rate=0.5,
     )
     # 0.15 in the long run (measured); 400 steps come near it
     self.assertLess(variance, 0.25)
@@ -134,7 +134,7 @@ class LawTest(svgd_case.StrictTest):
 
     def body(particles, _):
       direction = svgd.svgd_direction(
-          particles, -particles, svgd.rbf(), off_diagonal=True
+        particles, -particles, svgd.rbf(), off_diagonal=True
       )
       return particles + direction, None
 
@@ -155,12 +155,10 @@ class LawTest(svgd_case.StrictTest):
 
     expected = peer_step(particles)
     scores = -precision[None] * (particles - np.float32(0.3))
-    direction = _direction(
-        particles, scores, svgd.rbf(h), off_diagonal=False
-    )
+    direction = _direction(particles, scores, svgd.rbf(h), off_diagonal=False)
     # float32, 12 terms; their form is autodiff, ours matmuls
     np.testing.assert_allclose(
-        particles + 0.1 * direction, expected, rtol=1e-5, atol=1e-6
+      particles + 0.1 * direction, expected, rtol=1e-5, atol=1e-6
     )
 
 

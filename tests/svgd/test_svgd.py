@@ -13,22 +13,22 @@ from ldc_vae.svgd import particles
 
 
 class NamesTest(absltest.TestCase):
-
   def test_the_package_has_what_its_modules_are_for(self):
     self.assertEqual(svgd.mean_bandwidth, bandwidths.mean_bandwidth)
     modules = bandwidths, directions, flows, kernels, particles
     expected = {
-        name
-        for module in modules
-        for name, value in vars(module).items()
-        if getattr(value, '__module__', None) == module.__name__
-        and not name.startswith('_')
+      name
+      for module in modules
+      for name, value in vars(module).items()
+      if getattr(value, '__module__', None) == module.__name__
+      and not name.startswith('_')
     }
     self.assertContainsSubset(expected, svgd.__all__)
     for name in svgd.__all__:
       homes = [
-          module for module in (*modules, arithmetic, blocks)
-          if getattr(module, name, None) is getattr(svgd, name)
+        module
+        for module in (*modules, arithmetic, blocks)
+        if getattr(module, name, None) is getattr(svgd, name)
       ]
       self.assertNotEmpty(homes, name)
 

@@ -24,7 +24,7 @@ _with_nan = property_case.with_nan
 _OFFSET = 3000.0
 _KERNELS = {name: make() for name, make in svgd.KERNELS.items()}
 _BANDWIDTHS = [
-    jax.jit(rule) for rule in (svgd.mean_bandwidth, svgd.median_bandwidth)
+  jax.jit(rule) for rule in (svgd.mean_bandwidth, svgd.median_bandwidth)
 ]
 
 
@@ -40,18 +40,21 @@ def _stein_particles(particles, targets):
   return same, gradient
 
 
-_rbf_direction = jax.jit(functools.partial(
+_rbf_direction = jax.jit(
+  functools.partial(
     svgd.svgd_direction, kernel=_KERNELS['rbf'], off_diagonal=True
-))
+  )
+)
 
 
 class DirectionTest(parameterized.TestCase):
-
   @parameterized.product(name=list(_KERNELS), off_diagonal=(False, True))
   def test_shape_order_and_nan(self, name, off_diagonal):
-    direction_fn = jax.jit(functools.partial(
+    direction_fn = jax.jit(
+      functools.partial(
         svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=off_diagonal
-    ))
+      )
+    )
 
     @_given(_sets(least=2))
     def check(pair):
@@ -67,15 +70,16 @@ class DirectionTest(parameterized.TestCase):
       self.assertTrue(np.isnan(bad).any(axis=1).all())  # of every particle
       bad = direction_fn(particles, _with_nan(scores))
       self.assertTrue(np.isnan(bad).any(axis=1).all())
+
     check()
 
-  @parameterized.product(
-      name=list(_KERNELS), dtype=(jnp.bfloat16, jnp.float16)
-  )
+  @parameterized.product(name=list(_KERNELS), dtype=(jnp.bfloat16, jnp.float16))
   def test_half_precision_keeps_its_type_and_its_digits(self, name, dtype):
-    direction_fn = jax.jit(functools.partial(
+    direction_fn = jax.jit(
+      functools.partial(
         svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=False
-    ))
+      )
+    )
 
     # apart from each other: of coinciding ones only rounding is left
     @_given(_arrays((5, 3)), st.permutations(range(5)))
@@ -86,22 +90,26 @@ class DirectionTest(parameterized.TestCase):
       phi = direction_fn(particles, scores)
       self.assertEqual((phi.shape, phi.dtype), ((5, 3), dtype))
       exact = direction_fn(
-          particles.astype(jnp.float32), scores.astype(jnp.float32)
+        particles.astype(jnp.float32), scores.astype(jnp.float32)
       )
       scale = max(1.0, np.abs(exact).max())
       np.testing.assert_allclose(  # a sum of five rounded products
-          phi.astype(jnp.float32), exact,
-          atol=5 * float(jnp.finfo(dtype).eps) * scale,
+        phi.astype(jnp.float32),
+        exact,
+        atol=5 * float(jnp.finfo(dtype).eps) * scale,
       )
+
     check()
 
   @parameterized.product(
-      name=('rbf', 'imq', 'multi_scale'), off_diagonal=(False, True)
+    name=('rbf', 'imq', 'multi_scale'), off_diagonal=(False, True)
   )
   def test_does_not_depend_on_the_origin(self, name, off_diagonal):
-    direction_fn = jax.jit(functools.partial(
+    direction_fn = jax.jit(
+      functools.partial(
         svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=off_diagonal
-    ))
+      )
+    )
     # quarters, of which float32 keeps every bit when they are moved
     quarters = st.integers(-16, 16).map(lambda x: x / 4)
 
@@ -113,21 +121,24 @@ class DirectionTest(parameterized.TestCase):
       # small where most coincide
       scale = max(1.0, np.abs(phi).max())
       np.testing.assert_allclose(moved, phi, atol=2e-3 * scale)
+
     check()
 
   @parameterized.product(
-      name=('rbf', 'imq', 'multi_scale'),
-      rule=('mean', 'median'),
-      off_diagonal=(False, True),
+    name=('rbf', 'imq', 'multi_scale'),
+    rule=('mean', 'median'),
+    off_diagonal=(False, True),
   )
   def test_coincident_particles_share_their_mean_score(
-      self, name, rule, off_diagonal
+    self, name, rule, off_diagonal
   ):
-    direction_fn = jax.jit(functools.partial(
+    direction_fn = jax.jit(
+      functools.partial(
         svgd.svgd_direction,
         kernel=svgd.KERNELS[name](rule),
         off_diagonal=off_diagonal,
-    ))
+      )
+    )
 
     @_given(_arrays(3), _arrays((4, 3)))
     def check(point, scores):
@@ -138,23 +149,29 @@ class DirectionTest(parameterized.TestCase):
         expected = (4 * expected - scores) / 3
       # atol: 1e-7 of rounding in the centre, over a bandwidth of 1e-8
       np.testing.assert_allclose(phi, expected, atol=1e-4, rtol=1e-4)
+
     check()
 
   @parameterized.parameters('rbf', 'imq', 'multi_scale')
   def test_a_lone_particle_climbs_its_score(self, name):
-    direction_fn = jax.jit(functools.partial(
+    direction_fn = jax.jit(
+      functools.partial(
         svgd.svgd_direction, kernel=_KERNELS[name], off_diagonal=False
-    ))
+      )
+    )
 
     @_given(_arrays((1, 3)), _arrays((1, 3)))
     def check(particle, score):
       phi = direction_fn(particle, score)
       np.testing.assert_allclose(phi, score, rtol=1e-6)
+
     check()
     with self.assertRaisesRegex(ValueError, 'needs 2 particles, got 1'):
       svgd.svgd_direction(
-          np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32),
-          _KERNELS[name], off_diagonal=True,
+        np.zeros((1, 3), np.float32),
+        np.zeros((1, 3), np.float32),
+        _KERNELS[name],
+        off_diagonal=True,
       )
 
   @_given(_sets(least=2), st.sampled_from([0.25, 3.0]))
@@ -175,16 +192,15 @@ class DirectionTest(parameterized.TestCase):
     phi = np.asarray(_rbf_direction(particles, targets - particles))
     scale = max(1.0, np.abs(phi).max())
     np.testing.assert_allclose(
-        gradient, -phi / len(particles), atol=1e-5 * scale
+      gradient, -phi / len(particles), atol=1e-5 * scale
     )
     _, bad = _stein_particles(_with_nan(particles), targets)
     self.assertTrue(np.isnan(bad).any(axis=1).all())
 
 
 class FlowTest(parameterized.TestCase):
-
   _flow = staticmethod(
-      jax.jit(functools.partial(svgd.smoothed_flow, scales=(0.2, 1.0)))
+    jax.jit(functools.partial(svgd.smoothed_flow, scales=(0.2, 1.0)))
   )
 
   @_given(_sets(least=2), _arrays((3, 3)))
@@ -194,11 +210,11 @@ class FlowTest(parameterized.TestCase):
     self.assertEqual((flow.shape, flow.dtype), (particles.shape, jnp.float32))
     self.assertTrue(np.isfinite(flow).all())
     np.testing.assert_allclose(
-        self._flow(particles[::-1], targets[::-1])[::-1], flow, atol=1e-3
+      self._flow(particles[::-1], targets[::-1])[::-1], flow, atol=1e-3
     )
     for bad in (
-        self._flow(_with_nan(particles), targets),
-        self._flow(particles, _with_nan(targets)),
+      self._flow(_with_nan(particles), targets),
+      self._flow(particles, _with_nan(targets)),
     ):
       self.assertTrue(np.isnan(bad).any(axis=1).all())
 
@@ -208,7 +224,7 @@ class FlowTest(parameterized.TestCase):
     particles, targets = np.float32(rng.integers(-16, 17, (2, 64, 3)) / 8)
     flow = self._flow(particles, targets)
     moved = self._flow(
-        particles + np.float32(_OFFSET), targets + np.float32(_OFFSET)
+      particles + np.float32(_OFFSET), targets + np.float32(_OFFSET)
     )
     np.testing.assert_allclose(moved, flow, atol=1e-3)
 

@@ -108,8 +108,8 @@ def _widths(objective_fn, targets, encoder, stats=(), **options) -> np.ndarray:
 
   keys = jax.random.split(jax.random.key(0), num_steps)
   train_fn = jax.jit(
-      jax.vmap(train, in_axes=(0, None)),
-      compiler_options=device_case.OPTIMISED,
+    jax.vmap(train, in_axes=(0, None)),
+    compiler_options=device_case.OPTIMISED,
   )
   return np.asarray(train_fn(jnp.asarray(targets, jnp.float32), keys))
 
@@ -121,16 +121,16 @@ def _whitened(model, params, keys, context, **fields):
   options.update(fields)
   kernel = options.pop('kernel')
   return gibbs.autoencoder_objective(
-      params,
-      None,
-      keys,
-      context,
-      model=model,
-      inverse_temperature=1.0,
-      kernel=gibbs.encoder_kernel(kernel, options['bandwidth']),
-      latent_energy_weight=0.0,
-      kl_warmup=0.0,
-      **options,
+    params,
+    None,
+    keys,
+    context,
+    model=model,
+    inverse_temperature=1.0,
+    kernel=gibbs.encoder_kernel(kernel, options['bandwidth']),
+    latent_energy_weight=0.0,
+    kl_warmup=0.0,
+    **options,
   )
 
 
@@ -153,10 +153,9 @@ def _own_bandwidth(particles, kernel, *, bandwidth, **options):
 
 
 class WhitenedTest(parameterized.TestCase):
-
   @parameterized.product(num_particles=(2, 3, 4, 8), dim=(2, 16, 64))
   def test_any_number_of_particles_is_as_wide_as_the_target(
-      self, num_particles, dim
+    self, num_particles, dim
   ):
     objective_fn = functools.partial(_whitened, num_particles=num_particles)
     widths = _widths(objective_fn, _targets(dim), 'gaussian')
@@ -180,13 +179,9 @@ class WhitenedTest(parameterized.TestCase):
 class RunningMeanTest(parameterized.TestCase):
   """One kernel for all dimensions, whose unit has to be found."""
 
-  @parameterized.product(
-      encoder=('gaussian', 'implicit'), num_particles=(2, 8)
-  )
+  @parameterized.product(encoder=('gaussian', 'implicit'), num_particles=(2, 8))
   def test_is_as_wide_as_the_target(self, encoder, num_particles):
-    objective_fn = functools.partial(
-        _not_whitened, num_particles=num_particles
-    )
+    objective_fn = functools.partial(_not_whitened, num_particles=num_particles)
     targets = np.stack([np.full(4, 0.1), np.geomspace(0.5, 2.0, 4)])
     stats = {'distance': moments.init_distance()}
     widths = _widths(objective_fn, targets, encoder, stats)
