@@ -242,8 +242,9 @@ class TestTest(_LocalTestCase):
 
   def test_checks_the_whole_project(self):
     self.assert_done(self.launch(cwd=self.folder))
-    lint, types, tests = self.calls('python')[-3:]
+    lint, layout, types, tests = self.calls('python')[-4:]
     self.assertEqual(lint[5:], ('-m', 'ruff', 'check'))
+    self.assertEqual(layout[5:], ('-m', 'ruff', 'format', '--check'))
     self.assertEqual(types[5:], ('-m', 'mypy'))
     self.assertEqual(tests[1], str(self.root))
     self.assertEqual(tests[5:7], ('-m', 'pytest'))
