@@ -59,6 +59,7 @@ def create(arg: str = '') -> config_dict.ConfigDict:
       **groups,
     }
   )
+  config.model.encoder = method.encoders[0]
   config.update_from_flattened_dict(method.defaults)
   return config.lock()  # a run file can change fields, but not add any
 

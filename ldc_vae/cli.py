@@ -61,17 +61,19 @@ Exit code 2: the same command would fail again; 1: it may succeed.
 """
 
 
-def help_text(spec: str | None = None) -> str:
+def help_text(spec: str | None = None, overrides: Sequence[str] = ()) -> str:
   """Returns the text of `--help`.
 
   Args:
     spec: The value of `--config`, whose fields are explained; or None.
+    overrides: '--config.a.b=value' texts; extensions are loaded.
 
   Raises:
     UserError: There is no such config.
   """
+  config_lib.load_extensions_of(overrides)
   if spec:
-    return _explain(config_lib.load(spec))
+    return _explain(config_lib.load(spec, overrides))
   listed = '\n'.join(
     f'  {name:10s} {method.summary()}'
     for name, method in methods.METHODS.items()
@@ -278,7 +280,7 @@ def resolve_trained(
   Raises:
     UserError: The workdir was not trained, or with another config.
   """
-  stored = _read_trained(workdir)
+  stored = _read_trained(workdir, config_lib.load_extensions_of(overrides))
   if values.output is not None:
     _check_output(values.output, stored)
   config = config or config_lib.override(stored, overrides)
@@ -365,7 +367,7 @@ def _check_output(output: str, config) -> None:
     )
 
 
-def _read_trained(workdir: str):
+def _read_trained(workdir: str, extensions: Sequence[str] | None):
   """Returns the config of a workdir that holds a checkpoint."""
   path = pathlib.Path(workdir)
   with _reading(workdir):
@@ -374,7 +376,7 @@ def _read_trained(workdir: str):
     raise errors.UserError(
       f'--workdir={workdir}: no such folder; train it first'
     )
-  config = config_lib.read(path)
+  config = config_lib.read(path, extensions)
   checkpoints = path / 'checkpoints'
   with _reading(checkpoints):
     is_trained = checkpoints.is_dir() and any(checkpoints.iterdir())

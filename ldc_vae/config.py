@@ -32,6 +32,7 @@ from ldc_vae.runtime import provenance
 MAY_CHANGE = (
   'dataset.data_dir',
   'dataset.path',  # the images themselves are compared
+  'extensions',
   'evaluate.*',
   'model.convolution',
   'train.checkpoint_every',
@@ -95,6 +96,11 @@ def override(
     group, _, leaf = name.rpartition('.')
     node = config[group] if group else config
     node[leaf] = fields.convert(name, value, known[name])
+  # absolute, so that the workdir can be read from any folder
+  config.extensions = tuple(
+    str(pathlib.Path(each).resolve()) if each.endswith('.py') else each
+    for each in config.extensions
+  )
   validate(config)
   return config.lock()
 
@@ -156,27 +162,36 @@ def load_extensions(names: Iterable[str]) -> None:
     key = str(pathlib.Path(name).resolve()) if name.endswith('.py') else name
     if key in _loaded:
       continue
-    try:
+    path = pathlib.Path(key)
+    if name.endswith('.py') and not path.is_file():
+      raise errors.UserError(
+        f'config.extensions={name}: no such file; give its path by'
+        ' --config.extensions'
+      )
+    with run_files.told(f'config.extensions={name}', path):
       if name.endswith('.py'):
-        path = pathlib.Path(name).resolve()
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec and spec.loader  # it ends in .py
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
       else:
         importlib.import_module(name)
-    except Exception as error:
-      raise errors.UserError(
-        f'config.extensions={name} cannot be loaded:'
-        f' {type(error).__name__}: {error}'
-      ) from error
     _loaded.add(key)
 
 
-def load_extensions_of(overrides: Mapping[str, Any] | Iterable[str]) -> None:
-  """Loads the extensions that overrides name: a run file may need them."""
+def load_extensions_of(
+  overrides: Mapping[str, Any] | Iterable[str],
+) -> tuple[str, ...] | None:
+  """Loads the extensions that overrides name: a run file may need them.
+
+  Returns:
+    Their names, or None where no override names any.
+  """
+  found = None
   for name, value in pairs(overrides):
     if name == 'extensions':
-      load_extensions(fields.convert(name, value, ()))
+      found = fields.convert(name, value, ())
+      load_extensions(found)
+  return found
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,12 +249,15 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 
 def public(config: config_dict.ConfigDict) -> dict[str, Any]:
-  """Returns a config as a dict, without the places of its data."""
+  """Returns a config as a dict, without places on this machine."""
   named = config.to_dict()
   for name in _PLACES:
     group, _, leaf = name.partition('.')
     if leaf in named[group]:
       named[group][leaf] = ''
+  named['extensions'] = [
+    pathlib.Path(each).name for each in named.get('extensions', ())
+  ]
   return named
 
 
@@ -273,8 +291,14 @@ def check_same_run(
     )
 
 
-def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
+def read(
+  workdir: str | os.PathLike[str], extensions: Iterable[str] | None = None
+) -> config_dict.ConfigDict:
   """Returns the config that a run left in its `workdir`/config.json.
+
+  Args:
+    workdir: The workdir.
+    extensions: The value of `config.extensions` where the files have moved.
 
   Raises:
     UserError: The file is missing, or holds no valid config.
@@ -282,7 +306,10 @@ def read(workdir: str | os.PathLike[str]) -> config_dict.ConfigDict:
   """
   path = pathlib.Path(workdir) / 'config.json'
   try:
-    return from_json(json.loads(path.read_text(encoding='utf-8')))
+    record = json.loads(path.read_text(encoding='utf-8'))
+    if extensions is not None and 'config' in record:
+      record['config']['extensions'] = list(extensions)
+    return from_json(record)
   except FileNotFoundError:
     raise errors.UserError(
       f'{path}: no such file; give a --workdir that was trained in'

@@ -96,7 +96,8 @@ def main(argv: Sequence[str]) -> int:
     rest = [x for x in argv if x not in ('--help', '-h', '-help')]
     if len(rest) < len(argv):
       specs = [x.partition('=')[2] for x in rest if x.startswith('--config=')]
-      print(cli.help_text(specs[-1] if specs else None), end='')
+      overrides = [x for x in rest if x.startswith('--config.')]
+      print(cli.help_text(specs[-1] if specs else None, overrides), end='')
       return 0
     values, overrides = cli.parse(argv)
     config, workdir = cli.resolve(values, overrides)

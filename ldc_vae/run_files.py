@@ -5,6 +5,8 @@ is beside `ldc_vae/` in a checkout, and inside it where pip has installed it.
 Every run file can say `from ldc_vae.configs import default`.
 """
 
+from collections.abc import Iterator
+import contextlib
 import difflib
 import pathlib
 import re
@@ -23,6 +25,7 @@ def _standard_folder() -> pathlib.Path:
 
 
 FOLDER = _standard_folder()
+_LONGEST = 200  # characters of the message of another library
 
 
 def names() -> list[str]:
@@ -86,17 +89,32 @@ def call(spec: str) -> Any:
   """
   name, arg = split(spec)
   path = find(name).absolute()
-  try:
+  with told(f'--config={spec}', path):
     defined = runpy.run_path(str(path))
     if 'get_config' not in defined:
       raise errors.UserError('it does not define get_config(arg)')
     return defined['get_config'](arg)
+
+
+@contextlib.contextmanager
+def told(name: str, path: pathlib.Path) -> Iterator[None]:
+  """Turns what a user's own file raises into one sentence.
+
+  Args:
+    name: The flag or field that names the file, with its value.
+    path: The absolute path of the file.
+
+  Raises:
+    UserError: For every exception of the block, with the line in the file.
+  """
+  try:
+    yield
   except errors.UserError as error:
-    raise errors.UserError(f'--config={spec}: {error}') from error
-  except Exception as error:
-    message = ' '.join(str(error).split())
+    raise errors.UserError(f'{name}: {error}') from error
+  except (Exception, SystemExit) as error:
+    message = ' '.join(str(error).split())[:_LONGEST]
     raise errors.UserError(
-      f'--config={spec}: {path}{_line_in(path, error)} raised'
+      f'{name}: {path}{_line_in(path, error)} raised'
       f' {type(error).__name__}: {message}'
     ) from error
 

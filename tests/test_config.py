@@ -1,5 +1,6 @@
 """Tests of ldc_vae.config: loading, overriding, comparing, recording."""
 
+import contextlib
 import json
 
 from absl.testing import absltest
@@ -240,6 +241,39 @@ class FlattenTest(parameterized.TestCase):
     self.assertEqual(
       config_lib.flatten(config), {'a': 1, 'b.c': (2, 3), 'b.d.e': 4}
     )
+
+
+class ExtensionsTest(config_case.FileTestCase):
+  def test_a_relative_path_is_kept_as_an_absolute_one(self):
+    path = self.write('mine.py', 'x = 1\n')
+    with contextlib.chdir(self.folder):
+      config = config_lib.load(self.run_file(), ['--config.extensions=mine.py'])
+    self.assertEqual(config.extensions, (path,))
+    self.assertEqual(config_lib.public(config)['extensions'], ['mine.py'])
+    other = default.create()
+    self.assertNotIn('extensions', config_lib.differences(other, config))
+
+  @parameterized.parameters(
+    ('raise KeyError(3)', 'line 1, raised KeyError: 3'),
+    ('import sys\nsys.exit(3)', 'line 2, raised SystemExit: 3'),
+    (None, 'no such file; give its path by --config.extensions'),
+  )
+  def test_a_broken_file_is_told(self, text, part):
+    name = str(self.folder / 'broken.py')
+    if text is not None:
+      self.write('broken.py', text)
+    message = self.message_of(config_lib.load_extensions, [name])
+    self.assertStartsWith(message, f'config.extensions={name}: ')
+    self.assertIn(part, message)
+
+  def test_a_file_that_has_moved_can_be_named_again(self):
+    path = self.write('moved_away.py', 'x = 1\n')
+    config = config_lib.load(self.run_file(), {'extensions': (path,)})
+    record = config_lib.to_json(config)
+    record['config']['extensions'] = [str(self.folder / 'gone.py')]
+    self.write('config.json', json.dumps(record))
+    self.message_of(config_lib.read, self.folder)
+    self.assertEqual(config_lib.read(self.folder, [path]).extensions, (path,))
 
 
 class DifferencesTest(parameterized.TestCase):

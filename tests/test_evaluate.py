@@ -214,7 +214,7 @@ class EvaluateTest(evaluate_case.RunTest):
       with self.without_measures() as image_measures:
         with self.assertLogs('absl', 'WARNING') as logs:
           results = evaluate.evaluate(config, workdir, experiment=experiment)
-    self.assertIn(f'real and aggregate are of {num} images', str(logs.output))
+    self.assertIn(f'real and aggregate use {num} images', str(logs.output))
     self.assertIn(f'aggregate {num}, all', results['protocol/distances'])
     self.assertEqual(image_measures.called, num > 1)
 

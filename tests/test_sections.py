@@ -230,6 +230,20 @@ class ValidateTest(config_case.FileTestCase):
     self.assertStartsWith(message, 'config.seed is missing')
 
 
+class RegisterTest(parameterized.TestCase):
+  def test_a_name_that_is_taken_is_refused(self):
+    with self.assertRaisesRegex(errors.UserError, "'vae' is a method already"):
+      methods.register(methods.METHODS['vae'])
+
+  def test_a_class_without_label_is_refused(self):
+
+    class Mine(methods.Method):
+      name = 'mine'
+
+    with self.assertRaisesRegex(errors.UserError, 'Mine has no label'):
+      methods.register(Mine)
+
+
 class KnownNamesTest(parameterized.TestCase):
   def test_what_a_run_does_with_wrong_updates(self):
     policies = [

@@ -109,7 +109,7 @@ class RefusalTest(train_case.TrainTest):
         return_value=whole._replace(images=changed),
       ):
         with self.assertRaisesRegex(
-          ValueError, f'checkpoints holds a run on {part}: the splits'
+          ValueError, f'checkpoints holds a run on {part}: training and'
         ):
           train.train_and_evaluate(config, self.dir)
 

@@ -1,5 +1,6 @@
 """The methods by name; a new method is one new file and one line here."""
 
+from ldc_vae import errors
 from ldc_vae.methods import aae
 from ldc_vae.methods import ae
 from ldc_vae.methods import info_vae
@@ -34,6 +35,20 @@ METHODS: dict[str, type[Method]] = {
 
 
 def register(method: type[Method]) -> type[Method]:
-  """Adds a method from outside the package; can be used as a decorator."""
+  """Adds a method from outside the package; usable as a decorator.
+
+  Raises:
+    UserError: It lacks a class variable, or its name is taken.
+  """
+  for name in ('name', 'label', 'encoders', 'encoder_reason'):
+    if not hasattr(method, name):
+      raise errors.UserError(
+        f'the method {method.__name__} has no {name}; give it one'
+      )
+  if method.name in METHODS:
+    raise errors.UserError(
+      f'{method.name!r} is a method already; give {method.__name__} another'
+      ' name'
+    )
   METHODS[method.name] = method
   return method

@@ -7,10 +7,9 @@ as in algorithm 1 of Tolstikhin et al. (2018),
 https://arxiv.org/abs/1711.01558.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +91,6 @@ class Aae(base.Method):
     'warped',
   )
   encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
-  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
 
   # On digits, a weight of 100 is worse than 10: the codes are further from the
   # prior, and the reconstructions are worse.

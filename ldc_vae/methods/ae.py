@@ -9,9 +9,9 @@ is a Gaussian with the running mean and covariance of the codes, and the
 evaluation fits mixtures to them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,6 @@ class Ae(base.Method):
   label: ClassVar[str] = 'Autoencoder'
   encoders: ClassVar[tuple[str, ...]] = ('deterministic',)
   encoder_reason: ClassVar[str] = 'it has one code for each image'
-  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
 
   moments_decay: float = moments.decay_field('codes')
 

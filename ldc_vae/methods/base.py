@@ -144,7 +144,7 @@ class Method(fields.Options):
   Attributes:
     name: The method's name in configs and on the command line.
     label: Its name in tables and pictures.
-    encoders: The values of `model.encoder` that it can train, the best first.
+    encoders: The `model.encoder` values that it can train, the default first.
     encoder_reason: The reason for this restriction, for the error message.
     defaults: Its defaults for fields of other groups, by dotted name.
     compares_sets: Whether its loss compares sets of latents, which needs a

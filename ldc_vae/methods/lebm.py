@@ -183,7 +183,6 @@ class Lebm(base.Method):
   encoders: ClassVar[tuple[str, ...]] = ('none',)
   encoder_reason: ClassVar[str] = 'it infers by Langevin dynamics'
   defaults: ClassVar[Mapping[str, Any]] = {
-    'model.encoder': 'none',
     # a fifth of the decoder's, as in their code
     'optimizer.latent_learning_rate': 2e-4,
   }

@@ -5,10 +5,9 @@ Pu et al. (2017), https://arxiv.org/abs/1704.05155. It is the first phase of
 It has no sampler net: images are generated from the prior.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ldc_vae.methods import base
 from ldc_vae.methods import gibbs
@@ -24,7 +23,6 @@ class SteinVae(base.Method):
   label: ClassVar[str] = 'Stein VAE'
   encoders: ClassVar[tuple[str, ...]] = ('implicit', 'warped', 'gaussian')
   encoder_reason: ClassVar[str] = 'SVGD moves particles that differ'
-  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'implicit'}
 
   num_particles: int = gibbs.num_particles_field(4)
   kernel: str = gibbs.kernel_field()

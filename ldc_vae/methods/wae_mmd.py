@@ -5,10 +5,9 @@ kernels are those of their code, https://github.com/tolstikhin/wae: inverse
 multiquadrics with seven scales.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +53,6 @@ class WaeMmd(base.Method):
     'warped',
   )
   encoder_reason: ClassVar[str] = 'its codes are matched with the prior'
-  defaults: ClassVar[Mapping[str, Any]] = {'model.encoder': 'deterministic'}
   compares_sets: ClassVar[bool] = True
 
   # Their code has 0.05 |x - y|^2 plus 10 times the sum of MMDs over 7 scales.

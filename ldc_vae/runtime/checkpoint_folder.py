@@ -160,6 +160,6 @@ def save_error(
   remedy = _REMEDIES.get(number or 0, 'check the disk')
   return manifest_lib.CheckpointError(
     f'checkpoint {step} could not be saved in {directory} ({cause});'
-    f' {remedy} and run again: the checkpoints before it are whole',
+    f' {remedy} and run again: earlier checkpoints are whole',
     number,
   )

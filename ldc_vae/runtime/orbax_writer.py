@@ -111,13 +111,20 @@ def _silenced() -> Iterator[None]:
   logger = logging.get_absl_logger()
   is_ours = lambda record: not record.pathname.startswith(folder)
   logger.addFilter(is_ours)
-  hook = sys.excepthook
+  hook, unraisable = sys.excepthook, sys.unraisablehook
   sys.excepthook = functools.partial(_print_unless_closed, hook)
+  sys.unraisablehook = functools.partial(_drop_closed, unraisable)
   try:
     yield
-    sys.excepthook = hook
+    sys.excepthook, sys.unraisablehook = hook, unraisable
   finally:
     logger.removeFilter(is_ours)
+
+
+def _drop_closed(hook, unraisable) -> None:
+  """As `sys.unraisablehook`, but for a loop that is closed."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    hook(unraisable)
 
 
 def _print_unless_closed(hook, kind, error, trace) -> None:

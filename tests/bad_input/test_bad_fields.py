@@ -103,7 +103,7 @@ _FIELDS = {
       '--config.method.latents_per_image=1',
     ),
     r'batch_size=1 with .*sampler_mass=2.0 gives a particle too few others'
-    r' to feel; use a batch_size above sampler_mass \+ 1',
+    r' to interact with; use a batch_size above sampler_mass \+ 1',
   ),
   'mass_of_more_than_a_batch': _Case(
     _set('method.sampler_mass', 1000),
@@ -142,7 +142,7 @@ _FIELDS = {
     _set('dataset.path', 'x'), r'name=digits with config.dataset.path=x'
   ),
   'images_without_path': _Case(
-    _train(config=_IMAGES), r"config.dataset.path='' .*path is the folder"
+    _train(config=_IMAGES), r"config.dataset.path='' .*images has a path"
   ),
 }
 

@@ -82,8 +82,8 @@ class DirectoryTest(case.CheckpointTestCase):
       self.assertRaisesRegex(
         manifest.CheckpointError,
         r'^checkpoint 2 could not be saved in .*ckpt \(No space left on'
-        r' device\); free some disk space and run again: the checkpoints before'
-        r' it are whole$',
+        r' device\); free some disk space and run again: earlier'
+        r' checkpoints are whole$',
       ),
     ):
       checkpointer.wait()
