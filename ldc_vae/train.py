@@ -71,9 +71,6 @@ def train_and_evaluate(
       run.write_config()
     with checkpoint.Checkpointer(run.checkpoints) as checkpointer:
       _train(run, checkpointer, watch)
-    # scikit-learn and matplotlib take two seconds, which steps need not wait
-    from ldc_vae import evaluate
-
     # process 0 decides: the others never look at the workdir
     done = cluster.is_first() and run_lib.is_evaluated(
       run.workdir,
@@ -82,6 +79,9 @@ def train_and_evaluate(
       datasets.describe(experiment.dataset),
     )
     if not cluster.barrier('trained', done)[0]:
+      # pictures take a second to import, which steps need not wait for
+      from ldc_vae import evaluate
+
       # somebody may be looking at the run: no reason to end without results
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
@@ -230,6 +230,12 @@ class _Loop:
     # a process that leaves before its part of a step is done fails the others
     jax.block_until_ready(self._state)
     self._checkpointer.wait()
+    if int(self._state.skipped) == self._experiment.num_steps:
+      raise FloatingPointError(
+        f'all {self.step} updates were not finite and were skipped, so nothing'
+        ' was trained; lower config.optimizer.learning_rate, or look for the'
+        ' cause with config.train.non_finite=stop'
+      )
 
   def _take_step(self) -> dict[str, float]:
     """One step; its row, which is empty if it is not logged."""

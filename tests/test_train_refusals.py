@@ -42,6 +42,20 @@ class RefusalTest(train_case.TrainTest):
     ):
       train.train_and_evaluate(config, self.dir)
 
+  def test_a_run_whose_steps_are_all_skipped_has_trained_nothing(self):
+    keep_finite = step_lib.keep_finite
+
+    def break_all(state, new_state, metrics, **kwargs):
+      return keep_finite(state, new_state, {**metrics, 'kl': jnp.nan}, **kwargs)
+
+    with mock.patch.object(step_lib, 'keep_finite', break_all):
+      with self.assertRaisesRegex(
+        FloatingPointError, 'all 12 updates were not finite .*learning_rate'
+      ):
+        train.train_and_evaluate(
+          _config(**{'train.non_finite': 'skip'}), self.dir
+        )
+
   def test_a_step_that_is_not_finite_is_skipped_or_stops_as_asked(self):
     config = _config()
     skipping = _config(**{'train.non_finite': 'skip'})
