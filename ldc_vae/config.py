@@ -26,13 +26,15 @@ from ldc_vae import run_files
 from ldc_vae import sections
 from ldc_vae.runtime import provenance
 
+# Fields that say where files are on one host. Hosts of one run may differ in
+# them, and a published record leaves them out; the images are compared.
+HOST_FIELDS = ('dataset.data_dir', 'dataset.path', 'extensions')
+
 # Fields that may differ between a run and its continuation: none of them
 # changes the parameters, except by rounding. `train.num_epochs` changes them
 # through the schedules.
 MAY_CHANGE = (
-  'dataset.data_dir',
-  'dataset.path',  # the images themselves are compared
-  'extensions',
+  *HOST_FIELDS,
   'evaluate.*',
   'model.convolution',
   'train.checkpoint_every',
@@ -44,8 +46,6 @@ MAY_CHANGE = (
 # Fields that decide others: they are named first where configs differ.
 _CAUSES = ('method.name', 'dataset.name', 'debug')
 
-# Fields that say where files lie, which a published record leaves out.
-_PLACES = ('dataset.data_dir', 'dataset.path')
 
 # Fields that the word after the colon of --config decides.
 _CHOSEN_BY_ARG = ('debug', 'method.name')
@@ -251,12 +251,10 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
 def public(config: config_dict.ConfigDict) -> dict[str, Any]:
   """Returns a config as a dict, without places on this machine."""
   named = config.to_dict()
-  for name in _PLACES:
-    group, _, leaf = name.partition('.')
-    if leaf in named[group]:
-      named[group][leaf] = ''
+  for name in ('data_dir', 'path'):
+    named['dataset'][name] = ''
   named['extensions'] = [
-    pathlib.Path(each).name for each in named.get('extensions', ())
+    pathlib.Path(each).name for each in named['extensions']
   ]
   return named
 
@@ -264,7 +262,7 @@ def public(config: config_dict.ConfigDict) -> dict[str, Any]:
 def public_override(text: str) -> str:
   """Returns an override, '--config.dataset.data_dir=DATA_DIR' for a place."""
   name, equals, value = text.partition('=')
-  if equals and value and name.endswith(_PLACES):
+  if equals and value and name.endswith(HOST_FIELDS):
     value = name.rpartition('.')[2].upper()
   return f'{name}{equals}{value}'
 

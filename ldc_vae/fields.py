@@ -172,6 +172,13 @@ class Options:
   def check(self) -> None:
     """Raises a `UserError` for fields that do not fit each other."""
 
+  def conflict(
+    self, names: tuple[str, ...], explanation: str
+  ) -> errors.UserError:
+    """Returns the error for fields of this group; see `conflict` below."""
+    values = {f'{self.group}.{name}': getattr(self, name) for name in names}
+    return conflict(values, explanation)
+
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> Self:
     """Returns the options of a config's group.

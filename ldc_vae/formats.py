@@ -1,4 +1,4 @@
-"""How numbers are told and written."""
+"""Which values are numbers, and how numbers are written."""
 
 import numbers
 import sys

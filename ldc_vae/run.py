@@ -89,9 +89,7 @@ class Run:
     if restored is not None:
       place = str(self.checkpoints)
       config_lib.check_same_run(restored.meta['config'], self.config, place)
-      datasets.check_same(
-        restored.meta.get('data'), self.experiment.dataset, place
-      )
+      datasets.check_same(restored.meta.get('data'), self.data, place)
     return restored
 
   def restore_trained(self) -> tuple[checkpoint.Restored, int]:

@@ -103,19 +103,13 @@ class Model(fields.Options):
 
   def check(self) -> None:
     if not self.hidden_sizes and self.encoder in ('implicit', 'warped'):
-      raise fields.conflict(
-        {
-          'model.hidden_sizes': self.hidden_sizes,
-          'model.encoder': self.encoder,
-        },
+      raise self.conflict(
+        ('hidden_sizes', 'encoder'),
         'has no layer for its noise; use one size or more',
       )
     if self.learn_scale and self.likelihood == 'bernoulli':
-      raise fields.conflict(
-        {
-          'model.learn_scale': self.learn_scale,
-          'model.likelihood': self.likelihood,
-        },
+      raise self.conflict(
+        ('learn_scale', 'likelihood'),
         'has no scale to learn; use learn_scale=false or another likelihood',
       )
 
@@ -204,19 +198,13 @@ class Train(fields.Options):
 
   def check(self) -> None:
     if not self.num_epochs and not self.num_steps:
-      raise fields.conflict(
-        {
-          'train.num_epochs': self.num_epochs,
-          'train.num_steps': self.num_steps,
-        },
+      raise self.conflict(
+        ('num_epochs', 'num_steps'),
         'trains for no step; make one of them positive',
       )
     if self.batch_size % self.accumulate:
-      raise fields.conflict(
-        {
-          'train.batch_size': self.batch_size,
-          'train.accumulate': self.accumulate,
-        },
+      raise self.conflict(
+        ('batch_size', 'accumulate'),
         'does not divide; use a batch_size that is a multiple of accumulate',
       )
 

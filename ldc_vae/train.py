@@ -38,9 +38,6 @@ _MAX_IN_FLIGHT = 8
 # Less where steps are slow: a signal waits for all of them.
 _MAX_SECONDS_IN_FLIGHT = 1.0
 
-# Fields that may differ from host to host.
-_OF_THE_HOST = ('dataset.data_dir', 'dataset.path')
-
 
 def train_and_evaluate(
   config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
@@ -95,7 +92,7 @@ def _check_agreement(run: run_lib.Run) -> None:
     for name, value in json.loads(
       json.dumps(config_lib.flatten(run.config))
     ).items()
-    if not name.startswith(_OF_THE_HOST)
+    if name not in config_lib.HOST_FIELDS
   }
   for split, value in run.data.items():
     own[f'the {split} images'] = value
@@ -114,6 +111,7 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
   state, step, unfinished = _begin(run, checkpointer)
   num_steps = run.experiment.num_steps
   if step >= num_steps and unfinished is None:
+    _check_trained(state, num_steps)
     return
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
@@ -135,8 +133,19 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
       unfinished=unfinished,
     )
     loop.run()
+  _check_trained(loop.state, num_steps)
   if loop.step < num_steps:
     logging.info('interrupted: saved step %d of %s', loop.step, run.workdir)
+
+
+def _check_trained(state, num_steps: int) -> None:
+  """Raises where every update of a run was skipped."""
+  if int(state.skipped) == num_steps:
+    raise FloatingPointError(
+      f'all {num_steps} updates were not finite and were skipped, so nothing'
+      ' was trained; lower config.optimizer.learning_rate, or look for the'
+      ' cause with config.train.non_finite=stop'
+    )
 
 
 def _begin(run: run_lib.Run, checkpointer):
@@ -161,6 +170,7 @@ class _Loop:
 
   Attributes:
     step: Train steps done.
+    state: The train state after them.
   """
 
   def __init__(
@@ -176,7 +186,7 @@ class _Loop:
     unfinished,
   ):
     self.step = step
-    self._state = state
+    self.state = state
     self._unfinished = unfinished  # the row of this step, or None
     self._saved = step
     config, experiment = run.config, run.experiment
@@ -228,20 +238,14 @@ class _Loop:
         meta = {**meta, 'unfinished': self._unfinished}
       self._save({}, meta)
     # a process that leaves before its part of a step is done fails the others
-    jax.block_until_ready(self._state)
+    jax.block_until_ready(self.state)
     self._checkpointer.wait()
-    if int(self._state.skipped) == self._experiment.num_steps:
-      raise FloatingPointError(
-        f'all {self.step} updates were not finite and were skipped, so nothing'
-        ' was trained; lower config.optimizer.learning_rate, or look for the'
-        ' cause with config.train.non_finite=stop'
-      )
 
   def _take_step(self) -> dict[str, float]:
     """One step; its row, which is empty if it is not logged."""
     self.step += 1
-    self._state, metrics = self._train_step(
-      self._state, next(self._batches), self._experiment.key
+    self.state, metrics = self._train_step(
+      self.state, next(self._batches), self._experiment.key
     )
     self._updates.add(self.step, metrics)
     if not step_lib.is_logged(
@@ -272,7 +276,7 @@ class _Loop:
     if is_checkpoint or self.step % self._experiment.validate_every == 0:
       self._updates.drain()  # what is under way is time of the steps
       with self._clock.paused():
-        found = self._validation_fn(self._state, is_stopping_fn)
+        found = self._validation_fn(self.state, is_stopping_fn)
       if found is None:
         self._unfinished = row
         return
@@ -288,8 +292,8 @@ class _Loop:
 
   def _save(self, metrics, meta) -> None:
     """Saves the state, unless it is not finite."""
-    self._updates.check_state(self.step, self._state)
-    self._checkpointer.save(self.step, self._state, metrics=metrics, meta=meta)
+    self._updates.check_state(self.step, self.state)
+    self._checkpointer.save(self.step, self.state, metrics=metrics, meta=meta)
     self._saved = self.step
 
   def _is_stopping(self) -> bool:

@@ -29,9 +29,7 @@ class _Paint(fields.Options):
 
   def check(self):
     if self.dry and self.layers > 2:
-      raise fields.conflict(
-        {'paint.dry': self.dry, 'paint.layers': self.layers}, 'will crack'
-      )
+      raise self.conflict(('dry', 'layers'), 'will crack')
 
 
 class OptionsTest(parameterized.TestCase):

@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax.numpy as jnp
 
+from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
@@ -55,6 +56,11 @@ class RefusalTest(train_case.TrainTest):
         train.train_and_evaluate(
           _config(**{'train.non_finite': 'skip'}), self.dir
         )
+    # nor does another start pass it off as done
+    with self.assertRaisesRegex(FloatingPointError, 'all 12 updates'):
+      train.train_and_evaluate(
+        _config(**{'train.non_finite': 'skip'}), self.dir
+      )
 
   def test_a_step_that_is_not_finite_is_skipped_or_stops_as_asked(self):
     config = _config()
@@ -126,6 +132,16 @@ class RefusalTest(train_case.TrainTest):
           ValueError, f'checkpoints holds a run on {part}: training and'
         ):
           train.train_and_evaluate(config, self.dir)
+
+  def test_processes_may_have_their_own_places(self):
+    def barrier(unused_name, own):
+      other = {f'config.{name}': 'there' for name in config_lib.HOST_FIELDS}
+      return [own, {**own, **other}]
+
+    config = _config()
+    with mock.patch.object(cluster, 'barrier', barrier):
+      run = run_lib.Run(self.dir, config, experiment_lib.create(config))
+      train._check_agreement(run)
 
   @parameterized.parameters(
     ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),

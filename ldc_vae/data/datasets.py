@@ -87,16 +87,18 @@ def describe(dataset: Dataset) -> str:
 
 
 def check_same(
-  stored: Mapping[str, list[int]] | None, dataset: Dataset, where: str
+  stored: Mapping[str, list[int]] | None,
+  present: Mapping[str, list[int]],
+  where: str,
 ) -> None:
   """Raises a `UserError` if a run was trained on other images.
 
   Args:
     stored: The `fingerprint` of the run's training data; None is not checked.
-    dataset: The present data.
+    present: The `fingerprint` of the present data.
     where: The run's folder, for the message.
   """
-  for split, now in fingerprint(dataset).items():
+  for split, now in present.items():
     before = (stored or {}).get(split, now)
     if list(before) != now:
       num, total = before[0], now[0]

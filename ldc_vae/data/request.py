@@ -46,8 +46,8 @@ class Source(fields.Options):
 
   def check(self) -> None:
     if (self.name == 'images') != bool(self.path):
-      raise fields.conflict(
-        {'dataset.name': self.name, 'dataset.path': self.path},
+      raise self.conflict(
+        ('name', 'path'),
         'does not go together; only dataset.name=images has a path, and it'
         ' needs one',
       )

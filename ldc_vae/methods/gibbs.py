@@ -246,19 +246,13 @@ def off_diagonal_field() -> bool:
 def check_particles(options) -> None:
   """Raises a `UserError` for particle fields that do not fit each other."""
   if options.off_diagonal and options.num_particles < 2:
-    raise fields.conflict(
-      {
-        'method.num_particles': options.num_particles,
-        'method.off_diagonal': options.off_diagonal,
-      },
+    raise options.conflict(
+      ('num_particles', 'off_diagonal'),
       'gives a single particle no direction; use 2 particles or more',
     )
   if options.bandwidth_factor != 1 and options.bandwidth != 'expected':
-    raise fields.conflict(
-      {
-        'method.bandwidth_factor': options.bandwidth_factor,
-        'method.bandwidth': options.bandwidth,
-      },
+    raise options.conflict(
+      ('bandwidth_factor', 'bandwidth'),
       'has no effect: the factor belongs to bandwidth=expected; use factor 1,'
       ' or bandwidth expected',
     )

@@ -90,11 +90,8 @@ class InfoVae(base.Method):
 
   def check(self) -> None:
     if self.alpha + self.mmd_scaling < 1:
-      raise fields.conflict(
-        {
-          'method.alpha': self.alpha,
-          'method.mmd_scaling': self.mmd_scaling,
-        },
+      raise self.conflict(
+        ('alpha', 'mmd_scaling'),
         'gives the MMD a negative weight; use alpha + mmd_scaling of 1 or more',
       )
 

@@ -154,11 +154,8 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
   def check(self) -> None:
     gibbs.check_particles(self)
     if self.latents_per_image > self.num_particles:
-      raise fields.conflict(
-        {
-          'method.latents_per_image': self.latents_per_image,
-          'method.num_particles': self.num_particles,
-        },
+      raise self.conflict(
+        ('latents_per_image', 'num_particles'),
         'is more than the particles of an image; use num_particles at most',
       )
 

@@ -78,7 +78,7 @@ class MetricWriter:
   def truncate_after(self, step: int) -> None:
     """Drops the lines of later steps, and what is torn.
 
-    A run that resumes from `step` then leaves neither gaps nor doubles.
+    A run that resumes from `step` then has each step once.
 
     Args:
       step: The last step to keep; -1 drops every line.

@@ -73,8 +73,8 @@ def _write(directory, manifest, values, kept, num_latest) -> None:
   payload = {name: x for name, x in values.items() if x.size}
   if payload:  # Orbax saves no empty array, and no empty dictionary
     items['state'] = ocp.args.PyTreeSave(payload)
-  # Opened anew each time (10 ms): it then knows what is on disk, whatever
-  # was set aside or failed before.
+  # Each save opens its own manager (10 ms), which then knows what is on disk,
+  # also after a save that failed.
   with ocp.CheckpointManager(
     directory,
     options=options,
