@@ -7,6 +7,7 @@ https://arxiv.org/abs/1509.00519.
 """
 
 from collections.abc import Callable
+import functools
 import math
 
 import chex
@@ -194,6 +195,22 @@ def log_weight(
   """
   log_ratio = log_prior_fn(z) - gaussian_log_prob(z, mean, logvar)
   return log_likelihood + beta * log_ratio
+
+
+def log_weights(
+  log_likelihoods: Array,
+  z: Array,
+  mean: Array,
+  logvar: Array,
+  log_prior_fn: Callable[[Array], Array] = standard_normal_log_prob,
+  beta: Array | float = 1.0,
+) -> Array:
+  """Returns `log_weight` [K] of K draws z [K, D] of one image's q."""
+  weight_fn = functools.partial(
+    log_weight, log_prior_fn=log_prior_fn, beta=beta
+  )
+  over_draws = jax.vmap(weight_fn, in_axes=(0, 0, None, None))
+  return over_draws(log_likelihoods, z, mean, logvar)
 
 
 def importance_weighted_bound(log_weights: Array) -> Array:

@@ -102,7 +102,6 @@ class Aae(base.Method):
   )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
 
     def penalty_fn(params, z, keys, context):
       del keys, context
@@ -112,13 +111,10 @@ class Aae(base.Method):
       confusion = confusion_loss(logits)
       return self.adversarial_weight * confusion, {'confusion': confusion}
 
-    autoencoder_fn = functools.partial(
-      ae.objective, model=model, penalty_fn=penalty_fn
-    )
     discriminator_fn = functools.partial(discriminator_objective, model=model)
     return base.with_normal_prior(
       model,
-      base.Phase(autoencoder_fn, model.autoencoder_names()),
+      self.first_phase(model, ae.objective, penalty_fn=penalty_fn),
       base.Phase(
         discriminator_fn,
         ('discriminator',),

@@ -91,7 +91,7 @@ class Phase(NamedTuple):
     num_updates: Optimiser updates per train step.
     per_image: Whether the objective is a mean over images. Then it can be
       computed in micro-batches. Otherwise it gets the whole batch at once; an
-      objective of a set of latents also uses `gather` over all devices.
+      objective of a set of latents also uses `svgd.gather` over all devices.
     role: AUTOENCODER or LATENT; it selects the optimiser's options.
   """
 
@@ -169,6 +169,29 @@ class Method(fields.Options):
       UserError: The model has another encoder.
     """
     raise NotImplementedError
+
+  def first_phase(
+    self, model: model_lib.Model, objective_fn: ObjectiveFn, **kwargs: Any
+  ) -> Phase:
+    """Returns the phase that trains the autoencoder.
+
+    Args:
+      model: The networks.
+      objective_fn: An objective that also takes `model` and `**kwargs`.
+      **kwargs: The method's own fields, unless they are given.
+
+    Raises:
+      UserError: The model has an encoder that the method cannot train.
+    """
+    self.require_encoder(model.encoder)
+    objective_fn = functools.partial(
+      objective_fn, model=model, **(kwargs or dataclasses.asdict(self))
+    )
+    return Phase(
+      objective_fn,
+      model.autoencoder_names(),
+      per_image=not self.compares_sets,
+    )
 
   def check_with(self, groups: sections.Groups) -> None:
     """Raises a `UserError` if other groups of the config do not fit."""
@@ -289,17 +312,6 @@ def with_normal_prior(model: model_lib.Model, *phases: Phase) -> Algorithm:
     init_stats=tuple,
     generate=functools.partial(prior_latents, latent_size=model.latent_size),
   )
-
-
-def gather(points: Array, axis_name: str | None) -> Array:
-  """Returns the points [n, D] of all devices as one set [devices n, D].
-
-  A loss of this set has the same value on every device. The mean of its
-  gradients over devices is the gradient of the loss of the whole set.
-  """
-  if axis_name is None:
-    return points
-  return jax.lax.all_gather(points, axis_name, tiled=True)
 
 
 def fold_in(keys: Array, data: Array | int) -> Array:

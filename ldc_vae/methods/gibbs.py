@@ -7,7 +7,9 @@ encoder, `svgd.stein_particles` replaces the gradient by the SVGD direction.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -202,62 +204,6 @@ def autoencoder_objective(
   return base.Output(loss, metrics, latents=z, stats=stats)
 
 
-# The fields that `ldc` and `stein_vae` share.
-
-
-def num_particles_field(default: int) -> int:
-  """Returns the field `num_particles`."""
-  return fields.at_least(1, default=default, help='K, particles per image')
-
-
-def kernel_field() -> str:
-  """Returns the field `kernel`."""
-  return fields.one_of(
-    svgd.KERNELS, default='rbf', help="kernel of the encoder's SVGD"
-  )
-
-
-def bandwidth_field() -> str | float:
-  """Returns the field `bandwidth`, see `encoder_kernel`."""
-  return fields.field(
-    'expected',
-    'expected, or a number, in squared posterior standard deviations if'
-    ' whitened, else in squared latent units; expected is 2 sqrt(D) if'
-    ' whitened, else it follows a running mean of squared distances',
-    fields.Range(_is_bandwidth, 'or a positive number', _explain_bandwidth),
-    also=(float, int),
-  )
-
-
-def bandwidth_factor_field() -> float:
-  """Returns the field `bandwidth_factor`."""
-  return fields.positive(
-    default=1.0, help='factor of the bandwidth if that is expected'
-  )
-
-
-def off_diagonal_field() -> bool:
-  """Returns the field `off_diagonal`."""
-  return fields.field(
-    True, "leave a particle's own gradient (j = i) out of its direction"
-  )
-
-
-def check_particles(options) -> None:
-  """Raises a `UserError` for particle fields that do not fit each other."""
-  if options.off_diagonal and options.num_particles < 2:
-    raise options.conflict(
-      ('num_particles', 'off_diagonal'),
-      'gives a single particle no direction; use 2 particles or more',
-    )
-  if options.bandwidth_factor != 1 and options.bandwidth != 'expected':
-    raise options.conflict(
-      ('bandwidth_factor', 'bandwidth'),
-      'has no effect: the factor belongs to bandwidth=expected; use factor 1,'
-      ' or bandwidth expected',
-    )
-
-
 _TINY = 2.0**-126  # the smallest normal float32
 
 
@@ -278,3 +224,85 @@ def _explain_bandwidth(value: str) -> str:
       f' wide; {remedy}'
     )
   return f'is unknown; {remedy}'
+
+
+def num_particles_field(default: int) -> int:
+  """Returns the field `num_particles`."""
+  return fields.at_least(1, default=default, help='K, particles per image')
+
+
+@dataclasses.dataclass(frozen=True)
+class SteinMethod(base.Method):
+  """A method whose encoder follows SVGD on the Gibbs energy."""
+
+  encoder_reason: ClassVar[str] = 'SVGD moves particles that differ'
+
+  num_particles: int = num_particles_field(2)
+  kernel: str = fields.one_of(
+    svgd.KERNELS, default='rbf', help="kernel of the encoder's SVGD"
+  )
+  bandwidth: str | float = fields.field(
+    'expected',
+    'expected, or a number, in squared posterior standard deviations if'
+    ' whitened, else in squared latent units; expected is 2 sqrt(D) if'
+    ' whitened, else it follows a running mean of squared distances',
+    fields.Range(_is_bandwidth, 'or a positive number', _explain_bandwidth),
+    also=(float, int),
+  )
+  bandwidth_factor: float = fields.positive(
+    default=1.0, help='factor of the bandwidth if that is expected'
+  )
+  off_diagonal: bool = fields.field(
+    True, "leave a particle's own gradient (j = i) out of its direction"
+  )
+  kl_warmup: float = base.kl_warmup_field()
+
+  def check(self) -> None:
+    if self.off_diagonal and self.num_particles < 2:
+      raise self.conflict(
+        ('num_particles', 'off_diagonal'),
+        'gives a single particle no direction; use 2 particles or more',
+      )
+    if self.bandwidth_factor != 1 and self.bandwidth != 'expected':
+      raise self.conflict(
+        ('bandwidth_factor', 'bandwidth'),
+        'has no effect: the factor belongs to bandwidth=expected; use factor 1,'
+        ' or bandwidth expected',
+      )
+
+  def stein_phase(
+    self,
+    model: model_lib.Model,
+    *,
+    inverse_temperature: float = 1.0,
+    whiten: bool = False,
+    latent_energy_weight: float = 0.0,
+  ) -> tuple[base.Phase, Callable[[], dict[str, Any]]]:
+    """Returns the first phase, and a function that gives its statistics.
+
+    Args:
+      model: The networks.
+      inverse_temperature: See `autoencoder_objective`.
+      whiten: See `autoencoder_objective`.
+      latent_energy_weight: See `autoencoder_objective`.
+    """
+    phase = self.first_phase(
+      model,
+      autoencoder_objective,
+      inverse_temperature=inverse_temperature,
+      num_particles=self.num_particles,
+      kernel=encoder_kernel(self.kernel, self.bandwidth),
+      bandwidth=self.bandwidth,
+      bandwidth_factor=self.bandwidth_factor,
+      off_diagonal=self.off_diagonal,
+      whiten=whiten,
+      latent_energy_weight=latent_energy_weight,
+      kl_warmup=self.kl_warmup,
+    )
+
+    def init_stats():
+      if keeps_distance(self.bandwidth, self.num_particles, whiten):
+        return {'distance': moments.init_distance()}
+      return {}
+
+    return phase, init_stats

@@ -10,7 +10,6 @@ so that the two methods can be compared.
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -96,10 +95,4 @@ class InfoVae(base.Method):
       )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
-    objective_fn = functools.partial(
-      objective, model=model, **dataclasses.asdict(self)
-    )
-    # the discrepancy compares sets, so it is not a mean over images
-    phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
-    return base.with_normal_prior(model, phase)
+    return base.with_normal_prior(model, self.first_phase(model, objective))

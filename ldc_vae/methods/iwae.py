@@ -48,9 +48,9 @@ def objective(
   z, mean, logvar = model.gaussian_particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
   weight = base.kl_weight(context.progress, kl_warmup)
-  log_weight_fn = functools.partial(elbo.log_weight, beta=weight)
-  over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
-  log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
+  log_weights = jax.vmap(functools.partial(elbo.log_weights, beta=weight))(
+    log_likelihoods, z, mean, logvar
+  )
   bounds = jax.vmap(elbo.importance_weighted_bound)(log_weights)
   loss = -jnp.mean(bounds)
   metrics = {
@@ -81,9 +81,4 @@ class Iwae(base.Method):
   kl_warmup: float = base.kl_warmup_field()
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
-    objective_fn = functools.partial(
-      objective, model=model, **dataclasses.asdict(self)
-    )
-    phase = base.Phase(objective_fn, model.autoencoder_names())
-    return base.with_normal_prior(model, phase)
+    return base.with_normal_prior(model, self.first_phase(model, objective))

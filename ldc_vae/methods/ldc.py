@@ -107,14 +107,13 @@ def generate(params, stats, keys: Array, *, model: model_lib.Model) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ldc(base.Method, sampler_options.SamplerOptions):
+class Ldc(gibbs.SteinMethod, sampler_options.SamplerOptions):
   """LDC-VAE: encoder, decoder and sampler net on one Gibbs posterior."""
 
   group: ClassVar[str] = 'method'
   name: ClassVar[str] = 'ldc'
   label: ClassVar[str] = 'LDC-VAE'
   encoders: ClassVar[tuple[str, ...]] = ('gaussian', 'implicit', 'warped')
-  encoder_reason: ClassVar[str] = 'SVGD moves particles that differ'
   defaults: ClassVar[Mapping[str, Any]] = {
     'model.learn_scale': True,
     'model.energy_width': 128,
@@ -127,16 +126,10 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
   inverse_temperature: float = fields.positive(
     default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
   )
-  num_particles: int = gibbs.num_particles_field(2)
-  kernel: str = gibbs.kernel_field()
-  bandwidth: str | float = gibbs.bandwidth_field()
-  bandwidth_factor: float = gibbs.bandwidth_factor_field()
-  off_diagonal: bool = gibbs.off_diagonal_field()
   whiten: bool = fields.field(
     True,
     'measure distances in posterior standard deviations (gaussian encoder)',
   )
-  kl_warmup: float = base.kl_warmup_field()
   latent_energy_weight: float = fields.at_least(
     0, default=0.0, help='weight of the latent energy f(u) inside U'
   )
@@ -152,7 +145,7 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
   moments_decay: float = moments.decay_field('latents')
 
   def check(self) -> None:
-    gibbs.check_particles(self)
+    super().check()
     if self.latents_per_image > self.num_particles:
       raise self.conflict(
         ('latents_per_image', 'num_particles'),
@@ -183,24 +176,16 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
       )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
-    self._check_whiten(model.encoder)
-    autoencoder_fn = functools.partial(
-      gibbs.autoencoder_objective,
-      model=model,
+    phase, init_distance = self.stein_phase(
+      model,
       inverse_temperature=self.inverse_temperature,
-      num_particles=self.num_particles,
-      kernel=gibbs.encoder_kernel(self.kernel, self.bandwidth),
-      bandwidth=self.bandwidth,
-      bandwidth_factor=self.bandwidth_factor,
-      off_diagonal=self.off_diagonal,
       whiten=self.whiten,
       latent_energy_weight=self.latent_energy_weight,
-      kl_warmup=self.kl_warmup,
     )
+    self._check_whiten(model.encoder)
 
-    def first_phase(params, images, keys, context):
-      output = autoencoder_fn(params, images, keys, context)
+    def autoencoder_fn(params, images, keys, context):
+      output = phase.objective_fn(params, images, keys, context)
       dim = output.latents.shape[-1]
       stats = dict(output.stats)
       stats['latents'] = moments.update(
@@ -226,16 +211,13 @@ class Ldc(base.Method, sampler_options.SamplerOptions):
     )
 
     def init_stats():
-      stats = {
-        name: moments.init(model.latent_size) for name in ('latents', 'sampler')
-      }
-      if gibbs.keeps_distance(self.bandwidth, self.num_particles, self.whiten):
-        stats['distance'] = moments.init_distance()
-      return stats
+      names = ('latents', 'sampler')
+      own = {name: moments.init(model.latent_size) for name in names}
+      return {**own, **init_distance()}
 
     return base.Algorithm(
       phases=(
-        base.Phase(first_phase, model.autoencoder_names()),
+        phase._replace(objective_fn=autoencoder_fn),
         base.Phase(
           latent_fn,
           ('sampler', 'energy'),

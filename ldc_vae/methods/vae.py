@@ -5,7 +5,6 @@ Kingma and Welling (2014), https://arxiv.org/abs/1312.6114; beta: Higgins et al.
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -81,12 +80,7 @@ class Vae(base.Method):
   kl_warmup: float = base.kl_warmup_field()
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
-    objective_fn = functools.partial(
-      objective, model=model, **dataclasses.asdict(self)
-    )
-    phase = base.Phase(objective_fn, model.autoencoder_names())
-    return base.with_normal_prior(model, phase)
+    return base.with_normal_prior(model, self.first_phase(model, objective))
 
 
 @dataclasses.dataclass(frozen=True)

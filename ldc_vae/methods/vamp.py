@@ -67,9 +67,9 @@ def objective(
   log_prior_fn = functools.partial(
     log_prior, params, context.stats, model=model
   )
-  log_weight_fn = functools.partial(elbo.log_weight, log_prior_fn=log_prior_fn)
-  over_samples = jax.vmap(log_weight_fn, in_axes=(0, 0, None, None))
-  log_weights = jax.vmap(over_samples)(log_likelihoods, z, mean, logvar)
+  log_weights = jax.vmap(
+    functools.partial(elbo.log_weights, log_prior_fn=log_prior_fn)
+  )(log_likelihoods, z, mean, logvar)
   reconstruction = -jnp.mean(log_likelihoods)
   kl = -jnp.mean(log_weights) - reconstruction  # estimated from the samples
   weight = base.kl_weight(context.progress, kl_warmup)
@@ -111,13 +111,9 @@ class Vamp(base.Method):
   kl_warmup: float = base.kl_warmup_field()
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
-    objective_fn = functools.partial(
-      objective, model=model, **dataclasses.asdict(self)
-    )
-    trains = (*model.autoencoder_names(), 'pseudo_inputs')
+    phase = self.first_phase(model, objective)
     return base.Algorithm(
-      phases=(base.Phase(objective_fn, trains),),
+      phases=(phase._replace(trains=(*phase.trains, 'pseudo_inputs')),),
       init_stats=tuple,
       generate=functools.partial(generate, model=model),
       log_prior=functools.partial(log_prior, model=model),

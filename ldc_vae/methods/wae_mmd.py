@@ -6,13 +6,13 @@ multiquadrics with seven scales.
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ldc_vae import fields
+from ldc_vae import svgd
 from ldc_vae.methods import ae
 from ldc_vae.methods import base
 from ldc_vae.metrics import latent as latent_metrics
@@ -34,7 +34,7 @@ def prior_mmd(z: Array, keys: Array, axis_name: str | None) -> Array:
     for a single code, which has no pairs.
   """
   draws = base.draw_normal(keys, z.shape[1:])
-  z, draws = base.gather(z, axis_name), base.gather(draws, axis_name)
+  z, draws = svgd.gather(z, axis_name), svgd.gather(draws, axis_name)
   if len(z) < 2:
     return jnp.zeros(())
   return latent_metrics.mmd(z, draws)
@@ -63,16 +63,11 @@ class WaeMmd(base.Method):
   )
 
   def build(self, model: model_lib.Model) -> base.Algorithm:
-    self.require_encoder(model.encoder)
 
     def penalty_fn(params, z, keys, context):
       del params
       mmd = prior_mmd(z, keys, context.axis_name)
       return self.mmd_weight * mmd, {'mmd': mmd}
 
-    objective_fn = functools.partial(
-      ae.objective, model=model, penalty_fn=penalty_fn
-    )
-    # the discrepancy compares sets, so it is not a mean over images
-    phase = base.Phase(objective_fn, model.autoencoder_names(), per_image=False)
+    phase = self.first_phase(model, ae.objective, penalty_fn=penalty_fn)
     return base.with_normal_prior(model, phase)

@@ -10,7 +10,6 @@ Letters: N latents, D latent size, A directions in which latents vary, B latents
 of a batch, M bins of a spline.
 """
 
-from collections.abc import Callable
 import functools
 import math
 
@@ -41,29 +40,18 @@ _MIN_SLOPE = 1e-3  # smallest slope at a knot
 
 def fit(
   latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> Callable[[int, int], np.ndarray]:
-  """Trains the flow on latents.
-
-  Args:
-    latents: Draws of the aggregate posterior, shape [N, D].
-    seed: The seed of the weights and the batches.
-    num_steps: Updates of Adam, at least 1.
-
-  Returns:
-    A function `(num, seed) -> float32 [num, D]`.
-
-  Raises:
-    UserError: The training diverged, or has no steps.
-  """
-  training.check_steps(num_steps, 'flow')
-  return training.fit(
-    _train,
-    draws,
-    latents,
-    seed=seed,
-    num_steps=num_steps,
-    what='flow',
+) -> training.SampleFn:
+  """Trains the flow on latents; see `training.NetSampler.fit`."""
+  net = training.NetSampler(
+    name='flow',
+    init_fn=init,
+    loss_fn=loss,
+    draws_fn=draws,
+    batch_size=_BATCH_SIZE,
+    learning_rate=_LEARNING_RATE,
+    ema_decay=_EMA_DECAY,
   )
+  return net.fit(latents, seed=seed, num_steps=num_steps)
 
 
 def log_prob(params: chex.ArrayTree, u: Array) -> Array:
@@ -71,6 +59,12 @@ def log_prob(params: chex.ArrayTree, u: Array) -> Array:
   chex.assert_rank(u, 1)
   noise, log_det = transform(params, u)
   return elbo.standard_normal_log_prob(noise) + log_det
+
+
+def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
+  """Returns the mean of -log p(u) over whitened latents [B, A], in nats."""
+  del key
+  return -jnp.mean(jax.vmap(log_prob, in_axes=(None, 0))(params, rows))
 
 
 @functools.partial(jax.jit, static_argnames='shape')
@@ -219,11 +213,11 @@ class Layer(nn.Module):
     return y, jnp.sum(log_derivatives, axis=-1)
 
 
-def init(key: Array, size: int) -> chex.ArrayTree:
-  """Returns the stacked weights of all layers for whitened latents [..., A]."""
+def init(key: Array, u: Array) -> chex.ArrayTree:
+  """Returns the stacked weights of all layers for one whitened latent [A]."""
   layer = create_layer()
   keys = jax.random.split(key, _NUM_LAYERS)
-  return jax.vmap(lambda key: layer.init(key, jnp.zeros(size)))(keys)
+  return jax.vmap(lambda key: layer.init(key, u))(keys)
 
 
 def transform(
@@ -262,24 +256,3 @@ def _bins(free: Array, bound: float) -> tuple[Array, Array]:
   sizes = 2.0 * bound * share
   starts = jnp.cumsum(sizes) - sizes - bound
   return starts, sizes
-
-
-@functools.partial(jax.jit, static_argnames='num_steps')
-def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
-  init_key, steps_key = jax.random.split(key)
-
-  def loss_fn(params, rows, key):
-    del key
-    return -jnp.mean(jax.vmap(log_prob, in_axes=(None, 0))(params, rows))
-
-  return training.train(
-    loss_fn,
-    init(init_key, u.shape[1]),
-    u,
-    steps_key,
-    num_steps,
-    batch_size=_BATCH_SIZE,
-    learning_rate=_LEARNING_RATE,
-    ema_decay=_EMA_DECAY,
-  )

@@ -8,7 +8,6 @@ Letters: N latents, D latent size, A directions in which latents vary, n points
 of an update.
 """
 
-from collections.abc import Callable
 import functools
 
 import chex
@@ -33,29 +32,18 @@ _WIDTH, _NUM_BLOCKS = 256, 3  # residual blocks of the net
 
 def fit(
   latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> Callable[[int, int], np.ndarray]:
-  """Trains the net on latents.
-
-  Args:
-    latents: Draws of the aggregate posterior, shape [N, D].
-    seed: The seed of the weights, the batches and the noise.
-    num_steps: Updates of Adam, at least 1.
-
-  Returns:
-    A function `(num, seed) -> float32 [num, D]`.
-
-  Raises:
-    UserError: The training diverged, or has no steps.
-  """
-  training.check_steps(num_steps, 'drifting net')
-  return training.fit(
-    _train,
-    draws,
-    latents,
-    seed=seed,
-    num_steps=num_steps,
-    what='drifting net',
+) -> training.SampleFn:
+  """Trains the net on latents; see `training.NetSampler.fit`."""
+  net = training.NetSampler(
+    name='drifting net',
+    init_fn=init,
+    loss_fn=loss,
+    draws_fn=draws,
+    batch_size=_BATCH_SIZE,
+    learning_rate=_LEARNING_RATE,
+    ema_decay=_EMA_DECAY,
   )
+  return net.fit(latents, seed=seed, num_steps=num_steps)
 
 
 def drifting_loss(points: Array, latents: Array) -> Array:
@@ -75,6 +63,17 @@ def drifting_loss(points: Array, latents: Array) -> Array:
   return svgd.follow(points, svgd.smoothed_flow(points, latents, _SCALES))
 
 
+def init(key: Array, u: Array) -> chex.ArrayTree:
+  """Returns the initial weights for one whitened latent [A]."""
+  return create_net().init(key, u)
+
+
+def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
+  """Returns `drifting_loss` of fresh draws and whitened latents [B, A]."""
+  noise = jax.random.normal(key, rows.shape)
+  return drifting_loss(create_net().apply(params, noise), rows)
+
+
 @functools.partial(jax.jit, static_argnames='shape')
 def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws whitened latents of shape [n, A], each from its own noise."""
@@ -84,24 +83,3 @@ def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
 def create_net() -> latent_nets.SamplerNet:
   """Returns the net, which maps noise [..., A] to whitened latents [..., A]."""
   return latent_nets.SamplerNet(_WIDTH, _NUM_BLOCKS)
-
-
-@functools.partial(jax.jit, static_argnames='num_steps')
-def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
-  init_key, steps_key = jax.random.split(key)
-
-  def loss_fn(params, rows, key):
-    noise = jax.random.normal(key, rows.shape)
-    return drifting_loss(create_net().apply(params, noise), rows)
-
-  return training.train(
-    loss_fn,
-    create_net().init(init_key, u[:1]),
-    u,
-    steps_key,
-    num_steps,
-    batch_size=_BATCH_SIZE,
-    learning_rate=_LEARNING_RATE,
-    ema_decay=_EMA_DECAY,
-  )

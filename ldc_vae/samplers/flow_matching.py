@@ -64,29 +64,18 @@ class Velocity(nn.Module):
 
 def fit(
   latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> Callable[[int, int], np.ndarray]:
-  """Trains the velocity on latents.
-
-  Args:
-    latents: Draws of the aggregate posterior, shape [N, D].
-    seed: The seed of the weights, the batches and the noise.
-    num_steps: Updates of Adam, at least 1.
-
-  Returns:
-    A function `(num, seed) -> float32 [num, D]`.
-
-  Raises:
-    UserError: The training diverged, or has no steps.
-  """
-  training.check_steps(num_steps, 'velocity')
-  return training.fit(
-    _train,
-    draws,
-    latents,
-    seed=seed,
-    num_steps=num_steps,
-    what='flow matching',
+) -> training.SampleFn:
+  """Trains the velocity on latents; see `training.NetSampler.fit`."""
+  net = training.NetSampler(
+    name='velocity',
+    init_fn=init,
+    loss_fn=loss,
+    draws_fn=draws,
+    batch_size=_BATCH_SIZE,
+    learning_rate=_LEARNING_RATE,
+    ema_decay=_EMA_DECAY,
   )
+  return net.fit(latents, seed=seed, num_steps=num_steps)
 
 
 def matching_loss(
@@ -141,6 +130,26 @@ def heun(
   return jax.lax.scan(step, start, jnp.arange(num_steps))[0]
 
 
+def init(key: Array, u: Array) -> chex.ArrayTree:
+  """Returns the initial weights for one whitened latent [A]."""
+  return create_net().init(key, u, jnp.zeros(()))
+
+
+def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
+  """Returns `matching_loss` of fresh noise and whitened latents [B, A]."""
+  noise_key, time_key = jax.random.split(key)
+  # one time in each of B equal parts of [0, 1] gives less noise
+  parts = jnp.arange(rows.shape[0]) + jax.random.uniform(
+    time_key, rows.shape[:1]
+  )
+  return matching_loss(
+    functools.partial(create_net().apply, params),
+    jax.random.normal(noise_key, rows.shape),
+    rows,
+    parts / rows.shape[0],
+  )
+
+
 @functools.partial(jax.jit, static_argnames='shape')
 def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws whitened latents of shape [n, A], each from its own noise."""
@@ -151,34 +160,3 @@ def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
 def create_net() -> Velocity:
   """Returns the net v for whitened latents [..., A] and times [...]."""
   return Velocity(_WIDTH, _NUM_BLOCKS)
-
-
-@functools.partial(jax.jit, static_argnames='num_steps')
-def _train(u: Array, key: Array, num_steps: int) -> chex.ArrayTree:
-  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
-  init_key, steps_key = jax.random.split(key)
-  params = create_net().init(init_key, u[:1], jnp.zeros(1))
-
-  def loss_fn(params, rows, key):
-    noise_key, time_key = jax.random.split(key)
-    # one time in each of B equal parts of [0, 1] gives less noise
-    parts = jnp.arange(rows.shape[0]) + jax.random.uniform(
-      time_key, rows.shape[:1]
-    )
-    return matching_loss(
-      functools.partial(create_net().apply, params),
-      jax.random.normal(noise_key, rows.shape),
-      rows,
-      parts / rows.shape[0],
-    )
-
-  return training.train(
-    loss_fn,
-    params,
-    u,
-    steps_key,
-    num_steps,
-    batch_size=_BATCH_SIZE,
-    learning_rate=_LEARNING_RATE,
-    ema_decay=_EMA_DECAY,
-  )

@@ -127,7 +127,7 @@ def objective(
     )
     # it depends on the target, not on the particles that it moves
     bandwidth = svgd.mass_bandwidth(
-      _gather(aggregate, axis_name), options.sampler_mass
+      svgd.gather(aggregate, axis_name), options.sampler_mass
     )
     update = svgd.normalised_update(
       u,
@@ -145,7 +145,7 @@ def objective(
       'repulsion_share': update.repulsion_share,
     }
   # over the whole set: the few particles of one device would bias it downwards
-  std = jnp.mean(jnp.std(_gather(u, axis_name), axis=0))
+  std = jnp.mean(jnp.std(svgd.gather(u, axis_name), axis=0))
   return loss + svgd.follow(u, direction), {'sampler_std': std, **metrics}
 
 
@@ -295,37 +295,24 @@ def _train(
     0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
   )
   tx = optax.adam(rate, b1=_B1)
-  objective_fn = functools.partial(
-    objective,
-    sampler_fn=_sampler().apply,
-    energy_fn=energy_net.apply,
-    options=options,
-  )
 
-  def step(carry, index):
-    params, opt_state, average = carry
+  def loss_fn(params, index):
     rows_key, noise_key, penalty_key = jax.random.split(
       jax.random.fold_in(steps_key, index), 3
     )
     rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
-    noise = jax.random.normal(noise_key, (batch_size, dim))
-    at_aggregate = jax.random.bernoulli(penalty_key, shape=(batch_size,))
-    grads, metrics = jax.grad(objective_fn, has_aux=True)(
-      params, noise, u[rows], at_aggregate, index / num_steps
+    return objective(
+      params,
+      jax.random.normal(noise_key, (batch_size, dim)),
+      u[rows],
+      jax.random.bernoulli(penalty_key, shape=(batch_size,)),
+      index / num_steps,
+      sampler_fn=_sampler().apply,
+      energy_fn=energy_net.apply,
+      options=options,
     )
-    updates, opt_state = tx.update(grads, opt_state)
-    params = optax.apply_updates(params, updates)
-    decay = jnp.minimum(_EMA_DECAY, (1.0 + index) / (10.0 + index))
-    average = optax.incremental_update(params['sampler'], average, 1.0 - decay)
-    return (params, opt_state, average), metrics
 
-  carry = (params, tx.init(params), params['sampler'])
-  (_, _, average), metrics = jax.lax.scan(step, carry, jnp.arange(num_steps))
-  return average, metrics
-
-
-def _gather(points: Array, axis_name: str | None) -> Array:
-  """Returns the points [n, D] of all devices as one set."""
-  if axis_name is None:
-    return points
-  return jax.lax.all_gather(points, axis_name, tiled=True)
+  average, metrics = training.descend(
+    loss_fn, params, tx, num_steps, ema_decay=_EMA_DECAY
+  )
+  return average['sampler'], metrics

@@ -5,6 +5,9 @@ of a batch.
 """
 
 from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
 
 import chex
 import jax
@@ -16,7 +19,7 @@ import optax
 from ldc_vae import errors
 
 Array = jax.Array
-LossFn = Callable[[chex.ArrayTree, Array, Array], Array]
+SampleFn = Callable[[int, int], np.ndarray]
 
 # Latents vary in a direction if its standard deviation is above this part of
 # the largest one.
@@ -56,6 +59,119 @@ def whiten(
   return u.astype(np.float32), unwhiten
 
 
+@dataclasses.dataclass(frozen=True)
+class NetSampler:
+  """A net that draws whitened latents, and how it is trained.
+
+  Attributes:
+    name: The net's name, for messages.
+    init_fn: Maps a key and one whitened latent [A] to weights.
+    loss_fn: Maps weights, rows [B, A] and a key to a scalar.
+    draws_fn: Maps weights, a key and a shape (n, A) to whitened latents.
+    batch_size: B; batches are drawn with replacement.
+    learning_rate: Adam's initial rate, which falls along a cosine.
+    final_fraction: The end of the cosine, as a fraction of the initial rate.
+    b1: Adam's first decay.
+    ema_decay: See `descend`.
+  """
+
+  name: str
+  init_fn: Callable[[Array, Array], chex.ArrayTree]
+  loss_fn: Callable[[chex.ArrayTree, Array, Array], Array]
+  draws_fn: Callable[[chex.ArrayTree, Array, tuple[int, int]], Array]
+  batch_size: int
+  learning_rate: float
+  ema_decay: float
+  final_fraction: float = 0.0
+  b1: float = 0.9
+
+  def fit(self, latents: np.ndarray, *, seed: int, num_steps: int) -> SampleFn:
+    """Trains the net on whitened latents.
+
+    Args:
+      latents: Draws of the aggregate posterior, shape [N, D].
+      seed: The seed of the weights, the batches and all other noise.
+      num_steps: Updates of Adam, at least 1.
+
+    Returns:
+      A function `(num, seed) -> float32 [num, D]`.
+
+    Raises:
+      UserError: The training diverged, or has no steps.
+    """
+    check_steps(num_steps, self.name)
+    u, unwhiten = whiten(latents)
+    params = train(self, jnp.asarray(u), jax.random.key(seed), num_steps)
+    check_trained(params, num_steps, self.name)
+
+    def sample(num: int, seed: int) -> np.ndarray:
+      shape = (num, u.shape[1])
+      return unwhiten(self.draws_fn(params, draw_key(seed), shape))
+
+    return sample
+
+
+@functools.partial(jax.jit, static_argnames=('net', 'num_steps'))
+def train(
+  net: NetSampler, u: Array, key: Array, num_steps: int
+) -> chex.ArrayTree:
+  """Returns the averaged weights after `num_steps` updates on u [N, A]."""
+  init_key, steps_key = jax.random.split(key)
+
+  def loss_fn(params, index):
+    rows_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, index))
+    rows = jax.random.randint(rows_key, (net.batch_size,), 0, u.shape[0])
+    return net.loss_fn(params, u[rows], loss_key), ()
+
+  rate = optax.cosine_decay_schedule(
+    net.learning_rate, num_steps, net.final_fraction
+  )
+  return descend(
+    loss_fn,
+    net.init_fn(init_key, u[0]),
+    optax.adam(rate, b1=net.b1),
+    num_steps,
+    ema_decay=net.ema_decay,
+  )[0]
+
+
+def descend(
+  loss_fn: Callable[[chex.ArrayTree, Array], tuple[Array, Any]],
+  params: chex.ArrayTree,
+  tx: optax.GradientTransformation,
+  num_steps: int,
+  *,
+  ema_decay: float,
+) -> tuple[chex.ArrayTree, Any]:
+  """Trains weights in one compiled loop.
+
+  Args:
+    loss_fn: Maps weights and the number of the update, from 0, to a scalar and
+      metrics.
+    params: The initial weights.
+    tx: The optimiser.
+    num_steps: The number of updates.
+    ema_decay: The decay of the average of the weights. In the first steps it
+      is limited to (1 + step) / (10 + step). 0 returns the last weights.
+
+  Returns:
+    The averaged weights, and the metrics of all updates.
+  """
+
+  def step(carry, index):
+    params, opt_state, average = carry
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(params, index)
+    updates, opt_state = tx.update(grads, opt_state)
+    params = optax.apply_updates(params, updates)
+    decay = jnp.minimum(ema_decay, (1.0 + index) / (10.0 + index))
+    average = optax.incremental_update(params, average, 1.0 - decay)
+    return (params, opt_state, average), metrics
+
+  carry = (params, tx.init(params), params)
+  (_, _, average), metrics = jax.lax.scan(step, carry, jnp.arange(num_steps))
+  return average, metrics
+
+
 def check_steps(num_steps: int, what: str) -> None:
   """Raises a `UserError` if `num_steps` is less than 1."""
   if num_steps < 1:
@@ -75,83 +191,3 @@ def check_trained(params: chex.ArrayTree, num_steps: int, what: str) -> None:
 def draw_key(seed: int) -> Array:
   """Returns the key of draws; no key of the training is equal to it."""
   return jax.random.fold_in(jax.random.key(seed), 2**31)
-
-
-def fit(
-  train_fn: Callable[[Array, Array, int], chex.ArrayTree],
-  draws_fn: Callable[[chex.ArrayTree, Array, tuple[int, int]], Array],
-  latents: np.ndarray,
-  *,
-  seed: int,
-  num_steps: int,
-  what: str,
-) -> Callable[[int, int], np.ndarray]:
-  """Trains a net on whitened latents; returns a function that draws latents.
-
-  Args:
-    train_fn: Maps whitened latents [N, A], a key and `num_steps` to weights.
-    draws_fn: Maps weights, a key and a shape (n, A) to whitened latents.
-    latents: Shape [N, D].
-    seed: The seed of the training.
-    num_steps: The number of updates.
-    what: The net's name, for an error message.
-
-  Returns:
-    A function `(num, seed) -> float32 [num, D]`.
-
-  Raises:
-    UserError: The training diverged.
-  """
-  u, unwhiten = whiten(latents)
-  params = train_fn(jnp.asarray(u), jax.random.key(seed), num_steps)
-  check_trained(params, num_steps, what)
-
-  def sample(num: int, seed: int) -> np.ndarray:
-    return unwhiten(draws_fn(params, draw_key(seed), (num, u.shape[1])))
-
-  return sample
-
-
-def train(
-  loss_fn: LossFn,
-  params: chex.ArrayTree,
-  u: Array,
-  key: Array,
-  num_steps: int,
-  *,
-  batch_size: int,
-  learning_rate: float,
-  ema_decay: float,
-) -> chex.ArrayTree:
-  """Trains by Adam on random batches; the rate falls to 0 along a cosine.
-
-  Args:
-    loss_fn: Maps weights, rows [B, A] and a PRNG key to a scalar.
-    params: The initial weights.
-    u: Whitened latents, shape [N, A]; batches are drawn with replacement.
-    key: PRNG key.
-    num_steps: The number of updates.
-    batch_size: B.
-    learning_rate: The initial rate.
-    ema_decay: The decay of the average of the weights. In the first steps it
-      is limited to (1 + step) / (10 + step).
-
-  Returns:
-    The averaged weights.
-  """
-  tx = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-
-  def step(carry, index):
-    params, opt_state, average = carry
-    rows_key, loss_key = jax.random.split(jax.random.fold_in(key, index))
-    rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
-    grads = jax.grad(loss_fn)(params, u[rows], loss_key)
-    updates, opt_state = tx.update(grads, opt_state)
-    params = optax.apply_updates(params, updates)
-    decay = jnp.minimum(ema_decay, (1.0 + index) / (10.0 + index))
-    average = optax.incremental_update(params, average, 1.0 - decay)
-    return (params, opt_state, average), None
-
-  carry = (params, tx.init(params), params)
-  (_, _, average), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
-  return average

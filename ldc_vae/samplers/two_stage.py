@@ -8,7 +8,6 @@ and a learned noise can match it.
 Letters: N latents, D latent size, B latents of a batch.
 """
 
-from collections.abc import Callable
 import functools
 
 import chex
@@ -19,8 +18,8 @@ import numpy as np
 import optax
 
 from ldc_vae import elbo
-from ldc_vae import errors
 from ldc_vae.models import latent_nets
+from ldc_vae.samplers import training
 
 Array = jax.Array
 
@@ -54,7 +53,7 @@ class Decoder(nn.Module):
 
 def fit(
   latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> Callable[[int, int], np.ndarray]:
+) -> training.SampleFn:
   """Trains the second VAE on latents.
 
   Args:
@@ -66,23 +65,19 @@ def fit(
     A function `(num, seed) -> float32 [num, D]`.
 
   Raises:
-    UserError: The training has no steps.
+    UserError: The training diverged, or has no steps.
   """
+  training.check_steps(num_steps, 'second VAE')
   latents = np.asarray(latents, np.float32)
   chex.assert_rank(latents, 2)
-  if num_steps < 1:
-    raise errors.UserError(
-      f'num_steps={num_steps} trains no second VAE; use 1 or more'
-    )
   mean, std = latents.mean(axis=0), latents.std(axis=0) + _MIN_STD
   params = _train(
     jnp.asarray((latents - mean) / std), jax.random.key(seed), num_steps
   )
+  training.check_trained(params, num_steps, 'second VAE')
 
   def sample(num: int, seed: int) -> np.ndarray:
-    # training has used the keys of its own seed, which may be equal
-    key = jax.random.fold_in(jax.random.key(seed), 2**31)
-    z = _sample(params, key, (num, latents.shape[1]))
+    z = _sample(params, training.draw_key(seed), (num, latents.shape[1]))
     return (mean + std * np.asarray(z)).astype(np.float32)
 
   return sample
@@ -107,19 +102,15 @@ def _train(z: Array, key: Array, num_steps: int) -> chex.ArrayTree:
     'encoder': Encoder().init(encoder_key, z[:1]),
     'decoder': Decoder().init(decoder_key, z[:1]),
   }
-  tx = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_steps))
-
-  def step(carry, key):
-    params, opt_state = carry
-    rows_key, noise_key = jax.random.split(key)
-    rows = jax.random.randint(rows_key, (_BATCH_SIZE,), 0, z.shape[0])
-    grads = jax.grad(negative_elbo)(params, z[rows], noise_key)
-    updates, opt_state = tx.update(grads, opt_state)
-    return (optax.apply_updates(params, updates), opt_state), None
-
   keys = jax.random.split(steps_key, num_steps)
-  (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
-  return params
+
+  def loss_fn(params, index):
+    rows_key, noise_key = jax.random.split(keys[index])
+    rows = jax.random.randint(rows_key, (_BATCH_SIZE,), 0, z.shape[0])
+    return negative_elbo(params, z[rows], noise_key), ()
+
+  tx = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_steps))
+  return training.descend(loss_fn, params, tx, num_steps, ema_decay=0.0)[0]
 
 
 @functools.partial(jax.jit, static_argnames='shape')

@@ -42,6 +42,7 @@ Here k(x, y) = exp(-|x - y|^2 / h) has no factor 2 in front of h. All functions
 are pure, batch by `vmap`, and know no network, config or device.
 """
 
+from ldc_vae.svgd.arithmetic import gather
 from ldc_vae.svgd.arithmetic import squared_distances
 from ldc_vae.svgd.bandwidths import BANDWIDTH_FLOOR
 from ldc_vae.svgd.bandwidths import expected_bandwidth
@@ -81,6 +82,7 @@ __all__ = [
   'expected_bandwidth',
   'follow',
   'from_function',
+  'gather',
   'imq',
   'imq_kernel',
   'linear',

@@ -93,6 +93,17 @@ def matmul(x: Array, y: Array) -> Array:
   return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
+def gather(points: Array, axis_name: str | None) -> Array:
+  """Returns the points [n, D] of all devices as one set [devices n, D].
+
+  A loss of this set has the same value on every device. The mean of its
+  gradients over devices is the gradient of the loss of the whole set.
+  """
+  if axis_name is None:
+    return points
+  return jax.lax.all_gather(points, axis_name, tiled=True)
+
+
 def masked(values: Array, mask: Array | None) -> Array:
   """values * mask, or values if the mask is None."""
   return values if mask is None else values * mask

@@ -164,11 +164,8 @@ def normalised_update(
   Returns:
     The update of this device's particles, and the diagnostics of these.
   """
-  everyone, all_scores = particles, scores
-  if axis_name is not None:
-    everyone, all_scores = jax.lax.all_gather(
-      (particles, scores), axis_name, tiled=True
-    )
+  everyone = arithmetic.gather(particles, axis_name)
+  all_scores = arithmetic.gather(scores, axis_name)
   direction_fn = functools.partial(
     svgd_direction,
     everyone,

@@ -8,13 +8,9 @@ import numpy as np
 
 from ldc_vae import svgd
 from ldc_vae.samplers import drifting
-from ldc_vae.samplers import registry
+from ldc_vae.samplers import training
 from tests import device_case
 from tests.samplers import latent_case
-
-
-def _fit_few(z, seed):
-  return drifting.fit(z, seed=seed, num_steps=3)
 
 
 class FitTest(parameterized.TestCase):
@@ -23,7 +19,9 @@ class FitTest(parameterized.TestCase):
       absltest.mock.patch.multiple(
         drifting, _WIDTH=64, _BATCH_SIZE=200, _LEARNING_RATE=3e-3
       ),
-      device_case.optimised(drifting, '_train', static_argnames='num_steps'),
+      device_case.optimised(
+        training, 'train', static_argnames=('net', 'num_steps')
+      ),
     ):
       z = latent_case.two_clusters(5000)
       draws = drifting.fit(z, seed=0, num_steps=1000)(5000, 0)
@@ -32,22 +30,6 @@ class FitTest(parameterized.TestCase):
     latent_case.check_clusters(
       self, draws, share=0.04, mean=0.15, covariance=0.3
     )
-
-  def test_draws_depend_on_the_seeds_alone(self):
-    latent_case.check_seeds(self, _fit_few)
-
-  def test_latents_may_be_constant_or_few(self):
-    latent_case.check_odd_latents(self, _fit_few)
-
-  def test_no_steps_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no drifting'):
-      drifting.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
-
-  def test_latents_that_are_not_finite_are_refused(self):
-    z = latent_case.two_clusters(10)
-    z[3, 1] = np.nan
-    with self.assertRaisesRegex(ValueError, "not finite, so 'drifting'"):
-      registry.fit('drifting', z, num_steps=3)
 
 
 class DriftingLossTest(parameterized.TestCase):

@@ -9,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.samplers import flow_matching
-from ldc_vae.samplers import registry
+from ldc_vae.samplers import training
 from tests import device_case
 from tests.samplers import latent_case
-
-
-def _fit_few(z, seed):
-  return flow_matching.fit(z, seed=seed, num_steps=3)
 
 
 class FitTest(parameterized.TestCase):
@@ -25,7 +21,7 @@ class FitTest(parameterized.TestCase):
         flow_matching, _WIDTH=64, _BATCH_SIZE=256, _LEARNING_RATE=3e-3
       ),
       device_case.optimised(
-        flow_matching, '_train', static_argnames='num_steps'
+        training, 'train', static_argnames=('net', 'num_steps')
       ),
     ):
       z = latent_case.two_clusters(5000)
@@ -35,27 +31,6 @@ class FitTest(parameterized.TestCase):
     latent_case.check_clusters(
       self, draws, share=0.03, mean=0.1, covariance=0.12
     )
-
-  def test_draws_depend_on_the_seeds_alone(self):
-    latent_case.check_seeds(self, _fit_few)
-
-  def test_latents_may_be_constant_or_few(self):
-    latent_case.check_odd_latents(self, _fit_few)
-
-  def test_no_steps_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no velocity'):
-      flow_matching.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
-
-  def test_a_training_that_diverges_is_told(self):
-    with absltest.mock.patch.object(flow_matching, '_LEARNING_RATE', 1e30):
-      with self.assertRaisesRegex(ValueError, 'diverged within num_steps=7'):
-        flow_matching.fit(latent_case.two_clusters(10), seed=0, num_steps=7)
-
-  def test_latents_that_are_not_finite_are_refused(self):
-    z = latent_case.two_clusters(10)
-    z[3, 1] = np.nan
-    with self.assertRaisesRegex(ValueError, "not finite, so 'flow_matching'"):
-      registry.fit('flow_matching', z, num_steps=3)
 
 
 class VelocityTest(parameterized.TestCase):

@@ -5,7 +5,6 @@ from absl.testing import parameterized
 import numpy as np
 
 from ldc_vae.samplers import nearest
-from ldc_vae.samplers import registry
 from tests.samplers import latent_case
 
 
@@ -19,19 +18,6 @@ class FitTest(parameterized.TestCase):
     latent_case.check_clusters(
       self, draws, share=0.03, mean=0.1, covariance=0.1
     )
-
-  def test_draws_depend_on_the_seeds_alone(self):
-    z = latent_case.two_clusters(2000)  # more than are probed
-    draws = _fit(z, 1)(20, 3)
-    self.assertEqual(draws.dtype, np.float32)
-    self.assertEqual(draws.shape, (20, 3))
-    np.testing.assert_array_equal(draws, _fit(z, 1)(20, 3))
-    self.assertFalse(np.array_equal(draws, _fit(z, 1)(20, 4)))
-    self.assertFalse(np.array_equal(draws, _fit(z, 2)(20, 3)))
-    self.assertEqual(_fit(z, 1)(0, 3).shape, (0, 3))
-
-  def test_latents_may_be_constant_or_few(self):
-    latent_case.check_odd_latents(self, _fit)
 
   @parameterized.parameters(0.0, 0.3, 2.0)
   def test_draws_are_so_far_from_a_latent(self, noise):
@@ -49,12 +35,6 @@ class FitTest(parameterized.TestCase):
   def test_no_share_is_refused(self, noise):
     with self.assertRaisesRegex(ValueError, f'noise={noise} is not a fraction'):
       nearest.fit(latent_case.two_clusters(10), seed=0, noise=noise)
-
-  def test_latents_that_are_not_finite_are_refused(self):
-    z = latent_case.two_clusters(10)
-    z[3, 1] = np.nan
-    with self.assertRaisesRegex(ValueError, "not finite, so 'nearest'"):
-      registry.fit('nearest', z)
 
 
 class MedianDistanceTest(parameterized.TestCase):

@@ -6,6 +6,8 @@ import numpy as np
 
 from ldc_vae.samplers import registry
 
+_NAMES = tuple(name.replace('_K', '_2') for name in registry.SAMPLERS)
+
 
 def _two_clusters(num: int) -> np.ndarray:
   """A quarter of the latents at (-5, 0), the rest at (5, 0), spread 0.5, 1."""
@@ -87,13 +89,13 @@ class FitTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f'{name} .*between 1 and {num}'):
       registry.fit(name, _two_clusters(num))
 
-  @parameterized.product(
-    name=('prior', 'gaussian', 'gmm_2'), value=(np.nan, np.inf)
-  )
+  @parameterized.product(name=_NAMES, value=(np.nan, np.inf))
   def test_latents_that_are_not_finite_are_refused(self, name, value):
     z = _two_clusters(10)
     z[3, 1] = value
-    with self.assertRaisesRegex(ValueError, '1 of 10 latents are not finite'):
+    with self.assertRaisesRegex(
+      ValueError, f"1 of 10 latents are not finite, so '{name}'"
+    ):
       registry.fit(name, z)
 
   @parameterized.parameters(((5,),), ((0, 3),), ((3, 0),), ((2, 2, 2),))
@@ -105,7 +107,7 @@ class FitTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'at least 2'):
       registry.fit('gaussian', np.zeros((1, 3)))
 
-  def test_a_new_law_is_one_line(self):
+  def test_a_new_sampler_is_one_line(self):
     def fit_point(z, number, *, seed):
       del seed
       return lambda num, seed: np.repeat(z[number : number + 1], num, axis=0)

@@ -241,27 +241,6 @@ def _mixture_masses(z: np.ndarray) -> np.ndarray:
   return np.bincount(np.argmin(distances, axis=1)[near], minlength=4) / len(z)
 
 
-def _fit_few(z, seed):
-  with absltest.mock.patch.multiple(
-    sampler_net,
-    _BATCH_SIZE=32,
-    _MOMENT_DRAWS=1000,
-    _SAMPLER_WIDTH=8,
-    _SAMPLER_BLOCKS=1,
-    _ENERGY_WIDTH=8,
-    _ENERGY_BLOCKS=1,
-  ):
-    sample_fn = sampler_net.fit(z, seed=seed, num_steps=3)
-
-  def sample(num, seed):
-    with absltest.mock.patch.multiple(
-      sampler_net, _SAMPLER_WIDTH=8, _SAMPLER_BLOCKS=1
-    ):
-      return sample_fn(num, seed)
-
-  return sample
-
-
 class FitTest(parameterized.TestCase):
   def _fit(self, z, num_steps, num_draws):
     """Draws of a small net after a short training, and its metrics."""
@@ -347,19 +326,13 @@ class FitTest(parameterized.TestCase):
     masses = _mixture_masses(registry.fit('gaussian', z)(10_000, 0))
     self.assertTrue(np.any(masses < _mixture_masses(z) / 2), masses)
 
-  def test_draws_depend_on_the_seeds_alone(self):
-    latent_case.check_seeds(self, _fit_few)
-
-  def test_latents_may_be_constant_or_few(self):
-    latent_case.check_odd_latents(self, _fit_few)
-
-  def test_no_steps_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no sampler'):
-      sampler_net.fit(latent_case.two_clusters(10), seed=0, num_steps=0)
-
   def test_latents_that_are_missed_are_told(self):
-    with self.assertLogs('absl', 'WARNING') as logs:
-      self._fit(_ring(5000), 2, 10)
+    small = dict(_SAMPLER_WIDTH=8, _ENERGY_WIDTH=8, _NUM_CHECKED=1000)
+    with (
+      absltest.mock.patch.multiple(sampler_net, **small),
+      self.assertLogs('absl', 'WARNING') as logs,
+    ):
+      sampler_net.fit(_ring(2000), seed=0, num_steps=2)
     self.assertIn('misses a share of', logs.output[0])
     self.assertIn('num_steps=2', logs.output[0])
 
@@ -368,12 +341,6 @@ class FitTest(parameterized.TestCase):
       sampler_net.fit(
         latent_case.two_clusters(10), seed=0, num_steps=1, sampler_mass=300.0
       )
-
-  def test_latents_that_are_not_finite_are_refused(self):
-    z = latent_case.two_clusters(10)
-    z[3, 1] = np.nan
-    with self.assertRaisesRegex(ValueError, "not finite, so 'svgd'"):
-      registry.fit('svgd', z, num_steps=3)
 
 
 if __name__ == '__main__':

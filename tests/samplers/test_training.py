@@ -55,6 +55,15 @@ class CheckTest(parameterized.TestCase):
 
 
 class TrainTest(parameterized.TestCase):
+  def _net(self, loss_fn, size, **kwargs):
+    return training.NetSampler(
+      name='net',
+      init_fn=lambda key, u: jnp.zeros(size),
+      loss_fn=loss_fn,
+      draws_fn=lambda params, key, shape: jnp.tile(params, (shape[0], 1)),
+      **kwargs,
+    )
+
   def test_finds_the_mean(self):
     u = jnp.asarray(np.random.default_rng(0).normal(size=(40, 2)) + [3.0, -1.0])
 
@@ -62,34 +71,40 @@ class TrainTest(parameterized.TestCase):
       del key
       return jnp.mean(jnp.sum(jnp.square(rows - params), axis=1))
 
-    params = training.train(
-      loss_fn,
-      jnp.zeros(2),
-      u,
-      jax.random.key(0),
-      400,
-      batch_size=64,
-      learning_rate=0.1,
-      ema_decay=0.9,
-    )
+    net = self._net(loss_fn, 2, batch_size=64, learning_rate=0.1, ema_decay=0.9)
+    params = training.train(net, u, jax.random.key(0), 400)
     # 64 rows have the mean within 1 / 8; the end of the cosine averages many
     np.testing.assert_allclose(params, u.mean(axis=0), atol=0.05)
+    # whitened latents have the mean 0
+    draws = net.fit(np.asarray(u), seed=0, num_steps=400)(3, 0)
+    np.testing.assert_allclose(draws, np.tile(u.mean(axis=0), (3, 1)), atol=0.1)
 
   def test_the_average_lags_behind(self):
     # Adam with a gradient of 1 moves by the rate, here 1, (1 + cos) / 2 in all
     # 2 steps: to -1, -1.5. The average weighs 1 / 10, then 2 / 11 of the old.
-    params = training.train(
+    net = self._net(
       lambda params, rows, key: params,
-      jnp.zeros(()),
-      jnp.zeros((3, 1)),
-      jax.random.key(0),
-      2,
+      (),
       batch_size=1,
       learning_rate=1.0,
       ema_decay=0.9,
     )
+    params = training.train(net, jnp.zeros((3, 1)), jax.random.key(0), 2)
     first = -0.9
     np.testing.assert_allclose(params, 2 / 11 * first - 9 / 11 * 1.5, rtol=1e-5)
+
+  def test_the_end_of_the_cosine_and_the_decay_are_those_given(self):
+    # the rates of 2 steps are 1 and (1 + 0.4) / 2; without an average
+    net = self._net(
+      lambda params, rows, key: params,
+      (),
+      batch_size=1,
+      learning_rate=1.0,
+      ema_decay=0.0,
+      final_fraction=0.4,
+    )
+    params = training.train(net, jnp.zeros((3, 1)), jax.random.key(0), 2)
+    np.testing.assert_allclose(params, -1.7, rtol=1e-5)
 
 
 if __name__ == '__main__':

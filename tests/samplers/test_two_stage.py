@@ -33,15 +33,6 @@ class FitTest(parameterized.TestCase):
     self.assertAlmostEqual(np.median(radii), 3.0, delta=0.2)
     self.assertLess(np.mean(radii < 2.0), 0.1)
 
-  def test_draws_depend_on_the_seeds_alone(self):
-    fit = lambda seed: two_stage.fit(_ring(100), seed=seed, num_steps=5)
-    draws = fit(1)(20, 3)
-    self.assertEqual(draws.dtype, np.float32)
-    self.assertEqual(draws.shape, (20, 2))
-    np.testing.assert_array_equal(draws, fit(1)(20, 3))
-    self.assertFalse(np.array_equal(draws, fit(1)(20, 4)))
-    self.assertFalse(np.array_equal(draws, fit(2)(20, 3)))
-
   def test_draws_have_the_decoders_noise_besides(self):
     latents, num = _ring(100), 10_000
     inputs = np.zeros((1, 2), np.float32)
@@ -55,7 +46,7 @@ class FitTest(parameterized.TestCase):
         z = two_stage.fit(latents, seed=0)(num, 0)
       return (z - latents.mean(axis=0)) / latents.std(axis=0)
 
-    decoded = draw(-np.inf)
+    decoded = draw(-200.0)  # a scale of 0 in float32
     noise = (draw(0.3) - decoded) / np.exp(0.3)
     # four errors of a deviation, and of a correlation: none with u
     np.testing.assert_allclose(
@@ -66,15 +57,6 @@ class FitTest(parameterized.TestCase):
     off_diagonal = correlations[np.triu_indices(4, k=1)]
     off_diagonal = np.delete(off_diagonal, -1)  # of decoded with itself
     np.testing.assert_allclose(off_diagonal, 0.0, atol=4 / np.sqrt(num))
-
-  def test_a_constant_latent_stays_constant(self):
-    latents = np.concatenate([_ring(50), np.full((50, 1), 7.0)], axis=1)
-    draws = two_stage.fit(latents, seed=0, num_steps=5)(100, 0)
-    np.testing.assert_allclose(draws[:, 2], 7.0, atol=1e-4)
-
-  def test_no_steps_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'num_steps=0'):
-      two_stage.fit(_ring(10), seed=0, num_steps=0)
 
 
 class NegativeElboTest(parameterized.TestCase):
