@@ -1,11 +1,12 @@
 """The processes of a run: how they join, agree and end together.
 
-A run has one process, or several that join through `jax.distributed`. When one
-of them dies, jax notices that its heartbeats are missing and ends the others.
-Each process also tells the others, through the key-value store of jax's
-coordinator, whether it was asked to stop, or has failed. So one signal to one
-process stops all at the same step, and an error of one process is the error of
-all. Process 0 holds the coordinator, and it alone writes files.
+A run has one process, or several that join through `jax.distributed`. Process 0
+holds jax's coordinator, and it alone writes files. Through the coordinator's
+key-value store, each process tells the others that it lives, and whether it was
+asked to stop or has failed. So one signal to one process stops all at the same
+step, and an error of one process is the error of all. When a process dies, the
+others miss its signs of life and end with a sentence. Only where process 0 is
+killed does jax itself end the others, at once and in its own words.
 """
 
 import collections
@@ -26,9 +27,12 @@ import numpy as np
 from ldc_vae import errors
 from ldc_vae.runtime import signals
 
-# Seconds without a heartbeat after which a process counts as dead.
-HEARTBEAT = 40
+# Seconds without a heartbeat after which jax ends all processes.
+HEARTBEAT = 50
 
+# The part of them without a sign of life after which the others end. They must
+# be first, and jax sends a heartbeat only every half of its seconds.
+_SILENCE = 0.4
 _FAREWELL = 5.0  # seconds in which the others read why a process has failed
 _CHUNK = 1 << 26  # bytes of one broadcast
 _PREFIX = 'ldc_vae/processes'
@@ -224,13 +228,20 @@ class _Peers:
     self._index, self._count = state.process_id, state.num_processes
     self._period = 0.2 if self._count <= 16 else 1.0  # seconds
     self._statuses = {}  # by process
+    self._beat, self._answered = 0, time.monotonic()
+    self._heard = {}  # process -> (its last beat, when it was new)
+    self._silent = None  # a process that has died
     self._failure, self._code, self._has_left = '', 0, False
     self._watch = watch
     watch.name = f' (process {self._index})'
     watch.others_fn, watch.exit_fn = self._last_steps, self._exit
     self._is_closed = threading.Event()
-    self._thread = threading.Thread(target=self._run, name='peers', daemon=True)
-    self._thread.start()
+    self._threads = [
+      threading.Thread(target=each, name='peers', daemon=True)
+      for each in (self._run, self._listen)
+    ]
+    for thread in self._threads:
+      thread.start()
 
   def leave(self, code, failure):
     """See the function `leave`."""
@@ -238,9 +249,10 @@ class _Peers:
     self._watch.end(code)
 
   def close(self):
-    """Ends the thread, and leaves the watch to itself."""
+    """Ends the threads, and leaves the watch to itself."""
     self._is_closed.set()
-    self._thread.join()
+    for thread in self._threads:
+      thread.join()
     self._watch.others_fn, self._watch.exit_fn = list, os._exit
 
   def _last_steps(self):
@@ -254,13 +266,42 @@ class _Peers:
       with contextlib.suppress(jax.errors.JaxRuntimeError):  # jax ends us then
         self._post()
         self._statuses = _read(f'{_PREFIX}/')
+        self._hear()
         if not self._has_left:
           self._act()
+
+  def _hear(self):
+    """Notes which processes have given a new sign of life."""
+    self._answered = time.monotonic()
+    for index, status in self._statuses.items():
+      if self._heard.get(index, (-1, 0.0))[0] != status['beat']:
+        self._heard[index] = status['beat'], self._answered
+
+  def _listen(self):
+    """Ends this process where another one gives no sign of life.
+
+    It has a thread of its own, because a call to a coordinator that does not
+    answer may block.
+    """
+    while not self._is_closed.wait(self._period):
+      limit = time.monotonic() - _SILENCE * HEARTBEAT
+      silent = [i for i, (_, when) in list(self._heard.items()) if when < limit]
+      if self._answered < limit:
+        silent = [0]  # without the coordinator no process is heard
+      if silent and not self._has_left:
+        self._silent = silent[0]
+        self._watch.end(
+          1,
+          f'process {self._silent} of {self._count} has died, or does not'
+          ' answer; read what it printed, and start all processes again',
+        )
 
   def _post(self):
     """Tells the others how this process is."""
     signum = self._watch.signum
+    self._beat += 1
     status = dict(
+      beat=self._beat,
       signum=signum,
       last_step=self._watch.last_step if signum else None,
       failure=self._failure,
@@ -285,6 +326,8 @@ class _Peers:
 
   def _exit(self, code):
     """Ends the process; process 0, which holds the coordinator, ends last."""
+    if self._silent == 0:  # no process can be told
+      os._exit(code)
     seconds = _FAREWELL
     if self._watch.signum:
       seconds = max(self._watch.deadline + 1.0 - time.monotonic(), 0.5)
@@ -295,7 +338,8 @@ class _Peers:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._post()
       while self._index == 0 and not all(
-        status['has_left'] for status in _read(f'{_PREFIX}/').values()
+        status['has_left'] or index == self._silent
+        for index, status in _read(f'{_PREFIX}/').items()
       ):
         time.sleep(0.05)
     os._exit(code)

@@ -15,6 +15,13 @@ from tests import device_case
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+# What process 1 prints when process 0 is killed, which jax notices first, and
+# process 0 when process 1 is killed.
+DEATHS = (
+  'most likely indicates that another task died',
+  'process 1 of 2 has died, or does not answer',
+)
+
 
 class Processes:
   """The processes of one run on this machine, and what they print."""

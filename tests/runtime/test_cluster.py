@@ -68,15 +68,25 @@ class StopTest(parameterized.TestCase):
       self.assertNotIn('Traceback', text)
 
 
+def _assert_one_sentence(case, printed, part):
+  """Asserts that a process has printed one error, with these words."""
+  lines = [
+    line
+    for line in printed.splitlines()
+    if not line.startswith(('[Gloo]', 'running'))
+  ]
+  case.assertLen(lines, 1, printed)
+  case.assertStartsWith(lines[0], 'error (process ')
+  case.assertIn(part, lines[0])
+
+
 # Users' runs wait longer; that theirs wait short enough is tested below.
-_SHORT = 'from ldc_vae.runtime import cluster\ncluster.HEARTBEAT = 8'
+_SHORT = 'from ldc_vae.runtime import cluster\ncluster.HEARTBEAT = 12'
 
 
 class DeathTest(parameterized.TestCase):
-  @parameterized.parameters(
-    (0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)
-  )
-  def test_the_other_process_ends(self, victim, signum):
+  def _kill(self, victim, signum):
+    """Returns the exit code of the other process, and what it printed."""
     with process_case.Processes(
       2, self.create_tempdir().full_path, _STEPS, before=_SHORT
     ) as run:
@@ -84,13 +94,23 @@ class DeathTest(parameterized.TestCase):
       run.running[victim].send_signal(signum)
       start = time.monotonic()
       other = 1 - victim
-      self.assertEqual(run.running[other].wait(60), -signal.SIGABRT)
+      code = run.running[other].wait(60)
       self.assertLess(time.monotonic() - start, 30.0)
       run.await_end(other)
-    # in jax's own words
-    self.assertIn(
-      'This most likely indicates that another task died', run.printed[other]
+    return code, run.printed[other]
+
+  @parameterized.parameters((1, signal.SIGKILL), (0, signal.SIGSTOP))
+  def test_the_other_process_ends_with_a_sentence(self, victim, signum):
+    code, printed = self._kill(victim, signum)
+    self.assertEqual(code, 1, printed)
+    _assert_one_sentence(
+      self, printed, f'process {victim} of 2 has died, or does not answer'
     )
+
+  def test_without_the_coordinator_jax_ends_the_other(self):
+    code, printed = self._kill(0, signal.SIGKILL)
+    self.assertEqual(code, -signal.SIGABRT)
+    self.assertIn(process_case.DEATHS[0], printed)
 
   def test_a_death_is_noticed_within_a_minute(self):
     self.assertLessEqual(cluster.HEARTBEAT + 10, 60)
@@ -102,20 +122,11 @@ class FailureTest(absltest.TestCase):
       2, self.create_tempdir().full_path, _FAILURE
     ) as run:
       self.assertEqual(run.wait(60), [2, 2], run.printed)
-    self._assert_one_sentence(
+    _assert_one_sentence(
+      self,
       run.printed[0],
       'process 1 of 2 has failed: dataset.path=x is empty',
     )
-
-  def _assert_one_sentence(self, printed, part):
-    lines = [
-      line
-      for line in printed.splitlines()
-      if not line.startswith(('[Gloo]', 'running'))
-    ]
-    self.assertLen(lines, 1, printed)
-    self.assertStartsWith(lines[0], 'error (process ')
-    self.assertIn(part, lines[0])
 
 
 class BarrierTest(absltest.TestCase):
