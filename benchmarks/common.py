@@ -1,4 +1,4 @@
-"""What the benchmarks share: their record, their tables, their errors.
+"""Shared by the benchmarks: their record, their tables, their errors.
 
 A benchmark writes one JSON file, which names the command, commit, seeds and
 device of its numbers, and beside it a Markdown table of the same name.
@@ -77,7 +77,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def _some(text: str) -> tuple[str, ...]:
-  """As `names`, and refuses none."""
+  """Returns names like `names`, but refuses none."""
   words = names(text)
   if not words:
     raise argparse.ArgumentTypeError('needs at least one number, as 1,2')
@@ -122,7 +122,7 @@ def same_run(one: Sequence[str] | None, other: Sequence[str]) -> bool:
 
 
 def _is_place(word: str) -> bool:
-  """Whether an argument FLAG=VALUE says where something lies."""
+  """Whether an argument FLAG=VALUE is the path of something."""
   return word.partition('=')[0].lstrip('-').rpartition('.')[2] in _PLACES
 
 
@@ -154,7 +154,7 @@ def parse_args(
 def parse_overrides(
   parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
-  """As `parse_args`; what is left must be `--config.a.b=value`."""
+  """Parses like `parse_args`; the rest must be `--config.a.b=value`."""
   args, overrides = parser.parse_known_args(argv)
   for word in overrides:
     if not word.startswith('--config.') or '=' not in word:
@@ -261,7 +261,7 @@ def command(module: str, argv: Sequence[str]) -> str:
 def create_record(
   module: str, argv: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, Any]:
-  """What every result file begins with.
+  """Returns the first fields of every result file.
 
   Args:
     module: As after `python -m`.
@@ -312,8 +312,8 @@ def show_spread(values: Sequence[float | None], digits: int = 3) -> str:
     return f'{mean} ({len(present)} of {len(values)})'
   if len(present) == 1:
     return show(present[0], digits)
-  deviation = intervals.standard_deviation(present)
-  return f'{show(intervals.mean(present), digits)} ± {show(deviation, 2)}'
+  std = intervals.standard_deviation(present)
+  return f'{show(intervals.mean(present), digits)} ± {show(std, 2)}'
 
 
 def write(

@@ -176,7 +176,7 @@ def main(argv: Sequence[str]) -> int:
     '--debug', action='store_true', help='two small steps, to see it work'
   )
   parser.add_argument(
-    '--output', default='', help='a JSON file; the table lies beside it'
+    '--output', default='', help='a JSON file; the table is written beside it'
   )
   args = common.parse_args(parser, argv)
   chosen = common.names(args.images)

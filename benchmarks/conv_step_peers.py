@@ -25,7 +25,7 @@ _LATENT_SIZE = 16
 
 
 class Encoder(BaseEncoder):
-  """Convolutions that halve, padding SAME, and a bounded log deviation."""
+  """Convolutions that halve, padding SAME, and a bounded log std."""
 
   def __init__(self, image_shape, channels):
     super().__init__()

@@ -1,13 +1,13 @@
-"""How wide posteriors end in a short run, where all that is right is known.
+"""Measures how wide posteriors are after a short run, with known answers.
 
 python -m benchmarks.encoder_width --output=OUTPUT.json
 
 An MLP encoder of D latents is trained by the first phase of `ldc`, for a
-decoder that stays as it is: a few latents are linear in the image, known with
-deviations from 0.05 to 0.5, the others are not used, so that their posterior is
-the prior. The excess is told: the deviation over the right one, of used and of
-unused latents, as a mean and as a geometric mean over images and latents, and
-how it varies from image to image.
+decoder that stays as it is. A few latents are linear in the image, known with
+standard deviations from 0.05 to 0.5. The others are not used, so that their
+posterior is the prior. The result is the excess: the standard deviation over
+the right one, for used and unused latents, as a mean and as a geometric mean
+over images and latents, and how it varies from image to image.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def train(
   num_steps: int,
   seed: int,
 ) -> dict[str, float]:
-  """Trains the encoder and measures its deviations over the right ones.
+  """Trains the encoder and measures its standard deviations.
 
   Args:
     model: What to train.
@@ -207,7 +207,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     'direction, bandwidth factor',
     'unused',
     'geometric mean',
-    'deviation over images',
+    'std over images',
     'used, geometric mean',
   )
   return tables.markdown_table(columns, lines)

@@ -1,14 +1,15 @@
-"""How well SVGD of a few particles finds a posterior: a law that is known.
+"""Measures how well SVGD of a few particles finds a known posterior.
 
 python -m benchmarks.few_particles --output=OUTPUT.json
 
-The target is N(0, C) in D dimensions, half of its deviations 1, half from 0.15
-to 0.6. Particles are m + L noise, fresh at every step, with a diagonal L
-(and C), as of a gaussian encoder, or a full one, as an implicit encoder has to
-find. They start too narrow, or as wide as the widest, and follow the direction
-of SVGD over the pairs j != i, with the bandwidth of `stein_vae`, or, for scale,
-the gradient of the ELBO, which knows the entropy. The table has what is left of
-the KL divergence, and the mean ratio of the deviations to the right ones.
+The target is N(0, C) in D dimensions. Half of its standard deviations are 1,
+and half are from 0.15 to 0.6. Particles are m + L noise, fresh at every step. L
+(and C) is diagonal, like a gaussian encoder, or full, like an implicit one.
+They start too narrow, or as wide as the widest. They follow the direction of
+SVGD over the pairs j != i, with the bandwidth of `stein_vae`. For comparison,
+they follow the gradient of the ELBO, which knows the entropy. The table has the
+remaining KL divergence, and the mean ratio of the standard deviations to the
+right ones.
 """
 
 import argparse
@@ -44,7 +45,7 @@ class Target(NamedTuple):
 
 
 def create_target(dim: int, correlated: bool) -> Target:
-  """The law that is to be found.
+  """Returns the distribution that is to be found.
 
   Args:
     dim: D.
@@ -85,19 +86,19 @@ def train(
   num_steps: int,
   seed: int,
 ) -> dict[str, float]:
-  """Trains the law of the particles, and tells what it lacks.
+  """Trains the particles and returns how far they are from the target.
 
   Args:
     target: Of D dimensions.
     encoder: 'diagonal' or 'full'.
     factor: Of the bandwidth of SVGD; None for the gradient of the ELBO.
     num_particles: K of each set.
-    start: The deviations at the beginning.
+    start: The standard deviations at the beginning.
     num_steps: Of Adam.
     seed: Of the noise.
 
   Returns:
-    'kl', what is left of the divergence in nats; 'width', the mean of the
+    'kl', the remaining divergence in nats; 'width', the mean of the standard
     deviations over the right ones.
   """
   dim = len(target.covariance)
@@ -208,7 +209,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _diagonal(log_std: Array) -> Array:
-  """L [D, D] of log deviations [D]."""
+  """Returns L [D, D] for log standard deviations [D]."""
   return jnp.diag(jnp.exp(log_std))
 
 

@@ -1,12 +1,13 @@
-"""How well a latent sampler finds a law: a bench with known answers.
+"""Measures how well a latent sampler finds a known distribution.
 
 python -m benchmarks.latent_bench --samplers=gmm_50,two_stage
 
-A sampler of ldc_vae/samplers/registry.py is fitted to draws of a set and judged
-by fresh ones. Every distance stands beside that of *fresh draws* of the same
-set, the floor: what a perfect sampler gets. The sets are
+A sampler of ldc_vae/samplers/registry.py is fitted to draws of a set and
+compared with fresh ones. Every distance stands beside that of *fresh draws* of
+the same set, the floor, which a perfect sampler has. The sets are
 
-  --sets      laws of known density, score and modes (latent_bench_sets.py),
+  --sets      distributions of known density, score and modes
+              (latent_bench_sets.py),
   --workdirs  the aggregate posteriors of trained runs, whose decoders turn
               samples into images, to compare with the validation split,
   --pca       the principal components of a data set's images.
@@ -14,12 +15,12 @@ set, the floor: what a perfect sampler gets. The sets are
 One verdict a row, 'within 1.3x'. Of a run, the decoded Frechet distance is at
 most 1.3 times that of fresh posterior draws: images are what the sampler is
 for. Elsewhere the sliced Wasserstein distance is, in all dimensions and in the
-law's own plane, which random directions in 64 dimensions hardly see, and every
-mode has between half and twice its mass. It is the root mean square over all
-pairs of 16 samples and 16 reference draws, of 10,000 each. One pair of fresh
-draws varies by a quarter on the ring and 0.4 on the moons, at 1,000 as at
-10,000: it depends on few counts. So averaged, the ratio of a perfect sampler
-has a standard deviation of 0.02 to 0.06.
+plane of the distribution, which random directions in 64 dimensions hardly see,
+and every mode has between half and twice its mass. It is the root mean square
+over all pairs of 16 samples and 16 reference draws, of 10,000 each. One pair of
+fresh draws varies by a quarter on the ring and 0.4 on the moons, at 1,000 as at
+10,000, because it depends on few counts. With this mean, the ratio of a perfect
+sampler has a standard deviation of 0.02 to 0.06.
 """
 
 import argparse
@@ -119,7 +120,7 @@ def run_set(
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-  """Of each sampler: how many rows are 'within', 'of' how many."""
+  """Counts the rows of each sampler that are 'within', and all, 'of'."""
   summary = {}
   for row in rows:
     counts = summary.setdefault(row['sampler'], {'within': 0, 'of': 0})
@@ -282,12 +283,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   if not args.samplers:
     raise ValueError('--samplers names nothing; give one, as gmm_50')
   for name in args.sets:
-    sets_lib.create_law(name)  # an unknown one is told before the work
+    sets_lib.create_distribution(name)  # fails before the work
   return args
 
 
 def _set_makers(args) -> list[Callable[[], sets_lib.LatentSet]]:
-  """What makes each set, when its turn has come."""
+  """Returns a function for each set, which makes it when it is needed."""
   makers = [
     functools.partial(sets_lib.create_set, name, args.num_train)
     for name in args.sets

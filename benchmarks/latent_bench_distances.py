@@ -27,7 +27,7 @@ LIMIT = 1.3  # of the verdict
 _MASS_LIMITS = (0.5, 2.0)  # of every mode, in units of the right mass
 _PAIRS = 2000  # latents of an MMD or a KSD: all pairs of them
 _STEIN_SCALE = 1.0  # as in an evaluation
-_CLASSIFIED = 2  # draws that a classifier tells from the reference; slow
+_CLASSIFIED = 2  # draws that a classifier compares with the reference; slow
 _discrepancy = jax.jit(stein.kernel_stein_discrepancy)
 
 
@@ -53,11 +53,11 @@ def measure(
   Returns:
     What applies of these, the others None:
     'sliced': the sliced Wasserstein distance, in latent units.
-    'sliced_plane': the same of the coordinates in the law's plane.
+    'sliced_plane': the same in the plane of the distribution.
     'mmd', 'ksd': the root mean squares of unbiased estimates, which are around
       0 for fresh draws.
-    'classifier': the accuracy of a classifier that tells draws from reference.
-    'nll': minus the mean log density of the draws under the law, in nats.
+    'classifier': the accuracy of a classifier of draws and reference.
+    'nll': minus the mean log density of the draws, in nats.
     'smallest', 'largest': of the modes' masses, in units of the right ones.
       Modes of a decoder's set are the classes.
     'far': the share of the draws far from every mode.
@@ -98,15 +98,17 @@ def measure(
       ]
     )
   )
-  law = latent_set.law
-  if law is not None:
-    plane = law.plane
+  distribution = latent_set.distribution
+  if distribution is not None:
+    plane = distribution.plane
     if plane is not None and dim > 2:
       results['sliced_plane'] = sliced_wasserstein(
         draws, references, plane @ directions(num_projections, 2, rng)
       )
-    results['nll'] = -float(np.mean([law.log_density(x) for x in draws]))
-    masses, far = zip(*(law.masses(x) for x in draws), strict=True)
+    results['nll'] = -float(
+      np.mean([distribution.log_density(x) for x in draws])
+    )
+    masses, far = zip(*(distribution.masses(x) for x in draws), strict=True)
     results.update(_extremes(masses), far=float(np.mean(far)))
   if latent_set.images_fn is not None:
     frechet, masses = zip(
@@ -139,17 +141,17 @@ def compare(
   row['nll_excess'] = (
     None if None in (own['nll'], floor['nll']) else own['nll'] - floor['nll']
   )
-  judges = [
+  names = [
     name
     for name in ('frechet', 'sliced', 'sliced_plane')
     if floor[name] is not None
   ]
-  if 'frechet' in judges:
-    judges = ['frechet']
-  ratios = [row[f'{name}_ratio'] for name in judges]
+  if 'frechet' in names:
+    names = ['frechet']
+  ratios = [row[f'{name}_ratio'] for name in names]
   row['verdict_ratio'] = None if None in ratios else max(ratios)
   row['within_distance'] = None not in ratios and max(ratios) <= LIMIT
-  if floor['smallest'] is None or 'frechet' in judges:
+  if floor['smallest'] is None or 'frechet' in names:
     row['within_modes'] = None
   else:
     low, high = _MASS_LIMITS
@@ -201,7 +203,7 @@ def directions(num: int, dim: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def two_sample_accuracy(x: np.ndarray, y: np.ndarray, *, seed: int) -> float:
-  """How well a small network tells x [n, D] from y [n, D], on held-out halves.
+  """Returns how well a small net separates x [n, D] from y, held-out halves.
 
   Lopez-Paz and Oquab (2017), section 3, https://arxiv.org/abs/1610.06545. Half
   is perfect; with n = 10,000 it has a standard error of 0.005.
@@ -233,7 +235,7 @@ def _extremes(masses) -> dict[str, float]:
 
 
 def _mean_square(x: np.ndarray) -> float:
-  """Of all entries, in float64."""
+  """Returns the mean square of all entries, in float64."""
   return float(np.mean(np.square(x, dtype=np.float64)))
 
 

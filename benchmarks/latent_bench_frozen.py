@@ -110,7 +110,7 @@ def make_images_fn(
   real: np.ndarray,
   num_classes: int,
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-  """What compares decoded latents with real images.
+  """Returns a function that compares decoded latents with real images.
 
   Args:
     decode_fn: Latents [n, D] to images.

@@ -1,12 +1,12 @@
 """Sets of latents whose density, moments and modes are known.
 
-A law in few dimensions (a mixture, or a shell around the origin) is put into D
-dimensions: the other coordinates are Gaussians of their own widths, and all of
-it is turned. A moon or a roll is a mixture of Gaussians in a row, so close
-together that their sum has no ripple.
+A distribution in few dimensions (a mixture, or a shell around the origin) is
+put into D dimensions. The other coordinates are Gaussians of their own widths,
+and everything is rotated. A moon or a roll is a mixture of Gaussians in a row,
+so close together that their sum has no ripple.
 
-Letters: n points, D latent size, d dimensions of the law that is put into D,
-K components, G modes.
+Letters: n points, D latent size, d dimensions of the distribution that is put
+into D, K components, G modes.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,12 +102,12 @@ class Mixture:
     """How much of y [n, d] is at each mode.
 
     A point counts for each mode by its posterior probability, the mean of which
-    is exactly the mode's weight under the law itself; far from every component
-    it counts for none.
+    is exactly the mode's weight under the distribution itself. A point far from
+    every component counts for none.
 
     Returns:
       The masses in units of the right ones, shape [G], and the share of the
-      points that are far: of the law's own, at most 1e-4.
+      points that are far. For draws of the distribution it is at most 1e-4.
     """
     squared, terms = self._terms(y)
     near = np.min(squared, axis=1) <= self._far
@@ -163,35 +163,35 @@ class Shell:
     return slopes * y / radii
 
   def masses(self, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """As `Mixture.masses`, of one mode."""
+    """See `Mixture.masses`; there is one mode."""
     widths = (np.linalg.norm(y, axis=1) - self._radius) / self._std
     far = float(np.mean(widths**2 > stats.chi2.ppf(1.0 - _FAR_SHARE, 1)))
     return np.array([1.0 - far]), far
 
 
 class Embedded:
-  """A law of d dimensions beside N(0, diag w^2), and all of it turned."""
+  """A distribution in d dimensions, N(0, diag w^2) in the others, rotated."""
 
-  def __init__(self, law: Mixture | Shell, turn: np.ndarray, widths):
-    """Takes a law, a rotation [D, D] and the widths w [D - d]."""
-    self._law, self._turn = law, turn
+  def __init__(self, distribution: Mixture | Shell, turn: np.ndarray, widths):
+    """Takes a distribution, a rotation [D, D] and the widths w [D - d]."""
+    self._distribution, self._turn = distribution, turn
     self._widths = np.asarray(widths, np.float64)
 
   @property
   def plane(self) -> np.ndarray | None:
-    """The law's own plane, as orthonormal columns [D, 2]; None if d != 2."""
-    return self._turn[:, :2] if self._law.dim == 2 else None
+    """The plane of the distribution, orthonormal [D, 2]; None if d != 2."""
+    return self._turn[:, :2] if self._distribution.dim == 2 else None
 
   def draw(self, num: int, rng: np.random.Generator) -> np.ndarray:
     """Draws, float32 [num, D]."""
     others = self._widths * rng.normal(size=(num, len(self._widths)))
-    y = np.concatenate([self._law.draw(num, rng), others], axis=1)
+    y = np.concatenate([self._distribution.draw(num, rng), others], axis=1)
     return (y @ self._turn.T).astype(np.float32)
 
   def moments(self) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and covariance [D, D]."""
-    own_mean, own_cov = self._law.moments()
-    dim = self._law.dim
+    own_mean, own_cov = self._distribution.moments()
+    dim = self._distribution.dim
     cov = np.diag(np.concatenate([np.zeros(dim), self._widths**2]))
     cov[:dim, :dim] = own_cov
     return self._turn[:, :dim] @ own_mean, self._turn @ cov @ self._turn.T
@@ -200,22 +200,22 @@ class Embedded:
     """log p at x [n, D], shape [n], in nats."""
     own, others = self._split(x)
     normals = stats.norm.logpdf(others, scale=self._widths)
-    return self._law.log_density(own) + np.sum(normals, axis=1)
+    return self._distribution.log_density(own) + np.sum(normals, axis=1)
 
   def score(self, x: np.ndarray) -> np.ndarray:
     """grad log p at x [n, D], shape [n, D]."""
     own, others = self._split(x)
-    parts = [self._law.score(own), -others / self._widths**2]
+    parts = [self._distribution.score(own), -others / self._widths**2]
     return np.concatenate(parts, axis=1) @ self._turn.T
 
   def masses(self, x: np.ndarray) -> tuple[np.ndarray, float]:
-    """As `Mixture.masses`, in the dimensions of the law."""
-    return self._law.masses(self._split(x)[0])
+    """See `Mixture.masses`; only the d dimensions count."""
+    return self._distribution.masses(self._split(x)[0])
 
   def _split(self, x):
-    """The coordinates of the law and the others, of x [n, D]."""
+    """Returns the d coordinates of the distribution, and the others, of x."""
     y = np.asarray(x, np.float64) @ self._turn
-    return y[:, : self._law.dim], y[:, self._law.dim :]
+    return y[:, : self._distribution.dim], y[:, self._distribution.dim :]
 
 
 def ring(num_modes: int = 8, radius: float = 2.0, std: float = 0.1) -> Mixture:
@@ -262,8 +262,8 @@ def unequal() -> Mixture:
 def random_mixture(dim: int, num_components: int = 20) -> Mixture:
   """Gaussians at random places, of unequal weights and turned covariances.
 
-  The heaviest is ten times the lightest; the deviations along the axes of each
-  reach from 0.1 to 0.8.
+  The heaviest is ten times the lightest. The standard deviations along the axes
+  of each are from 0.1 to 0.8.
   """
   rng = np.random.default_rng(20)
   roots = np.stack(
@@ -299,8 +299,8 @@ FAMILIES = (*_IN_PLANE, 'mixture', 'shell')
 
 
 @functools.cache
-def create_law(name: str) -> Embedded:
-  """The law of a name FAMILY_D, as 'ring_16'."""
+def create_distribution(name: str) -> Embedded:
+  """Returns the distribution of a name FAMILY_D, such as 'ring_16'."""
   family, _, number = name.rpartition('_')
   if family not in FAMILIES or not number.isdigit() or int(number) < 2:
     raise ValueError(
@@ -309,19 +309,19 @@ def create_law(name: str) -> Embedded:
     )
   dim = int(number)
   if family == 'mixture':
-    law = random_mixture(dim)
+    distribution = random_mixture(dim)
   elif family == 'shell':
-    law = Shell(max(2, dim // 2), radius=2.0, std=0.1)
+    distribution = Shell(max(2, dim // 2), radius=2.0, std=0.1)
   else:
-    law = _IN_PLANE[family]()
-  widths = np.geomspace(1.0, 0.05, dim - law.dim)
+    distribution = _IN_PLANE[family]()
+  widths = np.geomspace(1.0, 0.05, dim - distribution.dim)
   rng = np.random.default_rng(dim)
-  turn = np.eye(dim) if law.dim == dim else _rotation(dim, rng)
-  return Embedded(law, turn, widths)
+  turn = np.eye(dim) if distribution.dim == dim else _rotation(dim, rng)
+  return Embedded(distribution, turn, widths)
 
 
 class LatentSet(NamedTuple):
-  """What a sampler is fitted to and judged by.
+  """The latents that a sampler is fitted to, and those it is compared with.
 
   Attributes:
     name: As in the table.
@@ -329,7 +329,7 @@ class LatentSet(NamedTuple):
     fresh_fn: `(num, rng) -> [num, D]`, draws of the set as a perfect sampler
       would make them.
     reference_fn: Alike, what both are compared with; they share no draw.
-    law: Where density, score and modes are known.
+    distribution: Where density, score and modes are known.
     score_fn: Latents [n, D] to grad log density [n, D], where it is known.
     images_fn: Latents [n, D] to the Frechet distance of what they decode to
       from real images, and the masses of the classes in units of the right
@@ -341,18 +341,23 @@ class LatentSet(NamedTuple):
   train_fn: Callable[[np.random.Generator], np.ndarray]
   fresh_fn: Callable[[int, np.random.Generator], np.ndarray]
   reference_fn: Callable[[int, np.random.Generator], np.ndarray]
-  law: Embedded | None = None
+  distribution: Embedded | None = None
   score_fn: Callable[[np.ndarray], np.ndarray] | None = None
   images_fn: Callable[[np.ndarray], tuple[float, np.ndarray]] | None = None
   git_commit: str | None = None
 
 
 def create_set(name: str, num_train: int) -> LatentSet:
-  """The set of a known law."""
-  law = create_law(name)
-  train_fn = functools.partial(law.draw, num_train)
+  """The set of a known distribution."""
+  distribution = create_distribution(name)
+  train_fn = functools.partial(distribution.draw, num_train)
   return LatentSet(
-    name, train_fn, law.draw, law.draw, law=law, score_fn=law.score
+    name,
+    train_fn,
+    distribution.draw,
+    distribution.draw,
+    distribution=distribution,
+    score_fn=distribution.score,
   )
 
 

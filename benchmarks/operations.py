@@ -1,4 +1,4 @@
-"""How many operations a train step is, and how many a device can do.
+"""Counts the operations of a train step, and those a device can do.
 
 A step's operations are counted from its program before XLA optimises it:
 products and convolutions, and everything elementwise, on which little depends.
@@ -41,7 +41,7 @@ _MATMUL_CALLS = 5
 
 
 class Program(NamedTuple):
-  """What a train step is made of."""
+  """The parts of a train step."""
 
   config: Any
   algorithm: Any

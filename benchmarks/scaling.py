@@ -1,4 +1,4 @@
-"""How a step scales: measured on emulated devices, predicted for real ones.
+"""Measures how a step scales on emulated devices, and predicts real ones.
 
 python -m benchmarks.scaling --output=benchmarks/results/scaling.json
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.scaling` assumes of clusters."""
+"""The clusters that `benchmarks.scaling` assumes."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from benchmarks import operations as operations_lib
 
 
 class Machine(NamedTuple):
-  """What a prediction assumes of a cluster; per device.
+  """The assumptions about a cluster; per device.
 
   Attributes:
     devices: n.

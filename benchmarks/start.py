@@ -1,4 +1,4 @@
-"""How long a run takes to its first training step, cold and warm.
+"""Measures the time of a run to its first training step, cold and warm.
 
 python -m benchmarks.start --output=benchmarks/results/start.json
 

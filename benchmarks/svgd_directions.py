@@ -84,7 +84,7 @@ def make_cases(debug: bool) -> dict[str, list[dict[str, int]]]:
 
 
 def floor_seconds(case: dict[str, int], rates: dict[str, float]) -> float:
-  """What the matmuls and exponentials of a case take at given rates.
+  """Returns the time of the matmuls and exponentials of a case.
 
   Two products of n x n x D multiplications and as many additions, the
   distances' and the directions', and n^2 exponentials.

@@ -59,7 +59,7 @@ def bandwidth(n: int, dim: int) -> float:
 
 
 class _Jax:
-  """What the libraries on JAX share: arrays, compilation, memory."""
+  """The base of the libraries on JAX: arrays, compilation, memory."""
 
   packages = ('jax', 'jaxlib', 'numpy')
 
@@ -310,7 +310,7 @@ def _peak_bytes(library) -> int:
 
 
 def _measure_memory(library, case: dict[str, int]) -> dict[str, int]:
-  """How much the peak grows by a case, beyond its own particles.
+  """Returns how much a case adds to the peak, beyond its own particles.
 
   A direction of the least size before it loads what is loaded once.
   """

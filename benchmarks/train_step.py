@@ -1,4 +1,4 @@
-"""What a train step costs: methods beside each other, host and input beside it.
+"""Measures the time of a train step of each method, and of host and input.
 
 python -m benchmarks.train_step --output=benchmarks/results/train_step.json
 
@@ -149,7 +149,7 @@ def create_program(
   num_particles: int,
   overrides: Sequence[str],
 ) -> operations_lib.Program:
-  """What the step of a case is made of.
+  """Returns the parts of the step of a case.
 
   Args:
     spec: Of the config.
@@ -273,7 +273,7 @@ def summarise(
 def input_seconds(
   batch_size: int, image_shape: Sequence[int], num_images: int = 60_000
 ) -> dict[str, Any]:
-  """What the input path costs: one epoch of batches of images in memory.
+  """Measures the input path: one epoch of batches of images in memory.
 
   Args:
     batch_size: B.

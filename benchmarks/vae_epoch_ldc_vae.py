@@ -212,7 +212,7 @@ def describe() -> dict[str, Any]:
 
 
 def answers_file():
-  """What was stdout; what libraries print must not pass for an answer."""
+  """Returns the old stdout, so that prints of libraries are no answers."""
   file = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   return file

@@ -1,11 +1,11 @@
-"""How much SVGD narrows a posterior in 31 dimensions: the kernels beside NUTS.
+"""Measures how much SVGD narrows a posterior in 31 dimensions, beside NUTS.
 
 python -m benchmarks.variance_collapse --output=OUTPUT.json
 
 Bayesian logistic regression of scikit-learn's breast cancer data: 30
 standardised features and a constant, prior N(0, I). One set of particles starts
-as draws of Laplace's approximation, whose deviations are right within a
-hundredth, and follows all-pairs SVGD until it rests. The kernel sees the
+as draws of Laplace's approximation, whose standard deviations are right within
+a hundredth, and follows all-pairs SVGD until it rests. The kernel sees the
 weights as they are, or whitened by Laplace's covariance. That covariance also
 preconditions every step, which moves no resting point. A row also has twice
 the steps, which should change nothing.
@@ -47,7 +47,7 @@ CASES = {
 
 
 class Posterior(NamedTuple):
-  """A law of weights [D] and Laplace's approximation of it.
+  """A posterior of weights [D] and Laplace's approximation of it.
 
   Attributes:
     features: Of N patients, times their class -1 or 1, shape [N, D].
@@ -184,8 +184,8 @@ def measure(particles: np.ndarray, draws: np.ndarray) -> dict[str, float]:
   """Particles [n, D] beside the reference's draws [N, D].
 
   Returns:
-    'width', the mean deviation over the reference's; 'error', the mean absolute
-    error of the means, in the reference's deviations.
+    'width', the mean standard deviation over the reference's; 'error', the mean
+    absolute error of the means, in the reference's standard deviations.
   """
   std = draws.std(axis=0, ddof=1)
   error = np.abs(particles.mean(axis=0) - draws.mean(axis=0)) / std
@@ -204,7 +204,7 @@ def main(argv: Sequence[str]) -> int:
   add('--output', default='')
   args = common.parse_args(parser, argv)
   if args.particles < 2:
-    raise ValueError('--particles=1 has no deviation; use 2 or more')
+    raise ValueError('--particles=1 has no standard deviation; use 2 or more')
   common.set_up_jax()
   posterior = create_posterior()
   record = common.create_record(MODULE, argv, args.seeds)
@@ -242,7 +242,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-  """The table, means and deviations over seeds, and what NUTS is worth."""
+  """Returns the table: means and stds over seeds, and the line of NUTS."""
   lines = [
     (
       row['kernel'],
@@ -257,9 +257,9 @@ def to_markdown(record: dict[str, Any]) -> str:
   columns = (
     'kernel',
     'weights',
-    'deviation ÷ NUTS',
+    'std ÷ NUTS',
     'at twice the steps',
-    'error of means, deviations',
+    'error of means, stds',
   )
   nuts = record['nuts']
   return (

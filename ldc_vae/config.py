@@ -168,7 +168,7 @@ def load_extensions(names: Iterable[str]) -> None:
         f'config.extensions={name}: no such file; give its path by'
         ' --config.extensions'
       )
-    with run_files.told(f'config.extensions={name}', path):
+    with run_files.explained(f'config.extensions={name}', path):
       if name.endswith('.py'):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec and spec.loader  # it ends in .py

@@ -1,9 +1,8 @@
 """The final evaluation of a run, and sampling from it.
 
-One checkpoint, many ways to make its latents: the distance of decoded images
-from the test split is reported for each latent source, so that what the latent
-law costs can be told from what the decoder costs. Averaged (EMA) weights
-throughout.
+The distance of decoded images from the test split is reported for each latent
+source of one checkpoint. So the loss by the latent distribution is separate
+from the loss by the decoder. All weights are the averaged ones.
 """
 
 import math
@@ -171,7 +170,7 @@ def _check_sampler(results) -> None:
 
 
 def _check_room(num_samples, model, output) -> None:
-  """Raises a ValueError where samples fit neither the memory nor the disk."""
+  """Raises an error if the samples do not fit the memory or the disk."""
   wanted = num_samples * (math.prod(model.image_shape) + 4 * model.latent_size)
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   free = shutil.disk_usage(output.absolute().parent).free

@@ -23,12 +23,12 @@ from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.models import sizes as sizes_lib
 
-# Checkpoints and validations of a run whose config leaves their number open.
+# Checkpoints and validations of a run whose config does not say how many.
 _DEFAULT_CHECKPOINTS = 20
 
 
 class Experiment(NamedTuple):
-  """What a config describes.
+  """The objects that a config describes.
 
   Attributes:
     dataset: All splits.
@@ -37,8 +37,8 @@ class Experiment(NamedTuple):
     txs: One optimiser per trained network.
     num_steps: Train steps in all.
     steps_per_epoch: Whole batches in the training split.
-    validate_every: In steps.
-    checkpoint_every: In steps.
+    validate_every: Steps between validations.
+    checkpoint_every: Steps between checkpoints.
     key: The base key of the run.
   """
 
@@ -53,14 +53,14 @@ class Experiment(NamedTuple):
   key: jax.Array
 
   def init_state(self) -> step_lib.TrainState:
-    """The state before the first step, the same for every device count."""
+    """Returns the state before the first step."""
     init_key = jax.random.fold_in(self.key, streams.Stream.INIT.value)
     return step_lib.create_train_state(
       init_key, self.model, self.algorithm, self.txs
     )
 
   def abstract_state(self) -> step_lib.TrainState:
-    """The shapes and dtypes of a state, to restore one; computes nothing."""
+    """Returns the shapes and dtypes of a state; computes nothing."""
     return jax.eval_shape(self.init_state)
 
 
@@ -75,7 +75,7 @@ def create(config: config_dict.ConfigDict) -> Experiment:
 
   Raises:
     UserError: A field does not fit the data or the devices.
-    OSError: The data cannot be had.
+    OSError: The data cannot be read or downloaded.
   """
   dataset = load_dataset(config)
   model = create_model(config, dataset.image_shape)
@@ -103,14 +103,14 @@ def create(config: config_dict.ConfigDict) -> Experiment:
 
 
 def load_dataset(config: config_dict.ConfigDict) -> datasets.Dataset:
-  """All splits of the data set that `config` names."""
+  """Returns all splits of the data set that `config` names."""
   options = config.dataset.to_dict()
   del options['binarize']
   return datasets.load(options.pop('name'), **options)
 
 
 def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
-  """Train steps in all; a ValueError where no batch can be filled.
+  """Returns the number of train steps; fails if no batch can be filled.
 
   Args:
     config: A validated config.
@@ -136,7 +136,7 @@ def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:
 def create_model(
   config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
 ) -> model_lib.Model:
-  """The networks of `config.model` for images of a shape."""
+  """Returns the networks of `config.model` for images of a shape."""
   fields = config.model.to_dict()
   sizes = sizes_lib.Sizes(
     **{name: fields.pop(name) for name in sizes_lib.Sizes._fields}
@@ -157,7 +157,7 @@ def make_train_step(
   txs: Mapping[str, optax.GradientTransformation],
   num_steps: int,
 ) -> Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]]:
-  """`step.train_step` with its keywords bound but `axis_name`."""
+  """Returns `step.train_step` with all keywords except `axis_name`."""
   return functools.partial(
     step_lib.train_step,
     algorithm=algorithm,

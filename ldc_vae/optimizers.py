@@ -13,14 +13,14 @@ def learning_rate_schedule(
   num_steps: int,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
-  """Linear warm-up, then a cosine or a constant.
+  """Returns a linear warm-up, then a cosine or a constant.
 
   Args:
     name: 'cosine' or 'constant'.
     peak: The rate after warm-up.
-    warmup_steps: Updates of the warm-up, from 0; at most half of all.
+    warmup_steps: Updates of the warm-up from 0, limited to half of all.
     num_steps: Updates in all.
-    final_fraction: Where the cosine ends, as a fraction of the peak.
+    final_fraction: The end of the cosine, as a fraction of the peak.
 
   Returns:
     A function of the number of updates done.
@@ -56,7 +56,7 @@ def create_optimizers(
   weight_decay: float,
   clip_norm: float,
 ) -> dict[str, optax.GradientTransformation]:
-  """One optax transform per network: clip, then Adam (W) with its schedule.
+  """Returns an optimiser for each network: clip, then Adam (W).
 
   Args:
     algorithm: Its phases say how many updates a network has per step.

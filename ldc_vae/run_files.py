@@ -89,7 +89,7 @@ def call(spec: str) -> Any:
   """
   name, arg = split(spec)
   path = find(name).absolute()
-  with told(f'--config={spec}', path):
+  with explained(f'--config={spec}', path):
     defined = runpy.run_path(str(path))
     if 'get_config' not in defined:
       raise errors.UserError('it does not define get_config(arg)')
@@ -97,7 +97,7 @@ def call(spec: str) -> Any:
 
 
 @contextlib.contextmanager
-def told(name: str, path: pathlib.Path) -> Iterator[None]:
+def explained(name: str, path: pathlib.Path) -> Iterator[None]:
   """Turns what a user's own file raises into one sentence.
 
   Args:

@@ -24,7 +24,7 @@ SPLITS = ('test', 'validation')
 
 @dataclasses.dataclass(frozen=True)
 class Dataset(request.Source):
-  """Which images, and how they are split."""
+  """The images and their splits."""
 
   name: str = fields.one_of(
     datasets.DATASETS, default='digits', help='the data set'
@@ -48,7 +48,7 @@ class Model(fields.Options):
   encoder: str = fields.one_of(
     encoders.ENCODERS,
     default='gaussian',
-    help='what the encoder gives; implicit: noise enters the net, warped:'
+    help='the posterior of an image; implicit: noise enters the net, warped:'
     ' implicit on top of a gaussian, none: lebm infers by Langevin dynamics',
   )
   latent_size: int = fields.at_least(1, default=16, help='dimension D of z')

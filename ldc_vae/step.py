@@ -28,14 +28,14 @@ AXIS_NAME = 'devices'
 
 @struct.dataclass
 class TrainState:
-  """All that a step reads and writes.
+  """The state that a step reads and writes.
 
   Attributes:
     step: Train steps done, int32 [].
     params: Weights by network name.
     ema_params: Their exponential moving averages, which are evaluated.
     opt_state: Optimiser states by network name.
-    stats: What the method keeps without a gradient, e.g. latent moments.
+    stats: Statistics without a gradient, such as moments of the latents.
     skipped: Steps whose update was not finite, int32 [].
   """
 
@@ -53,16 +53,13 @@ def create_train_state(
   algorithm: base.Algorithm,
   txs: Mapping[str, optax.GradientTransformation],
 ) -> TrainState:
-  """A fresh state.
+  """Returns the state before the first step, on the default device.
 
   Args:
     key: PRNG key of the weights.
     model: The networks.
-    algorithm: Which of them are trained.
+    algorithm: It says which of them are trained.
     txs: One optimiser per trained network.
-
-  Returns:
-    The state, on the default device.
   """
 
   def create(key):
@@ -77,26 +74,23 @@ def create_train_state(
       skipped=jnp.zeros((), jnp.int32),
     )
 
-  # one program rather than one per array: a second of a warm start
+  # one program instead of one per array saves a second of a warm start
   return jax.jit(create)(key)
 
 
 def is_logged(step: Array | int, log_every: int, num_steps: int):
-  """Whether the metrics of a step, counted from 1, are written to the log.
+  """Returns whether the metrics of a step, counted from 1, are logged.
 
   Args:
-    step: A number, or an array of them.
+    step: A number, or an array of numbers.
     log_every: Steps between two lines of the log.
     num_steps: Train steps in all; the first and the last are logged too.
-
-  Returns:
-    A bool of the shape of `step`.
   """
   return (step % log_every == 0) | (step == 1) | (step == num_steps)
 
 
 def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
-  """uint8 [B, H, W, C] -> float32 in [0, 1], binarised anew if asked."""
+  """Maps uint8 [B, H, W, C] to [0, 1]; `binarize` draws binary pixels."""
   images = images.astype(jnp.float32) / 255.0
   if binarize:
     images = jax.vmap(jax.random.bernoulli)(keys, images)
@@ -106,17 +100,17 @@ def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
 def eval_images(
   images: Array, key: Array, binarize: bool, first: Array | int
 ) -> tuple[Array, Array]:
-  """Images outside of training, and the keys of whatever noise they need.
+  """Returns images for an evaluation, and one key per image for other noise.
 
   Args:
     images: uint8 [B, H, W, C].
-    key: Of all images.
-    binarize: Draw binary images, as `prepare_images`.
-    first: The position of the first of them among all.
+    key: The key of all images.
+    binarize: See `prepare_images`.
+    first: The position of the first image among all.
 
   Returns:
-    The images in [0, 1] and one key each, [B]; the pixels are drawn with
-    others, or the noise of the encoder would depend on them.
+    The images in [0, 1], and keys [B]. Pixels are drawn with other keys, so
+    that the noise of an encoder does not depend on them.
   """
   keys = streams.image_keys(key, images.shape[0], None, first)
   pixel_keys = base.fold_in(keys, streams.Stream.PIXELS.value)
@@ -138,7 +132,7 @@ def train_step(
   non_finite: str,
   axis_name: str | None,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """One train step on one device: all phases of the algorithm, then the EMA.
+  """Does one train step on one device: all phases, then the average.
 
   Args:
     state: The state.
@@ -147,12 +141,12 @@ def train_step(
     algorithm: The phases.
     txs: Optimisers by network name.
     num_steps: Train steps in all, for `progress`.
-    log_every: The norms of the gradients, a tenth of a small step's time, are
-      taken in logged steps only (see `is_logged`) and are -1 in the others;
-      where updates may be skipped, they are taken in every step.
-    ema_decay: Of the evaluated weights, in [0, 1).
-    binarize: Draw binary images from the grey ones.
-    accumulate: Micro-batches of the per-image phases; divides B.
+    log_every: Gradient norms take a tenth of a small step's time. So they are
+      computed in logged steps only (see `is_logged`), and are -1 in the others.
+      If updates may be skipped, they are computed in every step.
+    ema_decay: The decay of the averaged weights, in [0, 1).
+    binarize: Whether to draw binary images from the grey ones.
+    accumulate: Micro-batches of the per-image phases; it divides B.
     non_finite: 'stop' or 'skip', see `keep_finite`.
     axis_name: The device axis.
 
@@ -215,17 +209,18 @@ def keep_finite(
   *,
   non_finite: str,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """Counts an update that is not finite, and leaves it out if asked.
+  """Counts an update that is not finite, and with 'skip' leaves it out.
 
   Args:
-    state: Before the step.
-    new_state: After it.
-    metrics: Of the step, the same on every device, and thus the choice too.
-    non_finite: What to do where a metric or a statistic is not finite. 'skip'
-      keeps the old state: where the loss, the statistics and the norm of every
-      gradient are finite, so are the weights that follow. 'stop' only counts,
-      for a loop that ends there and saves nothing more; a gradient that is not
-      finite then shows in the loss of the next step.
+    state: The state before the step.
+    new_state: The state after it.
+    metrics: The metrics of the step. They are equal on all devices, and so is
+      the choice.
+    non_finite: What to do if a metric or a statistic is not finite. 'skip'
+      keeps the old state. (The new weights are finite if the loss, the
+      statistics and all gradient norms are.) 'stop' only counts: the loop ends
+      there and saves nothing more. A gradient that is not finite then shows in
+      the loss of the next step.
 
   Returns:
     The state, with the step counted in any case, and the metrics with
@@ -245,7 +240,7 @@ def keep_finite(
 
 
 def all_finite(tree: chex.ArrayTree) -> Array:
-  """Whether every number in a tree is finite; a bool []."""
+  """Returns whether all numbers of a tree are finite, a bool []."""
   leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
   return jnp.stack(leaves).all()
 
@@ -256,22 +251,22 @@ def pmap_train_step(
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
   """Maps a train step over the devices of all processes.
 
-  The axis orders them by process, so that a process that passes its part of
-  the batch passes consecutive positions.
+  The devices are in the order of the processes. So the part of the batch that
+  a process passes has consecutive positions.
 
   Args:
-    train_step_fn: `train_step` with its keywords bound but `axis_name`.
-    num_devices: Of a single process; None for all.
+    train_step_fn: `train_step` with all keywords except `axis_name`.
+    num_devices: Devices to use, if there is one process; None for all.
 
   Returns:
-    `(state, images [num_devices, B, H, W, C], key) -> (state, metrics)`; state
-    and metrics have no device axis. The state given is donated.
+    `(state, images [num_devices, B, H, W, C], key) -> (state, metrics)`. State
+    and metrics have no device axis. The given state is donated.
   """
   devices = None  # all of them, of every process
   if num_devices is not None:
     devices = jax.local_devices()[:num_devices]
   if len(devices or jax.devices()) == 1:
-    # one device has no axis, and calling its program by jit costs less
+    # one device needs no axis, and a call by jit costs less
     step_fn = jax.jit(
       functools.partial(train_step_fn, axis_name=None), donate_argnums=0
     )
@@ -286,8 +281,9 @@ def pmap_train_step(
   )
   if jax.process_count() == 1:
     return mapped_fn
-  # Across processes pmap deletes a donated argument that it has to move before
-  # it is read: here it is moved first, once; what a step returns lies right.
+  # With several processes, pmap deletes a donated argument that it must move
+  # before it is read. So it is moved here first, once: the state that a step
+  # returns is already in place.
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS_NAME,))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -300,7 +296,7 @@ def pmap_train_step(
 
 
 def _following(context: base.Context, output: base.Output) -> base.Context:
-  """The context of the next phase."""
+  """Returns the context of the next phase."""
   changes = {'latents': output.latents, 'stats': output.stats}
   return dataclasses.replace(
     context, **{k: v for k, v in changes.items() if v is not None}
@@ -320,7 +316,7 @@ def _phase_update(
   accumulate,
   with_norms,
 ):
-  """One optimiser update of the networks that a phase trains."""
+  """Does one optimiser update of the networks that a phase trains."""
   if phase.num_updates > 1:
     keys = base.fold_in(keys, update)
   context = dataclasses.replace(context, update=update)
@@ -340,7 +336,7 @@ def _phase_update(
   norms = jax.lax.cond(
     with_norms,
     lambda: {name: optax.tree.norm(grads[name]) for name in phase.trains},
-    # no norm, and no NaN, which JAX_DEBUG_NANS would take for a failure
+    # not NaN, which JAX_DEBUG_NANS would report as a failure
     lambda: {name: jnp.full((), -1.0, jnp.float32) for name in phase.trains},
   )
   norms = {f'{health.GRAD_NORM}{name}': x for name, x in norms.items()}
@@ -355,7 +351,7 @@ def _phase_update(
 
 
 def _accumulated_grad(loss_fn, trained, images, keys, accumulate):
-  """Gradient of the mean loss over micro-batches, one after the other."""
+  """Returns the gradient of the mean loss over micro-batches, one by one."""
   grad_fn = jax.grad(loss_fn, has_aux=True)
   if accumulate == 1:
     return grad_fn(trained, images, keys)
@@ -374,7 +370,7 @@ def _accumulated_grad(loss_fn, trained, images, keys, accumulate):
 
 
 def _scan_updates(update_fn, params, opt_state, context, num_updates):
-  """Several updates of one phase; metrics are means over them."""
+  """Does several updates of a phase; metrics are means over them."""
 
   def body(carry, update):
     params, opt_state, output = update_fn(*carry, context, update)

@@ -1,7 +1,7 @@
 """The named streams of random numbers of a run.
 
 A run has one base key, `jax.random.key(seed)`. A train step folds its number
-into it; everything else folds in one of these, which no step reaches.
+into it. Everything else folds in one of these numbers, which no step reaches.
 """
 
 import enum
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 class Stream(enum.Enum):
-  """What a key is for, folded into the base key or into an image's key."""
+  """The purposes of keys: numbers that are folded into another key."""
 
   INIT = 2**31
   VALIDATION = 2**31 + 1
@@ -28,17 +28,17 @@ def image_keys(
   axis_name: str | None,
   first: Array | int = 0,
 ) -> Array:
-  """One key per image of this device's batch.
+  """Returns one key for each image of this device's batch.
 
   Args:
-    key: Of the step.
+    key: The key of the step.
     batch_size: B, images on this device.
-    axis_name: The device axis, or None without one.
+    axis_name: The device axis, or None.
     first: The position of the first image of all devices.
 
   Returns:
-    Keys [B]; image i of device d has that of position first + d B + i, so that
-    noise does not depend on how many devices, or batches, share the images.
+    Keys [B]. Image i of device d has the key of position first + d B + i. So
+    noise does not depend on the number of devices or batches.
   """
   if axis_name is not None:
     first += jax.lax.axis_index(axis_name) * batch_size

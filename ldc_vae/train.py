@@ -229,7 +229,7 @@ class _Loop:
         self._finish(self._unfinished, lambda: False)
       self._finish(self._take_step(), self._is_stopping)
       self._progress.update(self.step)
-      # a full disk is told of now, not at the next save
+      # a full disk is reported now, not at the next save
       self._checkpointer.check()
     if self.step > self._saved:  # the run is to stop between two checkpoints
       self._updates.drain()

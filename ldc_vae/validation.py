@@ -21,13 +21,13 @@ def make_validation_fn(
   """Returns a function of the state: the mean metrics on the validation split.
 
   They are the metrics of the method's first phase under the averaged weights,
-  with noise that is the same each time, and the number of active units of a
-  method with an encoder. A second argument is asked after each batch whether
-  to stop; the function then returns None.
+  with the same noise each time, and the active units of a method with an
+  encoder. The second argument is a function that says before each batch whether
+  to stop. The result is then None.
 
   Args:
     experiment: The run.
-    binarize: Draw binary images, as in training.
+    binarize: Whether to draw binary images, as in training.
     batch_size: Images at a time.
   """
   algorithm = experiment.algorithm
@@ -51,7 +51,7 @@ def make_validation_fn(
     else:
       metrics = metrics_fn(images, keys)
     sums = jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0)), metrics)
-    if algorithm.encode is not None:  # chains: too long to run once more
+    if algorithm.encode is not None:  # Langevin chains take too long
       return sums, None
     posterior = base.encode(
       algorithm,
@@ -78,7 +78,7 @@ def make_validation_fn(
         means.append(jax.tree.map(lambda x, mask=mask: x[mask], batch_means))
       for name, value in sums.items():
         totals[f'validation/{name}'] += float(value) / len(images)
-    if len(images) > 1 and means:  # a lone mean does not vary
+    if len(images) > 1 and means:  # one mean has no variance
       totals['validation/active_units'] = float(
         latent_metrics.active_units(
           *jax.tree.map(lambda *rows: np.concatenate(rows), *means)
@@ -92,9 +92,10 @@ def make_validation_fn(
 def _whole_sets(
   images: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """As `datasets.eval_batches`, without padding, which a set would contain.
+  """Yields batches like `datasets.eval_batches`, but without padding.
 
-  The parts differ by one image at most, so that none is too small a set.
+  Padding would be part of a set. The sizes of the batches differ by one image
+  at most, so that no set is too small.
   """
   for part in np.array_split(images, -(-len(images) // batch_size)):
     yield part, np.ones(len(part), bool)

@@ -69,7 +69,7 @@ class CompareTest(parameterized.TestCase):
     return jobs.Job(name, words, self.workdir / f'{name}.log')
 
   def make(self, run, generator):
-    """What the program would leave of a run."""
+    """Writes the files that the program leaves of a run."""
     folder = self.made / run.workdir.name
     folder.mkdir(parents=True)
     files.write_json(folder / 'config.json', config_lib.to_json(run.config))

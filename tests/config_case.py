@@ -1,4 +1,4 @@
-"""What the tests of configs share: a folder, a run file, and its errors."""
+"""Shared by the tests of configs: a folder, a run file, and its errors."""
 
 import pathlib
 import tempfile

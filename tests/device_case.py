@@ -65,14 +65,14 @@ def quick_classifier() -> contextlib.AbstractContextManager[None]:
   )
 
 
-def train_judge(spec: str) -> None:
-  """Leaves the feature classifier of a config's data in the cache.
+def train_classifier(spec: str) -> None:
+  """Trains the feature classifier of a config's data into the cache.
 
   A run in a process of its own would train it for twice as long, with a program
   that is compiled quickly, and other tests would wait for it.
 
   Args:
-    spec: Of the config.
+    spec: The config, `FILE:METHOD`.
   """
   from ldc_vae import config as config_lib
   from ldc_vae import experiment

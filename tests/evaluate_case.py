@@ -117,7 +117,7 @@ class RunTest(parameterized.TestCase):
       )
 
   def sources(self, config):
-    """What an untrained run would be evaluated on."""
+    """Returns what an untrained run is evaluated on."""
     return sources_lib.make_sources(
       config, self.experiment, self.apply, jax.random.key(0)
     )

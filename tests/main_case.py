@@ -1,4 +1,4 @@
-"""What the tests of the command line share: jobs that only record calls."""
+"""Shared by the tests of the command line: jobs that only record calls."""
 
 import contextlib
 import io
@@ -89,7 +89,7 @@ class MainTestCase(parameterized.TestCase):
     return code, jobs.calls, out.getvalue(), err.getvalue()
 
   def assert_refused(self, *argv, part):
-    """The command is a mistake, told in one sentence that holds `part`."""
+    """Asserts that a command fails with one sentence that has `part`."""
     code, calls, out, err = self.run_main(*argv)
     self.assertEqual(code, 2)
     self.assertEmpty(calls)

@@ -88,7 +88,7 @@ class WorkdirModesTest(main_case.MainTestCase):
     )
 
   @parameterized.parameters('config.json', 'checkpoints')
-  def test_what_may_not_be_read_is_told(self, name):
+  def test_what_may_not_be_read_is_reported(self, name):
     path = pathlib.Path(self.trained(), name)
     path.chmod(0)
     with rights_case.as_nobody(path):
@@ -134,7 +134,7 @@ class MistakesTest(main_case.MainTestCase):
     ('localhost:99999', 2, 0, 'not HOST:PORT'),
     ('localhost:8476', 2, 2, 'use 0 to 1'),
   )
-  def test_of_several_processes_are_told(self, address, count, index, part):
+  def test_of_several_processes_are_reported(self, address, count, index, part):
     self.assert_refused(
       '--config=toy.py',
       f'--coordinator_address={address}',

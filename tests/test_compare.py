@@ -215,7 +215,7 @@ class CompareTest(compare_case.CompareTest):
     compare.compare(plans, (0, 1), self.workdir)
     self.assertEqual(self.called(), ['vae_seed1', 'ldc_seed1'])
 
-  def test_runs_of_different_commits_are_told(self):
+  def test_runs_of_different_commits_are_reported(self):
     plans = self.plans()
     self.make_all(plans)
     told = 'made by 2 different commits'

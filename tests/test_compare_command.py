@@ -44,7 +44,7 @@ class CommandTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    device_case.train_judge('configs/digits.py:vae,debug')
+    device_case.train_classifier('configs/digits.py:vae,debug')
 
   def test_runs_are_those_of_train(self):
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))

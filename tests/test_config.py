@@ -41,18 +41,18 @@ class LoadTest(config_case.FileTestCase):
     message = self.message_of(config_lib.load, 'configs/default.py')
     self.assertIn('does not define get_config', message)  # so it was read
 
-  def test_a_missing_file_is_told(self):
+  def test_a_missing_file_is_reported(self):
     message = self.message_of(config_lib.load, 'configs/nothing_like_it.py')
     self.assertStartsWith(
       message, '--config=configs/nothing_like_it.py: there is no such file'
     )
     self.assertIn('digits', message)
 
-  def test_a_folder_is_told(self):
+  def test_a_folder_is_reported(self):
     message = self.message_of(config_lib.load, str(self.folder))
     self.assertIn('a folder', message)
 
-  def test_an_unknown_method_is_told(self):
+  def test_an_unknown_method_is_reported(self):
     message = self.message_of(config_lib.load, self.run_file() + ':vea')
     self.assertIn("'vea'", message)
     self.assertIn(', '.join(sorted(methods.METHODS)), message)
@@ -69,7 +69,7 @@ class LoadTest(config_case.FileTestCase):
     ),
     ('sentence', 'raise ValueError("too odd")', 'too odd'),
   )
-  def test_a_broken_file_is_told(self, text, expected):
+  def test_a_broken_file_is_reported(self, text, expected):
     path = self.run_file(text)
     message = self.message_of(config_lib.load, path)
     self.assertStartsWith(message, f'--config={path}: ')
@@ -204,7 +204,7 @@ class OverrideTest(config_case.FileTestCase):
     )
     self.assertIn('model.latent_size', message)
 
-  def test_a_missing_value_is_told(self):
+  def test_a_missing_value_is_reported(self):
     message = self.message_of(
       config_lib.override, self.config, ['--config.seed']
     )
@@ -258,7 +258,7 @@ class ExtensionsTest(config_case.FileTestCase):
     ('import sys\nsys.exit(3)', 'line 2, raised SystemExit: 3'),
     (None, 'no such file; give its path by --config.extensions'),
   )
-  def test_a_broken_file_is_told(self, text, part):
+  def test_a_broken_file_is_reported(self, text, part):
     name = str(self.folder / 'broken.py')
     if text is not None:
       self.write('broken.py', text)
@@ -367,7 +367,7 @@ class JsonTest(config_case.FileTestCase):
     self.assertEqual(config.to_dict(), default.create().to_dict())
 
   @parameterized.parameters('{', '[]', '{}', '{"config": {"seed": 1}}')
-  def test_a_broken_file_is_told(self, text):
+  def test_a_broken_file_is_reported(self, text):
     path = self.write('config.json', text)
     message = self.message_of(config_lib.read, self.folder)
     self.assertStartsWith(message, f'{path}: ')
@@ -379,7 +379,7 @@ class JsonTest(config_case.FileTestCase):
     ('model.latent_size', 2.5, 'config.model.latent_size=2.5: not a whole n'),
     ('method.num_particles', None, 'config.method.num_particles is m'),
   )
-  def test_fields_of_another_version_are_told(self, name, value, sentence):
+  def test_fields_of_another_version_are_reported(self, name, value, sentence):
     record = config_lib.to_json(default.create())
     group, _, leaf = name.partition('.')
     record['config'][group][leaf] = value
@@ -389,7 +389,7 @@ class JsonTest(config_case.FileTestCase):
     message = self.message_of(config_lib.read, self.folder)
     self.assertStartsWith(message, f'{path}: {sentence}')
 
-  def test_a_missing_file_is_told(self):
+  def test_a_missing_file_is_reported(self):
     message = self.message_of(config_lib.read, self.folder)
     self.assertIn('no such file', message)
 

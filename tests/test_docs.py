@@ -145,7 +145,7 @@ class PagesTest(parameterized.TestCase):
 
 
 class ReaderTest(absltest.TestCase):
-  """What the tests above rely on."""
+  """Tests of the functions that the tests above use."""
 
   def test_sentences_are_split(self):
     text = (

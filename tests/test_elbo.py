@@ -117,12 +117,12 @@ class DiscretizedLogisticTest(_StrictTest):
       mean, image, log_scale
     )
     x, mu, half = image.astype(np.float64), mean.astype(np.float64), 0.5 / 255.0
-    law = scipy.stats.logistic(mu, math.exp(log_scale))
+    logistic = scipy.stats.logistic(mu, math.exp(log_scale))
     lower = np.where(x == 0.0, -np.inf, x - half)
     upper = np.where(x == 1.0, np.inf, x + half)
     # the tail on the side of x, so that float64 keeps its digits
-    left = law.cdf(upper) - law.cdf(lower)
-    right = law.sf(lower) - law.sf(upper)
+    left = logistic.cdf(upper) - logistic.cdf(lower)
+    right = logistic.sf(lower) - logistic.sf(upper)
     expected = np.sum(np.log(np.where(x < mu, left, right)))
     # float32: x is rounded to 6e-8, times 1 / scale <= 150, six terms of 1-100
     np.testing.assert_allclose(actual, expected, rtol=2e-5)

@@ -223,7 +223,7 @@ class PairedLossTest(_StrictTest):
     )
 
   @parameterized.parameters(True, False)
-  def test_penalty_looks_only_where_it_is_told(self, at_aggregate):
+  def test_penalty_looks_only_where_it_is_reported(self, at_aggregate):
     aggregate, samples, _, params = _pairs()
     everywhere = np.full(7, at_aggregate)
     other = samples if at_aggregate else aggregate
@@ -270,13 +270,13 @@ class PairedLossTest(_StrictTest):
 
       return jax.jit(jax.grad(loss_fn))(jnp.zeros(2))
 
-    # a mean of 40,000 differences of deviation sqrt(2) / 2: four errors
+    # a mean of 40,000 differences with std sqrt(2) / 2: four errors
     np.testing.assert_allclose(grad_of(0.0), np.zeros(2), atol=0.015)
     np.testing.assert_allclose(grad_of(0.5), np.full(2, 0.25), atol=0.015)
 
   def test_any_energy_is_pulled_flat_between_equal_sets(self):
-    # E (y - u) / (1 + exp(w.(u - y))) of equal laws points along w: descent
-    # shrinks an energy that tells apart what is the same
+    # E (y - u) / (1 + exp(w.(u - y))) of equal distributions points along w.
+    # So descent shrinks an energy that separates equal sets.
     aggregate, samples = _normal(0, 40_000, 2), _normal(1, 40_000, 2)
     looks = np.zeros(40_000, bool)
 

@@ -69,7 +69,7 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertLess(self.results['prdc/coverage'], 0.5)
     self.assertBetween(self.results['classifier/entropy'], 0.0, np.log(10))
     self.assertBetween(self.results['classifier/class_balance'], 0.1, 1.0)
-    # draws of the law itself, and of another
+    # draws of the same distribution, and of another
     self.assertLess(
       abs(self.results['latent/ksd_aggregate']),
       0.1 * self.results['latent/ksd_prior'],
@@ -203,7 +203,7 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertFalse(run_lib.is_evaluated(workdir, self.config, 8))
 
   @parameterized.parameters(1, 9)
-  def test_few_training_images_are_told(self, num):
+  def test_few_training_images_are_reported(self, num):
     dataset = self.experiment.dataset
     few = {**dataset.images, 'train': dataset.images['train'][:num]}
     experiment = self.experiment._replace(dataset=dataset._replace(images=few))
@@ -233,7 +233,7 @@ class EvaluateTest(evaluate_case.RunTest):
     ):
       other = config_lib.override(self.config, {field: value})
       self.assertFalse(run_lib.is_evaluated(self.workdir, other, 8), field)
-    # the best is of some step, judged when the training had ended
+    # the best step is known when the training has ended
     best = config_lib.override(self.config, {'evaluate.checkpoint': 'best'})
     results = {
       **self.results,

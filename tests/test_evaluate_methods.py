@@ -170,7 +170,7 @@ class OtherRunsTest(absltest.TestCase):
     with mock.patch.object(evaluate, 'evaluate') as again:
       train.train_and_evaluate(config, folder / 'run')
       again.assert_not_called()
-      labels = np.arange(120) % 2  # another judge, of the same training
+      labels = np.arange(120) % 2  # another classifier, with the same training
       np.savez(folder / 'faces.npz', images=images, labels=labels)
       train.train_and_evaluate(config, folder / 'run')
       again.assert_called_once()

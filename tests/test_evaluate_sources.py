@@ -41,13 +41,13 @@ class SourcesTest(evaluate_case.RunTest):
     self.assertTrue(run_lib.is_evaluated(workdir, config, 8))
     self.assertEqual(results['num_samples'], 96)
     for source in ('aggregate', 'generator', 'prior'):
-      deviation = results[f'frechet_classifier_deviation/{source}']
+      std = results[f'frechet_classifier_deviation/{source}']
       mean = results[f'frechet_classifier/{source}']
-      self.assertBetween(deviation, 1e-3, mean)
+      self.assertBetween(std, 1e-3, mean)
       first = self.results[f'frechet_classifier/{source}']
-      # of two draws, whose mean is 1 / sqrt(2) deviations from each
-      self.assertAlmostEqual(abs(mean - first), deviation / 2**0.5, delta=1e-3)
-    source_bars.assert_called_once()  # deviations have no bars
+      # of two draws, whose mean is 1 / sqrt(2) stds from each
+      self.assertAlmostEqual(abs(mean - first), std / 2**0.5, delta=1e-3)
+    source_bars.assert_called_once()  # standard deviations have no bars
     self.assertIn('means over 2 such', results['protocol/distances'])
 
   def test_results_of_one_draw_are_those_of_an_earlier_version(self):
@@ -71,23 +71,23 @@ class SourcesTest(evaluate_case.RunTest):
     self.assertNotIn('gaussian', sources.images)
     self.assertNotIn('gaussian', sources.redraw_fn(1))
 
-  def test_latents_can_be_drawn_anew(self):
+  def test_latents_can_be_drawn_again(self):
     config = config_lib.override(
       self.config,
       {'evaluate.num_draws': 3, 'evaluate.samplers': ('prior', 'gmm_10')},
     )
     sources = self.sources(config)
     draws = [sources.images, sources.redraw_fn(1), sources.redraw_fn(2)]
-    laws = {'aggregate', 'generator', 'prior', 'gmm_10'}
-    self.assertSetEqual(set(draws[1]), laws)
-    for name in laws:
+    names = {'aggregate', 'generator', 'prior', 'gmm_10'}
+    self.assertSetEqual(set(draws[1]), names)
+    for name in names:
       for one, other in ((0, 1), (0, 2), (1, 2)):
         self.assertEqual(draws[one][name].shape, draws[other][name].shape)
         same = np.all(draws[one][name] == draws[other][name], axis=(1, 2, 3))
         # of 96 of 1,373 training images a few are drawn twice
         self.assertLess(np.mean(same), 0.05, name)
     again = sources.redraw_fn(2)
-    for name in laws:
+    for name in names:
       np.testing.assert_array_equal(again[name], draws[2][name])
     other, aggregate = sources.other_aggregate, sources.latents['aggregate']
     self.assertEqual(other.shape, aggregate.shape)
@@ -118,7 +118,7 @@ class SourcesTest(evaluate_case.RunTest):
     self.assertNotEqual(bounds['nll/elbo'], test_bounds['nll/elbo'])
 
   @parameterized.parameters('generate', 'encode')
-  def test_latents_that_are_not_finite_are_told(self, name):
+  def test_latents_that_are_not_finite_are_reported(self, name):
     config = config_lib.override(self.config, {'evaluate.samplers': ()})
     whole = getattr(self.apply, name)
 
@@ -165,7 +165,7 @@ class SourcesTest(evaluate_case.RunTest):
     )
     self.assertEqual(sources.images[name].shape[1:], (8, 8, 1))
 
-  def test_options_reach_their_laws(self):
+  def test_options_reach_their_distributions(self):
     options = {
       'two_stage': {'num_steps': 3},
       'flow_matching': {'num_steps': 4},
@@ -210,7 +210,7 @@ class SourcesTest(evaluate_case.RunTest):
     images = self.experiment.dataset.images['test'][:70]
     posterior = self.apply.encode(images, jax.random.key(0))
     noise = (posterior.z - posterior.mean) / np.exp(0.5 * posterior.logvar)
-    # 70 x 16 numbers: four errors of a mean, and of a deviation
+    # 70 x 16 numbers: four errors of a mean, and of a std
     self.assertAlmostEqual(np.mean(noise), 0.0, delta=4 / noise.size**0.5)
     self.assertAlmostEqual(
       np.std(noise), 1.0, delta=4 / (2 * noise.size) ** 0.5

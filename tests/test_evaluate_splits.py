@@ -38,7 +38,7 @@ class SplitsTest(parameterized.TestCase):
   """Whose images are behind each source: nothing is fitted to the reference."""
 
   def _sources(self, split):
-    """The sources of marked images, and what the latent laws are fitted to."""
+    """Returns the sources of marked images, and the latents of the fits."""
     images = {}
     for name, mark in _SPLITS.items():
       index = np.arange(600 if name == 'train' else 300)
@@ -60,8 +60,8 @@ class SplitsTest(parameterized.TestCase):
         'evaluate.samplers': ('gaussian', 'gmm_10', 'two_stage'),
       },
     )
-    law = lambda num, seed: np.zeros((num, 4), np.float32)
-    with mock.patch.object(registry, 'fit', return_value=law) as fit:
+    sample_fn = lambda num, seed: np.zeros((num, 4), np.float32)
+    with mock.patch.object(registry, 'fit', return_value=sample_fn) as fit:
       sources = sources_lib.make_sources(
         config, experiment, _MarkedApply(), jax.random.key(0)
       )

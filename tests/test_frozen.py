@@ -1,4 +1,4 @@
-"""What stays the same while the code moves: configs, names of results, weights.
+"""Tests that the configs of all run files stay the same.
 
 The files in `tests/frozen/` hold the accepted values. After a change that is
 meant, write them again and read the difference before it is committed:

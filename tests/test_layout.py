@@ -12,7 +12,7 @@ from absl.testing import parameterized
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # A file imports files of its own folder and of lower floors. The name is that
-# of a folder of `ldc_vae/`, or of a file that lies beside them.
+# of a folder of `ldc_vae/`, or of a file beside them.
 _FLOORS = {
   'elbo': 0,
   'energy': 0,

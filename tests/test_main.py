@@ -237,7 +237,7 @@ class ProcessesTest(main_case.MainTestCase):
   @parameterized.parameters(
     ('yes', 'neither 0 nor 1', 2), ('1', 'no cluster', 1)
   )
-  def test_that_are_not_found_are_told(self, value, part, wanted):
+  def test_that_are_not_found_are_reported(self, value, part, wanted):
     def initialize(**unused_kwargs):
       raise ValueError('coordinator_address should be defined.')
 
@@ -301,7 +301,7 @@ class CommandTest(parameterized.TestCase):
       if '.' in name and name != 'method.name':
         self.assertIn(f'  --config.{name}=', result.stdout)
 
-  def test_a_mistake_is_told(self):
+  def test_a_mistake_is_reported(self):
     result = self.command('--config=nothing.py')
     self.assertEqual(result.returncode, 2, result.stderr)
     self.assertStartsWith(result.stderr, 'error: --config=nothing.py')

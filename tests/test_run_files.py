@@ -88,7 +88,7 @@ class RunFilesTest(parameterized.TestCase):
     ('sentence.py', '--config=sentence.py: too odd'),
     ('later.py', 'line 2, raised AttributeError'),
   )
-  def test_a_mistake_is_told(self, spec, *parts):
+  def test_a_mistake_is_reported(self, spec, *parts):
     self.write('results.json', '{}')
     self.write('syntax.py', 'x = (')
     self.write('name.py', '\n\nfoo.bar = 1')

@@ -133,7 +133,7 @@ class ValidateTest(config_case.FileTestCase):
     ('no_path', {'dataset.name': 'images'}, "dataset.path=''"),
     ('idle_path', {'dataset.path': 'x'}, 'dataset.name=digits'),
   )
-  def test_fields_that_do_not_go_together_are_told(self, overrides, part):
+  def test_fields_that_do_not_go_together_are_reported(self, overrides, part):
     message = self.message_of(config_lib.override, default.create(), overrides)
     self.assertIn(part, message)
 
@@ -164,7 +164,7 @@ class ValidateTest(config_case.FileTestCase):
     ('ldc', 'deterministic', 'use encoder gaussian or implicit or warped'),
     ('lebm', 'gaussian', 'use encoder none'),
   )
-  def test_an_encoder_that_a_method_cannot_train_is_told(
+  def test_an_encoder_that_a_method_cannot_train_is_reported(
     self, method, encoder, remedy
   ):
     message = self.message_of(
@@ -218,13 +218,13 @@ class ValidateTest(config_case.FileTestCase):
     self.assertIn('did you mean mnist?', message)
     self.assertIn('fashion_mnist', message)
 
-  def test_a_missing_field_is_told(self):
+  def test_a_missing_field_is_reported(self):
     config = default.create().unlock()
     del config.train['ema_decay']
     message = self.message_of(config_lib.validate, config)
     self.assertStartsWith(message, 'config.train.ema_decay is missing')
 
-  def test_a_missing_group_is_told(self):
+  def test_a_missing_group_is_reported(self):
     config = config_dict.ConfigDict({'model': {'sizes': None}})
     message = self.message_of(config_lib.validate, config)
     self.assertStartsWith(message, 'config.seed is missing')

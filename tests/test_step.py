@@ -24,7 +24,7 @@ _step_fn = step_case.compiled_step
 
 
 class AverageTest(chex.TestCase):
-  def test_averages_follow_their_law(self):
+  def test_averages_follow_their_distribution(self):
     step_fn = _step_fn('vae', 'sgd', 'single')
     state = _state('vae')
     for decay in (0.1, 0.15, 0.15):  # (1 + step) / (10 + step), then its bound
@@ -241,7 +241,7 @@ class ImagesTest(chex.TestCase):
     # float32 division
     np.testing.assert_allclose(metrics['images'], _images() / 255.0, rtol=1e-6)
 
-  def test_binarised_images_are_drawn_anew_each_step(self):
+  def test_binarised_images_are_drawn_again_each_step(self):
     (first, second), _ = _run_probe(2, binarize=True)
     for metrics in (first, second):
       self.assertEqual(set(np.unique(metrics['images'])), {0.0, 1.0})

@@ -74,7 +74,7 @@ class ConvDecoder(nn.Module):
     x = convolution_lib.Conv(
       colours, 3, implementation=self.convolution, dtype=self.dtype
     )(x)
-    # where the factor does not divide the image's sides, keep the middle
+    # if the factor does not divide the sides of the image, keep the middle
     top = (x.shape[1] - height) // 2
     left = (x.shape[2] - width) // 2
     x = x[:, top : top + height, left : left + width]
@@ -94,7 +94,7 @@ def create(
   Args:
     sizes: The widths.
     image_shape: (H, W, C).
-    dtype: Of the matmuls.
+    dtype: The type of the matmuls.
     convolution: One of convolution.IMPLEMENTATIONS.
     wide: For images of 64x64 and more: kernels of 5x5, and normalisation,
       because four or more halvings train badly without it.

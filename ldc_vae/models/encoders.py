@@ -140,13 +140,13 @@ def _repeated_codes(
 
 
 class Encoder(NamedTuple):
-  """How an encoder is built, and how it gives particles.
+  """Two functions: one builds an encoder, one draws its particles.
 
   Attributes:
     create_fn: Maps a torso and the `Sizes` to the module; None for no encoder.
     particles_fn: `(apply_fn, images [B, H, W, C], keys [B], num_particles,
       noise_size) -> (z [B, K, D], mean, logvar)`, where `apply_fn` is the
-      module with its weights; mean and logvar [B, D] are None where unknown.
+      module with its weights; mean and logvar [B, D] are None if unknown.
       None for no encoder.
     noise_size_fn: Maps the `Sizes` to the numbers of noise that the module
       takes beside an image; 0 for none.

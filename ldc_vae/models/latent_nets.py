@@ -94,7 +94,7 @@ class PseudoInputs(nn.Module):
 
   @nn.compact
   def __call__(self) -> Array:
-    # a spread of 1, because pseudo-inputs that start alike stay alike
+    # different logits, because pseudo-inputs that start equal stay equal
     start = nn.initializers.normal(1.0)
     logits = self.param('logits', start, (self.number, *self.image_shape))
     return jax.nn.sigmoid(logits)

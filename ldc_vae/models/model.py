@@ -55,16 +55,16 @@ class Model(NamedTuple):
 
   @property
   def latent_size(self) -> int:
-    """D."""
+    """The dimension D of a latent."""
     return self.sizes.latent_size
 
   @property
   def noise_size(self) -> int:
-    """The numbers of noise that the encoder takes per particle, often 0."""
+    """Numbers of noise that the encoder needs for a particle, often 0."""
     return encoders.ENCODERS[self.encoder].noise_size_fn(self.sizes)
 
   def init(self, key: Array, names: Sequence[str]) -> dict[str, chex.ArrayTree]:
-    """Fresh float32 weights of the networks `names`."""
+    """Returns initial float32 weights of the networks `names`."""
     image = jnp.zeros((1, *self.image_shape))
     z = jnp.zeros((1, self.latent_size))
     inputs = {
@@ -85,25 +85,25 @@ class Model(NamedTuple):
     }
 
   def autoencoder_names(self) -> tuple[str, ...]:
-    """The networks of every method: encoder, decoder, a learned scale."""
+    """Returns the trained ones of encoder, decoder and scale."""
     encoder = ('encoder',) if 'encoder' in self.modules else ()
     return (*encoder, 'decoder', *(('scale',) if self.learn_scale else ()))
 
   def particles(
     self, params, images: Array, keys: Array, num_particles: int
   ) -> encoders.Particles:
-    """K reparameterised posterior particles of each image.
+    """Draws K reparameterised posterior particles of each image.
 
     Args:
-      params: With 'encoder'.
+      params: Weights with 'encoder'.
       images: Shape [B, H, W, C], in [0, 1].
       keys: One PRNG key per image, shape [B].
       num_particles: K.
 
     Returns:
       z [B, K, D], and the mean and logvar [B, D] of the posterior. A gaussian
-      encoder knows both. An implicit or a warped one knows neither: both are
-      None. A deterministic one has a mean, of which z is K copies.
+      encoder has both. An implicit or a warped one has None for both. A
+      deterministic one has only a mean, and z is K copies of it.
     """
     particles_fn = encoders.ENCODERS[self.encoder].particles_fn
     assert particles_fn is not None, 'there is no encoder'
@@ -115,21 +115,21 @@ class Model(NamedTuple):
   def gaussian_particles(
     self, params, images: Array, keys: Array, num_particles: int
   ) -> tuple[Array, Array, Array]:
-    """`particles` of a gaussian encoder, with their mean and logvar."""
+    """Returns `particles` of a gaussian encoder, whose mean is not None."""
     z, mean, logvar = self.particles(params, images, keys, num_particles)
     assert mean is not None and logvar is not None, self.encoder
     return z, mean, logvar
 
   def decode(self, params, z: Array) -> Array:
-    """The mean images [..., H, W, C] of latents [..., D]."""
+    """Returns the mean images [..., H, W, C] of latents [..., D]."""
     logits = self.modules['decoder'].apply(params['decoder'], z)
     return jax.nn.sigmoid(logits)
 
   def log_likelihood(self, params, images: Array, z: Array) -> Array:
-    """log p(x|z) in nats.
+    """Returns log p(x|z) in nats.
 
     Args:
-      params: With 'decoder', and 'scale' if it is learned.
+      params: Weights with 'decoder', and 'scale' if it is learned.
       images: Shape [B, H, W, C].
       z: Shape [B, K, D].
 
@@ -207,5 +207,5 @@ def create_model(
 
 
 def num_parameters(params: chex.ArrayTree) -> int:
-  """The number of weights in a tree."""
+  """Returns the number of weights of a tree."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -39,7 +39,7 @@ def squared_distances(x: Array, y: Array) -> Array:
   """Pairwise |x_i - y_j|^2 in matmul form, clamped at 0.
 
   Subtract one common vector from x and y first: an offset of 100 times their
-  spread costs four digits in float32.
+  standard deviation costs four digits in float32.
 
   Args:
     x: Shape [m, D].

@@ -39,9 +39,9 @@ def mean_square_distance(particles: Array) -> Array:
   chex.assert_rank(particles, 2)
   particles = arithmetic.widened(particles)
   n = particles.shape[0]
-  deviations = particles - jnp.mean(particles, axis=0, keepdims=True)
-  spread = jnp.mean(jnp.sum(jnp.square(deviations), axis=1))
-  return 2.0 * n / max(n - 1, 1) * spread
+  centred = particles - jnp.mean(particles, axis=0, keepdims=True)
+  variance = jnp.mean(jnp.sum(jnp.square(centred), axis=1))
+  return 2.0 * n / max(n - 1, 1) * variance
 
 
 def mean_bandwidth(particles: Array, floor: float = BANDWIDTH_FLOOR) -> Array:

@@ -65,7 +65,7 @@ _COMPARISONS = {
   'value_out_of_range': _Case(
     _compare('--config.train.batch_size=0'), r'batch_size=0 .*use 1 or more'
   ),
-  'a_judge_of_its_own': _Case(
+  'a_classifier_of_its_own': _Case(
     _compare('--config.vae.evaluate.split=validation'),
     r"config.evaluate.split is '\w+' for \w+ and '\w+' for \w+; compare",
     _LASTING,
@@ -107,7 +107,7 @@ _COMPARISONS['num_samples_of_compare'] = _Case(
 
 class ComparisonsTest(bad_input_case.BadInputTest):
   @parameterized.named_parameters(*_COMPARISONS.items())
-  def test_told(self, case):
+  def test_reported(self, case):
     self.check(case)
 
 

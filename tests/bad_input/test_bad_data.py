@@ -207,7 +207,7 @@ _DATA = {
       lambda: {'images': _uint8(40, 8, 8)}, 'x.npz', labels=np.zeros(3, int)
     ),
   ),
-  'too_small_to_judge': _Case(
+  'too_small_for_the_classifier': _Case(
     _images_from('x.npz', '--config.model.architecture=mlp'),
     r'images of 3x8 pixels are too small for the .*; use .* no labels',
     _LASTING,
@@ -276,7 +276,7 @@ _RESUME = (f'--config={_VAE}', '--workdir=trained')
 
 class DataTest(bad_input_case.BadInputTest):
   @parameterized.named_parameters(*_DATA.items())
-  def test_told(self, case):
+  def test_reported(self, case):
     self.check(case)
 
   def test_a_missing_network_is_told_within_5_seconds(self):
@@ -284,7 +284,7 @@ class DataTest(bad_input_case.BadInputTest):
     self.check(_DATA['not_prepared'])
     self.assertLess(time.monotonic() - start, 5.0)
 
-  def test_an_unprepared_environment_is_told(self):
+  def test_an_unprepared_environment_is_reported(self):
     os.environ['TFDS_DATA_DIR'] = str(self.folder / 'nowhere')
     self.check(
       _Case(
@@ -294,7 +294,7 @@ class DataTest(bad_input_case.BadInputTest):
       )
     )
 
-  def test_a_cache_that_is_a_file_is_told(self):
+  def test_a_cache_that_is_a_file_is_reported(self):
     _file('cache', '')(self.folder)
     os.environ['LDC_VAE_CACHE'] = str(self.folder / 'cache')
     for argv in (_train(), _RESUME):

@@ -217,7 +217,7 @@ _FIELDS['method.num_samples_0'] = _Case(
 
 class FieldsTest(bad_input_case.BadInputTest):
   @parameterized.named_parameters(*_FIELDS.items())
-  def test_told(self, case):
+  def test_reported(self, case):
     self.check(case)
 
 

@@ -156,7 +156,7 @@ _RUN_FILES = {
 
 class FlagsTest(bad_input_case.BadInputTest):
   @parameterized.named_parameters(*_FLAGS.items())
-  def test_told(self, case):
+  def test_reported(self, case):
     self.check(case)
 
   def test_told_by_a_process(self):
@@ -171,7 +171,7 @@ class FlagsTest(bad_input_case.BadInputTest):
 
 class RunFilesTest(bad_input_case.BadInputTest):
   @parameterized.named_parameters(*_RUN_FILES.items())
-  def test_told(self, case):
+  def test_reported(self, case):
     self.check(case)
 
 

@@ -324,14 +324,14 @@ def tearDownModule():
 
 class WorkdirsTest(bad_input_case.BadInputTest):
   @parameterized.named_parameters(*_WORKDIRS.items())
-  def test_told(self, case):
+  def test_reported(self, case):
     self.check(case)
 
   @parameterized.parameters(
     ('.lock', 'in use', _RESUME),
     ('.evaluation.lock', 'being evaluated', _EVALUATE),
   )
-  def test_a_workdir_in_use_is_told(self, name, use, argv):
+  def test_a_workdir_in_use_is_reported(self, name, use, argv):
     _trained()(self.folder)
     program = (
       'import sys; from ldc_vae.runtime import lock\n'
@@ -352,7 +352,7 @@ class WorkdirsTest(bad_input_case.BadInputTest):
       holder.stdin.close()
 
   @parameterized.parameters(_RESUME, _EVALUATE, _SAMPLE)
-  def test_a_workdir_that_is_read_only_is_told(self, *argv):
+  def test_a_workdir_that_is_read_only_is_reported(self, *argv):
     _trained()(self.folder)
     (self.folder / 'trained').chmod(0o555)
     (self.folder.parent / 'cache').mkdir()

@@ -1,4 +1,4 @@
-"""What the tests of benchmarks share."""
+"""Shared by the tests of benchmarks."""
 
 import pathlib
 import tempfile

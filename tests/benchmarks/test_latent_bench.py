@@ -42,9 +42,9 @@ def _rng(seed=0):
 class LawTest(parameterized.TestCase):
   @parameterized.parameters(*_NAMES)
   def test_draws_have_the_moments(self, name):
-    law = sets_lib.create_law(name)
-    x = law.draw(20_000, _rng()).astype(np.float64)
-    mean, cov = law.moments()
+    distribution = sets_lib.create_distribution(name)
+    x = distribution.draw(20_000, _rng()).astype(np.float64)
+    mean, cov = distribution.moments()
     stds = np.sqrt(np.diag(cov))
     # standard errors of 0.007 and at most 0.01 in these units, of 64^2 numbers
     np.testing.assert_array_less(np.abs(x.mean(axis=0) - mean) / stds, 0.04)
@@ -53,16 +53,16 @@ class LawTest(parameterized.TestCase):
 
   @parameterized.parameters('moons_2', 'unequal_2', 'shell_2')
   def test_density_is_that_of_the_draws(self, name):
-    law = sets_lib.create_law(name)
-    # steps below the least deviation, 0.1, leave the sum no ripple
+    distribution = sets_lib.create_distribution(name)
+    # steps below the smallest std, 0.1, leave no ripple in the sum
     line = np.linspace(-4.5, 4.5, 150)
     points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    log_density = law.log_density(points)
+    log_density = distribution.log_density(points)
     cells = np.exp(log_density) * (line[1] - line[0]) ** 2
     # what is beyond 4.5 is less than 1e-3
     self.assertAlmostEqual(np.sum(cells), 1.0, delta=2e-3)
-    own = -law.log_density(law.draw(20_000, _rng()))
-    # -log p of the law itself has this mean: its entropy
+    own = -distribution.log_density(distribution.draw(20_000, _rng()))
+    # -log p of the distribution itself has this mean: its entropy
     self.assertAlmostEqual(
       np.mean(own),
       -np.sum(cells * log_density),
@@ -71,22 +71,28 @@ class LawTest(parameterized.TestCase):
 
   @parameterized.parameters(*_NAMES)
   def test_score_is_the_slope_of_the_density(self, name):
-    law = sets_lib.create_law(name)
-    x = law.draw(5, _rng(1)).astype(np.float64)
+    distribution = sets_lib.create_distribution(name)
+    x = distribution.draw(5, _rng(1)).astype(np.float64)
     step = 1e-5
     slopes = [
-      (law.log_density(x + shift) - law.log_density(x - shift)) / (2 * step)
+      (
+        distribution.log_density(x + shift)
+        - distribution.log_density(x - shift)
+      )
+      / (2 * step)
       for shift in step * np.eye(x.shape[1])
     ]
     # third derivatives are at most std^-3 = 2e4, times step^2
     np.testing.assert_allclose(
-      law.score(x), np.stack(slopes, axis=1), rtol=1e-4, atol=1e-3
+      distribution.score(x), np.stack(slopes, axis=1), rtol=1e-4, atol=1e-3
     )
 
   def test_embedding_turns_and_widens(self):
     mean, root = np.array([[1.0, 2.0]]), np.array([[[0.5, 0.0], [0.3, 0.4]]])
     turn = np.linalg.qr(_rng().normal(size=(3, 3)))[0]
-    law = sets_lib.Embedded(sets_lib.Mixture([1.0], mean, root), turn, [0.7])
+    distribution = sets_lib.Embedded(
+      sets_lib.Mixture([1.0], mean, root), turn, [0.7]
+    )
     full = np.zeros((3, 3))
     full[:2, :2], full[2, 2] = root[0] @ root[0].T, 0.49
     normal = stats.multivariate_normal(
@@ -94,30 +100,32 @@ class LawTest(parameterized.TestCase):
     )
     x = _rng(1).normal(size=(7, 3))
     np.testing.assert_allclose(  # float64
-      law.log_density(x), normal.logpdf(x), rtol=1e-9
+      distribution.log_density(x), normal.logpdf(x), rtol=1e-9
     )
 
   @parameterized.parameters(*_NAMES)
   def test_draws_have_every_mode(self, name):
-    law = sets_lib.create_law(name)
-    masses, far = law.masses(law.draw(20_000, _rng()))
+    distribution = sets_lib.create_distribution(name)
+    masses, far = distribution.masses(distribution.draw(20_000, _rng()))
     # the lightest have 240 of the draws: five standard errors are a third
     np.testing.assert_allclose(masses, 1.0, atol=0.33)
     self.assertLess(far, 8e-4)  # 1e-4, or 2 draws
 
   def test_modes_are_counted_by_hand(self):
-    law = sets_lib.create_law('ring_2')
-    masses, far = law.masses(np.array([[2.0, 0.0], [2.0, 0.1], [0.0, 0.0]]))
+    distribution = sets_lib.create_distribution('ring_2')
+    masses, far = distribution.masses(
+      np.array([[2.0, 0.0], [2.0, 0.1], [0.0, 0.0]])
+    )
     np.testing.assert_allclose(masses, [16.0 / 3.0, *[0.0] * 7], atol=1e-6)
     self.assertAlmostEqual(far, 1.0 / 3.0)
 
   def test_the_middle_of_a_shell_is_far(self):
-    law = sets_lib.create_law('shell_16')
-    masses, far = law.masses(np.zeros((4, 16)))
+    distribution = sets_lib.create_distribution('shell_16')
+    masses, far = distribution.masses(np.zeros((4, 16)))
     self.assertEqual((masses.tolist(), far), ([0.0], 1.0))
 
   @parameterized.parameters('ring', 'ring_x', 'heart_2', 'ring_1')
-  def test_unknown_set_is_told(self, name):
+  def test_unknown_set_is_reported(self, name):
     with self.assertRaisesRegex(ValueError, f'--sets={name} is unknown'):
       latent_bench.main([f'--sets={name}', '--output='])
 
@@ -196,8 +204,10 @@ class RunSetTest(absltest.TestCase):
     return rows[0]
 
   def test_a_perfect_sampler_is_at_the_floor(self):
-    law = sets_lib.create_law('ring_16')
-    row = self._run('ring_16', lambda num, seed: law.draw(num, _rng(seed)))
+    distribution = sets_lib.create_distribution('ring_16')
+    row = self._run(
+      'ring_16', lambda num, seed: distribution.draw(num, _rng(seed))
+    )
     self.assertTrue(row['within'])
     for name, delta in {
       'sliced': 0.15,
@@ -207,15 +217,15 @@ class RunSetTest(absltest.TestCase):
       self.assertAlmostEqual(row[f'{name}_ratio'], 1.0, delta=delta, msg=name)
     for name in ('mmd', 'ksd'):  # root mean squares of 8 around 0, skewed
       self.assertBetween(row[f'{name}_ratio'], 1.0 / 3.0, 3.0, msg=name)
-    # nats; the density's deviation is 2.9, of 8,000 draws each
+    # nats; the std of the log density is 2.9, and there are 8,000 draws
     self.assertAlmostEqual(row['nll_excess'], 0.0, delta=0.2)
     self.assertLess(row['far'], 1e-3)
 
   def test_a_lost_mode_is_called_out(self):
-    law = sets_lib.create_law('unequal_2')
+    distribution = sets_lib.create_distribution('unequal_2')
 
     def sample(num, seed):
-      x = law.draw(2 * num, _rng(seed))
+      x = distribution.draw(2 * num, _rng(seed))
       lightest = np.linalg.norm(x - np.array([1.5, 2.5]), axis=1) < 1.0
       return x[~lightest][:num]
 
@@ -360,7 +370,7 @@ class MainTest(parameterized.TestCase):
       {'num_steps': 20, 'rate': 1e-3, 'kernel': 'imq'},
     )
 
-  def test_an_option_that_does_not_fit_is_told(self):
+  def test_an_option_that_does_not_fit_is_reported(self):
     with absltest.mock.patch.object(common, 'set_up_jax'):
       with self.assertRaisesRegex(ValueError, '--options do not fit gaussian'):
         latent_bench.main(
@@ -379,7 +389,7 @@ class MainTest(parameterized.TestCase):
     (['--samplers='], '--samplers names nothing'),
     (['--workdirs=a/x,b/x'], '--workdirs names x twice'),
   )
-  def test_a_wrong_choice_is_told(self, argv, message):
+  def test_a_wrong_choice_is_reported(self, argv, message):
     with self.assertRaisesRegex(ValueError, message):
       latent_bench.main([*argv, '--output='])
 

@@ -89,7 +89,7 @@ class FewParticlesTest(parameterized.TestCase):
 
 class VarianceCollapseTest(parameterized.TestCase):
   def test_measures_by_hand(self):
-    draws = np.array([[-1.0, 0.0], [1.0, 4.0]])  # deviations sqrt(2), sqrt(8)
+    draws = np.array([[-1.0, 0.0], [1.0, 4.0]])  # stds sqrt(2), sqrt(8)
     found = variance_collapse.measure(draws / 2.0 + [1.0, 0.0], draws)
     self.assertAlmostEqual(found['width'], 0.5)
     # the means are off by 1 and by 1
@@ -173,7 +173,7 @@ class VarianceCollapseTest(parameterized.TestCase):
     self.assertIn('least effective', output.with_suffix('.md').read_text())
 
   def test_a_lone_particle_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, '--particles=1 has no deviation'):
+    with self.assertRaisesRegex(ValueError, '--particles=1 has no standard'):
       variance_collapse.main(['--particles=1'])
 
 

@@ -46,7 +46,7 @@ class StartTest(absltest.TestCase):
       process.kill()
     self.assertBetween(after, 0.45, 2.0)  # starting the interpreter costs some
 
-  def test_a_run_that_fails_is_told(self):
+  def test_a_run_that_fails_is_reported(self):
     with self.assertRaisesRegex(OSError, 'exit code 2 before its first step'):
       start.first_step(
         'configs/digits.py', ['--config.seeds=1'], _folder(self), 'run'
@@ -130,7 +130,7 @@ class TrainStepTest(parameterized.TestCase):
     ('--batch_sizes=128,0', '--batch_sizes needs positive numbers'),
     ('--config=configs/mnist.py:ldc', 'names a method; --cases does that'),
   )
-  def test_a_wrong_choice_is_told(self, argument, message):
+  def test_a_wrong_choice_is_reported(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):
       train_step.main([argument])
 
@@ -252,7 +252,7 @@ class ScalingTest(parameterized.TestCase):
     # float32: sums over a batch of 8 in another order, three updates by Adam
     np.testing.assert_allclose(*params, rtol=1e-4, atol=1e-5)
 
-  def test_a_worker_that_fails_is_told(self):
+  def test_a_worker_that_fails_is_reported(self):
     job = {
       'spec': 'configs/no.py:vae',
       'batch_size': 8,

@@ -137,7 +137,7 @@ class SvgdDirectionsTest(parameterized.TestCase):
     ('--sizes=7', '--sizes and --dims leave no case'),
     ('--tables=', '--tables names nothing'),
   )
-  def test_a_wrong_choice_is_told(self, argument, message):
+  def test_a_wrong_choice_is_reported(self, argument, message):
     with self.assertRaisesRegex(ValueError, message):
       svgd_directions.main([argument])
 

@@ -1,4 +1,4 @@
-"""What the tests of data share: folders of their own, a small prepared set."""
+"""Shared by the tests of data: folders of their own, a small prepared set."""
 
 import os
 import pathlib

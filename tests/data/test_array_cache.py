@@ -24,7 +24,7 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
       )
     self.assertEqual(decode.call_count, 1)
 
-  def test_changed_records_are_decoded_anew(self):
+  def test_changed_records_are_decoded_again(self):
     directory = self.prepare(self.root)
     load = lambda: datasets.load(
       'mnist', data_dir=os.fspath(self.root), num_validation=8
@@ -35,7 +35,7 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     self.assertLen(load().images['train'], 42)
 
   @parameterized.parameters('truncated', 'flipped', 'index', 'absent')
-  def test_damaged_cache_is_made_anew(self, damage):
+  def test_damaged_cache_is_made_again(self, damage):
     self.prepare(self.root)
     load = lambda: datasets.load(
       'mnist', data_dir=os.fspath(self.root), num_validation=8

@@ -145,7 +145,7 @@ class DigitsTest(parameterized.TestCase):
     features = self.model.features(self.dataset.images['test'])
     self.assertEqual(features.shape[1], self.model.num_features)
     self.assertEqual(features.dtype, np.float32)
-    # Typical deviations are about 4; a dead unit's is 0.
+    # Typical standard deviations are about 4; that of a dead unit is 0.
     self.assertGreater(features.std(axis=0).min(), 0.1)
 
   def test_the_nearest_class_mean_in_features_is_the_class(self):
@@ -225,7 +225,7 @@ class LoadOrTrainTest(_FewStepsTest):
     )
     self.assertLen(self.cached(), 1)  # and no temporary file
 
-  def test_processes_have_one_judge(self):
+  def test_processes_share_one_classifier(self):
     started = threading.Barrier(2)
     trained = []
 
@@ -234,14 +234,14 @@ class LoadOrTrainTest(_FewStepsTest):
       time.sleep(0.3)
       return whole(dataset, seed=seed)
 
-    def judge():
+    def load():
       started.wait()
       return classifier.load_or_train(_dataset(), cache_dir=self.cache_dir)
 
     whole = classifier.train
     with absltest.mock.patch.object(classifier, 'train', slow):
       with futures.ThreadPoolExecutor(2) as pool:
-        first, second = [pool.submit(judge) for _ in range(2)]
+        first, second = [pool.submit(load) for _ in range(2)]
         jax.tree.map(
           np.testing.assert_array_equal,
           first.result().params,

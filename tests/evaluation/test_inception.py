@@ -14,7 +14,7 @@ from ldc_vae.evaluation import inception
 
 
 class _Tensor:
-  """As much of a torch tensor as is used."""
+  """The part of a torch tensor that is used."""
 
   def __init__(self, array):
     self.array = array
@@ -92,7 +92,7 @@ class LoadTest(parameterized.TestCase):
     ):
       self._load('')
 
-  def test_a_file_that_is_not_there_is_told(self):
+  def test_a_file_that_is_not_there_is_reported(self):
     with self.assertRaisesRegex(
       inception.InceptionError, 'WEIGHTS=/no/where.pth: no such file'
     ):

@@ -209,7 +209,7 @@ class SimulateTest(parameterized.TestCase):
     test = scipy.stats.ks_1samp(
       images[:, *pixel], scipy.stats.logistic(mean[pixel], 0.05).cdf
     )
-    # a step of the levels, 1/255 over a scale of 0.05, is 0.02 of the law
+    # a step of the levels, 1/255 over a scale of 0.05, is 0.02 of it
     self.assertLess(test.statistic, 0.02 + 0.026)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the launchers share: a PATH of programs that only record.
+"""Shared by the tests of the launchers: a PATH of programs that only record.
 
 A fake program writes its arguments to a log and answers by the rules that a
 test has set, as the real one would: an output, an error, an exit code.
@@ -198,7 +198,7 @@ class LaunchTestCase(parameterized.TestCase):
     return subprocess.CompletedProcess(args, process.returncode, out, err)
 
   def assert_done(self, result, *parts):
-    """It ended well, and told the parts."""
+    """Asserts that it ended well and printed the parts."""
     self.assertEqual(result.returncode, 0, result.stderr)
     for part in parts:
       self.assertIn(part, result.stderr + result.stdout)
@@ -222,7 +222,7 @@ class LaunchTestCase(parameterized.TestCase):
       self.assertIn(part, line)
 
   def assert_each_call_may_fail(self, count, *args, **env):
-    """Each call can fail, which is told; the next time it works.
+    """Asserts that the failure of each call is reported, and mended later.
 
     Args:
       count: The number of calls.

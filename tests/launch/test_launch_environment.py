@@ -136,11 +136,11 @@ class BrokenEnvironmentTest(_LocalTestCase):
 
 
 class FindPythonTest(_LocalTestCase):
-  def test_none_is_told(self):
+  def test_none_is_reported(self):
     (self.bin / 'python3.11').unlink()
     self.assert_failed(self.launch(), 'Python 3.11 or newer is needed')
 
-  def test_an_old_one_is_told(self):
+  def test_an_old_one_is_reported(self):
     (self.bin / 'python3.11').rename(self.bin / 'python3')
     self.assert_failed(self.launch(FAKE_OLD='1'), 'Python 3.11 or newer')
 
@@ -161,7 +161,7 @@ class FindPythonTest(_LocalTestCase):
     (self.bin / 'python3.11').rename(self.bin / name)
     self.launch_well()
 
-  def test_a_wrong_choice_is_told(self):
+  def test_a_wrong_choice_is_reported(self):
     self.assert_failed(self.launch(LDC_VAE_PYTHON='/no/python'), '/no/python')
 
 
@@ -200,7 +200,7 @@ class AcceleratorTest(_LocalTestCase):
     self.launch_well(LDC_VAE_ACCELERATOR='tpu')
     self.assertEqual(self.calls('pip')[-1][-1], 'jax[tpu]')
 
-  def test_an_unknown_choice_is_told(self):
+  def test_an_unknown_choice_is_reported(self):
     self.assert_failed(
       self.launch(LDC_VAE_ACCELERATOR='gpu'), '=gpu', 'cpu, cuda or tpu'
     )

@@ -109,7 +109,7 @@ class ManifestTest(_GkeTestCase):
     manifest = self.read_manifest((self.fakes / 'manifest').read_text())
     self.assertEqual(manifest['metadata']['name'], name)
 
-  def test_chips_of_a_host_can_be_told(self):
+  def test_chips_of_a_host_can_be_reported(self):
     manifest = self.manifest(
       '--tpu=v6e', '--topology=2x4', '--chips-per-node=4'
     )
@@ -257,7 +257,7 @@ class MistakesTest(_GkeTestCase):
     ((*_GPU[:2], '--nodes=-1'), '--nodes=-1'),
     ((*_GPU, '--topology=2x2'), '--topology', 'leave'),
   )
-  def test_of_submit_is_told(self, args, *parts):
+  def test_of_submit_is_reported(self, args, *parts):
     self.assert_mistake(self.launch(*_SUBMIT, *args, *_RUN), *parts)
 
   @parameterized.parameters(
@@ -266,7 +266,7 @@ class MistakesTest(_GkeTestCase):
     ((*_RUN[:2], '--workdir=/runs/../x'), '/runs/../x'),
     ((*_RUN, '--a=b\nc'), 'control character'),
   )
-  def test_of_the_program_is_told(self, run, *parts):
+  def test_of_the_program_is_reported(self, run, *parts):
     self.assert_mistake(self.submit(run=run), *parts)
 
 
@@ -289,7 +289,7 @@ class SubmitTest(_GkeTestCase):
     self.assert_done(self.submit(), part)
     self.assertEmpty(self.verbs())
 
-  def test_a_failed_one_is_told(self):
+  def test_a_failed_one_is_reported(self):
     self.jobset(digest=self.digest(), state='Failed')
     self.assert_failed(self.submit(), 'has failed', 'latest checkpoint')
     self.assertEmpty(self.verbs())
@@ -307,7 +307,7 @@ class SubmitTest(_GkeTestCase):
     self.answer('*create*', err=_EXISTS, code=1)
     self.assert_done(self.submit(), 'exists already')
 
-  def test_a_cluster_without_jobset_is_told(self):
+  def test_a_cluster_without_jobset_is_reported(self):
     self.answer('*get jobsets*', err=_NO_JOBSET, code=1)
     self.assert_failed(self.submit(), 'jobset.sigs.k8s.io/docs/installation')
 
@@ -319,7 +319,7 @@ class SubmitTest(_GkeTestCase):
       self.jobset()
     self.assert_each_call_may_fail(count, args[0], 'mnist', *args[1:])
 
-  def test_a_missing_kubectl_is_told(self):
+  def test_a_missing_kubectl_is_reported(self):
     (self.bin / 'kubectl').unlink()
     self.assert_failed(self.submit(), 'kubectl', 'kubernetes.io/docs')
 
@@ -347,7 +347,7 @@ class DeleteTest(_GkeTestCase):
     self.assert_failed(self.launch('delete', 'mnist'), 'look up mnist')
     self.assertEmpty(self.verbs())
 
-  def test_status_of_nothing_is_told(self):
+  def test_status_of_nothing_is_reported(self):
     self.assert_failed(self.launch('status', 'mnist'), 'no JobSet mnist')
 
 

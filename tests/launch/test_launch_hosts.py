@@ -60,7 +60,7 @@ class GpuTest(launch_case.LaunchTestCase):
     (('--gpus=2', *_RUN), '--gpus=2 is not an option', '--devices='),
     ((), '--config is missing'),
   )
-  def test_mistakes_are_told(self, args, *parts):
+  def test_mistakes_are_reported(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
 
   @parameterized.parameters(
@@ -78,10 +78,10 @@ class GpuTest(launch_case.LaunchTestCase):
     ((*_RUN[1:], '--coordinator_address=a:1'), '--coordinator_address=a:1'),
     ((*_RUN[1:], '--distributed'), '--distributed'),
   )
-  def test_mistakes_of_the_program_are_told(self, run, *parts):
+  def test_mistakes_of_the_program_are_reported(self, run, *parts):
     self.assert_mistake(self.launch('--', *run), *parts)
 
-  def test_a_gpu_that_is_not_there_is_told(self):
+  def test_a_gpu_that_is_not_there_is_reported(self):
     result = self.launch('--devices=0,7', *_RUN)
     self.assertEqual(result.returncode, 2)
     self.assertEqual(
@@ -94,13 +94,13 @@ class GpuTest(launch_case.LaunchTestCase):
     ('', 'NVIDIA-SMI has failed because it could not communicate\n', 9),
     ('No devices were found\n', '', 0),
   )
-  def test_a_machine_without_gpus_is_told(self, out, err, code):
+  def test_a_machine_without_gpus_is_reported(self, out, err, code):
     self.answer('nvidia-smi*', out=out, err=err, code=code)
     result = self.launch(*_RUN)
     self.assert_failed(result, 'finds no GPU', 'local.sh')
     self.assertIn((out + err).strip(), result.stderr)
 
-  def test_a_missing_driver_is_told(self):
+  def test_a_missing_driver_is_reported(self):
     (self.bin / 'nvidia-smi').unlink()
     self.assert_failed(self.launch(*_RUN), 'nvidia-smi', 'driver')
 
@@ -184,7 +184,7 @@ class ContainerTest(launch_case.LaunchTestCase):
   @parameterized.parameters(
     (('build',), 'could not build'), (('run', *_RUN_INSIDE), 'look up')
   )
-  def test_a_failing_docker_is_told(self, args, part):
+  def test_a_failing_docker_is_reported(self, args, part):
     result = self.launch(*args, FAKE_FAIL_AT='1')
     self.assert_failed(result, part)
     self.assertIn('HTTPError 503', result.stderr)
@@ -207,10 +207,10 @@ class ContainerTest(launch_case.LaunchTestCase):
     (('run', *_RUN), '--workdir=runs/mnist', 'below /runs'),
     (('run', *_RUN_INSIDE[:2]), '--workdir is missing', '/runs/mnist'),
   )
-  def test_mistakes_are_told(self, args, *parts):
+  def test_mistakes_are_reported(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
 
-  def test_a_missing_docker_is_told(self):
+  def test_a_missing_docker_is_reported(self):
     (self.bin / 'docker').unlink()
     self.assert_failed(self.launch('build'), 'docker', 'docs.docker.com')
 

@@ -132,7 +132,7 @@ class SubmitTest(_SlurmTestCase):
       f"'{self.root}' 1 --config=configs/mnist.py:vae --workdir=runs/mnist",
     )
 
-  def test_a_missing_sbatch_is_told(self):
+  def test_a_missing_sbatch_is_reported(self):
     (self.bin / 'sbatch').unlink()
     self.assert_failed(self.submit(), 'sbatch', 'log in')
 
@@ -152,7 +152,7 @@ class MistakesTest(_SlurmTestCase):
     self.assert_mistake(self.launch(*args), *parts)
     self.assertFalse((self.root / 'runs').exists())
 
-  def test_sbatch_given_the_file_is_told(self):
+  def test_sbatch_given_the_file_is_reported(self):
     script = self.folder / 'spool/slurm_script'
     script.parent.mkdir()
     script.write_bytes((self.root / 'launch/slurm.sh').read_bytes())
@@ -237,7 +237,7 @@ class JobTest(_SlurmTestCase):
     self.assertLen(self.tasks(), 1)
     self.assertEmpty(self.calls('requeue'))
 
-  def test_a_node_that_does_not_see_the_environment_is_told(self):
+  def test_a_node_that_does_not_see_the_environment_is_reported(self):
     result = self.launch('task', str(self.root), '/nowhere/python')
     self.assert_failed(result, '/nowhere/python', 'storage that all nodes see')
 
@@ -287,7 +287,7 @@ class JobTest(_SlurmTestCase):
     self.assertEqual(process.returncode, 143)
     self.assertEmpty(self.calls('requeue'))
 
-  def test_a_refused_requeue_is_told(self):
+  def test_a_refused_requeue_is_reported(self):
     self.answer('squeue*', out='RUNNING\n')
     self.answer('scontrol requeue*', err='Requested operation', code=1)
     process, pid = self.start_job()

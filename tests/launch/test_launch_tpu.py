@@ -177,11 +177,11 @@ class MistakesTest(tpu_case.TpuTestCase):
     ('v6e-8 --wait', '--wait', '--queued'),
     ('v6e-8 --queued=1', '--queued=1'),
   )
-  def test_of_create_is_told(self, kind, *parts):
+  def test_of_create_is_reported(self, kind, *parts):
     args = f'--accelerator-type={kind}'.split() if kind else ()
     self.assert_mistake(self.launch('create', 'x', _ZONE, *args), *parts)
 
-  def test_a_missing_gcloud_is_told(self):
+  def test_a_missing_gcloud_is_reported(self):
     (self.bin / 'gcloud').unlink()
     self.assert_failed(
       self.launch('status', 'x', _ZONE), 'gcloud', 'cloud.google.com/sdk'

@@ -35,7 +35,7 @@ class CreateTest(tpu_case.TpuTestCase):
     self.assert_done(self.create(), 'x is READY')
     self.assertEmpty(self.verbs())
 
-  def test_one_that_others_made_is_used_and_told(self):
+  def test_one_that_others_made_is_used_and_reported(self):
     self.vm(label='')
     self.assert_done(self.create(), 'not made by this script')
 
@@ -51,7 +51,7 @@ class CreateTest(tpu_case.TpuTestCase):
     ('CREATING', 'CREATING', 'wait'),
     ('REPAIRING', 'REPAIRING', 'wait'),
   )
-  def test_one_that_is_not_ready_is_told(self, state, *parts):
+  def test_one_that_is_not_ready_is_reported(self, state, *parts):
     self.vm(state)
     self.assert_failed(self.create(), *parts)
     self.assertEmpty(self.verbs())
@@ -106,7 +106,7 @@ class QueueTest(tpu_case.TpuTestCase):
     ('SUSPENDING', 'pre-empted'),
     ('FAILED', 'quota, of v6e, exceeded'),
   )
-  def test_one_that_was_lost_is_told(self, state, part):
+  def test_one_that_was_lost_is_reported(self, state, part):
     self.queue(state, reason='quota, of v6e, exceeded')
     self.queue('WAITING_FOR_RESOURCES', times=1)
     self.assert_failed(
@@ -114,7 +114,7 @@ class QueueTest(tpu_case.TpuTestCase):
     )
     self.assertEmpty(self.verbs())
 
-  def test_a_refused_request_is_told(self):
+  def test_a_refused_request_is_reported(self):
     self.answer('*queued-resources create*', err=_NO_CAPACITY, code=1)
     self.assert_failed(self.create('--queued'), 'there is no queued resource x')
 

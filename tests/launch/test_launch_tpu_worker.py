@@ -14,7 +14,7 @@ _RUN = launch_case.RUN
 
 
 class WorkerTest(launch_case.LaunchTestCase):
-  """What runs on a TPU VM, run here."""
+  """Runs here what runs on a TPU VM."""
 
   SCRIPT = '_tpu_worker.sh'
   PROGRAMS = ('python3.11',)
@@ -123,7 +123,7 @@ class WorkerTest(launch_case.LaunchTestCase):
     self.assertIn('ended with exit code 137', self.status())
     self.assert_done(self.train(), 'started')
 
-  def test_a_machine_that_went_down_is_told(self):
+  def test_a_machine_that_went_down_is_reported(self):
     self.train(tenths='0')
     self.wait_for(lambda: 'exit code 0' in self.status())
     self.wait_until_idle()
@@ -153,7 +153,7 @@ class WorkerTest(launch_case.LaunchTestCase):
     self.assertIn('ppa:deadsnakes/ppa', calls[0])
     self.assertIn('install python3.12 python3.12-venv', calls[-1])
 
-  def test_a_failed_installation_of_python_is_told(self):
+  def test_a_failed_installation_of_python_is_reported(self):
     self.program('sudo')
     self.answer('sudo *', err='E: Unable to locate package\n', code=100)
     result = self.launch('setup', FAKE_OLD='1')

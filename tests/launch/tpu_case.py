@@ -1,4 +1,4 @@
-"""What the tests of tpu.sh share: a gcloud that only records."""
+"""Shared by the tests of tpu.sh: a gcloud that only records."""
 
 from tests.launch import launch_case
 

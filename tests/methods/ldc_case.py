@@ -64,7 +64,7 @@ def stats(latents: dict[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
 
 
 def running_moments(seed: int = 3) -> dict[str, jax.Array]:
-  """Running moments of means other than 0 and deviations other than 1."""
+  """Running moments with means other than 0 and stds other than 1."""
   z = np.random.default_rng(seed).normal(size=(32, 2, 3)) * [0.5, 1.0, 2.0]
   z += [1.0, 0.0, -1.0]
   z = z.reshape(-1, 3).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the tests of objectives share: weights, images, keys, gradients."""
+"""Shared by the tests of objectives: weights, images, keys, gradients."""
 
 import jax
 import jax.numpy as jnp

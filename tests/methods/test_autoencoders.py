@@ -94,7 +94,7 @@ class AeTest(chex.TestCase):
     stats = {'latents': update_fn(moments.init(_DIM), codes, 0.0)}
     keys = jax.random.split(jax.random.key(0), 4000)
     z = np.asarray(jax.jit(method.generate)({}, stats, keys))
-    error = 4.0 / math.sqrt(4000)  # four standard errors, in deviations
+    error = 4.0 / math.sqrt(4000)  # four standard errors, in stds
     std = np.std(codes, axis=0)
     np.testing.assert_array_less(
       np.abs(np.mean(z, axis=0) - np.mean(codes, axis=0)), error * std + 1e-2

@@ -90,7 +90,7 @@ class PosteriorMetricsTest(absltest.TestCase):
     for count in (2, 4, 8):
       z = jax.random.normal(jax.random.key(count), (20_000, count, 3))
       metrics = jax.jit(base.posterior_metrics)(None, 0.5 * np.asarray(z))
-      # 60,000 sets: four standard errors, 0.76 of the deviation for two
+      # 60,000 sets: four standard errors, 0.76 of the std for two
       self.assertAlmostEqual(
         float(metrics['posterior_std']), 0.5, delta=4 * 0.38 / 60_000**0.5
       )

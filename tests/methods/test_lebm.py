@@ -50,7 +50,7 @@ class LebmTest(chex.TestCase):
     return z
 
   def _posterior_draws(self, keys):
-    """What three steps of 0.1 give."""
+    """Returns the result of three steps of 0.1."""
 
     @jax.grad
     def score_fn(z):

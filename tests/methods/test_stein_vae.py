@@ -81,7 +81,7 @@ class SteinVaeTest(chex.TestCase):
     self.assertEqual('distance' in stats, distance == 22.0)
 
   def test_a_number_is_the_bandwidth(self):
-    fields = {**_STEIN_FIELDS, 'bandwidth': '2.5'}  # as of a flag
+    fields = {**_STEIN_FIELDS, 'bandwidth': '2.5'}  # as a flag gives it
     method = stein_vae.SteinVae(**fields).build(_model())
     self.assertEqual(method.init_stats(), ())
     objective_fn = method.phases[0].objective_fn

@@ -77,7 +77,7 @@ class VaeTest(chex.TestCase):
     z = jax.jit(method.generate)(self.params, method.init_stats(), keys)
     chex.assert_shape(z, (2000, 3))
     for column in np.asarray(z).T:
-      # at this seed; a law off by 0.1 in scale would give 1e-3 in the mean
+      # at this seed; a scale off by 0.1 would give 1e-3 in the mean
       self.assertGreater(scipy.stats.kstest(column, 'norm').pvalue, 0.01)
 
   def test_trains_the_autoencoder_and_a_learned_scale(self):

@@ -1,4 +1,4 @@
-"""Tests for the spread over seeds and of paired differences."""
+"""Tests for standard deviations over seeds and of paired differences."""
 
 import math
 

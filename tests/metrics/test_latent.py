@@ -92,7 +92,7 @@ class MmdTest(_RankPromotionTest):
       latent.mmd(x + 1e4, y + 1e4), latent.mmd(x, y), atol=1e-5
     )
 
-  def test_is_unbiased_on_one_law(self):
+  def test_is_unbiased_on_one_distribution(self):
     draws = [
       float(latent.mmd(_normal(seed, 50, 3), _normal(100 + seed, 50, 3)))
       for seed in range(60)
@@ -139,7 +139,7 @@ class SlicedWassersteinTest(_RankPromotionTest):
     x = _normal(0, 30, 4)
     shift = np.array([[3.0, 0.0, -4.0, 0.0]], np.float32)
     actual = self._distance(x, x + shift, num_projections=4000)
-    # E cos^2 = 1/D; a mean of 4000 values has relative spread 0.01, its root
+    # E cos^2 = 1/D; a mean of 4000 values has a relative std of 0.01, its root
     # half of it: three of these.
     np.testing.assert_allclose(actual, 5.0 / 2.0, rtol=0.03)
 

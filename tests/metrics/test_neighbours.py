@@ -83,7 +83,7 @@ class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
     values = _measures(real, fake, 5)
     self.assertGreater(values['precision'], 0.95)
     self.assertGreater(values['density'], 0.8)
-    # exactly the half of the reals that lies at the mode can be reached
+    # exactly the half of the reals that is at the mode can be reached
     self.assertBetween(values['recall'], 0.45, 0.5)
     self.assertBetween(values['coverage'], 0.45, 0.5)
 

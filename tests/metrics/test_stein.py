@@ -70,7 +70,7 @@ class KernelSteinDiscrepancyTest(_RankPromotionTest):
     self.assertLess(abs(np.mean(values)), 3 * error)  # three standard errors
     self.assertLess(min(values), 0.0)
 
-  def test_grows_with_the_distance_from_the_law(self):
+  def test_grows_with_the_distance_from_the_distribution(self):
     x = _normal(0, 300, 3)
     discrepancy_fn = jax.jit(stein.kernel_stein_discrepancy)
     values = [
@@ -123,7 +123,7 @@ class MixtureScoreTest(_RankPromotionTest):
     )
 
   def test_narrow_components_far_from_0_keep_their_digits(self):
-    # As the posteriors of an image: deviations of 0.02, means of up to 100.
+    # Like posteriors of images: stds of 0.02, means of up to 100.
     rng = np.random.default_rng(0)
     means = 100.0 + 3.0 * rng.normal(size=(500, 8))
     std = 0.02 * np.exp(0.3 * rng.normal(size=(500, 8)))

@@ -68,7 +68,7 @@ class GaussianEncoderTest(chex.TestCase):
     z, mean, logvar = jax.device_get(
       particles_fn(self.params, images, _keys(2))
     )
-    # 4000 draws: four standard errors of the mean and of the deviation
+    # 4000 draws: four standard errors of the mean and of the std
     std = np.exp(0.5 * logvar)
     error = 4.0 / math.sqrt(4000)
     self.assertLess(np.max(np.abs(np.mean(z, axis=1) - mean) / std), error)

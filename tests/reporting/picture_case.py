@@ -1,4 +1,4 @@
-"""What the tests of pictures share."""
+"""Shared by the tests of pictures."""
 
 import pathlib
 import tempfile
@@ -26,7 +26,7 @@ def pixels(path: pathlib.Path) -> np.ndarray:
 
 
 def corner(canvas: np.ndarray, patch: np.ndarray) -> tuple[int, int] | None:
-  """Where `patch` [h, w, 3] occurs in `canvas` [H, W, 3], pixel by pixel."""
+  """Returns the places of `patch` [h, w, 3] in `canvas` [H, W, 3]."""
   height, width, _ = patch.shape
   num_rows = canvas.shape[0] - height + 1
   num_columns = canvas.shape[1] - width + 1

@@ -189,7 +189,7 @@ class WriteReportTest(parameterized.TestCase):
   @parameterized.parameters(
     ('results.json',), ('config.json',), ('metrics.jsonl',)
   )
-  def test_missing_file_is_told(self, name):
+  def test_missing_file_is_reported(self, name):
     self._fill()
     (self.workdir / name).unlink()
     self.assertIn(f'{name} was missing.', self._report().text)
@@ -276,7 +276,7 @@ class WriteReportTest(parameterized.TestCase):
     self._write('results.json', {**_RESULTS, 'protocol/evaluate': made})
     self.assertIn(f'have this config.evaluate: {made}', self._report().text)
 
-  def test_run_file_that_is_gone_is_told(self):
+  def test_run_file_that_is_gone_is_reported(self):
     self._fill(**{'dataset.name': 'no_such_data'})
     text = self._report().text
     self.assertIn('--config=configs/no_such_data.py:ldc', text)

@@ -63,7 +63,7 @@ class SourceGridTest(case.PictureTestCase):
 
 
 class DecompositionBarsTest(case.PictureTestCase):
-  def test_another_judge_is_named_whole_and_deviations_are_left_out(self):
+  def test_another_classifier_has_its_name_and_stds_are_left_out(self):
     results = {
       'frechet_classifier_seed_1/real': 0.3,
       'frechet_classifier_seed_1/aggregate': 2.0,

@@ -220,7 +220,7 @@ class MarkdownTest(absltest.TestCase):
     self.assertNotIn('±', text)
     self.assertNotIn('[', text)
 
-  def test_missing_seeds_are_told(self):
+  def test_missing_seeds_are_reported(self):
     text = self.table(_runs()[:5], 3)
     self.assertIn('3.50 ± 0.50 (2 of 3 seeds)', text)
 

@@ -215,7 +215,7 @@ def outcome(workdir):
 class TortureTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
-    device_case.train_judge('configs/digits.py:vae,debug')
+    device_case.train_classifier('configs/digits.py:vae,debug')
 
   def _torture(self, phases, fields):
     """Kills once in each of `phases` of a run with `fields`.

@@ -133,12 +133,12 @@ class LogProbTest(parameterized.TestCase):
     line = np.arange(-12.0, 12.0, 0.03, dtype=np.float32)
     grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     log_probs = jax.vmap(coupling_flow.log_prob, (None, 0))(params, grid)
-    # no normal law
+    # not normal
     self.assertGreater(np.std(log_probs + 0.5 * np.sum(grid**2, axis=1)), 0.2)
     total = np.sum(np.exp(np.asarray(log_probs, np.float64))) * 0.03**2
     self.assertAlmostEqual(total, 1.0, delta=2e-3)
 
-  def test_is_that_of_a_normal_law_where_it_starts(self):
+  def test_is_that_of_a_normal_distribution_where_it_starts(self):
     u = np.array([1.0, -2.0, 0.5], np.float32)
     params = coupling_flow.init(jax.random.key(0), jnp.zeros(3))
     expected = -0.5 * np.sum(u**2 + np.log(2.0 * np.pi))

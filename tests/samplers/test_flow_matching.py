@@ -27,14 +27,14 @@ class FitTest(parameterized.TestCase):
       z = latent_case.two_clusters(5000)
       draws = flow_matching.fit(z, seed=0, num_steps=1500)(5000, 0)
     # A share of 5000 errs by 0.006, as that of the latents; a mean of 1250 of
-    # deviation 0.64 by 0.02; the net by as much again.
+    # std 0.64 by 0.02; the net by as much again.
     latent_case.check_clusters(
       self, draws, share=0.03, mean=0.1, covariance=0.12
     )
 
 
 class VelocityTest(parameterized.TestCase):
-  def test_starts_as_that_of_the_normal_law(self):
+  def test_starts_as_that_of_the_normal_distribution(self):
     net = flow_matching.Velocity(8, 1)
     u = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     t = np.linspace(0.0, 1.0, 5, dtype=np.float32)
@@ -102,7 +102,7 @@ class HeunTest(parameterized.TestCase):
       )
     self.assertEqual(count, flow_matching.NUM_EVALUATIONS)
 
-  def test_keeps_the_normal_law_where_the_net_is_0(self):
+  def test_keeps_the_normal_distribution_where_the_net_is_0(self):
     net = flow_matching.create_net()
     shapes = jax.eval_shape(
       net.init, jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1)

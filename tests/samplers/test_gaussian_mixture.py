@@ -26,7 +26,7 @@ class FitTest(parameterized.TestCase):
     distances = np.linalg.norm(draws[:, None] - z[None], axis=2).min(axis=1)
     self.assertLess(np.max(distances), 0.1)
 
-  def test_an_end_before_it_converged_is_told(self):
+  def test_an_end_before_it_converged_is_reported(self):
     z = latent_case.two_clusters(500)
     with absltest.mock.patch.object(gaussian_mixture, '_MAX_ITERATIONS', 2):
       with self.assertLogs(level='WARNING') as logs:
@@ -74,7 +74,7 @@ class MaximiseTest(parameterized.TestCase):
 
 class JointLogProbsTest(parameterized.TestCase):
   def test_are_those_of_scipy(self):
-    law = gaussian_mixture.Mixture(
+    own = gaussian_mixture.Mixture(
       np.array(latent_case.SHARES),
       latent_case.MEANS,
       np.einsum('kde,kdf->kef', latent_case.AXES, latent_case.AXES),
@@ -82,14 +82,14 @@ class JointLogProbsTest(parameterized.TestCase):
     u = latent_case.two_clusters(6)
     expected = np.stack(
       [
-        np.log(law.shares[k])
-        + stats.multivariate_normal.logpdf(u, law.means[k], law.covariances[k])
+        np.log(own.shares[k])
+        + stats.multivariate_normal.logpdf(u, own.means[k], own.covariances[k])
         for k in range(2)
       ],
       axis=1,
     )
     np.testing.assert_allclose(
-      gaussian_mixture.joint_log_probs(law, u), expected, rtol=1e-9
+      gaussian_mixture.joint_log_probs(own, u), expected, rtol=1e-9
     )
 
 

@@ -19,13 +19,13 @@ _MODES = np.array([10.0, -5.0]) + 3.0 * np.stack(
 
 
 def _ring(num, seed=0):
-  """8 Gaussians on a ring of radius 3 around (10, -5), spread 0.3: [num, 2]."""
+  """8 Gaussians on a ring of radius 3 around (10, -5), std 0.3: [num, 2]."""
   rng = np.random.default_rng(seed)
   return _MODES[rng.integers(8, size=num)] + 0.3 * rng.normal(size=(num, 2))
 
 
 def _masses(z):
-  """The share of each Gaussian within 3 deviations, times 8, [8]."""
+  """The share of each Gaussian within 3 stds, times 8, [8]."""
   distances = np.linalg.norm(z[:, None] - _MODES[None], axis=2)
   near = np.min(distances, axis=1) <= 0.9
   nearest = np.argmin(distances, axis=1)[near]
@@ -46,7 +46,7 @@ class FitTest(parameterized.TestCase):
       sample_fn = langevin.fit(_ring(4000), seed=0, num_steps=1200)
       draws = sample_fn(2000, 0)
     gaussian = registry.fit('gaussian', _ring(4000))(2000, 0)
-    # 0.989 of the ring's own mass is within 3 deviations, but a third of that
+    # 0.989 of the ring's own mass is within 3 stds, but a third of that
     # of a Gaussian with its moments; a share of 250 draws errs by 0.06.
     self.assertGreater(np.mean(_masses(draws)), 0.85)
     self.assertGreater(np.min(_masses(draws)), 0.65)
@@ -67,7 +67,7 @@ class FitTest(parameterized.TestCase):
 
 
 class WhitenedEnergyTest(parameterized.TestCase):
-  def test_is_that_of_the_normal_law_where_f_is_0(self):
+  def test_is_that_of_the_normal_distribution_where_f_is_0(self):
     net = langevin.create_net()
     u = np.array([1.0, -2.0], np.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), u)
@@ -76,7 +76,7 @@ class WhitenedEnergyTest(parameterized.TestCase):
     np.testing.assert_allclose(value, 2.5, rtol=1e-6)
 
   @absltest.mock.patch.object(langevin, '_WIDTH', 4)
-  def test_chains_rest_in_the_normal_law_where_f_is_0(self):
+  def test_chains_rest_in_the_normal_distribution_where_f_is_0(self):
     net = langevin.create_net()
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(2))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

@@ -10,7 +10,7 @@ _NAMES = tuple(name.replace('_K', '_2') for name in registry.SAMPLERS)
 
 
 def _two_clusters(num: int) -> np.ndarray:
-  """A quarter of the latents at (-5, 0), the rest at (5, 0), spread 0.5, 1."""
+  """A quarter of the latents at (-5, 0), the rest at (5, 0), stds 0.5, 1."""
   rng = np.random.default_rng(0)
   z = rng.normal(size=(num, 2)) * np.array([0.5, 1.0])
   return z + np.where(np.arange(num) % 4 == 0, -5.0, 5.0)[:, None] * [1.0, 0.0]
@@ -31,7 +31,7 @@ class FitTest(parameterized.TestCase):
   def test_draws_have_the_moments_of_the_latents(self, name):
     z = _two_clusters(400) @ np.array([[1.0, 0.5], [0.0, 0.3]])
     draws = registry.fit(name, z)(40_000, 0)
-    # A mean of 40,000 draws of deviation 4.4 errs by 0.022; a covariance by
+    # A mean of 40,000 draws of std 4.4 errs by 0.022; a covariance by
     # sqrt(2 / 40,000) of 19, that is 0.14: four of each.
     np.testing.assert_allclose(draws.mean(axis=0), z.mean(axis=0), atol=0.09)
     np.testing.assert_allclose(
@@ -59,7 +59,7 @@ class FitTest(parameterized.TestCase):
   def test_draws_of_a_mixture_are_in_random_order(self):
     draws = registry.fit('gmm_2', _two_clusters(400))(1000, 0)
     left = (draws[:, 0] < 0).astype(np.float64)
-    # Each half has its share: 500 draws, deviation 0.02; four of it.
+    # Each half has its share: 500 draws, std 0.02; four of it.
     self.assertAlmostEqual(left[:500].mean(), 0.25, delta=0.08)
     self.assertAlmostEqual(left[500:].mean(), 0.25, delta=0.08)
 
@@ -67,7 +67,7 @@ class FitTest(parameterized.TestCase):
   def test_a_constant_latent_stays_constant(self, name):
     z = np.concatenate([_two_clusters(50), np.full((50, 1), 7.0)], axis=1)
     draws = registry.fit(name, z)(100, 0)
-    # Deviation 1e-3 at most: scikit-learn adds 1e-6 to the variance.
+    # Std 1e-3 at most: scikit-learn adds 1e-6 to the variance.
     np.testing.assert_allclose(draws[:, 2], 7.0, atol=5e-3)
 
   def test_draws_may_be_none(self):

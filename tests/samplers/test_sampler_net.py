@@ -208,7 +208,7 @@ class ObjectiveTest(chex.TestCase):
 
 
 def _ring(num: int) -> np.ndarray:
-  """Draws [num, 2] of 8 Gaussians of deviation 0.12 on a circle of radius 2."""
+  """Draws [num, 2] of 8 Gaussians of std 0.12 on a circle of radius 2."""
   rng = np.random.default_rng(0)
   angles = 2.0 * np.pi * rng.integers(0, 8, size=num) / 8
   means = 2.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -216,7 +216,7 @@ def _ring(num: int) -> np.ndarray:
 
 
 def _ring_masses(z: np.ndarray) -> tuple[np.ndarray, float]:
-  """Shares [8] of draws within 4 deviations of a mode, and their sum."""
+  """Shares [8] of draws within 4 stds of a mode, and their sum."""
   index = np.round(np.arctan2(z[:, 1], z[:, 0]) / (np.pi / 4)).astype(int) % 8
   angles = index * np.pi / 4
   modes = 2.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -297,7 +297,7 @@ class FitTest(parameterized.TestCase):
     # a continuous map of the plane bridges the modes somewhere
     self.assertGreater(near, 0.75)
     self._check_acts(metrics, 1500)
-    # set by 50,000 draws, and seen by 20,000: deviations of 1.4 and 2
+    # set by 50,000 draws, and seen by 20,000: stds of 1.4 and 2
     np.testing.assert_allclose(draws.mean(axis=0), z.mean(axis=0), atol=0.06)
     np.testing.assert_allclose(
       np.cov(draws, rowvar=False), np.cov(z, rowvar=False), atol=0.08
@@ -326,13 +326,13 @@ class FitTest(parameterized.TestCase):
     masses = _mixture_masses(registry.fit('gaussian', z)(10_000, 0))
     self.assertTrue(np.any(masses < _mixture_masses(z) / 2), masses)
 
-  def test_latents_that_are_missed_are_told(self):
-    small = dict(_SAMPLER_WIDTH=8, _ENERGY_WIDTH=8, _NUM_CHECKED=1000)
+  def test_latents_that_are_missed_are_reported(self):
+    small = dict(_SAMPLER_WIDTH=8, _ENERGY_WIDTH=8, _NUM_CHECKED=4000)
     with (
       absltest.mock.patch.multiple(sampler_net, **small),
       self.assertLogs('absl', 'WARNING') as logs,
     ):
-      sampler_net.fit(_ring(2000), seed=0, num_steps=2)
+      sampler_net.fit(_ring(5000), seed=0, num_steps=2)
     self.assertIn('misses a share of', logs.output[0])
     self.assertIn('num_steps=2', logs.output[0])
 

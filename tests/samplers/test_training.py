@@ -38,12 +38,12 @@ class WhitenTest(parameterized.TestCase):
 
 
 class CheckTest(parameterized.TestCase):
-  def test_weights_that_are_not_finite_are_told(self):
+  def test_weights_that_are_not_finite_are_reported(self):
     training.check_trained({'w': np.ones(2)}, 7, 'net')
     with self.assertRaisesRegex(ValueError, 'the net diverged within num_st'):
       training.check_trained({'w': np.array([1.0, np.inf])}, 7, 'net')
 
-  def test_no_steps_are_told(self):
+  def test_no_steps_are_reported(self):
     training.check_steps(1, 'net')
     with self.assertRaisesRegex(ValueError, 'num_steps=0 trains no net; use 1'):
       training.check_steps(0, 'net')

@@ -11,7 +11,7 @@ from tests import device_case
 
 
 def _ring(num):
-  """Latents on a ring of radius 3 around (10, -5), spread 0.2."""
+  """Latents on a ring of radius 3 around (10, -5), std 0.2."""
   rng = np.random.default_rng(0)
   angles = 2.0 * np.pi * rng.random(num)
   ring = 3.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -29,7 +29,7 @@ class FitTest(parameterized.TestCase):
       sample_fn = two_stage.fit(_ring(4000), seed=0, num_steps=3000)
       radii = np.linalg.norm(sample_fn(2000, 0) - [10.0, -5.0], axis=1)
     # A Gaussian of the ring's moments has the median radius 2.5 and a third of
-    # its mass within 2; nearly all of the ring lies beyond 2.4.
+    # its mass within 2; nearly all of the ring is beyond 2.4.
     self.assertAlmostEqual(np.median(radii), 3.0, delta=0.2)
     self.assertLess(np.mean(radii < 2.0), 0.1)
 
@@ -48,7 +48,7 @@ class FitTest(parameterized.TestCase):
 
     decoded = draw(-200.0)  # a scale of 0 in float32
     noise = (draw(0.3) - decoded) / np.exp(0.3)
-    # four errors of a deviation, and of a correlation: none with u
+    # four errors of a std, and of a correlation: none with u
     np.testing.assert_allclose(
       noise.std(axis=0), [1.0, 1.0], rtol=4 / np.sqrt(2 * num)
     )

@@ -41,7 +41,7 @@ class BandwidthTest(svgd_case.StrictTest):
     x, y = _normal(0, 4000, 16), _normal(1, 4000, 16)
     distances = np.sum(np.square(x - y), axis=1)
     h = svgd.expected_bandwidth(2.0 * 16, 16)
-    # 4,000 distances: their deviation is known to 2 %
+    # 4,000 distances: their std is known to 2 %
     np.testing.assert_allclose(h, np.std(distances) / 2**0.5, rtol=0.06)
 
   @parameterized.product(

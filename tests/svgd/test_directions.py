@@ -141,7 +141,7 @@ class DirectionTest(svgd_case.StrictTest):
       'exact': svgd.rbf('mean', exact=True),
       'function': functools.partial(svgd.rbf_kernel, bandwidth=1e-8),
     }.get(name) or svgd.KERNELS[name]('mean')
-    # k(x, y) = x.y + 1, of gradient y: h is 1 where the set has no spread
+    # k(x, y) = x.y + 1 with gradient y: h is 1 if all particles coincide
     expected = 2.0 * (1 + 3 / 16) + 0.25 if name == 'linear' else 2.0
     for off_diagonal in (False, True):
       for block_size in (None, 2):

@@ -1,4 +1,4 @@
-"""Where SVGD comes to rest, in closed form."""
+"""Tests of the fixed points of SVGD, in closed form."""
 
 import math
 

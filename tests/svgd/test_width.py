@@ -1,7 +1,8 @@
-"""Where the width of amortised posteriors comes to rest: laws that are known.
+"""Tests of the final width of amortised posteriors with known targets.
 
-The encoder is a mean and deviations, or a matrix, for all images. It follows
-the product's own objective toward a Gaussian, with fresh noise at each step.
+The encoder is a mean and standard deviations, or a matrix, for all images. It
+follows the objective of the package towards a Gaussian, with fresh noise at
+each step.
 """
 
 import functools
@@ -27,7 +28,7 @@ _STEIN_PARTICLES = svgd.stein_particles
 
 
 class _Model:
-  """z = m + s noise, or m + L noise, for a Gaussian of deviations `target`."""
+  """z = m + s noise, or m + L noise, for a Gaussian of stds `target`."""
 
   def __init__(self, target, encoder: str):
     self.encoder = encoder
@@ -40,16 +41,16 @@ class _Model:
   def init(self):
     """Half as wide as the target, or a turned N(0, I) for a matrix."""
     dim = self.latent_size
-    spread = jnp.log(0.5 * self._target)
+    scale = jnp.log(0.5 * self._target)
     if self.encoder == 'implicit':
       normal = np.random.default_rng(0).normal(size=(dim, dim))
-      spread = jnp.asarray(np.linalg.qr(normal)[0], jnp.float32)
-    return {'encoder': {'mean': jnp.zeros(dim), 'spread': spread}}
+      scale = jnp.asarray(np.linalg.qr(normal)[0], jnp.float32)
+    return {'encoder': {'mean': jnp.zeros(dim), 'scale': scale}}
 
   def factor(self, params):
     """L [D, D], the covariance being L L^T."""
-    spread = params['encoder']['spread']
-    return spread if self.encoder == 'implicit' else jnp.diag(jnp.exp(spread))
+    scale = params['encoder']['scale']
+    return scale if self.encoder == 'implicit' else jnp.diag(jnp.exp(scale))
 
   def particles(self, params, images, keys, num_particles):
     del images
@@ -59,22 +60,22 @@ class _Model:
       return mean + noise @ self.factor(params).T, None, None
     batch_shape = (len(keys), self.latent_size)
     mean = jnp.broadcast_to(mean, batch_shape)
-    log_std = jnp.broadcast_to(params['encoder']['spread'], batch_shape)
+    log_std = jnp.broadcast_to(params['encoder']['scale'], batch_shape)
     z = mean[:, None] + jnp.exp(log_std)[:, None] * noise
     return z, mean, 2.0 * log_std
 
   def log_likelihood(self, params, images, z):
-    """What makes the target of N(0, I): the objective adds that one itself."""
+    """The target without N(0, I), which the objective adds itself."""
     del params, images
     return -0.5 * jnp.sum(jnp.square(z) * (self._target**-2.0 - 1.0), axis=-1)
 
 
 def _widths(objective_fn, targets, encoder, stats=(), **options) -> np.ndarray:
-  """Deviations at rest over the right ones, [T, D], of T targets [T, D].
+  """Final standard deviations over the right ones, for T targets [T, D].
 
   Args:
     objective_fn: `(model, params, keys, context) -> Output`.
-    targets: The right deviations.
+    targets: The right standard deviations.
     encoder: 'gaussian' or 'implicit', see `_Model`.
     stats: Of the method, before the first step.
     **options: `num_steps` and the first `rate` of Adam.
