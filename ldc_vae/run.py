@@ -105,8 +105,9 @@ class Run:
       self.checkpoints, read_only=True
     ) as checkpointer:
       restored = self.restore(checkpointer, self.config.evaluate.checkpoint)
+      # process 0 alone sees the files
       last_step = checkpointer.latest_step()
-    if restored is None or last_step is None:
+    if restored is None:
       raise errors.UserError(
         f'{self.workdir} holds no checkpoint; train in it first (--mode=train)',
         exit_code=1,
@@ -119,7 +120,7 @@ class Run:
         ' config.optimizer.learning_rate',
         exit_code=1,
       )
-    return restored, last_step
+    return restored, last_step or restored.step
 
 
 @contextlib.contextmanager
