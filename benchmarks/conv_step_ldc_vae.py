@@ -33,12 +33,13 @@ def count(
     'num_parameters' and 'multiply_adds', each weight of a convolution times
     the outputs that it serves, of a transposed one times the inputs.
   """
-  sizes = model_lib.Sizes(latent_size=16, channels=channels)
-  model = model_lib.create_model(image_shape, sizes, architecture='conv')
+  model = model_lib.create_model(
+    image_shape, latent_size=16, channels=channels, architecture='conv'
+  )
 
   def trace(key):
     params = model.init(key, ('encoder', 'decoder'))
-    inputs = {'encoder': image_shape, 'decoder': (sizes.latent_size,)}
+    inputs = {'encoder': image_shape, 'decoder': (model.latent_size,)}
     outputs = {
       name: model.modules[name].apply(
         params[name],

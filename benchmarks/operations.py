@@ -17,6 +17,7 @@ import numpy as np
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import optimizers
+from ldc_vae import sections
 from ldc_vae import step as step_lib
 from ldc_vae.models import model as model_lib
 
@@ -75,7 +76,9 @@ def create_program(
   model = experiment_lib.create_model(config, shape)
   algorithm = experiment_lib.create_algorithm(config, model)
   txs = optimizers.create_optimizers(
-    algorithm, num_steps=NUM_STEPS, **config.optimizer.to_dict()
+    algorithm,
+    sections.Optimizer.from_config(config.optimizer),
+    num_steps=NUM_STEPS,
   )
   return Program(config, algorithm, txs, model)
 

@@ -27,7 +27,6 @@ from benchmarks import operations as operations_lib
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run_files
-from ldc_vae import sections
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.models import model as model_lib
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
   for flag, chosen, known in (
     ('architectures', args.architectures, model_lib.ARCHITECTURES),
     ('cases', args.cases, CASES),
-    ('dtypes', args.dtypes, sections.DTYPES),
+    ('dtypes', args.dtypes, model_lib.DTYPES),
   ):
     common.choose(flag, chosen, known, required=True)
   if min(args.batch_sizes) < 1:

@@ -22,6 +22,7 @@ import numpy as np
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import optimizers
+from ldc_vae import sections
 from ldc_vae import step as step_lib
 from ldc_vae.data import datasets
 from ldc_vae.runtime import health
@@ -80,7 +81,9 @@ def make_epoch_fn(
   steps_per_epoch = len(images) // batch_size
   num_steps = config.train.num_epochs * steps_per_epoch
   txs = optimizers.create_optimizers(
-    algorithm, num_steps=num_steps, **config.optimizer.to_dict()
+    algorithm,
+    sections.Optimizer.from_config(config.optimizer),
+    num_steps=num_steps,
   )
   train_step = step_lib.pmap_train_step(
     experiment_lib.make_train_step(config, algorithm, txs, num_steps)

@@ -16,12 +16,12 @@ import optax
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import optimizers
+from ldc_vae import sections
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
-from ldc_vae.models import sizes as sizes_lib
 
 # Checkpoints and validations of a run whose config does not say how many.
 _DEFAULT_CHECKPOINTS = 20
@@ -87,7 +87,9 @@ def create(config: config_dict.ConfigDict) -> Experiment:
   steps_per_epoch = num_train // batch_size
   often = max(1, math.ceil(num_steps / _DEFAULT_CHECKPOINTS))
   txs = optimizers.create_optimizers(
-    algorithm, num_steps=num_steps, **config.optimizer.to_dict()
+    algorithm,
+    sections.Optimizer.from_config(config.optimizer),
+    num_steps=num_steps,
   )
   return Experiment(
     dataset=dataset,
@@ -137,11 +139,7 @@ def create_model(
   config: config_dict.ConfigDict, image_shape: tuple[int, int, int]
 ) -> model_lib.Model:
   """Returns the networks of `config.model` for images of a shape."""
-  fields = config.model.to_dict()
-  sizes = sizes_lib.Sizes(
-    **{name: fields.pop(name) for name in sizes_lib.Sizes._fields}
-  )
-  return model_lib.create_model(image_shape, sizes, **fields)
+  return model_lib.create_model(image_shape, **config.model.to_dict())
 
 
 def create_algorithm(

@@ -2,6 +2,7 @@
 
 import optax
 
+from ldc_vae import sections
 from ldc_vae.methods import base
 
 
@@ -42,56 +43,37 @@ def learning_rate_schedule(
 
 
 def create_optimizers(
-  algorithm: base.Algorithm,
-  *,
-  num_steps: int,
-  learning_rate: float,
-  latent_learning_rate: float,
-  latent_final_fraction: float,
-  schedule: str,
-  warmup_steps: int,
-  b1: float,
-  latent_b1: float,
-  b2: float,
-  weight_decay: float,
-  clip_norm: float,
+  algorithm: base.Algorithm, options: sections.Optimizer, *, num_steps: int
 ) -> dict[str, optax.GradientTransformation]:
   """Returns an optimiser for each network: clip, then Adam (W).
 
   Args:
-    algorithm: Its phases say how many updates a network has per step.
+    algorithm: Its phases say how many updates a network has per step. Phases
+      with role LATENT have the `latent_` options.
+    options: The options.
     num_steps: Train steps in all.
-    learning_rate: Peak rate of phases with role AUTOENCODER.
-    latent_learning_rate: Peak rate of phases with role LATENT.
-    latent_final_fraction: Where the cosine of that rate ends, as a fraction of
-      its peak.
-    schedule: 'cosine' or 'constant'.
-    warmup_steps: In train steps.
-    b1: Adam's first decay, role AUTOENCODER.
-    latent_b1: Adam's first decay, role LATENT.
-    b2: Adam's second decay.
-    weight_decay: Decoupled; 0 for none.
-    clip_norm: Bound on the norm of each network's gradient; 0 for none.
 
   Returns:
     A dict by network name.
   """
   txs = {}
   for phase in algorithm.phases:
-    is_autoencoder = phase.role == base.AUTOENCODER
-    peak = learning_rate if is_autoencoder else latent_learning_rate
+    latent = phase.role == base.LATENT
     rate = learning_rate_schedule(
-      schedule,
-      peak,
-      warmup_steps=warmup_steps * phase.num_updates,
+      options.schedule,
+      options.latent_learning_rate if latent else options.learning_rate,
+      warmup_steps=options.warmup_steps * phase.num_updates,
       num_steps=num_steps * phase.num_updates,
-      final_fraction=0.0 if is_autoencoder else latent_final_fraction,
+      final_fraction=options.latent_final_fraction if latent else 0.0,
     )
-    decay1 = b1 if is_autoencoder else latent_b1
-    if weight_decay:
-      adam = optax.adamw(rate, decay1, b2, weight_decay=weight_decay)
+    b1 = options.latent_b1 if latent else options.b1
+    if options.weight_decay:
+      adam = optax.adamw(
+        rate, b1, options.b2, weight_decay=options.weight_decay
+      )
     else:
-      adam = optax.adam(rate, decay1, b2)
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    txs.update({name: optax.chain(*clip, adam) for name in phase.trains})
+      adam = optax.adam(rate, b1, options.b2)
+    clip = options.clip_norm
+    clips = [optax.clip_by_global_norm(clip)] if clip else []
+    txs.update({name: optax.chain(*clips, adam) for name in phase.trains})
   return txs

@@ -11,13 +11,9 @@ from typing import Any, ClassVar, Self
 from ldc_vae import fields
 from ldc_vae.data import datasets
 from ldc_vae.data import request
-from ldc_vae.models import convolution
-from ldc_vae.models import encoders
-from ldc_vae.models import likelihoods
 from ldc_vae.models import model as model_lib
 from ldc_vae.samplers import registry
 
-DTYPES = ('float32', 'bfloat16')
 SCHEDULES = ('cosine', 'constant')
 SPLITS = ('test', 'validation')
 
@@ -32,86 +28,6 @@ class Dataset(request.Source):
   binarize: bool = fields.field(
     False, 'draw binary images from the grey ones, new ones in each step'
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Model(fields.Options):
-  """The networks."""
-
-  group: ClassVar[str] = 'model'
-
-  architecture: str = fields.one_of(
-    model_lib.ARCHITECTURES,
-    default='mlp',
-    help='layers of encoder and decoder; conv: 28x28 and 32x32 images',
-  )
-  encoder: str = fields.one_of(
-    encoders.ENCODERS,
-    default='gaussian',
-    help='the posterior of an image; implicit: noise enters the net, warped:'
-    ' implicit on top of a gaussian, none: lebm infers by Langevin dynamics',
-  )
-  latent_size: int = fields.at_least(1, default=16, help='dimension D of z')
-  hidden_sizes: tuple[int, ...] = fields.sizes(
-    default=(512, 512),
-    empty=True,
-    help='mlp, gated_mlp: encoder widths, which the decoder mirrors',
-  )
-  channels: tuple[int, ...] = fields.sizes(
-    default=(32, 64, 128), help='conv: channels after each stride of 2'
-  )
-  convolution: str = fields.one_of(
-    convolution.IMPLEMENTATIONS,
-    default='auto',
-    help='how convolutions are computed, with the same weights; auto: the'
-    ' fastest on this device',
-  )
-  sampler_width: int = fields.at_least(
-    1, default=128, help="width of the sampler net's residual blocks"
-  )
-  sampler_blocks: int = fields.at_least(
-    1, default=4, help='residual blocks of the sampler net'
-  )
-  energy_width: int = fields.at_least(
-    1, default=256, help='width of the latent energy, or of the discriminator'
-  )
-  energy_blocks: int = fields.at_least(
-    1, default=2, help='blocks of the latent energy, layers of discriminator'
-  )
-  noise_size: int = fields.at_least(
-    1,
-    default=16,
-    help='implicit encoder: dimension of its noise; warped: of the noise'
-    ' beyond latent_size',
-  )
-  num_pseudo_inputs: int = fields.at_least(
-    1, default=500, help='vamp: components of the prior'
-  )
-  likelihood: str = fields.one_of(
-    likelihoods.LIKELIHOODS, default='gaussian', help='p(x|z) of a pixel'
-  )
-  scale: float = fields.positive(
-    default=0.31622776,
-    help='scale of a gaussian or logistic likelihood, pixels in [0, 1]',
-  )
-  learn_scale: bool = fields.field(
-    False, 'learn one scale for all pixels by gradient'
-  )
-  dtype: str = fields.one_of(
-    DTYPES, default='float32', help='of the layers of encoder and decoder'
-  )
-
-  def check(self) -> None:
-    if not self.hidden_sizes and self.encoder in ('implicit', 'warped'):
-      raise self.conflict(
-        ('hidden_sizes', 'encoder'),
-        'has no layer for its noise; use one size or more',
-      )
-    if self.learn_scale and self.likelihood == 'bernoulli':
-      raise self.conflict(
-        ('learn_scale', 'likelihood'),
-        'has no scale to learn; use learn_scale=false or another likelihood',
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +217,7 @@ class Evaluate(fields.Options):
   )
 
 
-SECTIONS = (Dataset, Model, Optimizer, Train, Evaluate)
+SECTIONS = (Dataset, model_lib.Options, Optimizer, Train, Evaluate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,7 +225,7 @@ class Groups:
   """The options of one config, but for those of its method."""
 
   dataset: Dataset
-  model: Model
+  model: model_lib.Options
   optimizer: Optimizer
   train: Train
   evaluate: Evaluate
@@ -317,10 +233,7 @@ class Groups:
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> Self:
     """Returns the options, or raises a `UserError` for the first wrong one."""
-    return cls(
-      Dataset.from_config(config['dataset']),
-      Model.from_config(config['model']),
-      Optimizer.from_config(config['optimizer']),
-      Train.from_config(config['train']),
-      Evaluate.from_config(config['evaluate']),
-    )
+    groups: dict[str, Any] = {
+      each.group: each.from_config(config[each.group]) for each in SECTIONS
+    }
+    return cls(**groups)

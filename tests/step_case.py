@@ -47,7 +47,8 @@ METHODS = {
 def create_model(name: str = 'vae') -> model_lib.Model:
   """Small networks for 4x4 images, with the encoder of a method."""
   encoder = default.create(METHODS[name][0]).model.encoder
-  sizes = model_lib.Sizes(
+  return model_lib.create_model(
+    SHAPE,
     latent_size=2,
     hidden_sizes=(12,),
     sampler_width=8,
@@ -56,8 +57,9 @@ def create_model(name: str = 'vae') -> model_lib.Model:
     energy_blocks=1,
     noise_size=3,
     num_pseudo_inputs=3,
+    scale=0.5,
+    encoder=encoder,
   )
-  return model_lib.create_model(SHAPE, sizes, scale=0.5, encoder=encoder)
 
 
 @functools.cache

@@ -124,7 +124,7 @@ class MistakesTest(main_case.MainTestCase):
     (['--config=toy.py', '--process_id=0'], '--coordinator_address is mis'),
     (['--config=toy.py', '--num_processes=0'], 'num_processes=0'),
   )
-  def test_are_told_in_one_sentence(self, argv, part):
+  def test_are_reported_in_one_sentence(self, argv, part):
     self.assert_refused(*argv, part=part)
 
   @parameterized.parameters(

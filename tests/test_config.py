@@ -332,7 +332,7 @@ class DifferencesTest(parameterized.TestCase):
       ['method.name', 'method.beta', 'method.kernel'], names
     )
 
-  def test_the_causes_are_told_first(self):
+  def test_the_causes_are_reported_first(self):
     other = default.create('vae,debug')
     other.dataset.name = 'mnist'
     other.dataset.binarize = not other.dataset.binarize

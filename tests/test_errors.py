@@ -6,7 +6,7 @@ from ldc_vae import errors
 
 
 class UserErrorTest(absltest.TestCase):
-  def test_the_same_command_would_fail_again_unless_told_otherwise(self):
+  def test_the_same_command_would_fail_again_unless_it_says_otherwise(self):
     self.assertEqual(errors.UserError('a').exit_code, 2)
     self.assertEqual(errors.UserError('a', exit_code=1).exit_code, 1)
 

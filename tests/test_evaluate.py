@@ -120,7 +120,7 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertIn('299x299', after['protocol/inception'])
     self.assertIn('96 uint8 images', after['protocol/distances'])
 
-  def test_inception_that_is_not_there_is_told_before_the_work(self):
+  def test_inception_that_is_not_there_is_reported_before_the_work(self):
     config = config_lib.override(self.config, {'evaluate.inception': True})
     with mock.patch('importlib.util.find_spec', return_value=None):
       with self.assertRaisesRegex(ValueError, 'inception=True needs .* pip'):
@@ -252,7 +252,7 @@ class EvaluateTest(evaluate_case.RunTest):
 
 
 class SamplerCheckTest(parameterized.TestCase):
-  def test_missed_latents_are_told_with_a_remedy(self):
+  def test_missed_latents_are_reported_with_a_remedy(self):
     with self.assertLogs('absl', 'WARNING') as logs:
       evaluate._check_sampler({'latent/missed_share_generator': 0.25})
     self.assertLen(logs.output, 1)

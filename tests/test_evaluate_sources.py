@@ -22,7 +22,7 @@ from tests import evaluate_case
 
 
 class SourcesTest(evaluate_case.RunTest):
-  def test_distances_over_two_draws_come_with_their_deviation(self):
+  def test_distances_over_two_draws_come_with_their_std(self):
     workdir = self.workdir.with_name('draws')
     shutil.copytree(self.workdir, workdir)
     config = config_lib.override(
@@ -206,7 +206,7 @@ class SourcesTest(evaluate_case.RunTest):
       np.testing.assert_allclose(z, draw_fn(other), rtol=1e-4, atol=1e-5)
       self.assertGreater(np.std(z[:20] - z[50:]), 0.1)  # none twice
 
-  def test_draws_of_posteriors_have_their_deviation(self):
+  def test_draws_of_posteriors_have_their_std(self):
     images = self.experiment.dataset.images['test'][:70]
     posterior = self.apply.encode(images, jax.random.key(0))
     noise = (posterior.z - posterior.mean) / np.exp(0.5 * posterior.logvar)

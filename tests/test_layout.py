@@ -22,35 +22,35 @@ _FLOORS = {
   'streams': 0,
   'svgd': 0,
   'fields': 1,
-  'models': 1,
   'names': 1,
   'run_files': 1,
   'runtime': 1,
   'configs': 2,
   'data': 2,
-  'samplers': 2,
-  'sections': 3,
-  'methods': 4,
-  'optimizers': 5,
-  'step': 5,
-  'config': 6,
-  'experiment': 7,
-  'plans': 7,
-  'cli': 8,
-  'run': 8,
-  'validation': 8,
-  'evaluation': 9,
-  'reporting': 10,
-  'evaluate': 11,
-  'train': 12,
-  'compare': 13,
-  'main': 14,
+  'models': 2,
+  'samplers': 3,
+  'sections': 4,
+  'methods': 5,
+  'optimizers': 6,
+  'step': 6,
+  'config': 7,
+  'experiment': 8,
+  'plans': 8,
+  'cli': 9,
+  'run': 9,
+  'validation': 9,
+  'evaluation': 10,
+  'reporting': 11,
+  'evaluate': 12,
+  'train': 13,
+  'compare': 14,
+  'main': 15,
 }
 
 _FLOOR_0_IMPORTS = {'jax', 'numpy', 'scipy', 'chex'}
 
 # Config objects stop at this floor.
-_CONFIG_FLOOR = 6
+_CONFIG_FLOOR = 7
 _CONFIG_IMPORTS = {'ml_collections'}
 
 

@@ -51,7 +51,7 @@ class MetricsTest(parameterized.TestCase):
     metric, source = names.find_metric(name)
     self.assertEqual((metric.name, metric.meaning, source), (name, '', ''))
 
-  def test_a_deviation_is_no_distance(self):
+  def test_a_standard_deviation_is_no_distance(self):
     metric, _ = names.find_metric('frechet_classifier_seed_1_deviation/prior')
     self.assertEqual(metric.better, '')
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from ldc_vae import optimizers
+from ldc_vae import sections
 from tests import step_case
 
 _largest_change = step_case.largest_change
@@ -60,9 +61,8 @@ class LearningRateTest(chex.TestCase):
 
 
 class OptimizersTest(chex.TestCase):
-  def _create(self, **overrides):
+  def _create(self, num_steps=100, **overrides):
     fields = dict(
-      num_steps=100,
       learning_rate=0.1,
       latent_learning_rate=0.2,
       latent_final_fraction=0.5,
@@ -74,8 +74,9 @@ class OptimizersTest(chex.TestCase):
       weight_decay=0.0,
       clip_norm=0.0,
     )
+    options = sections.Optimizer(**{**fields, **overrides})
     return optimizers.create_optimizers(
-      _algorithm('ldc'), **{**fields, **overrides}
+      _algorithm('ldc'), options, num_steps=num_steps
     )
 
   def _updates(self, tx, grads, params=None):

@@ -12,7 +12,6 @@ from ldc_vae.configs import default
 from ldc_vae.data import datasets
 from ldc_vae.models import encoders
 from ldc_vae.models import model as model_lib
-from ldc_vae.models import sizes as sizes_lib
 from ldc_vae.runtime import health
 from ldc_vae.samplers import sampler_net
 from tests import config_case
@@ -265,9 +264,8 @@ class KnownNamesTest(parameterized.TestCase):
     # only a gaussian encoder has the standard deviations to whiten by
     own = {'whiten': False} if name == 'ldc' else {}
     method = method_class(**own)
-    sizes = sizes_lib.Sizes(latent_size=2)
     for encoder in encoders.ENCODERS:
-      model = model_lib.create_model((4, 4, 1), sizes, encoder=encoder)
+      model = model_lib.create_model((4, 4, 1), latent_size=2, encoder=encoder)
       if encoder in method.encoders:
         algorithm = method.build(model)
         self.assertEqual(

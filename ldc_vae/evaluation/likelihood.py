@@ -244,10 +244,10 @@ def _simulate(
 ) -> Array:
   """Draws an image [H, W, C] from p(x|z) of one latent [D]."""
   mean = model.decode(params, z)
-  log_scale = jnp.log(model.scale)
-  if model.learn_scale:
+  log_scale = jnp.log(model.options.scale)
+  if model.options.learn_scale:
     log_scale = model.modules['scale'].apply(params['scale'])
-  return _SIMULATORS[model.likelihood](key, mean, log_scale)
+  return _SIMULATORS[model.options.likelihood](key, mean, log_scale)
 
 
 def _draw_grey_levels(key: Array, mean: Array, log_scale: Array) -> Array:

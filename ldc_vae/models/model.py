@@ -9,15 +9,18 @@ A new architecture is one function and one line of `ARCHITECTURES`.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import fields
 from ldc_vae.models import conv
+from ldc_vae.models import convolution as convolution_lib
 from ldc_vae.models import encoders
 from ldc_vae.models import latent_nets
 from ldc_vae.models import likelihoods
@@ -37,6 +40,57 @@ ARCHITECTURES: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
 }
 
 
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Sizes):
+  """The networks."""
+
+  architecture: str = fields.one_of(
+    ARCHITECTURES,
+    default='mlp',
+    help='layers of encoder and decoder; conv: 28x28 and 32x32 images',
+  )
+  encoder: str = fields.one_of(
+    encoders.ENCODERS,
+    default='gaussian',
+    help='the posterior of an image; implicit: noise enters the net, warped:'
+    ' implicit on top of a gaussian, none: lebm infers by Langevin dynamics',
+  )
+  convolution: str = fields.one_of(
+    convolution_lib.IMPLEMENTATIONS,
+    default='auto',
+    help='how convolutions are computed, with the same weights; auto: the'
+    ' fastest on this device',
+  )
+  likelihood: str = fields.one_of(
+    likelihoods.LIKELIHOODS, default='gaussian', help='p(x|z) of a pixel'
+  )
+  scale: float = fields.positive(
+    default=0.31622776,
+    help='scale of a gaussian or logistic likelihood, pixels in [0, 1]',
+  )
+  learn_scale: bool = fields.field(
+    False, 'learn one scale for all pixels by gradient'
+  )
+  dtype: str = fields.one_of(
+    DTYPES, default='float32', help='of the layers of encoder and decoder'
+  )
+
+  def check(self) -> None:
+    if not self.hidden_sizes and self.encoder in ('implicit', 'warped'):
+      raise self.conflict(
+        ('hidden_sizes', 'encoder'),
+        'has no layer for its noise; use one size or more',
+      )
+    if self.learn_scale and self.likelihood == 'bernoulli':
+      raise self.conflict(
+        ('learn_scale', 'likelihood'),
+        'has no scale to learn; use learn_scale=false or another likelihood',
+      )
+
+
 class Model(NamedTuple):
   """The networks of a run, and the functions that every method needs.
 
@@ -47,21 +101,22 @@ class Model(NamedTuple):
 
   modules: dict[str, nn.Module]
   image_shape: tuple[int, int, int]
-  sizes: Sizes
-  encoder: str
-  likelihood: str
-  scale: float
-  learn_scale: bool
+  options: Options
 
   @property
   def latent_size(self) -> int:
     """The dimension D of a latent."""
-    return self.sizes.latent_size
+    return self.options.latent_size
+
+  @property
+  def encoder(self) -> str:
+    """The key of `encoders.ENCODERS`."""
+    return self.options.encoder
 
   @property
   def noise_size(self) -> int:
     """Numbers of noise that the encoder needs for a particle, often 0."""
-    return encoders.ENCODERS[self.encoder].noise_size_fn(self.sizes)
+    return encoders.ENCODERS[self.encoder].noise_size_fn(self.options)
 
   def init(self, key: Array, names: Sequence[str]) -> dict[str, chex.ArrayTree]:
     """Returns initial float32 weights of the networks `names`."""
@@ -87,7 +142,11 @@ class Model(NamedTuple):
   def autoencoder_names(self) -> tuple[str, ...]:
     """Returns the trained ones of encoder, decoder and scale."""
     encoder = ('encoder',) if 'encoder' in self.modules else ()
-    return (*encoder, 'decoder', *(('scale',) if self.learn_scale else ()))
+    return (
+      *encoder,
+      'decoder',
+      *(('scale',) if self.options.learn_scale else ()),
+    )
 
   def particles(
     self, params, images: Array, keys: Array, num_particles: int
@@ -137,46 +196,28 @@ class Model(NamedTuple):
       Shape [B, K].
     """
     logits = self.modules['decoder'].apply(params['decoder'], z)
-    log_scale = jnp.log(self.scale)
-    if self.learn_scale:
+    log_scale = jnp.log(self.options.scale)
+    if self.options.learn_scale:
       log_scale = self.modules['scale'].apply(params['scale'])
-    likelihood_fn = likelihoods.LIKELIHOODS[self.likelihood]
+    likelihood_fn = likelihoods.LIKELIHOODS[self.options.likelihood]
     over_particles = jax.vmap(likelihood_fn, in_axes=(0, None, None))
     over_images = jax.vmap(over_particles, in_axes=(0, 0, None))
     return over_images(logits, images, log_scale)
 
 
-def create_model(
-  image_shape: tuple[int, int, int],
-  sizes: Sizes,
-  *,
-  architecture: str = 'mlp',
-  encoder: str = 'gaussian',
-  likelihood: str = 'gaussian',
-  scale: float = 0.1**0.5,
-  learn_scale: bool = False,
-  dtype: str = 'float32',
-  convolution: str = 'auto',
-) -> Model:
+def create_model(image_shape: tuple[int, int, int], **options: Any) -> Model:
   """Builds the modules of a run; allocates nothing.
 
   Args:
     image_shape: (H, W, C).
-    sizes: Widths of all networks.
-    architecture: A key of `ARCHITECTURES`.
-    encoder: A key of `encoders.ENCODERS`.
-    likelihood: A key of `likelihoods.LIKELIHOODS`.
-    scale: Standard deviation (gaussian) or scale (discretized_logistic) of a
-      pixel in [0, 1]; the initial value, if it is learned.
-    learn_scale: Train one scale for all pixels.
-    dtype: 'float32' or 'bfloat16', of the matmuls.
-    convolution: One of convolution.IMPLEMENTATIONS; all have the same weights.
+    **options: Fields of `Options`.
 
-  Returns:
-    The model.
+  Raises:
+    UserError: An option is out of range.
   """
-  torso, decoder = ARCHITECTURES[architecture](
-    sizes, image_shape, jnp.dtype(dtype), convolution
+  sizes = Options(**options)
+  torso, decoder = ARCHITECTURES[sizes.architecture](
+    sizes, image_shape, jnp.dtype(sizes.dtype), sizes.convolution
   )
   modules = {
     'decoder': decoder,
@@ -190,20 +231,12 @@ def create_model(
     'pseudo_inputs': latent_nets.PseudoInputs(
       sizes.num_pseudo_inputs, image_shape
     ),
-    'scale': likelihoods.ObservationScale(scale),
+    'scale': likelihoods.ObservationScale(sizes.scale),
   }
-  create_fn = encoders.ENCODERS[encoder].create_fn
+  create_fn = encoders.ENCODERS[sizes.encoder].create_fn
   if create_fn is not None:
     modules['encoder'] = create_fn(torso, sizes)
-  return Model(
-    modules=modules,
-    image_shape=image_shape,
-    sizes=sizes,
-    encoder=encoder,
-    likelihood=likelihood,
-    scale=scale,
-    learn_scale=learn_scale,
-  )
+  return Model(modules, image_shape, sizes)
 
 
 def num_parameters(params: chex.ArrayTree) -> int:

@@ -1,29 +1,44 @@
 """The widths of all networks of a run."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import ClassVar
+
+from ldc_vae import fields
 
 
-class Sizes(NamedTuple):
-  """The widths of all networks, as in `config.model`.
+@dataclasses.dataclass(frozen=True)
+class Sizes(fields.Options):
+  """The widths of all networks."""
 
-  Attributes:
-    latent_size: D, the numbers of a latent.
-    hidden_sizes: Dense layers of the encoder; the decoder mirrors them.
-    channels: Convolutions of the encoder; the decoder mirrors them.
-    sampler_width: Features of the sampler net.
-    sampler_blocks: Residual blocks of the sampler net.
-    energy_width: Features of the latent energy and the discriminator.
-    energy_blocks: Their residual blocks and their layers.
-    noise_size: M, the noise that an implicit or warped encoder takes.
-    num_pseudo_inputs: Components of a VampPrior.
-  """
+  group: ClassVar[str] = 'model'
 
-  latent_size: int
-  hidden_sizes: tuple[int, ...] = (512, 512)
-  channels: tuple[int, ...] = (32, 64, 128)
-  sampler_width: int = 128
-  sampler_blocks: int = 4
-  energy_width: int = 256
-  energy_blocks: int = 2
-  noise_size: int = 16
-  num_pseudo_inputs: int = 500
+  latent_size: int = fields.at_least(1, default=16, help='dimension D of z')
+  hidden_sizes: tuple[int, ...] = fields.sizes(
+    default=(512, 512),
+    empty=True,
+    help='mlp, gated_mlp: encoder widths, which the decoder mirrors',
+  )
+  channels: tuple[int, ...] = fields.sizes(
+    default=(32, 64, 128), help='conv: channels after each stride of 2'
+  )
+  sampler_width: int = fields.at_least(
+    1, default=128, help="width of the sampler net's residual blocks"
+  )
+  sampler_blocks: int = fields.at_least(
+    1, default=4, help='residual blocks of the sampler net'
+  )
+  energy_width: int = fields.at_least(
+    1, default=256, help='width of the latent energy, or of the discriminator'
+  )
+  energy_blocks: int = fields.at_least(
+    1, default=2, help='blocks of the latent energy, layers of discriminator'
+  )
+  noise_size: int = fields.at_least(
+    1,
+    default=16,
+    help='implicit encoder: dimension of its noise; warped: of the noise'
+    ' beyond latent_size',
+  )
+  num_pseudo_inputs: int = fields.at_least(
+    1, default=500, help='vamp: components of the prior'
+  )

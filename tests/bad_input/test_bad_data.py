@@ -279,7 +279,7 @@ class DataTest(bad_input_case.BadInputTest):
   def test_reported(self, case):
     self.check(case)
 
-  def test_a_missing_network_is_told_within_5_seconds(self):
+  def test_a_missing_network_is_reported_within_5_seconds(self):
     start = time.monotonic()
     self.check(_DATA['not_prepared'])
     self.assertLess(time.monotonic() - start, 5.0)

@@ -159,7 +159,7 @@ class FlagsTest(bad_input_case.BadInputTest):
   def test_reported(self, case):
     self.check(case)
 
-  def test_told_by_a_process(self):
+  def test_reported_by_a_process(self):
     self.command(_FLAGS['unknown_flag'])
 
   def test_a_platform_that_is_not_there(self):

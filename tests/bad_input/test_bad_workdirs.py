@@ -360,7 +360,9 @@ class WorkdirsTest(bad_input_case.BadInputTest):
     self.enter_context(rights_case.as_nobody(self.folder))
     self.check(_Case(argv, r'trained.* cannot be \w+ \(Permission', _RUNTIME))
 
-  def test_a_disk_that_fills_up_is_told_and_the_last_checkpoint_is_whole(self):
+  def test_a_disk_that_fills_up_is_reported_and_the_last_checkpoint_is_whole(
+    self,
+  ):
     size = sum(x.stat().st_size for x in _shared['trained'].rglob('*'))
     workdir = self.folder / 'w'
     workdir.mkdir()

@@ -97,7 +97,7 @@ class ParseTest(parameterized.TestCase):
     ('--output=/dev/null/x.json', '/dev/null'),
     ('--seeds=1,2,1', '--seeds names 1 twice'),
   )
-  def test_a_mistake_is_told_before_the_work(self, argument, message):
+  def test_a_mistake_is_reported_before_the_work(self, argument, message):
     with self.assertRaisesRegex((ValueError, OSError), message):
       self._parse(argument)
 

@@ -16,7 +16,7 @@ from tests.benchmarks import benchmark_case
 
 _folder = benchmark_case.create_folder
 _without_cache = benchmark_case.without_cache
-_SMALL = model_lib.Sizes(latent_size=2, hidden_sizes=(8,))
+_SMALL = dict(latent_size=2, hidden_sizes=(8,))
 
 
 class NormaliserTest(absltest.TestCase):
@@ -140,7 +140,7 @@ class EncoderBoundTest(absltest.TestCase):
       self.assertSameElements(experiment.txs, ('encoder', 'decoder'))
 
   def test_bounds_are_ordered(self):
-    model = model_lib.create_model((4, 4, 1), _SMALL)
+    model = model_lib.create_model((4, 4, 1), **_SMALL)
     params = model.init(jax.random.key(0), model.autoencoder_names())
     images = np.random.default_rng(0).integers(
       256, size=(6, 4, 4, 1), dtype=np.uint8
@@ -178,7 +178,7 @@ class EncoderWidthTest(absltest.TestCase):
     table = output.with_suffix('.md').read_text()
     self.assertIn('| 2 | `rbf`, 0.5 |', table)
 
-  def test_right_deviations_are_those_of_the_posterior(self):
+  def test_right_stds_are_those_of_the_posterior(self):
     model = encoder_width.Linear(3, 2, (4,))
     energy_fn = lambda z: (
       -model.log_likelihood({}, jnp.ones((1, 8, 8, 1)), z[None, None])[0, 0]

@@ -161,7 +161,7 @@ class DistancesTest(absltest.TestCase):
       delta=0.04,
     )
 
-  def test_the_decoded_distance_judges_where_there_is_one(self):
+  def test_the_decoded_distance_decides_where_there_is_one(self):
     own = dict.fromkeys((*distances.RATIOS, *distances.OTHERS), 1.0)
     own['smallest'] = 0.1  # a rare class
     floor = {**own, 'frechet': 0.8, 'sliced': 0.01}
@@ -171,7 +171,7 @@ class DistancesTest(absltest.TestCase):
     self.assertFalse(row['within'])
     self.assertAlmostEqual(row['verdict_ratio'], 1.0 / 0.7)
 
-  def test_the_worst_sliced_distance_judges_elsewhere(self):
+  def test_the_worst_sliced_distance_decides_elsewhere(self):
     own = dict.fromkeys((*distances.RATIOS, *distances.OTHERS), 1.0)
     own['frechet'] = None
     self.assertTrue(distances.compare(own, own)['within'])

@@ -146,7 +146,7 @@ class SearchTest(parameterized.TestCase):
       with absltest.mock.patch.object(search, 'run', return_value=failed):
         self.assertEqual(search.main(argv), code)
 
-  def test_a_mistake_is_told_before_the_first_trial(self):
+  def test_a_mistake_is_reported_before_the_first_trial(self):
     with self.assertRaisesRegex(ValueError, '--methods=vea is unknown'):
       search.main(['--methods=vea'])
     with self.assertRaisesRegex(ValueError, 'learning_rat'):

@@ -228,7 +228,7 @@ class ScalingTest(parameterized.TestCase):
     ('--predict=configs/celeba64.py:vae', 'names a method'),
     ('--predict=configs/no.py', 'configs/no.py'),
   )
-  def test_a_mistake_is_told_before_the_work(self, argument, message):
+  def test_a_mistake_is_reported_before_the_work(self, argument, message):
     with absltest.mock.patch.object(scaling, 'measure') as measure:
       with self.assertRaisesRegex((ValueError, OSError), message):
         scaling.main([argument])

@@ -84,7 +84,7 @@ class LoadTest(parameterized.TestCase):
       self._load(path)(images), images.mean(axis=(1, 2)), rtol=1e-6
     )
 
-  def test_no_network_is_told_with_the_remedy(self):
+  def test_no_network_is_reported_with_the_remedy(self):
     with self.assertRaisesRegex(
       inception.InceptionError,
       r'cannot be downloaded; get https://example.org/weights.pth .* set'
@@ -98,7 +98,7 @@ class LoadTest(parameterized.TestCase):
     ):
       self._load('/no/where.pth')
 
-  def test_a_file_of_something_else_is_told_on_one_line(self):
+  def test_a_file_of_something_else_is_reported_on_one_line(self):
     path = self.create_tempfile(content=b'spam', mode='wb').full_path
     with self.assertRaisesRegex(
       inception.InceptionError, 'does not contain the weights.*corrupt file'
@@ -107,7 +107,7 @@ class LoadTest(parameterized.TestCase):
     self.assertNotIn('\n', str(caught.exception))
 
   @parameterized.parameters('torch', 'torch_fidelity')
-  def test_a_missing_package_is_told_with_the_remedy(self, name):
+  def test_a_missing_package_is_reported_with_the_remedy(self, name):
     found = mock.Mock(side_effect=lambda each: None if each == name else each)
     with mock.patch('importlib.util.find_spec', found):
       with self.assertRaisesRegex(

@@ -40,13 +40,14 @@ class _State(NamedTuple):
 
 def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
   """An experiment with random weights, and its state."""
-  sizes = model_lib.Sizes(
-    latent_size=_LATENT_SIZE, hidden_sizes=(), noise_size=2
-  )
-  if encoder == 'implicit':
-    sizes = sizes._replace(hidden_sizes=(8,))
   model = model_lib.create_model(
-    _SHAPE, sizes, encoder=encoder, likelihood=likelihood_name, scale=scale
+    _SHAPE,
+    latent_size=_LATENT_SIZE,
+    hidden_sizes=(8,) if encoder == 'implicit' else (),
+    noise_size=2,
+    encoder=encoder,
+    likelihood=likelihood_name,
+    scale=scale,
   )
   images = np.random.default_rng(0).integers(0, 256, (4, *_SHAPE), np.uint8)
   init_fn = jax.jit(lambda key: model.init(key, model.autoencoder_names()))

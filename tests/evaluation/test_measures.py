@@ -160,7 +160,7 @@ class LatentMeasuresTest(parameterized.TestCase):
       latents, other, posterior, jax.random.key(0)
     )
 
-  def test_the_law_itself_is_nearer_than_another(self):
+  def test_the_same_distribution_is_nearer_than_another(self):
     results = self._measure(np.full((500, 4), np.log(0.25), np.float32))
     self.assertEqual(results['latent/active_units'], 3)
     scale = results['latent/sliced_wasserstein_aggregate']

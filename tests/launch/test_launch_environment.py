@@ -91,7 +91,7 @@ class LocalTest(_LocalTestCase):
 
 
 class BrokenEnvironmentTest(_LocalTestCase):
-  def test_a_failed_installation_is_told_and_done_again(self):
+  def test_a_failed_installation_is_reported_and_done_again(self):
     self.assert_failed(self.launch(FAKE_PIP_CODE='1'), 'requirements.txt')
     self.assertEmpty(self.calls('ldc_vae.main'))
     self.launch_well()
@@ -148,7 +148,7 @@ class FindPythonTest(_LocalTestCase):
     self.program('python3.13', '#!/bin/bash\nexit 127\n')
     self.launch_well()
 
-  def test_one_without_ensurepip_is_told_what_to_install(self):
+  def test_one_without_ensurepip_is_reported_what_to_install(self):
     self.assert_failed(
       self.launch(FAKE_NO_ENSUREPIP='1'),
       'ensurepip',

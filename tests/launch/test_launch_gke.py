@@ -226,7 +226,7 @@ class MistakesTest(_GkeTestCase):
     ((*_SUBMIT, '--image=A b', *_TPU, *_RUN), '--image=A b'),
     ((*_SUBMIT, '--claim=A', *_TPU, *_RUN), '--claim=A'),
   )
-  def test_is_told_in_a_sentence(self, args, *parts):
+  def test_is_reported_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
 
   @parameterized.parameters(
@@ -314,7 +314,9 @@ class SubmitTest(_GkeTestCase):
   @parameterized.parameters(
     (('submit', *_IMAGE, *_TPU, *_RUN), 2), (('status',), 4), (('delete',), 2)
   )
-  def test_every_failing_call_is_told_and_can_be_repeated(self, args, count):
+  def test_every_failing_call_is_reported_and_can_be_repeated(
+    self, args, count
+  ):
     if args[0] != 'submit':
       self.jobset()
     self.assert_each_call_may_fail(count, args[0], 'mnist', *args[1:])

@@ -119,7 +119,7 @@ class SubmitTest(_SlurmTestCase):
       names.add(self.calls('sbatch')[0][1])
     self.assertLen(names, 2)  # the last is the first
 
-  def test_every_failing_call_is_told_and_can_be_repeated(self):
+  def test_every_failing_call_is_reported_and_can_be_repeated(self):
     self.assert_each_call_may_fail(2, *_RUN)
 
   def test_dry_run(self):
@@ -148,7 +148,7 @@ class MistakesTest(_SlurmTestCase):
     ((), '--config is missing'),
     (_RUN[1:], '--config=configs/mnist.py:vae is not an option', 'after --'),
   )
-  def test_is_told_in_a_sentence(self, args, *parts):
+  def test_is_reported_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
     self.assertFalse((self.root / 'runs').exists())
 

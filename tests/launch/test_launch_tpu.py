@@ -165,7 +165,7 @@ class MistakesTest(tpu_case.TpuTestCase):
     (('fetch', 'x', _ZONE, '--workdir=gs://b'), 'gs://b'),
     (('fetch', 'x', _ZONE, '--workdir=r', '--output=~/x'), '--output=~/x'),
   )
-  def test_is_told_in_a_sentence(self, args, *parts):
+  def test_is_reported_in_a_sentence(self, args, *parts):
     self.assert_mistake(self.launch(*args), *parts)
 
   @parameterized.parameters(
@@ -218,7 +218,9 @@ class WorkTest(tpu_case.TpuTestCase):
     (('delete',), 3),
     (('create', '--accelerator-type=v6e-8'), 1),
   )
-  def test_every_failing_call_is_told_and_can_be_repeated(self, args, count):
+  def test_every_failing_call_is_reported_and_can_be_repeated(
+    self, args, count
+  ):
     self.vm()
     self.assert_each_call_may_fail(count, args[0], 'x', _ZONE, *args[1:])
 

@@ -56,7 +56,7 @@ class CreateTest(tpu_case.TpuTestCase):
     self.assert_failed(self.create(), *parts)
     self.assertEmpty(self.verbs())
 
-  def test_no_capacity_is_told_with_the_reason(self):
+  def test_no_capacity_is_reported_with_the_reason(self):
     self.answer('*tpu-vm create*', err=_NO_CAPACITY, code=1)
     result = self.create()
     self.assert_failed(result, 'there is no x', '--queued')

@@ -107,7 +107,7 @@ class WorkerTest(launch_case.LaunchTestCase):
     finally:
       os.kill(pid, signal.SIGCONT)
 
-  def test_the_exit_code_is_told_and_the_run_continued(self):
+  def test_the_exit_code_is_reported_and_the_run_continued(self):
     self.train(tenths='0', FAKE_CODE='1')
     self.wait_for(lambda: 'exit code 1' in self.status())
     self.wait_until_idle()
@@ -115,7 +115,7 @@ class WorkerTest(launch_case.LaunchTestCase):
     self.wait_for(lambda: 'exit code 0' in self.status())
     self.assertLen(self.calls('ldc_vae.main'), 2)
 
-  def test_a_killed_program_is_told_and_continued(self):
+  def test_a_killed_program_is_reported_and_continued(self):
     self.train()
     self.wait_for(lambda: 'step' in self.status())
     self.kill()

@@ -36,15 +36,17 @@ def create_model(
   encoder: str = 'gaussian', num_pseudo_inputs: int = 2
 ) -> model_lib.Model:
   """Small networks for 4x4 images."""
-  sizes = model_lib.Sizes(
+  return model_lib.create_model(
+    SHAPE,
     latent_size=DIM,
     hidden_sizes=(12,),
     energy_width=8,
     energy_blocks=1,
     noise_size=4,
     num_pseudo_inputs=num_pseudo_inputs,
+    scale=SCALE,
+    encoder=encoder,
   )
-  return model_lib.create_model(SHAPE, sizes, scale=SCALE, encoder=encoder)
 
 
 def create_context(**kwargs) -> base.Context:

@@ -12,7 +12,7 @@ from ldc_vae.models import model as model_lib
 from tests.methods import method_case
 
 SHAPE = (4, 4, 1)
-SIZES = model_lib.Sizes(
+SIZES = dict(
   latent_size=3,
   hidden_sizes=(12,),
   sampler_width=8,
@@ -48,7 +48,7 @@ keys = functools.partial(method_case.keys, BATCH)
 
 def create_model(**kwargs) -> model_lib.Model:
   """Small networks for 4x4 images."""
-  return model_lib.create_model(SHAPE, SIZES, scale=0.5, **kwargs)
+  return model_lib.create_model(SHAPE, **SIZES, scale=0.5, **kwargs)
 
 
 def create_context(**kwargs) -> base.Context:

@@ -32,14 +32,16 @@ _keys = functools.partial(method_case.keys, _BATCH)
 
 def _model(encoder: str) -> model_lib.Model:
   """Small networks for 4x4 images."""
-  sizes = model_lib.Sizes(
+  return model_lib.create_model(
+    _SHAPE,
     latent_size=_DIM,
     hidden_sizes=(12,),
     energy_width=8,
     energy_blocks=1,
     noise_size=4,
+    scale=_SCALE,
+    encoder=encoder,
   )
-  return model_lib.create_model(_SHAPE, sizes, scale=_SCALE, encoder=encoder)
 
 
 def _context(**kwargs) -> base.Context:

@@ -86,7 +86,7 @@ class EncodeTest(chex.TestCase):
 
 
 class PosteriorMetricsTest(absltest.TestCase):
-  def test_deviations_are_unbiased_for_any_number_of_normal_particles(self):
+  def test_stds_are_unbiased_for_any_number_of_normal_particles(self):
     for count in (2, 4, 8):
       z = jax.random.normal(jax.random.key(count), (20_000, count, 3))
       metrics = jax.jit(base.posterior_metrics)(None, 0.5 * np.asarray(z))

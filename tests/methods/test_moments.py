@@ -33,14 +33,14 @@ class MomentsTest(chex.TestCase):
       covariance, second - np.outer(expected, expected), rtol=1e-4, atol=1e-5
     )
 
-  def test_an_unused_dimension_keeps_a_positive_deviation(self):
+  def test_an_unused_dimension_keeps_a_positive_std(self):
     running = moments.update(moments.init(3), jnp.ones((8, 3)), 0.9)
     root = np.asarray(moments.root(running))
     self.assertGreater(np.min(np.diagonal(root)), 0.0)
     _, std = moments.mean_and_std(running)
     self.assertGreater(float(jnp.min(std)), 0.0)
 
-  def test_deviations_are_of_the_covariance(self):
+  def test_stds_are_those_of_the_covariance(self):
     z = jnp.asarray(np.random.default_rng(0).normal(size=(9, 3)), jnp.float32)
     running = moments.update(moments.init(3), 2.0 * z + 1.0, 0.5)
     mean, std = moments.mean_and_std(running)

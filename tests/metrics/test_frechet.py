@@ -26,7 +26,7 @@ class FrechetFromMomentsTest(parameterized.TestCase):
     actual = frechet.frechet_from_moments(np.zeros(4), cov, shift, cov)
     np.testing.assert_allclose(actual, 5.25, rtol=1e-13)  # float64
 
-  def test_diagonal_covariances_compare_their_deviations(self):
+  def test_diagonal_covariances_compare_their_stds(self):
     std1, std2 = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 1.0])
     actual = frechet.frechet_from_moments(
       np.zeros(3), np.diag(std1**2), np.zeros(3), np.diag(std2**2)
@@ -98,7 +98,7 @@ class FrechetDistanceTest(parameterized.TestCase):
     actual = frechet.frechet_distance(x, x + 3.0)
     np.testing.assert_allclose(actual, 9.0 * 8, rtol=1e-12)
 
-  def test_a_scaled_set_is_at_its_change_of_deviation(self):
+  def test_a_scaled_set_is_at_its_change_of_std(self):
     # S2 = s^2 S1 commute: (s - 1)^2 tr S1 + (s - 1)^2 |m1|^2.
     x = np.random.default_rng(0).normal(size=(50, 8)) + 1.0
     mean, cov = frechet.moments(x)

@@ -59,7 +59,7 @@ class KernelDistanceTest(parameterized.TestCase):
       x, y, num_subsets=num_subsets, subset_size=subset_size, seed=seed
     )
 
-  def test_one_law_expects_nothing(self):
+  def test_one_distribution_expects_nothing(self):
     draws = [
       (_normal(2 * i, 400, 8), _normal(2 * i + 1, 300, 8)) for i in range(20)
     ]

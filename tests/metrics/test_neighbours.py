@@ -63,7 +63,7 @@ class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
       rtol=1e-12,
     )
 
-  def test_one_law_has_the_expected_density_and_coverage(self):
+  def test_one_distribution_has_the_expected_density_and_coverage(self):
     # Naeem et al. (2020), section 3.3: E density = 1, and E coverage =
     # 1 - prod_{i <= k} (n - i) / (n + m - i), here 1 - 2^-k nearly.
     k, n = 3, 100

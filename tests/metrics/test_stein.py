@@ -60,7 +60,7 @@ class KernelSteinDiscrepancyTest(_RankPromotionTest):
     expected = -3.0 * 5**-1.5 - 12.0 * 5**-2.5
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
-  def test_a_sample_of_the_law_expects_nothing(self):
+  def test_a_sample_of_the_distribution_expects_nothing(self):
     values = []
     discrepancy_fn = jax.jit(stein.kernel_stein_discrepancy)
     for seed in range(40):

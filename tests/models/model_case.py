@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.models import model as model_lib
-from ldc_vae.models import sizes as sizes_lib
 
-SIZES = sizes_lib.Sizes(
+SIZES = dict(
   latent_size=3,
   hidden_sizes=(16, 12),
   channels=(4, 8),

@@ -17,8 +17,8 @@ _params = model_case.params
 
 class ConvTest(chex.TestCase):
   def test_any_number_of_channels_is_normalised(self):
-    sizes = _SIZES._replace(channels=(12, 20))
-    model = model_lib.create_model((8, 8, 1), sizes, architecture='conv64')
+    sizes = {**_SIZES, 'channels': (12, 20)}
+    model = model_lib.create_model((8, 8, 1), **sizes, architecture='conv64')
     params = _params(model, 'decoder')
     images = jax.jit(model.decode)(params, jnp.ones((2, 3)))
     chex.assert_shape(images, (2, 8, 8, 1))
@@ -31,7 +31,7 @@ class ConvTest(chex.TestCase):
     for convolution in ('native', 'subpixel', 'patches'):
       model = model_lib.create_model(
         image_shape,
-        _SIZES,
+        **_SIZES,
         architecture=architecture,
         dtype=dtype,
         convolution=convolution,

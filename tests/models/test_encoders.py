@@ -22,7 +22,7 @@ _params = model_case.params
 class GaussianEncoderTest(chex.TestCase):
   def setUp(self):
     super().setUp()
-    self.model = model_lib.create_model((8, 8, 1), _SIZES)
+    self.model = model_lib.create_model((8, 8, 1), **_SIZES)
     self.params = _params(self.model, 'encoder')
 
   def _with_raw_log_std(self, raw):
@@ -78,7 +78,7 @@ class GaussianEncoderTest(chex.TestCase):
 class ParticlesTest(chex.TestCase):
   @parameterized.parameters('gaussian', 'implicit', 'warped')
   def test_an_image_knows_its_own_key_only(self, encoder):
-    model = model_lib.create_model((8, 8, 1), _SIZES, encoder=encoder)
+    model = model_lib.create_model((8, 8, 1), **_SIZES, encoder=encoder)
     params = _params(model, 'encoder')
     images, keys = _images(4, (8, 8, 1)), _keys(4)
     particles_fn = jax.jit(functools.partial(model.particles, num_particles=3))
@@ -92,14 +92,14 @@ class ParticlesTest(chex.TestCase):
 
   @parameterized.parameters('gaussian', 'implicit', 'warped')
   def test_particles_of_one_image_differ(self, encoder):
-    model = model_lib.create_model((8, 8, 1), _SIZES, encoder=encoder)
+    model = model_lib.create_model((8, 8, 1), **_SIZES, encoder=encoder)
     params = _params(model, 'encoder')
     particles_fn = jax.jit(functools.partial(model.particles, num_particles=2))
     z = np.asarray(particles_fn(params, _images(1, (8, 8, 1)), _keys(1))[0])
     self.assertGreater(np.max(np.abs(z[:, 0] - z[:, 1])), 1e-3)
 
   def test_a_warped_encoder_begins_as_a_gaussian_and_may_be_another(self):
-    model = model_lib.create_model((8, 8, 1), _SIZES, encoder='warped')
+    model = model_lib.create_model((8, 8, 1), **_SIZES, encoder='warped')
     encoder, images = model.modules['encoder'], _images(2, (8, 8, 1))
     rng = np.random.default_rng(2)
     noise = rng.normal(size=(2, 4, 3 + 5)).astype(np.float32)
@@ -125,7 +125,7 @@ class ParticlesTest(chex.TestCase):
     self.assertGreater(np.min(np.std(others, axis=1)), 1e-3)
 
   def test_those_of_a_deterministic_encoder_are_its_code(self):
-    model = model_lib.create_model((8, 8, 1), _SIZES, encoder='deterministic')
+    model = model_lib.create_model((8, 8, 1), **_SIZES, encoder='deterministic')
     params = _params(model, 'encoder')
     particles_fn = jax.jit(functools.partial(model.particles, num_particles=3))
     z, mean, _ = jax.device_get(

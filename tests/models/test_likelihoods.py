@@ -24,7 +24,7 @@ class LikelihoodTest(chex.TestCase):
   )
   def test_matches_one_image_and_particle_at_a_time(self, likelihood):
     model = model_lib.create_model(
-      (8, 8, 1), _SIZES, likelihood=likelihood, scale=0.2
+      (8, 8, 1), **_SIZES, likelihood=likelihood, scale=0.2
     )
     params = _params(model, 'decoder')
     images = np.round(_images(2, (8, 8, 1)) * 255.0) / np.float32(255.0)
@@ -50,9 +50,9 @@ class LikelihoodTest(chex.TestCase):
         )
 
   def test_a_learned_scale_starts_where_it_is_put_and_learns(self):
-    fixed = model_lib.create_model((8, 8, 1), _SIZES, scale=0.2)
+    fixed = model_lib.create_model((8, 8, 1), **_SIZES, scale=0.2)
     learned = model_lib.create_model(
-      (8, 8, 1), _SIZES, scale=0.2, learn_scale=True
+      (8, 8, 1), **_SIZES, scale=0.2, learn_scale=True
     )
     names = learned.autoencoder_names()
     params = jax.jit(lambda key: learned.init(key, names))(jax.random.key(0))

@@ -14,8 +14,9 @@ _params = model_case.params
 
 class MlpTest(chex.TestCase):
   def test_weights_of_the_mlp_counted_by_hand(self):
-    sizes = model_lib.Sizes(latent_size=16, hidden_sizes=(512, 512))
-    model = model_lib.create_model((28, 28, 1), sizes, learn_scale=True)
+    model = model_lib.create_model(
+      (28, 28, 1), hidden_sizes=(512, 512), latent_size=16, learn_scale=True
+    )
     params = jax.eval_shape(
       lambda key: model.init(key, ('encoder', 'decoder', 'scale')),
       jax.random.key(0),
@@ -27,7 +28,9 @@ class MlpTest(chex.TestCase):
     self.assertEqual(model_lib.num_parameters(params), encoder + decoder + 1)
 
   def test_gated_layers_match_numpy(self):
-    model = model_lib.create_model((2, 3, 1), _SIZES, architecture='gated_mlp')
+    model = model_lib.create_model(
+      (2, 3, 1), **_SIZES, architecture='gated_mlp'
+    )
     params = _params(model, 'decoder')
     z = np.random.default_rng(0).normal(size=(4, 3))
     x = z
@@ -51,8 +54,12 @@ class MlpTest(chex.TestCase):
 
   def test_weights_of_the_gated_mlp_counted_by_hand(self):
     # 784 - 300 - 300 - 40 and back, each hidden layer with its gates
-    sizes = model_lib.Sizes(latent_size=40, hidden_sizes=(300, 300))
-    model = model_lib.create_model((28, 28, 1), sizes, architecture='gated_mlp')
+    model = model_lib.create_model(
+      (28, 28, 1),
+      latent_size=40,
+      hidden_sizes=(300, 300),
+      architecture='gated_mlp',
+    )
     params = jax.eval_shape(
       lambda key: model.init(key, ('encoder', 'decoder')), jax.random.key(0)
     )

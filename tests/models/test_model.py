@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.models import conv
 from ldc_vae.models import encoders
 from ldc_vae.models import likelihoods
 from ldc_vae.models import mlp
 from ldc_vae.models import model as model_lib
+from ldc_vae.models import sizes as sizes_lib
 from tests.models import model_case
 
 _SIZES = model_case.SIZES
@@ -38,7 +40,7 @@ class CreateModelTest(chex.TestCase):
   )
   def test_shapes_for_any_image(self, architecture, encoder, image_shape):
     model = model_lib.create_model(
-      image_shape, _SIZES, architecture=architecture, encoder=encoder
+      image_shape, **_SIZES, architecture=architecture, encoder=encoder
     )
 
     def run(key, images):
@@ -71,7 +73,7 @@ class CreateModelTest(chex.TestCase):
   def test_bfloat16_is_only_inside(self, architecture, encoder):
     model = model_lib.create_model(
       (9, 6, 1),
-      _SIZES,
+      **_SIZES,
       architecture=architecture,
       encoder=encoder,
       dtype='bfloat16',
@@ -96,7 +98,7 @@ class CreateModelTest(chex.TestCase):
   def test_bfloat16_is_used_and_near_float32(self):
     outputs = []
     for dtype in ('float32', 'bfloat16'):
-      model = model_lib.create_model((8, 8, 1), _SIZES, dtype=dtype)
+      model = model_lib.create_model((8, 8, 1), **_SIZES, dtype=dtype)
       params = _params(model, 'decoder')
       outputs.append(jax.jit(model.decode)(params, jnp.ones((4, 3))))
     difference = np.max(np.abs(outputs[0] - outputs[1]))
@@ -104,7 +106,7 @@ class CreateModelTest(chex.TestCase):
     self.assertBetween(difference, 1e-7, 0.02)
 
   def test_init_makes_the_named_networks_of_different_weights(self):
-    model = model_lib.create_model((8, 8, 1), _SIZES)
+    model = model_lib.create_model((8, 8, 1), **_SIZES)
     init_fn = jax.jit(lambda key: model.init(key, ('decoder', 'energy')))
     params = init_fn(jax.random.key(0))
     self.assertEqual(set(params), {'decoder', 'energy'})
@@ -119,12 +121,18 @@ class CreateModelTest(chex.TestCase):
     self, learn_scale, encoder
   ):
     model = model_lib.create_model(
-      (8, 8, 1), _SIZES, learn_scale=learn_scale, encoder=encoder
+      (8, 8, 1), **_SIZES, learn_scale=learn_scale, encoder=encoder
     )
     names = model.autoencoder_names()
     self.assertEqual('scale' in names, learn_scale)
     self.assertEqual('encoder' in names, encoder != 'none')
     self.assertIn('decoder', names)
+
+  def test_an_option_out_of_range_is_refused(self):
+    with self.assertRaisesRegex(errors.UserError, 'model.latent_size=0 is too'):
+      model_lib.create_model((8, 8, 1), latent_size=0)
+    with self.assertRaisesRegex(errors.UserError, r'model.channels=\(\) does'):
+      sizes_lib.Sizes(channels=())
 
 
 class RegistryTest(chex.TestCase):
@@ -146,7 +154,7 @@ class RegistryTest(chex.TestCase):
       mock.patch.dict(likelihoods.LIKELIHOODS, laplace=laplace),
     ):
       model = model_lib.create_model(
-        (8, 8, 1), _SIZES, architecture='mixed', likelihood='laplace'
+        (8, 8, 1), **_SIZES, architecture='mixed', likelihood='laplace'
       )
       params = _params(model, *model.autoencoder_names())
       images, z = _images(2, (8, 8, 1)), np.ones((2, 1, 3), np.float32)

@@ -120,7 +120,7 @@ class DirectoryTest(case.CheckpointTestCase):
     checkpointer.close()
     self.assertEqual(self.steps(), {1, 2})
 
-  def test_a_failure_is_told_as_soon_as_it_is_asked_for(self):
+  def test_a_failure_is_reported_as_soon_as_it_is_asked_for(self):
     checkpointer = checkpoint.Checkpointer(self.directory)
     finish = threading.Event()
 

@@ -117,7 +117,7 @@ class DeathTest(parameterized.TestCase):
 
 
 class FailureTest(absltest.TestCase):
-  def test_a_failure_is_told_to_the_others(self):
+  def test_a_failure_is_reported_to_the_others(self):
     with process_case.Processes(
       2, self.create_tempdir().full_path, _FAILURE
     ) as run:

@@ -11,7 +11,7 @@ from tests.samplers import latent_case
 
 
 class WhitenTest(parameterized.TestCase):
-  def test_u_is_uncorrelated_and_of_deviation_1(self):
+  def test_u_is_uncorrelated_with_std_1(self):
     u, _ = training.whiten(latent_case.two_clusters(500))
     self.assertEqual(u.dtype, np.float32)
     np.testing.assert_allclose(u.mean(axis=0), 0.0, atol=1e-5)

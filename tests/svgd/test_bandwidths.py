@@ -28,7 +28,7 @@ class BandwidthTest(svgd_case.StrictTest):
       rtol=1e-5,
     )
 
-  def test_a_laws_own_is_of_its_expected_distance(self):
+  def test_that_of_a_distribution_follows_from_its_distance(self):
     h = svgd.expected_bandwidth(6.0, 4, factor=0.5)
     self.assertAlmostEqual(float(h), 1.5, 6)
     self.assertEqual(

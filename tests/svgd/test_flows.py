@@ -83,7 +83,7 @@ class SmoothedFlowTest(svgd_case.StrictTest):
     self.assertGreater(mean[0], 0.3)  # of a root mean square of 1
     self.assertGreater(mean[0], 3 * abs(mean[1]))
 
-  def test_at_rest_in_expectation_where_the_laws_are_equal(self):
+  def test_at_rest_in_expectation_where_the_distributions_are_equal(self):
     point = np.array([[0.8, -0.4]], np.float32)
     num_draws, n = 500, 33
     others = _normal(2, num_draws, n - 1, 2)

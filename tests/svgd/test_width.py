@@ -154,12 +154,12 @@ def _own_bandwidth(particles, kernel, *, bandwidth, **options):
 
 
 class WhitenedTest(parameterized.TestCase):
-  @parameterized.product(num_particles=(2, 3, 4, 8), dim=(2, 16, 64))
+  @parameterized.parameters((2, 2), (2, 64), (3, 16), (4, 64), (8, 2), (8, 16))
   def test_any_number_of_particles_is_as_wide_as_the_target(
     self, num_particles, dim
   ):
     objective_fn = functools.partial(_whitened, num_particles=num_particles)
-    widths = _widths(objective_fn, _targets(dim), 'gaussian')
+    widths = _widths(objective_fn, _targets(dim), 'gaussian', num_steps=1000)
     # the noise of the last steps leaves a part of 2 %
     np.testing.assert_allclose(np.mean(widths, axis=1), 1.0, atol=0.02)
 
@@ -173,7 +173,7 @@ class WhitenedTest(parameterized.TestCase):
   def test_a_bandwidth_of_the_set_would_be_seen(self, num_particles, least):
     objective_fn = functools.partial(_whitened, num_particles=num_particles)
     with mock.patch.object(svgd, 'stein_particles', _own_bandwidth):
-      widths = _widths(objective_fn, _targets(16), 'gaussian')
+      widths = _widths(objective_fn, _targets(16), 'gaussian', num_steps=1000)
     self.assertGreater(np.min(np.mean(widths, axis=1)), least)
 
 
