@@ -60,22 +60,23 @@ class LdcAutoencoderTest(chex.TestCase):
       ]
 
     z, pull_back = jax.vjp(particles_fn, params['encoder'])
-
-    def gibbs_energy(point, image):
-      log_likelihood = model.log_likelihood(
-        params, image[None], point[None, None]
-      )[0, 0]
-      latent_energy = 0.0
-      if weight:
-        mean, std = moments.mean_and_std(running)
-        u = (point - mean) / std
-        f = model.modules['energy'].apply(params['energy'], u)
-        latent_energy = weight * f
-      return energy.gibbs_energy(
-        log_likelihood, point, inverse_temperature, latent_energy
+    latent_energy_fn = None
+    if weight:
+      mean, std = moments.mean_and_std(running)
+      latent_energy_fn = lambda point: (
+        weight
+        * model.modules['energy'].apply(params['energy'], (point - mean) / std)
       )
 
-    score = lambda point, image: -jax.grad(gibbs_energy)(point, image)
+    def score(point, image):
+      def log_likelihood_fn(point):
+        z = point[None, None]  # one image, one particle
+        return model.log_likelihood(params, image[None], z)[0, 0]
+
+      return energy.gibbs_score(
+        log_likelihood_fn, point, inverse_temperature, latent_energy_fn
+      )
+
     h = fields['bandwidth']
     if h == 'expected':
       h = 7.0 / math.sqrt(3)  # see `_stats`
