@@ -228,7 +228,8 @@ class _Peers:
     self._index, self._count = state.process_id, state.num_processes
     self._period = 0.2 if self._count <= 16 else 1.0  # seconds
     self._statuses = {}  # by process
-    self._beat, self._answered = 0, time.monotonic()
+    self._clock = 0.0  # seconds of listening
+    self._beat, self._answered = 0, 0.0
     self._heard = {}  # process -> (its last beat, when it was new)
     self._silent = None  # a process that has died
     self._failure, self._code, self._has_left = '', 0, False
@@ -272,7 +273,7 @@ class _Peers:
 
   def _hear(self):
     """Notes which processes have given a new sign of life."""
-    self._answered = time.monotonic()
+    self._answered = self._clock
     for index, status in self._statuses.items():
       if self._heard.get(index, (-1, 0.0))[0] != status['beat']:
         self._heard[index] = status['beat'], self._answered
@@ -281,10 +282,12 @@ class _Peers:
     """Ends this process where another one gives no sign of life.
 
     It has a thread of its own, because a call to a coordinator that does not
-    answer may block.
+    answer may block. Time in which no thread of this process runs, as inside a
+    library, does not count.
     """
     while not self._is_closed.wait(self._period):
-      limit = time.monotonic() - _SILENCE * HEARTBEAT
+      self._clock += self._period
+      limit = self._clock - _SILENCE * HEARTBEAT
       silent = [i for i, (_, when) in list(self._heard.items()) if when < limit]
       if self._answered < limit:
         silent = [0]  # without the coordinator no process is heard
