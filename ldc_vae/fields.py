@@ -56,41 +56,20 @@ def field(
 
 def at_least(bound: float, *, default: Any, help: str) -> Any:
   """Returns a field for numbers of at least `bound`."""
-  return field(
-    default,
-    help,
-    Range(
-      lambda x: x >= bound,
-      f'{bound} or more',
-      lambda x: f'is too small; use {bound} or more',
-    ),
-  )
+  allowed = _range(lambda x: x >= bound, f'{bound} or more', 'is too small')
+  return field(default, help, allowed)
 
 
 def at_most(bound: float, *, default: Any, help: str) -> Any:
   """Returns a field for numbers of at most `bound`."""
-  return field(
-    default,
-    help,
-    Range(
-      lambda x: x <= bound,
-      f'{bound} or less',
-      lambda x: f'is too large; use {bound} or less',
-    ),
-  )
+  allowed = _range(lambda x: x <= bound, f'{bound} or less', 'is too large')
+  return field(default, help, allowed)
 
 
 def positive(*, default: Any, help: str) -> Any:
   """Returns a field for numbers above 0."""
-  return field(
-    default,
-    help,
-    Range(
-      lambda x: x > 0,
-      'above 0',
-      lambda x: 'is not positive; use more than 0',
-    ),
-  )
+  allowed = _range(lambda x: x > 0, 'more than 0', 'is not positive')
+  return field(default, help, allowed)
 
 
 def fraction(
@@ -105,15 +84,12 @@ def fraction(
     high: Whether 1 is allowed.
   """
   words = f'{"[" if low else "("}0, 1{"]" if high else ")"}'
-  return field(
-    default,
-    help,
-    Range(
-      lambda x: (x >= 0 if low else x > 0) and (x <= 1 if high else x < 1),
-      f'in {words}',
-      lambda x: f'is outside {words}; use a number in that range',
-    ),
+  allowed = _range(
+    lambda x: (x >= 0 if low else x > 0) and (x <= 1 if high else x < 1),
+    f'a number in {words}',
+    f'is outside {words}',
   )
+  return field(default, help, allowed)
 
 
 def one_of(known: Iterable[Any], *, default: Any, help: str) -> Any:
@@ -140,15 +116,17 @@ def one_of(known: Iterable[Any], *, default: Any, help: str) -> Any:
 def sizes(*, default: tuple[int, ...], help: str, empty: bool = False) -> Any:
   """Returns a field for a tuple of positive whole numbers."""
   count = 'any number of' if empty else 'one or more'
-  return field(
-    default,
-    help,
-    Range(
-      lambda x: (empty or bool(x)) and all(each > 0 for each in x),
-      f'{count} positive whole numbers',
-      lambda x: f'does not hold; use {count} positive whole numbers',
-    ),
+  allowed = _range(
+    lambda x: (empty or bool(x)) and all(each > 0 for each in x),
+    f'{count} positive whole numbers',
+    'does not hold',
   )
+  return field(default, help, allowed)
+
+
+def _range(holds: Callable[[Any], bool], words: str, fault: str) -> Range:
+  """Returns the range whose error is 'FIELD=VALUE fault; use words'."""
+  return Range(holds, words, lambda x: f'{fault}; use {words}')
 
 
 @dataclasses.dataclass(frozen=True)

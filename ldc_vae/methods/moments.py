@@ -47,14 +47,18 @@ def update(
   moments: dict[str, Array], points: Array, decay: float
 ) -> dict[str, Array]:
   """Moves the running moments towards those of points [n, D]."""
-  mix = lambda old, new: decay * old + (1.0 - decay) * new
   # in full float32, because the covariance is a difference of two moments
   second = jnp.matmul(points.T, points, precision=jax.lax.Precision.HIGHEST)
-  return {
-    'first': mix(moments['first'], jnp.mean(points, axis=0)),
-    'second': mix(moments['second'], second / points.shape[0]),
-    'weight': mix(moments['weight'], 1.0),
-  }
+  first, second = jnp.mean(points, axis=0), second / points.shape[0]
+  return _mix(moments, decay, first=first, second=second)
+
+
+def _mix(
+  sums: dict[str, Array], decay: float, **new: Array | float
+) -> dict[str, Array]:
+  """Returns the decaying sums after new values, with weight 1."""
+  new['weight'] = 1.0
+  return {name: decay * sums[name] + (1.0 - decay) * new[name] for name in new}
 
 
 def mean_and_covariance(moments: dict[str, Array]) -> tuple[Array, Array]:
@@ -117,11 +121,7 @@ def init_distance() -> dict[str, Array]:
 def update_distance(distances: dict[str, Array], z: Array) -> dict[str, Array]:
   """Moves the running mean towards that of particles z [B, K, D], K >= 2."""
   new = jnp.mean(jax.vmap(svgd.mean_square_distance)(z))
-  mix = lambda old, new: _DISTANCE_DECAY * old + (1.0 - _DISTANCE_DECAY) * new
-  return {
-    'distance': mix(distances['distance'], new),
-    'weight': mix(distances['weight'], 1.0),
-  }
+  return _mix(distances, _DISTANCE_DECAY, distance=new)
 
 
 def mean_distance(distances: dict[str, Array], latent_size: int) -> Array:

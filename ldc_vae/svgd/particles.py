@@ -63,14 +63,50 @@ def stein_particles(
   temperature = jnp.asarray(temperature, dtype)
   if bandwidth is not None:
     bandwidth = jnp.asarray(bandwidth, dtype)
-  return _stein_particles(
-    particles,
-    (temperature, bandwidth),
-    kernel,
-    off_diagonal,
-    block_size,
-    axis_name,
-  )
+
+  @jax.custom_vjp
+  def identity(particles, scalars):
+    del scalars
+    return particles
+
+  def forward(particles, scalars):
+    return particles, (particles, scalars)
+
+  def backward(residuals, cotangent):
+    particles, scalars = residuals
+    temperature, bandwidth = scalars
+    n, dim = particles.shape[-2:]
+    count = particles.size // dim
+    # scores are differences: float32, also if the network computes in bfloat16
+    dtype = arithmetic.at_least_float32(particles)
+    z = particles.reshape(-1, n, dim).astype(dtype)
+    scores = -count * cotangent.reshape(-1, n, dim).astype(dtype)
+    direction_fn = functools.partial(
+      directions.svgd_direction,
+      kernel=kernel,
+      off_diagonal=off_diagonal,
+      temperature=temperature,
+      block_size=block_size,
+      bandwidth=bandwidth,
+    )
+    if axis_name is None:
+      direction = jax.vmap(direction_fn)(z, scores)
+    else:
+      everyone, all_scores = jax.lax.all_gather(
+        (z[0], scores[0]), axis_name, tiled=True
+      )
+      direction = direction_fn(
+        everyone,
+        all_scores,
+        queries=z[0],
+        first_query=jax.lax.axis_index(axis_name) * n,
+      )
+    gradient = (-direction / count).reshape(particles.shape)
+    no_gradient = jax.tree.map(jnp.zeros_like, scalars)
+    return gradient.astype(particles.dtype), no_gradient
+
+  identity.defvjp(forward, backward)
+  return identity(particles, (temperature, bandwidth))
 
 
 def follow(particles: Array, direction: Array) -> Array:
@@ -88,60 +124,3 @@ def follow(particles: Array, direction: Array) -> Array:
   # the direction is data, as in the backward pass of `stein_particles`
   direction = jax.lax.stop_gradient(direction)
   return -jnp.mean(jnp.sum(particles * direction, axis=-1))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _stein_particles(
-  particles, scalars, kernel, off_diagonal, block_size, axis_name
-):
-  """`stein_particles` with positional arguments, for `custom_vjp`."""
-  del scalars, kernel, off_diagonal, block_size, axis_name
-  return particles
-
-
-def _stein_forward(
-  particles, scalars, kernel, off_diagonal, block_size, axis_name
-):
-  """Returns the particles, and keeps them, T and h for the backward pass."""
-  del kernel, off_diagonal, block_size, axis_name
-  return particles, (particles, scalars)
-
-
-def _stein_backward(
-  kernel, off_diagonal, block_size, axis_name, residuals, cotangent
-):
-  """Turns the gradient of the mean energy into that of SVGD."""
-  particles, scalars = residuals
-  temperature, bandwidth = scalars
-  n, dim = particles.shape[-2:]
-  count = particles.size // dim
-  # scores are differences: float32, also if the network computes in bfloat16
-  dtype = arithmetic.at_least_float32(particles)
-  z = particles.reshape(-1, n, dim).astype(dtype)
-  scores = -count * cotangent.reshape(-1, n, dim).astype(dtype)
-  direction_fn = functools.partial(
-    directions.svgd_direction,
-    kernel=kernel,
-    off_diagonal=off_diagonal,
-    temperature=temperature,
-    block_size=block_size,
-    bandwidth=bandwidth,
-  )
-  if axis_name is None:
-    direction = jax.vmap(direction_fn)(z, scores)
-  else:
-    everyone, all_scores = jax.lax.all_gather(
-      (z[0], scores[0]), axis_name, tiled=True
-    )
-    direction = direction_fn(
-      everyone,
-      all_scores,
-      queries=z[0],
-      first_query=jax.lax.axis_index(axis_name) * n,
-    )
-  gradient = (-direction / count).reshape(particles.shape)
-  no_gradient = jax.tree.map(jnp.zeros_like, scalars)
-  return gradient.astype(particles.dtype), no_gradient
-
-
-_stein_particles.defvjp(_stein_forward, _stein_backward)
