@@ -18,6 +18,10 @@ _STEPS = (
   '--config.evaluate.num_nll_images=32',
   '--config.evaluate.importance_samples=0',
 )
+_SHORT = """
+from ldc_vae.evaluation import classifier
+classifier._MIN_STEPS, classifier._NUM_EPOCHS = 20, 1
+"""
 
 
 class ExtendTest(absltest.TestCase):
@@ -29,6 +33,9 @@ class ExtendTest(absltest.TestCase):
     ):
       names.append(str(folder / f'example_{index}.py'))
       pathlib.Path(names[-1]).write_text(code)
+    # the feature classifier need not be good here
+    names.append(str(folder / 'short.py'))
+    pathlib.Path(names[-1]).write_text(_SHORT)
     workdir = folder / 'run'
     command = (
       sys.executable,

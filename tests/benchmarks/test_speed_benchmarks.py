@@ -189,7 +189,12 @@ class OperationsTest(absltest.TestCase):
 
   def test_every_update_of_the_sampler_counts(self):
     program_of = lambda count: operations.create_program(
-      'configs/digits.py:ldc', {'method.num_latent_updates': count}
+      'configs/digits.py:ldc',
+      {
+        'method.num_latent_updates': count,
+        'model.sampler_blocks': 1,
+        'model.energy_blocks': 1,
+      },
     )
     one, two, three = (
       operations.of_step(program_of(count), 32) for count in (1, 2, 3)
