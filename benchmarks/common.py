@@ -191,7 +191,7 @@ def parse_runs(
     argv: The arguments.
     workdir: The default folder of the runs.
     output: The default record.
-    own_fields: Of the config, which the benchmark itself sets.
+    own_fields: Fields of the config that the benchmark itself sets.
 
   Returns:
     The flags, and the `--config.a.b=value` that go to every run.
@@ -221,8 +221,8 @@ def job(
   """The product's own command, named as its workdir.
 
   Args:
-    workdir: Of the run.
-    arguments: Of `ldc_vae.main`.
+    workdir: The workdir of the run.
+    arguments: The arguments of `ldc_vae.main`.
     to_file: Whether what it prints goes to WORKDIR.log.
   """
   words = (sys.executable, '-m', 'ldc_vae.main', *arguments)
@@ -240,7 +240,7 @@ def command(module: str, argv: Sequence[str]) -> str:
   """The command to repeat a benchmark, its places as capital words.
 
   Args:
-    module: As after `python -m`.
+    module: The module after `python -m`.
     argv: The arguments.
 
   Returns:
@@ -264,9 +264,9 @@ def create_record(
   """Returns the first fields of every result file.
 
   Args:
-    module: As after `python -m`.
+    module: The module after `python -m`.
     argv: The arguments.
-    seeds: Of the runs.
+    seeds: The seeds of the runs.
 
   Returns:
     'command', 'seeds', 'device', 'versions' and 'git_commit'.
@@ -323,7 +323,7 @@ def write(
 
   Args:
     output: The JSON file; its folder is made if it is missing.
-    record: From `create_record`, and the rows.
+    record: The result of `create_record`, and the rows.
     markdown: The tables; a line with the record's origin is put below them.
   """
   output = pathlib.Path(output)

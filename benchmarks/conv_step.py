@@ -40,7 +40,7 @@ def commands(peer_python: str, channels: Sequence[int]) -> dict[str, list[str]]:
 
   Args:
     peer_python: A Python that can import pythae; '' leaves the peers out.
-    channels: Of the encoder.
+    channels: The channels of the encoder.
 
   Returns:
     Programs and their arguments, without those of the images.
@@ -72,7 +72,7 @@ def run(
   """Measures the workers on images of one shape.
 
   Args:
-    workers: From `commands`.
+    workers: The result of `commands`.
     image_shape: (H, W, C).
     batch_size: Images per step.
     steps: Steps of a turn.

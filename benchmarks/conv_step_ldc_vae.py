@@ -27,7 +27,7 @@ def count(
 
   Args:
     image_shape: (H, W, C).
-    channels: Of the encoder.
+    channels: The channels of the encoder.
 
   Returns:
     'num_parameters' and 'multiply_adds', each weight of a convolution times

@@ -76,7 +76,7 @@ def create_model(image_shape, channels):
 
   Args:
     image_shape: (C, H, W).
-    channels: Of the encoder.
+    channels: The channels of the encoder.
   """
   config = VAEConfig(
     input_dim=image_shape,

@@ -72,7 +72,7 @@ def create_experiment(
     dataset: A run file of configs/, without '.py'.
     method: ELBO, OFF_DIAGONAL, ALL_PAIRS or WHITENED.
     num_particles: K.
-    seed: Of weights, batches and noise.
+    seed: The seed of weights, batches and noise.
     overrides: Further fields of the config.
 
   Returns:
@@ -226,8 +226,8 @@ def paired_differences(
 
   Args:
     rows: With 'method', 'seed' and `name`.
-    method: Of the minuend.
-    baseline: Of the subtrahend.
+    method: The method of the minuend.
+    baseline: The baseline of the subtrahend.
     name: The quantity.
 
   Returns:

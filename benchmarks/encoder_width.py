@@ -82,10 +82,10 @@ def train(
   Args:
     model: What to train.
     num_particles: K.
-    factor: Of the expected bandwidth; None for the gradient of the ELBO.
+    factor: The factor of the bandwidth; None for the gradient of the ELBO.
     batch_size: Images of a step, each seen once.
-    num_steps: Of Adam.
-    seed: Of weights, images and noise.
+    num_steps: The number of steps of Adam.
+    seed: The seed of weights, images and noise.
   """
   objective_fn = functools.partial(
     gibbs.autoencoder_objective,

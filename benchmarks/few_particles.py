@@ -89,13 +89,13 @@ def train(
   """Trains the particles and returns how far they are from the target.
 
   Args:
-    target: Of D dimensions.
+    target: The target of D dimensions.
     encoder: 'diagonal' or 'full'.
-    factor: Of the bandwidth of SVGD; None for the gradient of the ELBO.
+    factor: The bandwidth factor of SVGD; None for the gradient of the ELBO.
     num_particles: K of each set.
     start: The standard deviations at the beginning.
-    num_steps: Of Adam.
-    seed: Of the noise.
+    num_steps: The number of steps of Adam.
+    seed: The seed of the noise.
 
   Returns:
     'kl', the remaining divergence in nats; 'width', the mean of the standard

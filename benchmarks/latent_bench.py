@@ -63,11 +63,11 @@ def run_set(
   Args:
     latent_set: The set.
     samplers: Names, as of `registry.fit`.
-    seed: Of the set's draws, the fits and the samples.
-    options: Of the samplers.
-    num_samples: Of a draw.
+    seed: The seed of the set's draws, the fits and the samples.
+    options: The options of the samplers.
+    num_samples: The number of samples of a draw.
     num_draws: Independent draws of the distances.
-    num_projections: Of a sliced distance, for each draw.
+    num_projections: Directions of a sliced distance, for each draw.
     image_draws: So many draws are decoded, where there is a decoder.
     add_fn: Called with each row.
   """

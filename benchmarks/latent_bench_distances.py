@@ -48,7 +48,7 @@ def measure(
     references: R draws of the set, each [n, D].
     num_projections: P.
     image_draws: So many draws are decoded.
-    seed: Of the projections and the classifier.
+    seed: The seed of the projections and the classifier.
 
   Returns:
     What applies of these, the others None:
@@ -124,8 +124,8 @@ def compare(
   """A row's numbers: of a sampler, of fresh draws, and what follows.
 
   Args:
-    own: From `measure`, of a sampler.
-    floor: From `measure`, of fresh draws and the same references.
+    own: The result of `measure`, of a sampler.
+    floor: The result of `measure`, of fresh draws and the same references.
 
   Returns:
     The distances; NAME_floor, those of fresh draws; NAME_ratio, how often the

@@ -40,10 +40,10 @@ def load_run(
   split.
 
   Args:
-    workdir: Of a trained run.
+    workdir: The workdir of a trained run.
     data_dir: Instead of that in the run's config; '' for that.
     num_train: At most, of the training images.
-    classifier_seed: Of the feature classifier.
+    classifier_seed: The seed of the feature classifier.
 
   Returns:
     The set, named as the workdir.
@@ -118,7 +118,7 @@ def make_images_fn(
     classes_fn: Images to classes 0, ..., num_classes - 1, [n].
     real: Images; at most as many latents are decoded, as the distance is biased
       by counts.
-    num_classes: Of the real images.
+    num_classes: The number of classes of the real images.
 
   Returns:
     Latents [n, D] -> the Frechet distance of the features, and the share of
@@ -148,8 +148,8 @@ def load_components(
   training split; the reference are images of the other two splits.
 
   Args:
-    name: Of the data set, as 'cifar10'.
-    data_dir: Of prepared data; '' for the default.
+    name: The name of the data set, as 'cifar10'.
+    data_dir: The folder of prepared data; '' for the default.
     num_train: At most, of the training images.
 
   Returns:

@@ -58,9 +58,9 @@ def create_program(
   """Config, algorithm, optimisers and networks of a config.
 
   Args:
-    spec: Of the config.
-    fields: Of the config, or as on the command line.
-    overrides: As on the command line, after these.
+    spec: The spec of the config.
+    fields: The fields of the config, or as on the command line.
+    overrides: Overrides as on the command line, after these.
 
   Raises:
     ValueError: A field is wrong, or the images of the data set may have any
@@ -151,7 +151,7 @@ def matmul_rate(dtype: str) -> float:
   """Operations per second of a large matmul here, in XLA's default precision.
 
   Args:
-    dtype: Of its arguments.
+    dtype: The dtype of its arguments.
 
   Returns:
     By the median of some calls.

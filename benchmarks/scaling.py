@@ -147,8 +147,8 @@ def run_layout(
     job: 'spec', 'batch_size' over all devices, 'steps', and 'output', a file
       for the final weights.
     num_processes: On this machine, joined by jax.distributed.
-    num_devices: Of each.
-    overrides: As on the command line.
+    num_devices: The devices of each.
+    overrides: Overrides as on the command line.
 
   Returns:
     'milliseconds', the median step of the first process.
@@ -242,7 +242,7 @@ def predict(spec: str, batch_per_device: int = 64) -> dict[str, Any]:
   """The step of a config on every machine.
 
   Args:
-    spec: Of the config; its method is `ldc`.
+    spec: The spec of the config; its method is `ldc`.
     batch_per_device: Images.
 
   Returns:

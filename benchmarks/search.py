@@ -75,7 +75,7 @@ class Trial(NamedTuple):
   Attributes:
     method: Its name.
     options: Fields of the config to their values.
-    arguments: Of `ldc_vae.main`.
+    arguments: The arguments of `ldc_vae.main`.
     workdir: Where it lives.
   """
 
@@ -97,9 +97,9 @@ def create_trials(
   Args:
     config: A run file, perhaps with ':debug'.
     methods: Names in `TRIALS`.
-    seed: Of all trials.
+    seed: The seed of all trials.
     root: The folder of their workdirs.
-    overrides: As on the command line, for every trial.
+    overrides: Overrides as on the command line, for every trial.
 
   Returns:
     `len(TRIALS[method])` trials of each method.

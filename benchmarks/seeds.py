@@ -48,7 +48,7 @@ class Run(NamedTuple):
   """One training.
 
   Attributes:
-    name: Of its config, as 'mnist'.
+    name: The name of its config, as 'mnist'.
     spec: `FILE[:METHOD][,debug]`.
     seed: Its seed.
     workdir: Where it lives.
@@ -223,7 +223,7 @@ def summarise(
   """Statistics over seeds, for each config and quantity.
 
   Args:
-    rows: From `collect`.
+    rows: The result of `collect`.
 
   Returns:
     config -> quantity -> 'mean', 'standard_deviation' (None of one seed),

@@ -62,10 +62,10 @@ def first_step(
   """Starts a run, and kills it after its first step.
 
   Args:
-    spec: Of the config.
+    spec: The spec of the config.
     overrides: As `--config.train.batch_size=32`.
     folder: Holds the cache, which all turns share, and the workdirs.
-    name: Of the workdir.
+    name: The name of the workdir.
 
   Returns:
     'seconds' by the wall clock and 'cpu_seconds' of the process, from its start

@@ -236,7 +236,7 @@ def run(
 
   Args:
     commands: The worker to start by name.
-    cases: From `make_cases`.
+    cases: The result of `make_cases`.
     device: 'cpu' or 'gpu'.
     rounds: Turns at most.
     seconds: For a case, about.

@@ -44,8 +44,8 @@ class Case(NamedTuple):
   """A method to be measured.
 
   Attributes:
-    method: Of the config.
-    fields: Of `config.method`; K stands for the number of particles.
+    method: The method of the config.
+    fields: The fields of `config.method`; K stands for the number of particles.
     phases: The first so many phases of the method; 0 for all.
   """
 
@@ -151,11 +151,11 @@ def create_program(
   """Returns the parts of the step of a case.
 
   Args:
-    spec: Of the config.
+    spec: The spec of the config.
     case: What to measure.
     nets: Fields of the config for every case.
     num_particles: K.
-    overrides: As on the command line, for every case.
+    overrides: Overrides as on the command line, for every case.
   """
   fields = {
     f'method.{name}': num_particles if value == 'K' else value
@@ -242,8 +242,8 @@ def summarise(
 
   Args:
     nets: Their fields, with 'train.batch_size'.
-    times: From `measure`.
-    operations: Of a step, by case name.
+    times: The result of `measure`.
+    operations: The operations of a step, by case name.
     matmul_rate: Operations per second of a matmul in their precision.
   """
   rows = []

@@ -202,7 +202,7 @@ def load_images(data: str, data_dir: str) -> np.ndarray:
 
   Args:
     data: 'mnist', all 60,000 training images, or 'synthetic'.
-    data_dir: Of prepared data.
+    data_dir: The folder of prepared data.
 
   Returns:
     uint8, shape [59904, 28, 28, 1].

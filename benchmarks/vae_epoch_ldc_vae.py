@@ -137,8 +137,8 @@ def make_floor_fn(
 
   Args:
     batch_size: B.
-    num_pixels: Of an image.
-    width: Of the hidden layers.
+    num_pixels: The number of pixels of an image.
+    width: The width of the hidden layers.
     latents: D.
     num_samples: K, which the decoder sees of each image.
 
@@ -188,7 +188,7 @@ def answer(
 
   Args:
     run_epoch: Trains an epoch and gives its mean loss.
-    description: Of the worker.
+    description: The description of the worker.
     file: Where answers are written.
     measure_more: Called after each epoch; joins its answer.
   """

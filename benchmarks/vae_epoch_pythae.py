@@ -102,7 +102,7 @@ def start(path):
   """The file of the answers, and the images [N, C, H, W] in [0, 1].
 
   Args:
-    path: Of images, uint8 [N, H, W, C].
+    path: The path of images, uint8 [N, H, W, C].
   """
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)  # what libraries print must not pass for an answer

@@ -50,7 +50,7 @@ class Posterior(NamedTuple):
   """A posterior of weights [D] and Laplace's approximation of it.
 
   Attributes:
-    features: Of N patients, times their class -1 or 1, shape [N, D].
+    features: Features of N patients, times their class -1 or 1, [N, D].
     mode: The likeliest weights, shape [D].
     factor: L of the covariance L L' at the mode, shape [D, D].
   """
@@ -136,13 +136,13 @@ def run_svgd(
   """Sets of particles after `num_steps` and after twice as many.
 
   Args:
-    posterior: Of D weights.
-    kernel: Of SVGD over all pairs.
+    posterior: The posterior of D weights.
+    kernel: The kernel of SVGD over all pairs.
     whiten: Whether it sees whitened weights.
     num_particles: n.
-    num_steps: Of each half.
-    rate: Of the steps.
-    seeds: Of the particles at the start.
+    num_steps: The number of steps of each half.
+    rate: The rate of the steps.
+    seeds: The seeds of the particles at the start.
 
   Returns:
     Shape [2, seeds, n, D].

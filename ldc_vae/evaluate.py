@@ -55,7 +55,7 @@ def evaluate(
 
   Args:
     config: The run's config; `config.evaluate` may differ from training's.
-    workdir: Of a run with a checkpoint.
+    workdir: The workdir of a run with a checkpoint.
     experiment: What `experiment.create(config)` gives, if it is at hand.
     patient: Wait for another process that evaluates the same workdir.
 
@@ -194,7 +194,7 @@ def sample(
 
   Args:
     config: The run's config.
-    workdir: Of a run with a checkpoint.
+    workdir: The workdir of a run with a checkpoint.
     num_samples: How many.
     output: The .npz file; `images` uint8 [N, H, W, C], `latents` float32
       [N, D]. A grid of the first hundred is put beside it as a PNG.

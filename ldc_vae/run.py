@@ -74,7 +74,7 @@ class Run:
     """Restores a checkpoint on every process.
 
     Args:
-      checkpointer: Of `checkpoints`.
+      checkpointer: The checkpointer of `checkpoints`.
       which: 'latest', or 'best' by validation loss.
 
     Returns:

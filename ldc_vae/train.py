@@ -265,7 +265,7 @@ class _Loop:
     """Validates, logs and saves as the step asks for.
 
     Args:
-      row: Of the step.
+      row: The row of the step.
       is_stopping_fn: Whether to give the validation up; the row is then
         unfinished.
     """

@@ -42,8 +42,8 @@ def optimised(module, name: str, **kwargs) -> Iterator[None]:
 
   Args:
     module: It is looked up there by its callers.
-    name: Of the function.
-    **kwargs: Of its `jax.jit`: its static and donated arguments.
+    name: The name of the function.
+    **kwargs: The arguments of its `jax.jit`: its static and donated arguments.
   """
   import jax  # after conftest.py has set its flags
 

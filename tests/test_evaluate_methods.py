@@ -162,7 +162,8 @@ class OtherRunsTest(absltest.TestCase):
         'method.whiten': False,
       },
     )
-    train.train_and_evaluate(config, folder / 'run')
+    with mock.patch.object(evaluation_figures, 'draw'):
+      train.train_and_evaluate(config, folder / 'run')
     results = json.loads((folder / 'run' / 'results.json').read_text())
     self.assertGreater(results['frechet_pca/generator'], 0.0)
     self.assertIsNone(results['frechet_classifier/generator'])

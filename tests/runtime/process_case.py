@@ -41,7 +41,7 @@ class Processes:
 
     Args:
       count: How many.
-      workdir: Of the run.
+      workdir: The workdir of the run.
       program: Code before the command line is run; '' for the real thing.
       devices: Emulated devices of each.
       argv: Further flags.

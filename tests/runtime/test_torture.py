@@ -71,7 +71,7 @@ class Attempt:
     """Starts, or continues, a run; what it says goes to a file beside it.
 
     Args:
-      workdir: Of the run.
+      workdir: The workdir of the run.
       fields: Further arguments.
       use_cache: Of compiled programs; without it, each is compiled.
     """
@@ -130,7 +130,7 @@ class Attempt:
 
     Args:
       wanted: The phase.
-      generator: Of random numbers.
+      generator: The generator of random numbers.
       seconds: How long a phase takes, by phase.
 
     Returns:

@@ -77,7 +77,7 @@ def _widths(objective_fn, targets, encoder, stats=(), **options) -> np.ndarray:
     objective_fn: `(model, params, keys, context) -> Output`.
     targets: The right standard deviations.
     encoder: 'gaussian' or 'implicit', see `_Model`.
-    stats: Of the method, before the first step.
+    stats: The stats of the method, before the first step.
     **options: `num_steps` and the first `rate` of Adam.
   """
   num_steps = options.get('num_steps', 2000)
