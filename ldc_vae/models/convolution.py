@@ -49,21 +49,27 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    return _layer(self, x, convolve)
+    shape = (self.kernel_size,) * 2 + (x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+    x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
+    y = self.apply_kernel(x, kernel)
+    return y + bias
+
+  def apply_kernel(self, x: Array, kernel: Array) -> Array:
+    """Returns the layer's outputs without the bias."""
+    return convolve(
+      x, kernel, stride=self.stride, implementation=self.implementation
+    )
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(Conv):
   """Images [B, H, W, C] -> [B, s H, s W, F], padding SAME."""
 
-  features: int
-  kernel_size: int
-  stride: int = 1
-  implementation: str = 'auto'
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    return _layer(self, x, convolve_transposed)
+  def apply_kernel(self, x: Array, kernel: Array) -> Array:
+    return convolve_transposed(
+      x, kernel, stride=self.stride, implementation=self.implementation
+    )
 
 
 def choose(implementation: str, *, wide: bool = False) -> str:
@@ -169,22 +175,6 @@ def convolve_transposed(
   before = size - 1 if stride > size - 1 else (size + stride - 1) // 2
   skip = size - 1 - before
   return y[:, skip : skip + stride * height, skip : skip + stride * width]
-
-
-def _layer(module, x, function):
-  """Creates the parameters of a layer, and returns its outputs."""
-  size, features = module.kernel_size, module.features
-  shape = (size, size, x.shape[-1], features)
-  kernel = module.param('kernel', nn.initializers.lecun_normal(), shape)
-  bias = module.param('bias', nn.initializers.zeros_init(), (features,))
-  x, kernel, bias = (each.astype(module.dtype) for each in (x, kernel, bias))
-  y = function(
-    x,
-    kernel,
-    stride=module.stride,
-    implementation=module.implementation,
-  )
-  return y + bias
 
 
 def _native(x, kernel, stride, pads):
