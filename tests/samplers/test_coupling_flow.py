@@ -9,9 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.samplers import coupling_flow
-from ldc_vae.samplers import training
-from tests import device_case
-from tests.samplers import latent_case
 
 _SMALL = dict(_NUM_LAYERS=3, _WIDTH=8, _NUM_BLOCKS=1, _NUM_BINS=4)
 
@@ -29,29 +26,6 @@ def _random_params(dim):
     ),
     params,
   )
-
-
-class FitTest(parameterized.TestCase):
-  def test_two_clusters_are_matched(self):
-    with (
-      absltest.mock.patch.multiple(
-        coupling_flow,
-        _WIDTH=32,
-        _NUM_LAYERS=4,
-        _NUM_BINS=6,
-        _BATCH_SIZE=200,
-        _LEARNING_RATE=5e-3,
-      ),
-      device_case.optimised(
-        training, 'train', static_argnames=('net', 'num_steps')
-      ),
-    ):
-      z = latent_case.two_clusters(5000)
-      draws = coupling_flow.fit(z, seed=0, num_steps=500)(5000, 0)
-    # as in test_flow_matching.py; some draws lie between the clusters
-    latent_case.check_clusters(
-      self, draws, share=0.03, mean=0.1, covariance=0.15
-    )
 
 
 class SplineTest(parameterized.TestCase):

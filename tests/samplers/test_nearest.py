@@ -8,17 +8,7 @@ from ldc_vae.samplers import nearest
 from tests.samplers import latent_case
 
 
-def _fit(z, seed):
-  return nearest.fit(z, seed=seed, noise=0.5)
-
-
 class FitTest(parameterized.TestCase):
-  def test_two_clusters_are_matched(self):
-    draws = _fit(latent_case.two_clusters(5000), 0)(20_000, 0)
-    latent_case.check_clusters(
-      self, draws, share=0.03, mean=0.1, covariance=0.1
-    )
-
   @parameterized.parameters(0.0, 0.3, 2.0)
   def test_draws_are_so_far_from_a_latent(self, noise):
     # a grid whose whitened neighbours are all equally far apart
