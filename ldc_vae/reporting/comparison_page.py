@@ -78,8 +78,9 @@ def _explanation(num_seeds: int) -> str:
       ' may be chance. The best of each column is bold.'
     )
   return (
-    f'Mean ± standard error over {num_seeds} seeds; the best of each column'
-    ' is bold. Differences to the best are paired by seed, with their'
+    f'Mean ± standard error over {num_seeds} seeds. The best of a column is'
+    ' bold, unless another row cannot be told from it: its interval holds 0.'
+    ' Differences to the best are paired by seed, with their'
     f" {100 * tables.CONFIDENCE:.0f} % interval (Student's t,"
     f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
     ' common seed has none, and they are not corrected for the number of'
