@@ -16,6 +16,7 @@ import numpy as np
 from ldc_vae import names
 from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.evaluation import inception
 from ldc_vae.methods import base
@@ -117,6 +118,8 @@ def image_measures(
     distances are means over `evaluate.num_draws`; all else uses only `images`.
     'protocol/judge' describes the feature classifiers.
   """
+  for name, each in images.items():
+    pixels.check_uint8(each, f'images of the source {name}')
   test = dataset.images[config.evaluate.split]
   at_most = functools.partial(_evenly_spaced, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
@@ -182,7 +185,7 @@ def _feature_families(
     suffix = f'_seed_{seed}' if index else ''
     families[f'frechet_classifier{suffix}'] = classifier.features
   if not classifiers:
-    flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
+    flat = lambda images: pixels.to_unit(images).reshape(len(images), -1)
     mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
     families['frechet_pca'] = lambda images: frechet.project(
       flat(images), mean, components

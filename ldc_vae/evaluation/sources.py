@@ -15,6 +15,7 @@ from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
 from ldc_vae.samplers import registry
@@ -96,7 +97,14 @@ class Networks:
     )
 
   def encode(self, images, key: Array) -> base.Posterior:
-    """Returns the posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
+    """Returns the posteriors of images, as NumPy arrays.
+
+    Args:
+      images: uint8, or floats in [0, 1], shape [N, H, W, C].
+      key: PRNG key of all noise.
+    """
+    images = np.asanyarray(images)  # a memory map stays one
+    pixels.check(images, self._experiment.dataset.image_shape)
     parts = []
     for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, self._batch_size)

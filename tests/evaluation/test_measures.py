@@ -6,6 +6,7 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
@@ -52,6 +53,14 @@ class ImageMeasuresTest(parameterized.TestCase):
     self.assertEqual(
       results['nearest/train_generator'], results['nearest/train_test']
     )
+
+  def test_floats_are_refused(self):
+    dataset = _dataset()
+    images = {'generator': dataset.images['test'] / np.float32(255)}
+    with self.assertRaisesRegex(
+      errors.UserError, r'generator are float32\[60, 4, 3, 1\]; give uint8'
+    ):
+      measures.image_measures(_config(), dataset, images)
 
   def test_of_every_source_as_many_images_are_compared(self):
     dataset = _dataset()
