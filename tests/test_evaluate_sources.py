@@ -143,6 +143,34 @@ class SourcesTest(evaluate_case.RunTest):
       sources = self.sources(config)
     self.assertNotIn('gaussian', sources.images)
     self.assertIn('prior', sources.images)
+    self.assertEqual(
+      sources.left_out, {'gaussian': 'some of its latents are not finite'}
+    )
+
+  def test_a_mixture_of_too_many_components_says_so_in_the_results(self):
+    config = config_lib.override(
+      self.config, {'evaluate.samplers': ('prior', 'gmm_100000')}
+    )
+    with self.without_measures():
+      results = evaluate.evaluate(config, self.workdir)
+    self.assertRegex(
+      results['protocol/left_out'],
+      r'^gmm_100000: gmm_100000 cannot be fitted to 1373 latents; the number',
+    )
+    report = (self.workdir / 'report.html').read_text()
+    self.assertIn('gmm_100000 cannot be fitted', report)
+
+  def test_a_bug_of_a_sampler_is_not_passed_over(self):
+    config = config_lib.override(
+      self.config, {'evaluate.samplers': ('prior', 'gaussian')}
+    )
+
+    def broken(z, **unused):
+      raise ValueError('shapes differ')
+
+    with mock.patch.dict(registry.SAMPLERS, gaussian=broken):
+      with self.assertRaisesRegex(ValueError, 'shapes differ'):
+        self.sources(config)
 
   @parameterized.parameters(
     ('langevin', langevin.fit), ('two_stage', two_stage.fit)

@@ -16,6 +16,7 @@ from ldc_vae.runtime import files
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 _SHOWN = 10  # samples of a method
+_OF_A_RUN = ('protocol/left_out', 'protocol/not_measured')
 
 
 def to_markdown(
@@ -32,11 +33,7 @@ def to_markdown(
   parts.append(f'{finished}. {_explanation(len(seeds))}\n')
   if results:
     parts.append(tables.to_markdown(record['rows'], columns, len(seeds)))
-  protocol = {x for each in results for x in each if x.startswith('protocol/')}
-  for name in sorted(protocol):
-    # earlier versions told less of theirs
-    values = dict.fromkeys(str(each.get(name, 'not told')) for each in results)
-    parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
+  parts += _protocol(runs)
   commits = {run['git_commit'] for run in runs if run['results']}
   if len(commits) > 1:
     parts.append(
@@ -68,6 +65,30 @@ def to_markdown(
   versions = ', '.join(f'{k} {v}' for k, v in record['versions'].items())
   parts.append(f'{versions}; commit {record["git_commit"]}.\n')
   return '\n'.join(parts)
+
+
+def _protocol(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns a line for each 'protocol/*', with the methods of what differs."""
+  finished = [run for run in runs if run['results']]
+  found = {name for run in finished for name in run['results']}
+  lines = []
+  for name in sorted(x for x in found if x.startswith('protocol/')):
+    is_of_a_run = name.startswith((names.CAUTION, *_OF_A_RUN))
+    values: dict[str, dict[str, None]] = {}  # value -> labels of methods
+    for run in finished:
+      # earlier versions told less of theirs
+      value = run['results'].get(name, '' if is_of_a_run else 'not told')
+      label = tables.method_label(run['method'])
+      values.setdefault(str(value), {})[label] = None
+    texts = [
+      f'{value} ({", ".join(labels)})'
+      if is_of_a_run and len(values) > 1
+      else value
+      for value, labels in values.items()
+      if value
+    ]
+    lines.append(f'* {name.partition("/")[2]}: {"; ".join(texts)}')
+  return lines
 
 
 def _explanation(num_seeds: int) -> str:

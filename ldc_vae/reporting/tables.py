@@ -8,6 +8,7 @@ generators of the methods alone, or 'all', with the fitted samplers.
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
+import dataclasses
 import io
 import math
 from typing import Any
@@ -37,19 +38,24 @@ def label(method: str, source: str = 'generator') -> str:
 def columns(runs: Iterable[Mapping[str, Any]]) -> list[names.Metric]:
   """The compared metrics for which a run has a number, in their order.
 
+  The label of one with a caution in any run has a mark.
+
   Args:
     runs: Each with 'results', the content of its results.json or None.
   """
-  found = {
+  found = [run['results'] for run in runs if run['results']]
+  measured = {
     name
-    for run in runs
-    for name, value in (run['results'] or {}).items()
+    for results in found
+    for name, value in results.items()
     if formats.is_number(value)
   }
   metrics = {}
-  for name in sorted(found, key=names.metric_rank):
+  for name in sorted(measured, key=names.metric_rank):
     metric, _ = names.find_metric(name)
     if metric.compared:
+      mark = max(names.mark(name, results) for results in found)
+      metric = dataclasses.replace(metric, label=f'{metric.label}{mark}')
       metrics.setdefault(column_name(metric), metric)
   return list(metrics.values())
 

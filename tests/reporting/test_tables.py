@@ -91,6 +91,18 @@ class MetricsTest(absltest.TestCase):
       ],
     )
 
+  def test_a_caution_of_any_run_marks_its_column(self):
+    runs = _runs()
+    runs[1]['results']['protocol/caution_prdc'] = '4 images are too few'
+    self.assertEqual(
+      [metric.label for metric in tables.columns(runs)],
+      [
+        'Fréchet, classifier',
+        'precision ⚠',
+        'NLL by importance sampling, nats',
+      ],
+    )
+
   def test_runs_without_results_have_none(self):
     self.assertEmpty(tables.columns([_run('vae', 0)]))
 
