@@ -14,6 +14,8 @@ import numpy as np
 
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
+from ldc_vae.data import datasets
+from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.methods import base
 
 _DEVIATIONS = 3.0  # of an accuracy that is above guessing
@@ -80,6 +82,38 @@ def of_few_images(num_images: int, num_features: int = 0) -> str:
     f'{num_images} images are too few{what}, so that chance decides; use'
     f' {fewest} or more (config.evaluate.num_samples and the test split)'
   )
+
+
+def of_images(
+  dataset: datasets.Dataset,
+  classifiers: Mapping[int, classifier_lib.Classifier],
+  num_images: int,
+  num_features: Mapping[str, int],
+) -> dict[str, str]:
+  """Returns the cautions of `measures.image_measures`.
+
+  Args:
+    dataset: The data.
+    classifiers: The feature classifiers by seed.
+    num_images: The number of images of the smallest set.
+    num_features: A dict from the family of a Frechet distance to its features.
+  """
+  chance = []
+  if dataset.labels is not None:
+    chance = [
+      of_classifier(each.test_accuracy, dataset.labels['test'])
+      for each in classifiers.values()
+    ]
+  few = of_few_images(num_images)
+  reasons = {'prdc': [*chance[:1], few]}
+  if chance:
+    reasons['kid_classifier'] = reasons['classifier'] = reasons['prdc']
+  of_classifiers = iter(chance)
+  for family, num in num_features.items():
+    reasons[family] = [of_few_images(num_images, num)]
+    if family.startswith('frechet_classifier'):
+      reasons[family].append(next(of_classifiers))
+  return results_of(reasons)
 
 
 def results_of(reasons: Mapping[str, Sequence[str]]) -> dict[str, str]:

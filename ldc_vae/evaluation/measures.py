@@ -173,40 +173,12 @@ def image_measures(
     results.update(_over_draws(family, draws))
   num_images = min(len(test), *map(len, images.values()))
   num_features = {name: each.shape[1] for name, each in references.items()}
-  results.update(_cautions(dataset, classifiers, num_images, num_features))
+  if 'frechet_pca' in num_features:  # more images have more components
+    num_features['frechet_pca'] = min(_NUM_COMPONENTS, test[0].size)
+  results.update(
+    cautions.of_images(dataset, classifiers, num_images, num_features)
+  )
   return results
-
-
-def _cautions(
-  dataset: datasets.Dataset,
-  classifiers: Mapping[int, classifier_lib.Classifier],
-  num_images: int,
-  num_features: Mapping[str, int],
-) -> dict[str, str]:
-  """Returns the cautions of `image_measures`.
-
-  Args:
-    dataset: The data.
-    classifiers: The feature classifiers by seed.
-    num_images: The number of images of the smallest set.
-    num_features: A dict from the family of a Frechet distance to its features.
-  """
-  chance = []
-  if dataset.labels is not None:
-    chance = [
-      cautions.of_classifier(each.test_accuracy, dataset.labels['test'])
-      for each in classifiers.values()
-    ]
-  few = cautions.of_few_images(num_images)
-  reasons = {'prdc': [*chance[:1], few]}
-  if chance:
-    reasons['kid_classifier'] = reasons['classifier'] = reasons['prdc']
-  of_classifiers = iter(chance)
-  for family, num in num_features.items():
-    reasons[family] = [cautions.of_few_images(num_images, num)]
-    if family.startswith('frechet_classifier'):
-      reasons[family].append(next(of_classifiers))
-  return cautions.results_of(reasons)
 
 
 def _feature_families(

@@ -202,6 +202,18 @@ class CautionsTest(parameterized.TestCase):
   def test_a_sound_classifier_and_enough_images(self):
     self.assertEqual(self._measure(np.arange(120) % 2, 120, 0.9), {})
 
+  def test_few_images_for_the_components_of_their_pixels(self):
+    dataset = _dataset()
+    images = {name: x[:10] for name, x in dataset.images.items()}
+    results = measures.image_measures(
+      _config(), dataset._replace(images=images), {'generator': _images(2, 10)}
+    )
+    # 9 components are measured; with more images these would be all 12
+    self.assertStartsWith(
+      results['protocol/caution_frechet_pca'],
+      '10 images are too few for 12 features, so that chance decides; use 24',
+    )
+
   def test_thirty_images_without_labels(self):
     dataset = _dataset()
     images = {name: x[:30] for name, x in dataset.images.items()}
