@@ -20,6 +20,7 @@ from ldc_vae import sections
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 
@@ -105,10 +106,17 @@ def create(config: config_dict.ConfigDict) -> Experiment:
 
 
 def load_dataset(config: config_dict.ConfigDict) -> datasets.Dataset:
-  """Returns all splits of the data set that `config` names."""
+  """Returns all splits of the data set that `config` names.
+
+  Raises:
+    UserError: A data set of a user's own is no uint8 [N, H, W, C].
+  """
   options = config.dataset.to_dict()
   del options['binarize']
-  return datasets.load(options.pop('name'), **options)
+  dataset = datasets.load(options.pop('name'), **options)
+  for split, images in dataset.images.items():
+    pixels.check_uint8(images, f'dataset.name={dataset.name}: {split} images')
+  return dataset
 
 
 def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:

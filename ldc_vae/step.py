@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from ldc_vae import streams
+from ldc_vae.data import pixels
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import health
@@ -90,8 +91,14 @@ def is_logged(step: Array | int, log_every: int, num_steps: int):
 
 
 def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
-  """Maps uint8 [B, H, W, C] to [0, 1]; `binarize` draws binary pixels."""
-  images = images.astype(jnp.float32) / 255.0
+  """Returns images [B, H, W, C] as float32 in [0, 1], drawn binary if asked.
+
+  Args:
+    images: uint8, or floats in [0, 1].
+    keys: PRNG keys of the binary pixels, [B].
+    binarize: Whether pixels are drawn binary, with their value as probability.
+  """
+  images = pixels.to_unit(images)
   if binarize:
     images = jax.vmap(jax.random.bernoulli)(keys, images)
   return images.astype(jnp.float32)
@@ -103,7 +110,7 @@ def eval_images(
   """Returns images for an evaluation, and one key per image for other noise.
 
   Args:
-    images: uint8 [B, H, W, C].
+    images: uint8, or floats in [0, 1], [B, H, W, C].
     key: The key of all images.
     binarize: See `prepare_images`.
     first: The position of the first image among all.

@@ -35,6 +35,14 @@ from ldc_vae.runtime import signals
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
 _MAX_IN_FLIGHT = 8
+# Fields that weigh the likelihood, and what gives it more weight, and less. The
+# first that a run has is named.
+_LIKELIHOOD_WEIGHTS = {
+  'method.inverse_temperature': ('raise', 'lower'),
+  'method.beta': ('lower', 'raise'),
+  'model.scale': ('lower', 'raise'),
+  'optimizer.learning_rate': ('lower', 'lower'),  # no weight, but it may help
+}
 # Less where steps are slow: a signal waits for all of them.
 _MAX_SECONDS_IN_FLIGHT = 1.0
 
@@ -213,9 +221,7 @@ class _Loop:
       seconds=_MAX_SECONDS_IN_FLIGHT,
       last_good_fn=self._last_good,
     )
-    self._alarms = health.Alarms(
-      latent_size=config.model.latent_size, num_steps=experiment.num_steps
-    )
+    self._alarms = _create_alarms(config, experiment.num_steps)
     self._clock = _Clock(step)
 
   def run(self) -> None:
@@ -307,6 +313,24 @@ class _Loop:
       return 'no checkpoint was saved before it'
     path = self._run.checkpoints / str(step)
     return f'{path} is the last good checkpoint'
+
+
+def _create_alarms(
+  config: config_dict.ConfigDict, num_steps: int
+) -> health.Alarms:
+  """Returns the alarms of a run, with the fields of its method."""
+  known = config_lib.flatten(config)
+  if config.model.likelihood == 'bernoulli':  # it has no scale
+    del known['model.scale']
+  weight = next(name for name in _LIKELIHOOD_WEIGHTS if name in known)
+  more, less = (f'{x} config.{weight}' for x in _LIKELIHOOD_WEIGHTS[weight])
+  return health.Alarms(
+    latent_size=config.model.latent_size,
+    num_steps=num_steps,
+    more_likelihood=more,
+    less_likelihood=less,
+    kl_warmup=known.get('method.kl_warmup', 0.0),
+  )
 
 
 def _device_batches(config, experiment, first_step) -> Iterator[np.ndarray]:

@@ -38,6 +38,7 @@ _FLOORS = {
   'plans': 8,
   'cli': 9,
   'run': 9,
+  'usage': 9,
   'validation': 9,
   'evaluation': 10,
   'reporting': 11,

@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from ldc_vae import config as config_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
@@ -171,6 +172,20 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     self.assertContainsSubset([1, 3, 5, 6, 9, 10, 12], rows)
     self.assertIn('train/posterior_std', rows[3])
     self.assertBetween(rows[12]['validation/active_units'], 0, 8)
+
+  @parameterized.parameters(
+    ('ldc', 'gaussian', 'raise config.method.inverse_temperature'),
+    ('beta_vae', 'gaussian', 'lower config.method.beta'),
+    ('iwae', 'gaussian', 'lower config.model.scale'),
+    ('iwae', 'bernoulli', 'lower config.optimizer.learning_rate'),
+  )
+  def test_an_alarm_names_a_field_of_the_run(self, method, likelihood, remedy):
+    config = config_lib.load(
+      f'configs/digits.py:{method}', {'model.likelihood': likelihood}
+    )
+    alarms = train._create_alarms(config, 1000)
+    (sentence,) = alarms.check(500, {'validation/active_units': 0.0})
+    self.assertEndsWith(sentence, f'the decoder ignores them; {remedy}')
 
   def test_the_commit_that_began_a_run_is_kept(self):
     path = self.dir / 'config.json'

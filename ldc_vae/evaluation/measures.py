@@ -16,6 +16,8 @@ import numpy as np
 from ldc_vae import names
 from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
+from ldc_vae.evaluation import cautions
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.evaluation import inception
 from ldc_vae.methods import base
@@ -115,8 +117,11 @@ def image_measures(
     Frechet and kernel distances of each source. For the generator also
     fidelity, diversity, predicted classes and nearest training images. Frechet
     distances are means over `evaluate.num_draws`; all else uses only `images`.
-    'protocol/judge' describes the feature classifiers.
+    'protocol/judge' describes the feature classifiers, 'protocol/caution_*'
+    says which numbers are doubtful.
   """
+  for name, each in images.items():
+    pixels.check_uint8(each, f'images of the source {name}')
   test = dataset.images[config.evaluate.split]
   at_most = functools.partial(_evenly_spaced, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
@@ -166,6 +171,13 @@ def image_measures(
         results.update(_prdc(features['generator'], reference))
   for family, draws in distances.items():
     results.update(_over_draws(family, draws))
+  num_images = min(len(test), *map(len, images.values()))
+  num_features = {name: each.shape[1] for name, each in references.items()}
+  if 'frechet_pca' in num_features:  # more images have more components
+    num_features['frechet_pca'] = min(_NUM_COMPONENTS, test[0].size)
+  results.update(
+    cautions.of_images(dataset, classifiers, num_images, num_features)
+  )
   return results
 
 
@@ -182,7 +194,7 @@ def _feature_families(
     suffix = f'_seed_{seed}' if index else ''
     families[f'frechet_classifier{suffix}'] = classifier.features
   if not classifiers:
-    flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
+    flat = lambda images: pixels.to_unit(images).reshape(len(images), -1)
     mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
     families['frechet_pca'] = lambda images: frechet.project(
       flat(images), mean, components
@@ -202,7 +214,7 @@ def latent_measures(
   other_aggregate: np.ndarray,
   train: base.Posterior,
   key: Array,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
   """Measures the distance of each source from the aggregate posterior.
 
   The number of active units is measured too.
@@ -220,7 +232,10 @@ def latent_measures(
   """
   aggregate = latents['aggregate']
   active_units = latent.active_units(train.mean, train.mean_variance)
-  results: dict[str, float] = {'latent/active_units': int(active_units)}
+  results: dict[str, float | str] = {
+    'latent/active_units': int(active_units),
+    **cautions.results_of({'latent': [cautions.of_few_images(len(aggregate))]}),
+  }
   if len(other_aggregate):
     results['latent/sliced_wasserstein_aggregate'] = float(
       latent.sliced_wasserstein(

@@ -16,6 +16,7 @@ from ldc_vae.runtime import files
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 _SHOWN = 10  # samples of a method
+_OF_A_RUN = ('protocol/left_out', 'protocol/not_measured')
 
 
 def to_markdown(
@@ -32,11 +33,7 @@ def to_markdown(
   parts.append(f'{finished}. {_explanation(len(seeds))}\n')
   if results:
     parts.append(tables.to_markdown(record['rows'], columns, len(seeds)))
-  protocol = {x for each in results for x in each if x.startswith('protocol/')}
-  for name in sorted(protocol):
-    # earlier versions told less of theirs
-    values = dict.fromkeys(str(each.get(name, 'not told')) for each in results)
-    parts.append(f'* {name.partition("/")[2]}: {"; ".join(values)}')
+  parts += _protocol(runs)
   commits = {run['git_commit'] for run in runs if run['results']}
   if len(commits) > 1:
     parts.append(
@@ -70,6 +67,30 @@ def to_markdown(
   return '\n'.join(parts)
 
 
+def _protocol(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns a line for each 'protocol/*', with the methods of what differs."""
+  finished = [run for run in runs if run['results']]
+  found = {name for run in finished for name in run['results']}
+  lines = []
+  for name in sorted(x for x in found if x.startswith('protocol/')):
+    is_of_a_run = name.startswith((names.CAUTION, *_OF_A_RUN))
+    values: dict[str, dict[str, None]] = {}  # value -> labels of methods
+    for run in finished:
+      # earlier versions told less of theirs
+      value = run['results'].get(name, '' if is_of_a_run else 'not told')
+      label = tables.method_label(run['method'])
+      values.setdefault(str(value), {})[label] = None
+    texts = [
+      f'{value} ({", ".join(labels)})'
+      if is_of_a_run and len(values) > 1
+      else value
+      for value, labels in values.items()
+      if value
+    ]
+    lines.append(f'* {name.partition("/")[2]}: {"; ".join(texts)}')
+  return lines
+
+
 def _explanation(num_seeds: int) -> str:
   """How to read the tables."""
   if num_seeds == 1:
@@ -78,8 +99,9 @@ def _explanation(num_seeds: int) -> str:
       ' may be chance. The best of each column is bold.'
     )
   return (
-    f'Mean ± standard error over {num_seeds} seeds; the best of each column'
-    ' is bold. Differences to the best are paired by seed, with their'
+    f'Mean ± standard error over {num_seeds} seeds. The best of a column is'
+    ' bold, unless another row cannot be told from it: its interval holds 0.'
+    ' Differences to the best are paired by seed, with their'
     f" {100 * tables.CONFIDENCE:.0f} % interval (Student's t,"
     f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
     ' common seed has none, and they are not corrected for the number of'

@@ -7,6 +7,7 @@ the page; this module gathers what stands on it.
 
 import base64
 from collections.abc import Mapping, Sequence
+import dataclasses
 import json
 import os
 import pathlib
@@ -257,7 +258,8 @@ def _cards(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if name in numbers:
       metric, source = names.find_metric(name)
       source = f': {names.find_source(source).label}' if source else ''
-      cards.append((f'{metric.label}{source}', metric.text(numbers[name])))
+      value = metric.text(numbers[name]) + names.mark(name, results)
+      cards.append((f'{metric.label}{source}', value))
   own = numbers.get(f'{family}/generator')
   bound = numbers.get(f'{family}/aggregate', 0.0)
   if own is not None and bound > 0.0:
@@ -272,7 +274,8 @@ def _distances(results: Mapping[str, Any]) -> dict[str, Any] | None:
   for name in sorted(results, key=names.metric_rank):
     metric, source = names.find_metric(name)
     if metric.is_per_source and results[name] is not None:
-      metrics[metric.name] = metric
+      label = metric.label + names.mark(name, results)
+      metrics[metric.name] = dataclasses.replace(metric, label=label)
       values.setdefault(source, {})[metric.name] = results[name]
   return values and {
     'metrics': list(metrics.values()),
@@ -297,7 +300,8 @@ def _families(results: Mapping[str, Any]) -> dict[str, list]:
     family, slash, _ = name.partition('/')
     heading = names.FAMILIES.get(family, (slash and family) or 'Other')
     kind = 'number' if formats.is_number(value) else 'text'
-    row = (name, metric, metric.text(value), kind)
+    text = metric.text(value) + names.mark(name, results)
+    row = (name, metric, text, kind)
     families.setdefault(heading, []).append(row)
   return {heading: rows for heading, rows in families.items() if rows}
 

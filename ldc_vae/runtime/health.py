@@ -49,8 +49,10 @@ _HOT_FROM = 0.01  # of the training
 # latents use 19 to 25 of them. Below a tenth the decoder all but ignores them.
 _ACTIVE_FRACTION = 0.1
 
-# Before this fraction of the training everything is still on its way.
+# Before this fraction of the training, and before so many steps, everything is
+# still on its way.
 _WARM_UP = 0.1
+_FEWEST_STEPS = 100
 
 
 class NonFiniteError(FloatingPointError):
@@ -230,15 +232,33 @@ class _Alarm(NamedTuple):
 class Alarms:
   """Warns, once each, of the ways in which a latent model collapses."""
 
-  def __init__(self, *, latent_size: int, num_steps: int):
+  def __init__(
+    self,
+    *,
+    latent_size: int,
+    num_steps: int,
+    more_likelihood: str,
+    less_likelihood: str,
+    kl_warmup: float = 0.0,
+  ):
     """Starts with no alarm given.
 
     Args:
       latent_size: D.
-      num_steps: Steps of the whole run; most alarms pass over its first tenth.
+      num_steps: Steps of the whole run; most alarms pass over its first tenth,
+        and all over its first hundred steps.
+      more_likelihood: What gives the likelihood more weight, as 'lower
+        config.method.beta'.
+      less_likelihood: What gives it less.
+      kl_warmup: Fraction of the training in which the posteriors are still
+        free of the prior; their alarms wait for its end.
     """
     self._num_steps = num_steps
-    self._alarms = list(_alarms(latent_size))
+    start = max(_WARM_UP, kl_warmup)
+    self._alarms = [
+      *_posterior_alarms(latent_size, more_likelihood, less_likelihood, start),
+      *_sampler_alarms(),
+    ]
 
   def check(self, step: int, row: Mapping[str, float]) -> list[str]:
     """Logs the alarms that a row of metrics sets off.
@@ -253,7 +273,8 @@ class Alarms:
     ringing = [
       alarm
       for alarm in self._alarms
-      if step >= alarm.start * self._num_steps and alarm.rings(row)
+      if step >= max(_FEWEST_STEPS, alarm.start * self._num_steps)
+      and alarm.rings(row)
     ]
     sentences = []
     for alarm in ringing:
@@ -265,15 +286,18 @@ class Alarms:
     return sentences
 
 
-def _alarms(latent_size: int) -> Iterator[_Alarm]:
-  """Yields all alarms of a model with D latents."""
+def _posterior_alarms(
+  latent_size: int, more_likelihood: str, less_likelihood: str, start: float
+) -> Iterator[_Alarm]:
+  """Yields the alarms of the posteriors of D latents."""
   low, high = _POSTERIOR_STD
   yield _Alarm(
     'train/posterior_std',
     0.0,
     low,  # exactly 0: meant to be points
     f'the posteriors have collapsed to points (below {low}): the likelihood'
-    ' weighs too much, or their repulsion too little',
+    f' weighs too much, or their repulsion too little; {less_likelihood}',
+    start=start,
   )
   yield _Alarm(
     'train/posterior_std',
@@ -281,7 +305,21 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
     math.inf,
     f'the posteriors are wider than the prior (above {high}): they run away;'
     ' lower config.optimizer.learning_rate',
+    start=start,
   )
+  least = max(1, math.ceil(_ACTIVE_FRACTION * latent_size))
+  yield _Alarm(
+    'validation/active_units',
+    -math.inf,
+    least,
+    f'of {latent_size} latents fewer than {least} depend on the image: the'
+    f' decoder ignores them; {more_likelihood}',
+    start=start,
+  )
+
+
+def _sampler_alarms() -> Iterator[_Alarm]:
+  """Yields the alarms of a sampler net that is trained with the rest."""
   low, high = _SAMPLER_STD
   yield _Alarm(
     'train/sampler_std',
@@ -311,12 +349,4 @@ def _alarms(latent_size: int) -> Iterator[_Alarm]:
     during='train/temperature',
     least=_HOT,
     start=_HOT_FROM,
-  )
-  least = max(1, math.ceil(_ACTIVE_FRACTION * latent_size))
-  yield _Alarm(
-    'validation/active_units',
-    -math.inf,
-    least,
-    f'of {latent_size} latents fewer than {least} depend on the image: the'
-    ' decoder ignores them; give the likelihood more weight',
   )
