@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 from ml_collections import config_dict
 
 from ldc_vae import config as config_lib
@@ -24,6 +25,7 @@ from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import lock
+from ldc_vae.runtime import metric_writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,13 @@ class Run:
       place = str(self.checkpoints)
       config_lib.check_same_run(restored.meta['config'], self.config, place)
       datasets.check_same(restored.meta.get('data'), self.data, place)
+      if cluster.is_first():
+        damage = metric_writer.damage(
+          self.workdir / metric_writer.NAME,
+          restored.meta.get(metric_writer.NAME),
+        )
+        if damage:
+          logging.warning('%s; curves drawn of it are wrong', damage)
     return restored
 
   def restore_trained(self) -> tuple[checkpoint.Restored, int]:
