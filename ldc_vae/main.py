@@ -18,6 +18,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from ldc_vae import errors
+from ldc_vae.runtime import console
 from ldc_vae.runtime import provenance
 
 _PACKAGE = str(provenance.ROOT / 'ldc_vae') + os.sep
@@ -56,6 +57,7 @@ def run() -> NoReturn:
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # what is being imported may drop a KeyboardInterrupt, or crash by it
     signal.signal(signal.SIGINT, _leave)
+  console.protect()
   _show_messages()
   try:
     code = main(sys.argv[1:])
@@ -76,7 +78,8 @@ def run() -> NoReturn:
 
 def _leave(signum: int, unused_frame) -> NoReturn:
   """Ends a process that has begun nothing yet."""
-  os.write(2, b'interrupted\n')
+  with contextlib.suppress(OSError):
+    os.write(2, b'interrupted\n')
   os._exit(128 + signum)
 
 
