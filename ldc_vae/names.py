@@ -283,7 +283,14 @@ register(
 )  # fmt: skip
 
 # What results.json says of the run itself, without a slash.
-RUN_FIELDS = ('seed', 'step', 'last_step', 'num_samples', 'wall_seconds')
+RUN_FIELDS = (
+  'seed',
+  'step',
+  'last_step',
+  'num_samples',
+  'wall_seconds',
+  'digests',
+)
 
 
 def result_names(samplers: Iterable[str] = ()) -> list[str]:

@@ -122,8 +122,8 @@ def replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
       aside.rename(path)
     raise
   sync(path.parent)
-  if is_replaced:
-    _delete(aside)
+  if is_folder:
+    _delete(aside)  # also that of a process that was killed
 
 
 def remove(path: pathlib.Path) -> None:

@@ -8,6 +8,8 @@ import textwrap
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from ldc_vae.runtime import console
+
 _PROGRAM = textwrap.dedent("""
     import os, sys, time
     from absl import logging
@@ -59,6 +61,17 @@ class ProtectTest(parameterized.TestCase):
     )
     self.assertIn('step 3', ended.stderr)
     self.assertIn('3/3', ended.stderr)
+
+  def test_a_stream_that_was_closed_is_quiet(self):
+    path = os.path.join(self.create_tempdir().full_path, 'log')
+    with open(path, 'w') as file:
+      stream = console.QuietStream(file)
+      self.assertEqual(stream.write('a'), 1)
+      self.assertFalse(stream.isatty())
+    self.assertEqual(stream.write('bc'), 2)
+    stream.flush()
+    with open(path) as file:
+      self.assertEqual(file.read(), 'a')
 
 
 if __name__ == '__main__':
