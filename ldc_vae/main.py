@@ -5,10 +5,8 @@ python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 
 from collections.abc import Sequence
 import contextlib
-import errno
 import logging
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -249,12 +247,9 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
 
   from ldc_vae.data import datasets
   from ldc_vae.runtime import cluster
+  from ldc_vae.runtime import compiled
 
-  cache = datasets.cache_dir() / 'xla'
-  _check_cache(cache)
-  jax.config.update('jax_compilation_cache_dir', str(cache))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  compiled.use_cache(datasets.cache_dir() / 'xla')
   if values.mode == 'compare':  # its runs need the accelerator, not it
     jax.config.update('jax_platforms', 'cpu')
   cluster.join(
@@ -280,19 +275,6 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
     return
   if not cluster.is_first():
     absl_logging.set_verbosity(absl_logging.WARNING)
-
-
-def _check_cache(path: pathlib.Path) -> None:
-  """Makes the folder of compiled programs, or says why it cannot be made."""
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK | os.X_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-  except OSError as error:
-    raise errors.UserError(
-      f'LDC_VAE_CACHE={path.parent}: it cannot be written'
-      f' ({error.strerror}); set it to a folder that can'
-    ) from error
 
 
 def _is_of_the_runtime(error: Exception) -> bool:
