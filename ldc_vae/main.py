@@ -102,6 +102,10 @@ def main(argv: Sequence[str]) -> int:
       return 0
     values, overrides = cli.parse(argv)
     config, workdir = cli.resolve(values, overrides)
+    if values.mode == 'check':
+      from ldc_vae import check  # no device is needed
+
+      return 0 if check.check(workdir) else _RUNTIME_ERROR
     is_trained = values.mode in ('evaluate', 'sample')
     is_shared = is_trained and cli.several_processes(values)
     if is_trained and not is_shared:

@@ -36,6 +36,7 @@ _FLOORS = {
   'config': 6,
   'experiment': 7,
   'plans': 7,
+  'check': 8,
   'cli': 8,
   'run': 8,
   'validation': 8,
