@@ -17,7 +17,7 @@ from ldc_vae import methods
 from ldc_vae import plans as plans_lib
 from ldc_vae import run_files
 
-MODES = ('train', 'evaluate', 'sample', 'compare')
+MODES = ('train', 'evaluate', 'sample', 'compare', 'check')
 
 _TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
 # Flags that one mode alone reads.

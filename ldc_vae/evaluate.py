@@ -36,6 +36,7 @@ from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import lock
+from ldc_vae.runtime import outputs
 
 Array = jax.Array
 
@@ -52,7 +53,8 @@ def evaluate(
 ) -> dict[str, Any]:
   """Evaluates a checkpoint of `workdir` against `config.evaluate.split`.
 
-  Writes results.json, samples.npz, figures/ and report.html.
+  Writes results.json, samples.npz, figures/ and report.html, which replace
+  those of an evaluation before once all are written.
 
   Args:
     config: The run's config; `config.evaluate` may differ from training's.
@@ -145,19 +147,20 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
     f' host: {jobs.num_cores()}'
   )
 
-  # delete the old results first, so that an interrupted evaluation leaves none
-  for name in ('results.json', 'report.html'):
-    (workdir / name).unlink(missing_ok=True)
-  files.write_npz(
-    workdir / 'samples.npz',
-    images=sources.images['generator'],
-    latents=sources.latents['generator'],
-    aggregate_latents=sources.latents['aggregate'],
-  )
-  evaluation_figures.draw(workdir, networks, sources, results)
-  results['wall_seconds'] = time.monotonic() - start
-  files.write_json(workdir / 'results.json', results)
-  report.write_report(workdir)
+  with outputs.replaced(workdir) as folder:
+    files.write_npz(
+      folder / outputs.SAMPLES,
+      images=sources.images['generator'],
+      latents=sources.latents['generator'],
+      aggregate_latents=sources.latents['aggregate'],
+    )
+    figures = folder / outputs.FIGURES
+    evaluation_figures.draw(workdir, figures, networks, sources, results)
+    results['wall_seconds'] = time.monotonic() - start
+    files.write_json(folder / outputs.RESULTS, results)
+    report.write_report(workdir, folder)
+    results[outputs.DIGESTS] = outputs.seal(folder, results)
+    files.write_json(folder / outputs.RESULTS, results)
   _log(results)
   cluster.barrier('evaluated', results)
   return results

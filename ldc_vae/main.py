@@ -5,11 +5,8 @@ python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 
 from collections.abc import Sequence
 import contextlib
-import errno
-import io
 import logging
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -19,6 +16,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from ldc_vae import errors
+from ldc_vae.runtime import console
 from ldc_vae.runtime import provenance
 
 _PACKAGE = str(provenance.ROOT / 'ldc_vae') + os.sep
@@ -57,7 +55,7 @@ def run() -> NoReturn:
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # what is being imported may drop a KeyboardInterrupt, or crash by it
     signal.signal(signal.SIGINT, _leave)
-  _keep_bytes_of_names()
+  console.protect()
   _show_messages()
   try:
     code = main(sys.argv[1:])
@@ -78,7 +76,8 @@ def run() -> NoReturn:
 
 def _leave(signum: int, unused_frame) -> NoReturn:
   """Ends a process that has begun nothing yet."""
-  os.write(2, b'interrupted\n')
+  with contextlib.suppress(OSError):
+    os.write(2, b'interrupted\n')
   os._exit(128 + signum)
 
 
@@ -106,6 +105,10 @@ def main(argv: Sequence[str]) -> int:
       return 0
     values, overrides = cli.parse(argv)
     config, workdir = cli.resolve(values, overrides)
+    if values.mode == 'check':
+      from ldc_vae import check  # no device is needed
+
+      return 0 if check.check(workdir) else _RUNTIME_ERROR
     is_trained = values.mode in ('evaluate', 'sample')
     is_shared = is_trained and cli.several_processes(values)
     if is_trained and not is_shared:
@@ -230,13 +233,6 @@ _JOBS = {
 # The process.
 
 
-def _keep_bytes_of_names() -> None:
-  """Prints names of files as they are, whatever the locale."""
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(encoding='utf-8', errors='surrogateescape')
-
-
 def _show_messages() -> None:
   """Prints what this package logs, and of other packages the warnings."""
 
@@ -258,12 +254,9 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
 
   from ldc_vae.data import datasets
   from ldc_vae.runtime import cluster
+  from ldc_vae.runtime import compiled
 
-  cache = datasets.cache_dir() / 'xla'
-  _check_cache(cache)
-  jax.config.update('jax_compilation_cache_dir', str(cache))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  compiled.use_cache(datasets.cache_dir() / 'xla')
   if jax.config.read('jax_enable_x64'):
     raise errors.UserError(
       f'JAX_ENABLE_X64={os.environ.get("JAX_ENABLE_X64")}: runs and their'
@@ -310,19 +303,6 @@ def _check_devices() -> None:
       f' ({why or "this machine has none of this platform"}); {remedy}, or'
       ' install the jax of this platform',
       exit_code=_LASTING_ERROR if is_missing else _RUNTIME_ERROR,
-    ) from error
-
-
-def _check_cache(path: pathlib.Path) -> None:
-  """Makes the folder of compiled programs, or says why it cannot be made."""
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK | os.X_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-  except OSError as error:
-    raise errors.UserError(
-      f'LDC_VAE_CACHE={path.parent}: it cannot be written'
-      f' ({error.strerror}); set it to a folder that can'
     ) from error
 
 

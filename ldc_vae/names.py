@@ -290,7 +290,14 @@ register(
 
 CAUTION = 'protocol/caution_'  # and a family, whose numbers are doubtful
 # What results.json says of the run itself, without a slash.
-RUN_FIELDS = ('seed', 'step', 'last_step', 'num_samples', 'wall_seconds')
+RUN_FIELDS = (
+  'seed',
+  'step',
+  'last_step',
+  'num_samples',
+  'wall_seconds',
+  'digests',
+)
 
 
 def result_names(samplers: Iterable[str] = ()) -> list[str]:

@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 from ml_collections import config_dict
 
 from ldc_vae import config as config_lib
@@ -24,6 +25,8 @@ from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import lock
+from ldc_vae.runtime import metric_writer
+from ldc_vae.runtime import outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,13 @@ class Run:
       place = str(self.checkpoints)
       config_lib.check_same_run(restored.meta['config'], self.config, place)
       datasets.check_same(restored.meta.get('data'), self.data, place)
+      if cluster.is_first():
+        damage = metric_writer.damage(
+          self.workdir / metric_writer.NAME,
+          restored.meta.get(metric_writer.NAME),
+        )
+        if damage:
+          logging.warning('%s; curves drawn of it are wrong', damage)
     return restored
 
   def restore_trained(self) -> tuple[checkpoint.Restored, int]:
@@ -151,7 +161,7 @@ def has_begun(workdir: pathlib.Path) -> bool:
   """Returns whether the workdir has a checkpoint or results."""
   checkpoints = workdir / 'checkpoints'
   has_checkpoint = checkpoints.is_dir() and any(checkpoints.iterdir())
-  return has_checkpoint or (workdir / 'results.json').exists()
+  return has_checkpoint or (workdir / outputs.RESULTS).exists()
 
 
 def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
@@ -183,7 +193,7 @@ def is_evaluated(
   step: int,
   data: str | None = None,
 ) -> bool:
-  """Returns whether the workdir has the results of a run's end.
+  """Returns whether the workdir has the results of a run's end, undamaged.
 
   Args:
     workdir: The folder.
@@ -192,17 +202,23 @@ def is_evaluated(
     data: What `datasets.describe` says of the data that the results must be
       of; None for any.
   """
-  results = files.read_json(workdir / 'results.json')
+  results = files.read_json(workdir / outputs.RESULTS)
   if not isinstance(results, Mapping):
     return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
-  return (
+  is_of_run = (
     results.get('last_step') == step
     and (of_best or results.get('step') == step)
     and results.get('protocol/evaluate') == describe_evaluation(config)
     and data in (None, results.get('protocol/data', data))
-    and (workdir / 'report.html').exists()
+    and (workdir / outputs.REPORT).exists()
   )
+  if not is_of_run:
+    return False
+  damage = outputs.damage(workdir, results)
+  if damage:
+    logging.warning('%s: the run is evaluated again', damage)
+  return not damage
 
 
 def describe_evaluation(config: config_dict.ConfigDict) -> str:

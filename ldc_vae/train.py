@@ -116,16 +116,19 @@ def _check_agreement(run: run_lib.Run) -> None:
 
 def _train(run: run_lib.Run, checkpointer, watch) -> None:
   """Runs the steps that are still to be done."""
-  state, step, unfinished = _begin(run, checkpointer)
+  state, step, meta = _begin(run, checkpointer)
+  unfinished = meta.get('unfinished')
   num_steps = run.experiment.num_steps
   if step >= num_steps and unfinished is None:
     _check_trained(state, num_steps)
     return
   with contextlib.ExitStack() as stack:
     metric_writer = stack.enter_context(
-      metric_writer_lib.MetricWriter(run.workdir / 'metrics.jsonl')
+      metric_writer_lib.MetricWriter(run.workdir / metric_writer_lib.NAME)
     )
-    metric_writer.truncate_after(step - (unfinished is not None))
+    metric_writer.truncate_after(
+      step - (unfinished is not None), meta.get(metric_writer_lib.NAME)
+    )
     progress = stack.enter_context(
       progress_lib.ProgressBar(num_steps, initial=step)
     )
@@ -157,20 +160,19 @@ def _check_trained(state, num_steps: int) -> None:
 
 
 def _begin(run: run_lib.Run, checkpointer):
-  """The state to go on from, its step, and the row that it has yet to write.
+  """The state to go on from, its step and its meta.
 
-  The row is that of a step whose validation was stopped; else None.
+  `unfinished` in the meta is the row of a step whose validation was stopped.
   """
   experiment_lib.log_parameters(run.experiment.abstract_state())
   restored = run.restore(checkpointer)
   if restored is None:
-    state, step, unfinished = run.experiment.init_state(), 0, None
+    state, step, meta = run.experiment.init_state(), 0, {}
   else:
-    state, step = restored.state, restored.step
-    unfinished = restored.meta.get('unfinished')
+    state, step, meta = restored.state, restored.step, restored.meta
     logging.info('continuing from step %d of %s', step, run.workdir)
   cluster.meet('initialised')
-  return state, step, unfinished
+  return state, step, meta
 
 
 class _Loop:
@@ -195,7 +197,7 @@ class _Loop:
   ):
     self.step = step
     self.state = state
-    self._unfinished = unfinished  # the row of this step, or None
+    self._unfinished = unfinished  # the row of this step until it is written
     self._saved = step
     config, experiment = run.config, run.experiment
     self._run = run
@@ -225,56 +227,80 @@ class _Loop:
     self._clock = _Clock(step)
 
   def run(self) -> None:
-    """Takes steps to the last one, or until the run is to stop, and saves."""
+    """Takes steps to the last one, or until the run is to stop, and saves.
+
+    Whatever else ends the loop, the state that is there is saved first.
+    """
+    try:
+      self._run_steps()
+    except health.NonFiniteError:
+      raise
+    except Exception as error:
+      self._rescue(error)
+      raise
+
+  def _run_steps(self) -> None:
+    """Takes the steps."""
     if self._unfinished is not None:
-      self._finish(self._unfinished, self._is_stopping)
+      self._finish(self._is_stopping)
     while self.step < self._experiment.num_steps and self._watch.begin(
       self.step + 1
     ):
       if self._unfinished is not None:  # other processes are a step ahead
-        self._finish(self._unfinished, lambda: False)
-      self._finish(self._take_step(), self._is_stopping)
+        self._finish(lambda: False)
+      self._take_step()
+      self._finish(self._is_stopping)
       self._progress.update(self.step)
       # a full disk is reported now, not at the next save
       self._checkpointer.check()
     if self.step > self._saved:  # the run is to stop between two checkpoints
       self._updates.drain()
-      meta = self._meta
-      if self._unfinished is not None:  # the next start validates
-        meta = {**meta, 'unfinished': self._unfinished}
-      self._save({}, meta)
+      self._save({})
     # a process that leaves before its part of a step is done fails the others
     jax.block_until_ready(self.state)
     self._checkpointer.wait()
 
-  def _take_step(self) -> dict[str, float]:
-    """One step; its row, which is empty if it is not logged."""
-    self.step += 1
+  def _rescue(self, error: Exception) -> None:
+    """Saves what an error would lose, if the state is still there."""
+    if self.step == self._saved:
+      return
+    try:
+      self._updates.drain()
+      self._save({})
+      self._checkpointer.wait()
+    except Exception as second:
+      logging.warning('step %d could not be saved: %s', self.step, second)
+    else:
+      logging.info(
+        'saved step %d before an error: %s', self.step, type(error).__name__
+      )
+
+  def _take_step(self) -> None:
+    """One step; its row is empty if it is not logged."""
     self.state, metrics = self._train_step(
       self.state, next(self._batches), self._experiment.key
     )
+    self.step += 1
+    self._unfinished = {}
     self._updates.add(self.step, metrics)
     if not step_lib.is_logged(
       self.step, self._config.train.log_every, self._experiment.num_steps
     ):
-      return {}
+      return
     self._updates.drain()
-    row = _row(jax.device_get(metrics))
+    row = self._unfinished = _row(jax.device_get(metrics))
     rate = self._clock.rate(self.step)
     row['train/images_per_sec'] = rate * self._config.train.batch_size
     self._progress.set_loss(row['train/loss'])
-    return row
 
-  def _finish(
-    self, row: dict[str, float], is_stopping_fn: Callable[[], bool]
-  ) -> None:
+  def _finish(self, is_stopping_fn: Callable[[], bool]) -> None:
     """Validates, logs and saves as the step asks for.
 
     Args:
-      row: The row of the step.
-      is_stopping_fn: Whether to give the validation up; the row is then
-        unfinished.
+      is_stopping_fn: Whether to give the validation up; the row stays
+        unfinished then.
     """
+    row = self._unfinished
     is_checkpoint = (
       self.step == self._experiment.num_steps
       or self.step % self._experiment.checkpoint_every == 0
@@ -284,21 +310,23 @@ class _Loop:
       with self._clock.paused():
         found = self._validation_fn(self.state, is_stopping_fn)
       if found is None:
-        self._unfinished = row
         return
       row = {**row, **found}
-    self._unfinished = None
     if row:
       if cluster.is_first():
         self._alarms.check(self.step, row)
       self._metric_writer.write(self.step, row)
+    self._unfinished = None
     if is_checkpoint:
       with self._clock.paused():
-        self._save(row, self._meta)
+        self._save(row)
 
-  def _save(self, metrics, meta) -> None:
+  def _save(self, metrics) -> None:
     """Saves the state, unless it is not finite."""
     self._updates.check_state(self.step, self.state)
+    meta = {**self._meta, metric_writer_lib.NAME: self._metric_writer.sync()}
+    if self._unfinished is not None:  # the next start validates
+      meta['unfinished'] = self._unfinished
     self._checkpointer.save(self.step, self.state, metrics=metrics, meta=meta)
     self._saved = self.step
 

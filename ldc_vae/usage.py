@@ -27,6 +27,7 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
                        evaluate: evaluate a trained workdir again
                        sample: draw images from a trained workdir
                        compare: train and evaluate several methods, tabulate
+                       check: say which files of a workdir are as written
   --num_samples=N      sample: how many images (default: 64)
   --output=FILE.npz    sample: where to write (default: WORKDIR/generated.npz)
   --methods=A,B        compare: which methods (default: all)

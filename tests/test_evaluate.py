@@ -29,7 +29,13 @@ from tests import evaluate_case
 
 _without_times = evaluate_case.without_times
 # What differs between evaluations that measure different things.
-_OF_THE_PROTOCOL = ('protocol/evaluate', 'protocol/not_measured')
+_OF_A_RUN = (
+  'digests',
+  'protocol/evaluate',
+  'protocol/not_measured',
+  'time/',
+  'wall_seconds',
+)
 
 
 class EvaluateTest(evaluate_case.RunTest):
@@ -143,7 +149,7 @@ class EvaluateTest(evaluate_case.RunTest):
         self.assertIsNone(value, name)
         if name.partition('/')[2] != 'two_stage':  # the config fits none
           self.assertGreater(after[name], 0.0, name)
-      elif not name.startswith(('wall_seconds', 'time/', *_OF_THE_PROTOCOL)):
+      elif not name.startswith(_OF_A_RUN):
         self.assertEqual(after[name], value, name)
     self.assertIn('299x299', after['protocol/inception'])
     self.assertIn('96 uint8 images', after['protocol/distances'])
@@ -217,18 +223,42 @@ class EvaluateTest(evaluate_case.RunTest):
       evaluate.sample(config, self.workdir, num_samples=7, output=output)
     self.assertTrue(output.with_suffix('.png').is_file())
 
-  def test_an_evaluation_that_stops_is_none(self):
+  def test_an_evaluation_that_fails_leaves_the_one_before(self):
     workdir = self.workdir.with_name('stopped')
-    shutil.copytree(self.workdir, workdir)
-    files.write_json(workdir / 'results.json', self.results)
-    self.assertTrue(run_lib.is_evaluated(workdir, self.config, 8))
+    shutil.copytree(self.evaluated, workdir)
+    before = _contents(workdir)
     full = mock.patch.object(
       evaluate.report, 'write_report', side_effect=OSError('full')
     )
     with full, self.without_measures():
       with self.assertRaisesRegex(OSError, 'full'):
         evaluate.evaluate(self.config, workdir)
-    self.assertFalse(run_lib.is_evaluated(workdir, self.config, 8))
+    self.assertEqual(_contents(workdir), before)
+    self.assertTrue(run_lib.is_evaluated(workdir, self.config, 8))
+
+  @parameterized.named_parameters(
+    ('number', 'results.json', lambda data: data.replace(b'96', b'97', 1)),
+    ('samples', 'samples.npz', lambda data: bytes(len(data))),
+    ('report', 'report.html', lambda data: data[:-1]),
+    ('picture', 'figures/latent_map.png', lambda data: None),
+  )
+  def test_results_that_were_changed_are_none(self, name, change):
+    workdir = self.workdir.with_name(f'changed_{pathlib.Path(name).stem}')
+    shutil.copytree(self.evaluated, workdir)
+    self.assertTrue(run_lib.is_evaluated(workdir, self.config, 8))
+    data = change((workdir / name).read_bytes())
+    (workdir / name).unlink()
+    if data is not None:
+      (workdir / name).write_bytes(data)
+    with self.assertLogs('absl', 'WARNING') as logs:
+      self.assertFalse(run_lib.is_evaluated(workdir, self.config, 8))
+    self.assertRegex(logs.output[0], f'{name} is .*: the run is evaluated')
+
+  def test_samples_may_be_taken_away(self):
+    workdir = self.workdir.with_name('without_samples')
+    shutil.copytree(self.evaluated, workdir)
+    (workdir / 'samples.npz').unlink()
+    self.assertTrue(run_lib.is_evaluated(workdir, self.config, 8))
 
   @parameterized.parameters(1, 9)
   def test_few_training_images_are_reported(self, num):
@@ -247,12 +277,13 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertEqual(image_measures.called, num > 1)
 
   def test_is_evaluated_knows_step_and_evaluation(self):
-    files.write_json(self.workdir / 'results.json', self.results)
+    results = {k: x for k, x in self.results.items() if k != 'digests'}
+    files.write_json(self.workdir / 'results.json', results)
     self.assertTrue(run_lib.is_evaluated(self.workdir, self.config, 8))
     self.assertFalse(run_lib.is_evaluated(self.workdir, self.config, 9))
     files.write_json(self.workdir / 'results.json', [1])
     self.assertFalse(run_lib.is_evaluated(self.workdir, self.config, 8))
-    files.write_json(self.workdir / 'results.json', self.results)
+    files.write_json(self.workdir / 'results.json', results)
     for field, value in (
       ('evaluate.split', 'validation'),
       ('evaluate.samplers', ('prior',)),
@@ -264,7 +295,7 @@ class EvaluateTest(evaluate_case.RunTest):
     # the best step is known when the training has ended
     best = config_lib.override(self.config, {'evaluate.checkpoint': 'best'})
     results = {
-      **self.results,
+      **results,
       'protocol/evaluate': run_lib.describe_evaluation(best),
       'step': 3,
     }
@@ -277,6 +308,15 @@ class EvaluateTest(evaluate_case.RunTest):
     with self.assertRaisesRegex(errors.UserError, 'no checkpoint') as context:
       evaluate.evaluate(self.config, empty)
     self.assertEqual(context.exception.exit_code, 1)
+
+
+def _contents(folder):
+  """The bytes of every file in a folder."""
+  return {
+    path.relative_to(folder).as_posix(): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
 
 
 class SamplerCheckTest(parameterized.TestCase):

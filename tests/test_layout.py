@@ -36,6 +36,7 @@ _FLOORS = {
   'config': 7,
   'experiment': 8,
   'plans': 8,
+  'check': 9,
   'cli': 9,
   'run': 9,
   'usage': 9,

@@ -155,6 +155,52 @@ class TrainAndEvaluateTest(train_case.TrainTest):
       [x.name for x in (self.dir / 'checkpoints').iterdir()], ['5']
     )
 
+  @parameterized.named_parameters(
+    ('progress', progress.ProgressBar, 'update', 7, 7),
+    ('the_loss_shown', progress.ProgressBar, 'set_loss', 3, 6),
+    ('a_row', metric_writer.MetricWriter, 'write', 3, 5),
+    ('an_alarm', health.Alarms, 'check', 4, 6),
+    ('a_look_at_the_disk', checkpoint.Checkpointer, 'check', 12, 12),
+  )
+  def test_an_error_in_the_loop_saves_the_step(self, owner, name, call, step):
+    config = _config(**{'train.validate_every': 5})
+    train.train_and_evaluate(config, self.dir / 'whole')
+    real, calls = getattr(owner, name), []
+
+    def fail(*args):
+      calls.append(args)
+      if len(calls) == call:
+        raise RuntimeError('a bug')
+      return real(*args)
+
+    with mock.patch.object(owner, name, fail):
+      with self.assertRaisesRegex(RuntimeError, 'a bug'):
+        train.train_and_evaluate(config, self.dir / 'parts')
+    self.assertEqual(_final_state(config, self.dir / 'parts').step, step)
+    train.train_and_evaluate(config, self.dir / 'parts')
+    _assert_same(
+      _final_state(config, self.dir / 'parts').state,
+      _final_state(config, self.dir / 'whole').state,
+    )
+    self.assertEqual(_rows(self.dir / 'parts'), _rows(self.dir / 'whole'))
+
+  def test_an_error_where_there_is_no_finite_state_saves_none(self):
+    bad = mock.patch.object(health, 'first_non_finite', return_value='params')
+    fail = mock.patch.object(
+      progress.ProgressBar, 'update', side_effect=RuntimeError('a bug')
+    )
+    with bad, fail, self.assertRaisesRegex(RuntimeError, 'a bug'):
+      train.train_and_evaluate(_config(), self.dir)
+    self.assertEmpty(list((self.dir / 'checkpoints').iterdir()))
+
+  def test_rows_that_were_changed_are_told_of(self):
+    train.train_and_evaluate(_config(), self.dir)
+    path = self.dir / 'metrics.jsonl'
+    path.write_bytes(path.read_bytes().replace(b'"step": 3', b'"step": 4'))
+    with self.assertLogs('absl', 'WARNING') as logs:
+      train.train_and_evaluate(_config(), self.dir)
+    self.assertIn('is not as it was written', logs.output[0])
+
   def test_done_run_is_left_alone(self):
     config = _config()
     train.train_and_evaluate(config, self.dir)

@@ -19,6 +19,8 @@ import zlib
 from absl import logging
 import numpy as np
 
+from ldc_vae.runtime import durable
+
 CHUNK = 512  # images that are decoded at a time
 
 _MEMMAP_BYTES = 2**30  # larger files are memory-mapped, not loaded
@@ -76,8 +78,7 @@ def load_or_write(
     try:
       write_fn(temporary)
       _write_index(temporary, fingerprint)
-      shutil.rmtree(directory, ignore_errors=True)
-      os.replace(temporary, directory)
+      durable.replace(temporary, directory)
     finally:
       shutil.rmtree(temporary, ignore_errors=True)
     arrays = _read_cache(directory, fingerprint)
@@ -133,8 +134,8 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     OSError: The file cannot be written.
   """
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, 'w')
+    durable.make_folder(path.parent)
+    file = open(path, 'a', opener=durable.opener)
     fcntl.flock(file, fcntl.LOCK_EX)
   except OSError as error:
     raise OSError(

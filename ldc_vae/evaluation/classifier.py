@@ -33,6 +33,7 @@ from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier_net
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 
 # A part of the cache key: increase it with every change of the features.
@@ -294,7 +295,7 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
   arrays = flax.traverse_util.flatten_dict(classifier.params, sep='/')
   arrays['test_accuracy'] = np.asarray(classifier.test_accuracy, np.float64)
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent)
     with files.open_atomically(path) as file:
       np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
   except OSError as error:

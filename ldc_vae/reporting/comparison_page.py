@@ -12,6 +12,7 @@ from ldc_vae.data import datasets
 from ldc_vae.metrics import intervals
 from ldc_vae.reporting import comparison_figures
 from ldc_vae.reporting import tables
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
@@ -128,6 +129,7 @@ def draw(
   num_seeds = len({run['seed'] for run in runs})
   over = f'mean over {num_seeds} seeds' if num_seeds > 1 else 'one seed'
   folder = workdir / 'figures'
+  durable.refuse_link(folder)
   firsts = {}  # method -> its first run that has results
   for run in runs:
     firsts.setdefault(run['method'], run)

@@ -22,19 +22,20 @@ _SHOWN = 100  # images of a figure
 
 def draw(
   workdir: pathlib.Path,
+  folder: pathlib.Path,
   networks: sources_lib.Networks,
   sources: sources_lib.Sources,
   results: Mapping[str, Any],
 ) -> None:
-  """Writes the folder `figures` of a workdir.
+  """Writes the pictures of an evaluation.
 
   Args:
     workdir: Its metrics.jsonl gives the training curves.
+    folder: Where they are written.
     networks: Decodes interpolations.
     sources: The images and latents.
     results: The content of results.json.
   """
-  folder = workdir / 'figures'
   name, split = workdir.name, results['protocol/split']
   images = sources.images
   test = np.asarray(sources.test_images[:_SHOWN])

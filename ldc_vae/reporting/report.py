@@ -64,12 +64,17 @@ class _Picture(NamedTuple):
   data: str  # base64
 
 
-def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes `workdir`/report.html.
+def write_report(
+  workdir: str | os.PathLike[str],
+  outputs: str | os.PathLike[str] | None = None,
+) -> pathlib.Path:
+  """Writes report.html.
 
   Args:
     workdir: The folder of a run, with any of results.json, config.json,
       metrics.jsonl and figures/*.png.
+    outputs: The folder of results.json, figures/ and the page; None is
+      `workdir`.
 
   Returns:
     The path of the page.
@@ -82,11 +87,12 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     raise FileNotFoundError(
       f'{workdir}: no such folder; give the workdir of a run'
     )
+  folder = workdir if outputs is None else pathlib.Path(outputs)
   missing = []
-  results = _read_object(workdir / 'results.json', missing)
+  results = _read_object(folder / 'results.json', missing)
   record = _read_object(workdir / 'config.json', missing)
   rows = _read_rows(workdir / 'metrics.jsonl', missing)
-  pictures = _read_pictures(workdir / 'figures', missing)
+  pictures = _read_pictures(folder / 'figures', missing)
   config = record.get('config')
   config = config if isinstance(config, Mapping) else {}
   environment = jinja2.Environment(
@@ -115,7 +121,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     missing=missing,
   )
   data = page.encode('utf-8', 'replace')
-  return style.write_bytes(workdir / 'report.html', data)
+  return style.write_bytes(folder / 'report.html', data)
 
 
 # Reading the workdir.

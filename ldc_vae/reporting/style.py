@@ -25,6 +25,7 @@ import numpy as np
 
 from ldc_vae import formats
 from ldc_vae import names
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 
 PathLike = str | os.PathLike
@@ -269,7 +270,7 @@ def write_bytes(path: PathLike, data: bytes) -> pathlib.Path:
   """Writes a file whole or not at all; creates its folder."""
   path = pathlib.Path(path)
   with contextlib.suppress(OSError):  # `open_atomically` names the problem
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent)
   with files.open_atomically(path) as file:
     file.write(data)
   return path

@@ -19,7 +19,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -208,33 +207,23 @@ class Checkpointer:
     """Writes one checkpoint; runs in the background."""
     step = manifest['step']
     path = self._directory / str(step)
-    replaced = self._directory / f'{step}.replaced'
     manifest['leaves'] = {
       name: manifest_lib.leaf_entry(name, values[name], **entry)
       for name, entry in manifest['leaves'].items()
     }
     manifest['digest'] = manifest_lib.digest(manifest)
     try:
-      if path.exists():
-        if manifest_lib.is_whole(path, manifest['digest']):
-          return
-        path.rename(replaced)
+      if path.exists() and manifest_lib.is_whole(path, manifest['digest']):
+        return
       losses = folder.losses(self._directory) | {step: folder.loss(manifest)}
       losses = {step: x for step, x in losses.items() if x > -math.inf}
-      try:
-        orbax_writer.write(
-          self._directory,
-          manifest,
-          values,
-          kept={step, folder.ranked(losses, 'best')[0]},
-          num_latest=folder.NUM_LATEST,
-        )
-      except BaseException:
-        if replaced.exists() and not path.exists():
-          replaced.rename(path)
-        raise
-      if replaced.exists():
-        shutil.rmtree(replaced)
+      orbax_writer.write(self._directory, manifest, values)
+      kept = {
+        step,
+        folder.ranked(losses, 'best')[0],
+        *folder.ranked(losses, 'latest')[: folder.NUM_LATEST],
+      }
+      folder.delete_all_but(self._directory, kept)
     except ImportError:
       raise
     except Exception as error:

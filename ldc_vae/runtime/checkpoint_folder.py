@@ -1,14 +1,15 @@
 """The folder of checkpoints: its steps, their losses, and its errors."""
 
+from collections.abc import Collection
 import contextlib
 import errno
 import math
 import os
 import pathlib
-import shutil
 from typing import Any, NamedTuple
 import uuid
 
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import manifest as manifest_lib
 from ldc_vae.runtime import orbax_writer
 
@@ -72,15 +73,13 @@ def read_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def prepare_directory(directory: pathlib.Path) -> None:
   """Makes the directory and completes what an interrupted save has begun."""
+  durable.refuse_link(directory)
   try:
     directory.mkdir(exist_ok=True)
+    durable.sync(directory.parent)
     _check_writable(directory)
-    shutil.rmtree(directory / orbax_writer.DELETED, ignore_errors=True)
-    for replaced in directory.glob('*.replaced'):
-      if replaced.with_suffix('').exists():
-        shutil.rmtree(replaced)
-      else:
-        replaced.rename(replaced.with_suffix(''))
+    durable.recover(directory)
+    orbax_writer.remove_unfinished(directory)
   except OSError as error:
     remedy = _REMEDIES.get(
       error.errno or 0, 'choose a directory that can be written to'
@@ -113,6 +112,13 @@ def steps(directory: pathlib.Path) -> list[int]:
     return []
   names = (path.name for path in directory.iterdir() if path.is_dir())
   return sorted(int(x) for x in names if x.isascii() and x.isdecimal())
+
+
+def delete_all_but(directory: pathlib.Path, kept: Collection[int]) -> None:
+  """Deletes checkpoints, the oldest first."""
+  for step in steps(directory):
+    if step not in kept:
+      durable.remove(directory / str(step))
 
 
 def losses(directory: pathlib.Path) -> dict[int, float]:

@@ -20,6 +20,8 @@ import zlib
 import jax
 import numpy as np
 
+from ldc_vae.runtime import durable
+
 Path = str | os.PathLike[str]
 
 _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
@@ -36,12 +38,7 @@ NPZ_ERRORS = (
 )
 
 
-class FileError(OSError):
-  """A file of the run cannot be read or written."""
-
-  def __init__(self, message: str, number: int | None = None):
-    super().__init__(message)  # no '[Errno 28]' before the sentence
-    self.errno = number
+FileError = durable.FileError
 
 
 @contextlib.contextmanager
@@ -68,8 +65,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       yield file
       file.flush()
-      os.fsync(file.fileno())
-      os.replace(temporary, path)  # locked, or `remove_unfinished` takes it
+      durable.replace(temporary, path)  # locked, or it may be removed
   except OSError as error:
     if error.filename not in (None, os.fspath(temporary)):
       raise  # the block's own business with another file

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.runtime import durable
 
 # Names the process that runs the jobs: a run of ours stops when it is gone,
 # even if it could not say so.
@@ -136,7 +137,7 @@ class _Running:
     if job.log is None:
       self.process = subprocess.Popen(job.words, **options)
     else:
-      with open(job.log, 'ab') as file:
+      with open(job.log, 'ab', opener=durable.opener) as file:
         self._size = file.tell()
         self.process = subprocess.Popen(
           job.words, stdout=file, stderr=file, **options

@@ -13,6 +13,7 @@ import time
 from absl import logging
 import jax
 
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 
 LOCK_NAME = '.lock'
@@ -54,7 +55,7 @@ def lock_workdir(
   is_new = not path.exists()
   with contextlib.ExitStack() as stack:
     try:
-      path.mkdir(parents=True, exist_ok=True)
+      durable.make_folder(path)
       file = stack.enter_context(_open(path / name, patient))
     except LockedError:
       raise
@@ -75,7 +76,7 @@ def lock_workdir(
 def _open(path: pathlib.Path, patient: bool) -> Iterator[io.FileIO | None]:
   """Yields the locked file, or None where files cannot be locked."""
   while True:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    descriptor = durable.opener(path, os.O_RDWR | os.O_CREAT)
     with open(descriptor, 'r+b', buffering=0) as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,10 @@
 """A growing file of metrics, one JSON object per line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import contextlib
+import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -12,7 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
+
+NAME = 'metrics.jsonl'  # in a workdir
 
 
 class MetricWriter:
@@ -30,6 +35,7 @@ class MetricWriter:
     """
     self._path = pathlib.Path(path)
     self._file: io.FileIO | None = None
+    self._record = record_of(())
     if jax.process_index() == 0:
       self._open()
       self._keep_lines(lambda unused_row: True)
@@ -74,17 +80,35 @@ class MetricWriter:
       with contextlib.suppress(OSError):
         self._file.truncate(size)
       raise files.file_error(self._path, error) from error
+    self._record = record_of((line,), self._record)
 
-  def truncate_after(self, step: int) -> None:
+  def sync(self) -> dict[str, Any]:
+    """Waits until the lines are on the disk; returns their count and digest.
+
+    The count and the digest are those of the lines as they were written, which
+    `damage` compares with the file.
+    """
+    if self._file is not None:
+      try:
+        durable.sync(self._path)
+      except OSError as error:
+        raise files.file_error(self._path, error) from error
+    return self._record
+
+  def truncate_after(
+    self, step: int, record: Mapping[str, Any] | None = None
+  ) -> None:
     """Drops the lines of later steps, and what is torn.
 
     A run that resumes from `step` then has each step once.
 
     Args:
       step: The last step to keep; -1 drops every line.
+      record: What `sync` returned for those lines, if that is known.
     """
     if self._file is not None:
       self._keep_lines(lambda row: row['step'] <= step)
+      self._record = dict(record or self._record)
 
   def close(self) -> None:
     """Closes the file."""
@@ -95,7 +119,8 @@ class MetricWriter:
   def _open(self) -> None:
     """Opens the file for appending."""
     try:
-      self._file = open(self._path, 'ab', buffering=0)
+      self._file = open(self._path, 'ab', buffering=0, opener=durable.opener)
+      durable.sync(self._path.parent)
     except OSError as error:
       raise files.file_error(self._path, error) from error
 
@@ -109,12 +134,51 @@ class MetricWriter:
       for line, row in zip(lines, rows, strict=True)
       if row is not None and predicate(row)
     )
+    self._record = record_of(new.splitlines(keepends=True))
     if new == old:
       return
     with files.open_atomically(self._path) as file:
       file.write(new)
     self.close()  # it is still the old file
     self._open()
+
+
+def record_of(
+  lines: Iterable[bytes], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+  """Returns the count and the digest of lines, each digest with the one before.
+
+  Args:
+    lines: With their ends.
+    before: The record of the lines before them, if there are any.
+  """
+  count, digest = before.values() if before else (0, '')
+  for line in lines:
+    count += 1
+    digest = hashlib.sha256(digest.encode() + line).hexdigest()
+  return {'rows': count, 'sha256': digest}
+
+
+def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
+  """Returns what is wrong with the first lines of a file; '' if nothing is.
+
+  Args:
+    path: The file.
+    record: What `MetricWriter.sync` returned; None passes everything.
+  """
+  if record is None:
+    return ''
+  try:
+    with open(path, 'rb', opener=durable.opener) as file:
+      lines = list(itertools.islice(file, record['rows']))
+  except OSError as error:
+    return f'{path} cannot be read ({error.strerror or error})'
+  if record_of(lines) == record:
+    return ''
+  return (
+    f'{path} is not as it was written: among its first {record["rows"]} lines'
+    ' some are lost, doubled or changed'
+  )
 
 
 def read_metrics(path: files.Path) -> list[dict[str, Any]]:

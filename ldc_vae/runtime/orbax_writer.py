@@ -3,7 +3,7 @@
 Importing Orbax takes a third of a second, so only a save imports it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import contextlib
 import functools
 import os
@@ -15,87 +15,67 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-DELETED = 'deleted'  # the subfolder of checkpoints that are being deleted
+from ldc_vae.runtime import durable
+
+_UNFINISHED = '.unfinished-tmp'  # what Orbax makes, before it is synced
 
 
 def write(
   directory: pathlib.Path,
   manifest: dict[str, Any],
   values: dict[str, np.ndarray],
-  *,
-  kept: Iterable[int],
-  num_latest: int,
 ) -> None:
-  """Writes `<step>/` atomically, then deletes what is not to be kept.
+  """Writes `<step>/`, which appears whole, and is on the disk by then.
 
   Args:
     directory: The folder of checkpoints.
     manifest: The item `manifest`; its 'step' names the folder.
     values: The item `state`, arrays by name.
-    kept: Steps that stay whatever happens.
-    num_latest: The number of newest checkpoints that stay too.
 
   Raises:
     OSError: A file cannot be written. Nothing of the step is left then.
   """
+  path = directory / str(manifest['step'])
+  temporary = path.with_name(path.name + _UNFINISHED)
+  remove_unfinished(directory)
   try:
     with _silenced():
-      _write(directory, manifest, values, kept, num_latest)
+      _write(temporary, manifest, values)
+    durable.replace(temporary, path)
   except BaseException:
-    for path in directory.glob(f'{manifest["step"]}.orbax-checkpoint-tmp*'):
-      shutil.rmtree(path, ignore_errors=True)
+    remove_unfinished(directory)
     raise
 
 
-def _write(directory, manifest, values, kept, num_latest) -> None:
-  """Writes, without a word to the log."""
+def remove_unfinished(directory: pathlib.Path) -> None:
+  """Removes what saves have left that failed or were killed."""
+  for path in directory.glob('[0-9]*-tmp*'):
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(path, manifest, values) -> None:
+  """Writes a folder, without a word to the log."""
   import orbax.checkpoint as ocp
 
-  step = manifest['step']
-  policies = ocp.checkpoint_managers
-  options = ocp.CheckpointManagerOptions(
-    create=False,
-    cleanup_tmp_directories=True,
-    enable_async_checkpointing=False,  # this is the background already
-    lightweight_initialize=True,  # a corrupt old one must not stop a save
-    todelete_subdir=DELETED,  # renamed: never seen half deleted
-    preservation_policy=policies.AnyPreservationPolicy(
-      [
-        policies.LatestN(num_latest),
-        policies.CustomSteps(sorted(kept)),
-      ]
+  options = ocp.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix='process_0'
+  )
+  handler = ocp.CompositeCheckpointHandler(
+    state=ocp.PyTreeCheckpointHandler(  # as `_read_array` expects it
+      use_ocdbt=True, use_zarr3=False, multiprocessing_options=options
     ),
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
-      active_processes={0}, barrier_sync_key_prefix='process_0'
-    ),
+    manifest=ocp.JsonCheckpointHandler(multiprocessing_options=options),
   )
   items = {'manifest': ocp.args.JsonSave(manifest)}
   payload = {name: x for name, x in values.items() if x.size}
   if payload:  # Orbax saves no empty array, and no empty dictionary
     items['state'] = ocp.args.PyTreeSave(payload)
-  # Each save opens its own manager (10 ms), which then knows what is on disk,
-  # also after a save that failed.
-  with ocp.CheckpointManager(
-    directory,
-    options=options,
-    item_handlers={  # as `_read_array` expects it
-      'state': ocp.PyTreeCheckpointHandler(
-        use_ocdbt=True,
-        use_zarr3=False,
-        multiprocessing_options=options.multiprocessing_options,
-      ),
-      'manifest': ocp.JsonCheckpointHandler(
-        multiprocessing_options=options.multiprocessing_options
-      ),
-    },
-  ) as manager:
-    manager.save(step, args=ocp.args.Composite(**items), force=True)
-  path = directory / str(step)
+  # synchronous: this is the background already
+  with ocp.Checkpointer(handler, multiprocessing_options=options) as writer:
+    writer.save(path, args=ocp.args.Composite(**items))
   if payload and not (path / 'state/manifest.ocdbt').is_file():
     # tensorstore takes some names for patterns, and finds nothing to keep
-    shutil.rmtree(path)
     raise OSError('tensorstore has kept nothing below a name like this')
-  shutil.rmtree(directory / DELETED, ignore_errors=True)
 
 
 @contextlib.contextmanager

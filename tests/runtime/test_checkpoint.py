@@ -189,9 +189,7 @@ class RetentionTest(case.CheckpointTestCase):
     self.assertEqual(self.steps(), {1, 2, 3})
     self.save(4)
     self.assertEqual(self.steps(), {1, 3, 4})
-    self.assertEqual(
-      [x.name for x in (self.directory / 'deleted').iterdir()], ['2']
-    )
+    self.assertTrue((self.directory / '2.deleted').exists())
 
   def test_without_a_loss_the_best_is_the_latest(self):
     with checkpoint.Checkpointer(self.directory) as checkpointer:

@@ -126,5 +126,59 @@ class MetricWriterTest(folder_case.FolderTestCase):
     self.assertEmpty(self.names())
 
 
+class RecordTest(folder_case.FolderTestCase):
+  """What a checkpoint keeps of the lines, and finds again or not."""
+
+  def setUp(self):
+    super().setUp()
+    self.path = self.directory / 'metrics.jsonl'
+    with metric_writer_lib.MetricWriter(self.path) as writer:
+      for step in range(4):
+        writer.write(step, {'loss': 1.0 / (step + 1)})
+      self.record = writer.sync()
+
+  def test_it_is_that_of_the_lines_however_they_were_written(self):
+    self.assertEqual(self.record['rows'], 4)
+    with metric_writer_lib.MetricWriter(self.path) as writer:
+      self.assertEqual(writer.sync(), self.record)
+      writer.write(4, {'loss': 0.0})
+      writer.write(5, {'loss': 0.0})
+      self.assertNotEqual(writer.sync(), self.record)
+    self.assertEmpty(metric_writer_lib.damage(self.path, self.record))
+    with metric_writer_lib.MetricWriter(self.path) as writer:
+      writer.truncate_after(3)
+      self.assertEqual(writer.sync(), self.record)
+    self.assertEmpty(metric_writer_lib.damage(self.path, None))
+
+  @parameterized.named_parameters(
+    ('lost', lambda lines: lines[1:]),
+    ('lost_at_the_end', lambda lines: lines[:-1]),
+    ('doubled', lambda lines: [*lines[:2], *lines[1:]]),
+    ('changed', lambda lines: [lines[0].replace(b'1', b'2'), *lines[1:]]),
+    ('exchanged', lambda lines: [lines[1], lines[0], *lines[2:]]),
+  )
+  def test_damage_is_told_and_is_not_forgotten(self, change):
+    lines = self.path.read_bytes().splitlines(keepends=True)
+    self.path.write_bytes(b''.join(change(lines)))
+    self.assertRegex(
+      metric_writer_lib.damage(self.path, self.record),
+      'metrics.jsonl is not as it was written: among its first 4 lines',
+    )
+    with metric_writer_lib.MetricWriter(self.path) as writer:
+      writer.truncate_after(3, self.record)
+      writer.write(4, {'loss': 0.0})
+      later = writer.sync()
+    self.assertIn(
+      'among its first 5', metric_writer_lib.damage(self.path, later)
+    )
+
+  def test_a_file_that_is_gone_is_told(self):
+    self.path.unlink()
+    self.assertRegex(
+      metric_writer_lib.damage(self.path, self.record),
+      r'cannot be read \(No such file',
+    )
+
+
 if __name__ == '__main__':
   absltest.main()

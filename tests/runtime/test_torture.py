@@ -50,6 +50,7 @@ _SHORT = (
 _CLOCKS = (
   'train/images_per_sec',
   'wall_seconds',
+  'digests',
   'time/sample_10k_latents_seconds',
   'time/sample_10k_seconds',
 )

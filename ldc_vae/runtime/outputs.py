@@ -1,0 +1,131 @@
+"""What an evaluation leaves: put in place as one, and known again by digests.
+
+The files are written to a folder of the workdir. Once all are on the disk, the
+folder is renamed, which decides that they replace those of the evaluation
+before; then they are moved. What interrupts it before leaves the old files, and
+what interrupts the moves leaves work that `finish` completes.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from ldc_vae.runtime import durable
+from ldc_vae.runtime import files
+
+RESULTS = 'results.json'
+SAMPLES = 'samples.npz'
+REPORT = 'report.html'
+FIGURES = 'figures'
+
+DIGESTS = 'digests'  # the field of results.json
+_UNFINISHED = '.evaluation-unfinished'
+_WHOLE = '.evaluation-whole'
+
+
+@contextlib.contextmanager
+def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a new folder, whose files are moved to the workdir at the end.
+
+  If the block raises, the files in the workdir stay as they are.
+
+  Args:
+    workdir: No other process may do this meanwhile.
+  """
+  finish(workdir)
+  folder = workdir / _UNFINISHED
+  _remove(folder)
+  try:
+    folder.mkdir()
+    yield folder
+    durable.replace(folder, workdir / _WHOLE)
+    finish(workdir)
+  except OSError as error:
+    if error.filename is None or _UNFINISHED not in str(error.filename):
+      raise
+    raise files.file_error(workdir, error) from error
+  finally:
+    _remove(folder)
+
+
+def is_interrupted(workdir: pathlib.Path) -> bool:
+  """Returns whether files of an evaluation still wait to be moved."""
+  return (workdir / _WHOLE).exists()
+
+
+def finish(workdir: pathlib.Path) -> None:
+  """Moves the files of an evaluation that was interrupted after its end."""
+  folder = workdir / _WHOLE
+  if folder.is_symlink() or not folder.is_dir():
+    return
+  for path in sorted(folder.iterdir()):
+    durable.replace(path, workdir / path.name)
+  folder.rmdir()
+
+
+def seal(folder: pathlib.Path, results: Mapping[str, Any]) -> str:
+  """Returns the digests of the results, and of the files beside them.
+
+  Args:
+    folder: Holds the files.
+    results: What results.json is going to hold.
+  """
+  digests = {}
+  for path in sorted(folder.rglob('*')):
+    if path.is_file():
+      digests[path.relative_to(folder).as_posix()] = _digest(path)
+  digests[RESULTS] = _digest_of_results(results)
+  return ' '.join(f'{name}={digest}' for name, digest in digests.items())
+
+
+def damage(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
+  """Returns what differs from what was written, in words; '' if nothing does.
+
+  `samples.npz` may be missing, as it is large. Results of earlier versions have
+  no digests, and pass.
+
+  Args:
+    workdir: Holds the files.
+    results: The content of results.json.
+  """
+  words = str(results.get(DIGESTS) or '').split()
+  for name, _, digest in (word.rpartition('=') for word in words):
+    path = workdir / name
+    try:
+      same = digest == (
+        _digest_of_results(results) if name == RESULTS else _digest(path)
+      )
+    except FileNotFoundError:
+      if name != SAMPLES:
+        return f'{path} is missing'
+      continue
+    except OSError as error:
+      return f'{path} cannot be read ({error.strerror or error})'
+    if not same:
+      return f'{path} is not as it was written'
+  return ''
+
+
+def _digest(path: pathlib.Path) -> str:
+  """The SHA-256 of a file."""
+  with open(path, 'rb', opener=durable.opener) as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _digest_of_results(results: Mapping[str, Any]) -> str:
+  """The SHA-256 of all results but the digests."""
+  content = {name: x for name, x in results.items() if name != DIGESTS}
+  text = json.dumps(files.finite(content), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Removes a folder of ours, or a link in its place."""
+  if folder.is_symlink():
+    os.unlink(folder)
+  shutil.rmtree(folder, ignore_errors=True)
