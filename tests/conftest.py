@@ -1,4 +1,4 @@
-"""Four emulated devices for all tests, set before jax starts."""
+"""Four emulated devices for all tests, set before jax and NumPy start."""
 
 import gc
 import os
@@ -12,6 +12,10 @@ from tests import device_case
 # devices wait for each other for ever.
 os.environ.setdefault('NPROC', '32')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# The threads of NumPy and scikit-learn wait for each other by spinning. With
+# several test processes a product takes up to fifty times as long.
+for _name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS'):
+  os.environ.setdefault(_name, '1')
 # later flags win over those of the environment
 _FLAGS = device_case.xla_flags(num_devices=4)
 if _FLAGS not in os.environ.get('XLA_FLAGS', ''):
