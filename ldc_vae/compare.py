@@ -9,6 +9,7 @@ the others go on.
 from collections.abc import Mapping, Sequence
 import os
 import pathlib
+import re
 import signal
 import sys
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ FAILED = comparison_page.FAILED
 WAITING = comparison_page.WAITING
 
 _LONGER = 1.5  # seconds that the runs' ends are waited for after theirs
+_RAISED = re.compile(r'[\w.]+(Error|Exception)(: |$)')
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
 # What would make the numbers of two methods no comparison, and what would not.
 _SAME_FOR_ALL = ('dataset.', 'evaluate.', 'model.likelihood')
@@ -181,7 +183,9 @@ def failure(end: jobs_lib.End) -> str:
     return told[-1].removeprefix('error: ')
   if end.code is not None and end.code < 0:
     return f'ended by {signal.Signals(-end.code).name}'
-  last = f': {lines[-1]}' if lines else ''
+  # a traceback ends with its error, below which jax adds a note
+  raised = [line for line in lines if _RAISED.match(line)]
+  last = ''.join(f': {line}' for line in (raised or lines)[-1:])
   return f'exit code {end.code}{last}'
 
 

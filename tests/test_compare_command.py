@@ -32,6 +32,12 @@ class FailureTest(parameterized.TestCase):
     ),
     (-9, 'step 1\n', 'ended by SIGKILL'),
     (1, 'Traceback\nTypeError: x\n', 'exit code 1: TypeError: x'),
+    (
+      1,
+      'Traceback\nmy.module.OddError\n----\nFor simplicity, JAX has removed\n',
+      'exit code 1: my.module.OddError',
+    ),
+    (1, 'Errors are here\nlast words\n', 'exit code 1: last words'),
     (3, '', 'exit code 3'),
   )
   def test_is_one_line(self, code, output, expected):

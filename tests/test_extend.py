@@ -24,7 +24,59 @@ classifier._MIN_STEPS, classifier._NUM_EPOCHS = 20, 1
 """
 
 
+# A method whose objective has a mistake of its own.
+_BROKEN = """
+import dataclasses
+from typing import ClassVar
+from ldc_vae import methods
+from ldc_vae.methods import base
+
+def my_objective(params, images, keys, context):
+  raise ValueError('it has a bug')
+
+@dataclasses.dataclass(frozen=True)
+class Mine(base.Method):
+  "Mine."
+  name: ClassVar[str] = 'mine'
+  label: ClassVar[str] = 'mine'
+  encoders: ClassVar[tuple[str, ...]] = ('gaussian',)
+  encoder_reason: ClassVar[str] = 'it is so'
+  def build(self, model):
+    phase = base.Phase(my_objective, model.autoencoder_names())
+    return base.with_normal_prior(model, phase)
+
+methods.register(Mine)
+"""
+
+
 class ExtendTest(absltest.TestCase):
+  def test_a_bug_of_an_objective_keeps_its_traceback(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    (folder / 'mine.py').write_text(_BROKEN)
+    result = subprocess.run(
+      (
+        sys.executable,
+        '-m',
+        'ldc_vae.main',
+        '--config=digits:mine,debug',
+        '--config.extensions=mine.py',
+        '--workdir=w',
+      ),
+      cwd=folder,
+      timeout=600,
+      capture_output=True,
+      text=True,
+      env=dict(
+        os.environ,
+        LDC_VAE_CACHE=str(folder / 'cache'),
+        PYTHONPATH=str(provenance.ROOT),
+      ),
+    )
+    self.assertEqual(result.returncode, 1)
+    self.assertIn('Traceback (most recent call last)', result.stderr)
+    self.assertRegex(result.stderr, r'mine.py", line 8, in my_objective\n')
+    self.assertIn('ValueError: it has a bug', result.stderr)
+
   def test_every_example_is_trained_reported_and_compared(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     names = []

@@ -233,7 +233,7 @@ class Checkpointer:
     self, like: PyTree, which: str
   ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Returns (manifest, values) of the first checkpoint that verifies."""
-    corrupt = {}
+    corrupt: dict[int, manifest_lib.CorruptError] = {}
     while steps := [
       step
       for step in folder.ranked(folder.losses(self._directory), which)
@@ -246,18 +246,18 @@ class Checkpointer:
         values = manifest_lib.read_values(path, manifest)
       except manifest_lib.CorruptError as error:
         if path.exists():  # else deleted while we read: newer ones are there
-          corrupt[steps[0]] = str(error)
+          corrupt[steps[0]] = error
         continue
       for step, reason in corrupt.items():
-        self._set_aside(step, reason, steps[0])
+        self._set_aside(step, str(reason), steps[0])
       return manifest, values
     if corrupt:
       reasons = '; '.join(f'{step}: {why}' for step, why in corrupt.items())
       raise manifest_lib.CheckpointError(
-        f'no checkpoint in {self._directory} verifies ({reasons}); put a'
+        f'every checkpoint in {self._directory} is damaged ({reasons}); put a'
         ' backup in its place, or remove the directory to train from the'
         ' start'
-      )
+      ) from corrupt[max(corrupt)]
     return None
 
   def _set_aside(self, step: int, reason: str, used: int) -> None:

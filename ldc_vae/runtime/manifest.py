@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     whole = manifest.get('digest') == digest(manifest)
   except Exception as error:
     _raise_if_unreadable(path)
-    raise CorruptError(f'its manifest: {one_line(error)}') from error
+    raise CorruptError('manifest/metadata cannot be read') from error
   if not whole:
     raise CorruptError('its manifest does not match its digest')
   if path.name != str(manifest['step']):
@@ -93,7 +94,16 @@ def _read_array(path: pathlib.Path, name: str) -> np.ndarray:
     raise
   except Exception as error:
     _raise_if_unreadable(path)
-    raise CorruptError(f'{name}: {one_line(error)}') from error
+    file = _named_file(path, error)
+    raise CorruptError(f'{name} cannot be read from {file}') from error
+
+
+def _named_file(path: pathlib.Path, error: BaseException) -> str:
+  """Returns the last file of a checkpoint that an error names, or 'state'."""
+  named = re.findall(r'local file "([^"]+)"', str(error))
+  files = [pathlib.Path(each) for each in named if each.startswith(str(path))]
+  found = [each for each in files if each.is_file()]
+  return str(found[-1].relative_to(path)) if found else 'state'
 
 
 def _raise_if_unreadable(path: pathlib.Path) -> None:

@@ -198,7 +198,10 @@ _WORKDIRS = {
   ),
   'corrupt_checkpoint': _Case(
     _EVALUATE,
-    rf'no checkpoint in .*checkpoints verifies \({_STEP}: .*\); put a bac',
+    rf'^error: every checkpoint in [^ ]*/trained/checkpoints is damaged'
+    rf' \({_STEP}: [\w.]+ (cannot be read from state/d/\w+|does not match its'
+    r' digest)(; [^()]*)?\); put a backup in'
+    ' its place, or remove the directory to train from the start$',
     _RUNTIME,
     _trained(_damage_all),
   ),
@@ -210,7 +213,7 @@ _WORKDIRS = {
   ),
   'corrupt_checkpoint_to_resume': _Case(
     _RESUME,
-    r'no checkpoint in .*checkpoints verifies',
+    r'every checkpoint in .*checkpoints is damaged \(',
     _RUNTIME,
     _trained(_damage_all),
   ),

@@ -50,7 +50,10 @@ class CorruptionTest(case.CheckpointTestCase):
     (self.directory / '2' / 'manifest' / 'metadata').write_bytes(b'')
     for _ in range(2):  # and does not pass for an empty directory later
       with self.assertRaisesRegex(
-        manifest.CheckpointError, 'no checkpoint in .*ckpt verifies.*remove'
+        manifest.CheckpointError,
+        r'every checkpoint in .*ckpt is damaged \(2: manifest/metadata cannot'
+        r' be read; 1: [\w.]+ (cannot be read from [\w./]+|does not match its'
+        r' digest)\); .*remove',
       ):
         self.restore()
 
