@@ -371,7 +371,7 @@ logging.warning('their warning')
     self.assertEqual(
       result.stderr,
       'error: --mode=x: unknown mode; known: train, evaluate, sample,'
-      ' compare\n',
+      ' compare, check\n',
     )
 
 
