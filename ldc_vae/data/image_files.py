@@ -142,12 +142,13 @@ def decode_file(file: pathlib.Path, request: request_lib.Request) -> Decoded:
     is_animated = getattr(image, 'is_animated', False)
     if image.format in _ANIMATED and is_animated:
       warnings.warn('only its first picture is read', stacklevel=2)
-    # Pillow has no mode for it, and opens it as colour
-    is_grey = image.format == 'PNG' and image.tile[0].args == 'LA;16B'
+    # Pillow has few modes of 16 bits; what the file has stands in its tiles
+    raw = str(image.tile) if image.format in ('PNG', 'TIFF') else ''
+    is_deep = image.mode.startswith('I') or ';16' in raw
     image.load()
-    is_deep = image.mode.startswith('I')
+    is_grey = 'LA;16B' in raw  # opened as colour
     flat = _flatten(_upright(image), request.background, is_grey)
-  dark = DARK_OF_16_BITS if is_deep or is_grey else DARK
+  dark = DARK_OF_16_BITS if is_deep else DARK
   return Decoded(conform(flat, request), dark)
 
 
@@ -237,7 +238,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
   """Returns why a file cannot be decoded; the file is named elsewhere."""
   if isinstance(error, PIL.UnidentifiedImageError):
-    return 'its content is no image'
+    return 'its content has no format that Pillow reads'
   if isinstance(error, Image.DecompressionBombError):
     return f'it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels'
   return array_cache.first_line(error)

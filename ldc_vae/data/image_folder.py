@@ -108,7 +108,7 @@ def find(path: pathlib.Path, request: request_lib.Request) -> Folder:
       unreadable[file] = error.strerror or type(error).__name__
   if unreadable:
     raise request.refuse(
-      f'has {len(unreadable)} files that cannot be read:'
+      f'has files that cannot be read, {len(unreadable)} in all:'
       f' {name_some(path, unreadable)}'
     )
   if not places:

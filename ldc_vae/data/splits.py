@@ -13,6 +13,7 @@ SPELLINGS = {
   'val': 'validation',
   'valid': 'validation',
   'validation': 'validation',
+  'dev': 'validation',
   'test': 'test',
   'testing': 'test',
 }

@@ -116,7 +116,7 @@ _DATA = {
   ),
   'text_as_image': _Case(
     _images_from('pictures'),
-    r'of which 1 cannot be decoded: 1.png .its content is no image',
+    r'of which 1 cannot be decoded: 1.png .its content has no',
     _LASTING,
     _pictures(*[(8, 8)] * 40, spoil=lambda data: b'not a picture'),
   ),

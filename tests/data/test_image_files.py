@@ -185,6 +185,18 @@ class DepthTest(DecodeTestCase):
     with self.assertRaisesRegex(ValueError, message):
       self.decode(Image.fromarray(values), 'tif')
 
+  @parameterized.parameters((2, 3), (6, 4))
+  def test_colour_of_16_bits_is_known_by_the_dark_limit(self, kind, channels):
+    path = self.root / 'x.png'
+    values = np.full((8, 8, channels), 16383)
+    values[..., 3:] = 65535  # alpha
+    path.write_bytes(_png_of_16_bits(values, kind))
+    source = request.Request(name='images', path='x')
+    pixels, dark = image_files.decode_file(path, source)
+    # Pillow keeps the upper byte
+    np.testing.assert_array_equal(pixels, np.full((8, 8, 3), 63))
+    self.assertEqual(dark, image_files.DARK_OF_16_BITS)
+
   @parameterized.parameters(
     ('1', 'tif', dict(compression='group4')),
     ('1', 'png', {}),
@@ -269,8 +281,8 @@ class FolderTest(dataset_case.FolderTestCase):
     with self.assertRaisesRegex(
       ValueError,
       r'^config.dataset.path=.*pictures has 20 images, of which 3 cannot be'
-      r' decoded: 003.png \(its content is no image\), 007.png \(its .*\),'
-      r' 011.png \(.*\): remove or replace them$',
+      r' decoded: 003.png \(its content has no format that Pillow reads\),'
+      r' 007.png \(its .*\), 011.png \(.*\): remove or replace them$',
     ):
       self.load()
     for name in spoilt:
@@ -283,9 +295,17 @@ class FolderTest(dataset_case.FolderTestCase):
       [0] * 3 + [200 + i for i in range(20) if f'{i:03d}' not in spoilt],
     )
 
-  def test_many_broken_files_are_counted(self):
+  @parameterized.named_parameters(
+    ('empty', b''),
+    ('page', b'<html>'),
+    ('pointer', b'version https://git-lfs.github.com/spec/v1'),
+    ('drawing', b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
+    ('heic', b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + bytes(200)),
+    ('no_pixels', _png_of_16_bits(np.zeros((8, 8, 1)), 0)[:45]),
+  )
+  def test_many_broken_files_are_counted(self, content):
     for i in range(30):
-      (self.folder / f'{i:03d}.png').write_bytes(b'')
+      (self.folder / f'{i:03d}.png').write_bytes(content)
     with self.assertRaisesRegex(ValueError, r'30 cannot .*004.*\), \.\.\.: '):
       self.load()
 

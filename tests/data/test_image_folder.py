@@ -121,14 +121,14 @@ class SearchTest(dataset_case.FolderTestCase):
     (self.folder / 'x.png').symlink_to('nowhere.png')
     with self.assertRaisesRegex(
       ValueError,
-      r'has 1 files that cannot be read: x.png \(No such file or directory\):'
-      r' remove or replace it$',
+      r'has files that cannot be read, 1 in all: x.png \(No such file or'
+      r' directory\): remove or replace it$',
     ):
       self.load()
     for i in range(7):
       (self.folder / f'y{i}.png').symlink_to('nowhere.png')
     with self.assertRaisesRegex(
-      ValueError, r'has 8 files .* y3.png \(.*\), \.\.\.: .* replace them$'
+      ValueError, r', 8 in all: .* y3.png \(.*\), \.\.\.: .* replace them$'
     ):
       self.load()
 
@@ -169,7 +169,8 @@ class _FilledTestCase(dataset_case.FolderTestCase):
 class SplitsTest(_FilledTestCase):
   @parameterized.parameters(
     ('train', 'val', 'test'),
-    ('Train', 'Valid', 'Test'),
+    ('TRAIN', 'Valid', 'Test'),
+    ('train', 'dev', 'test'),
     ('training', 'validation', 'testing'),
     ('train2017', 'val2017', 'test2017'),
     ('images__train', 'images__val', 'images__test'),  # YOLO
