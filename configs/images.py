@@ -1,4 +1,4 @@
-r"""LDC-VAE on your own images: a folder of PNG/JPEG, an .npz or an .npy file.
+r"""LDC-VAE on your own images: a folder, an .npz or an .npy file.
 
 python -m ldc_vae.main --config=configs/images.py --workdir=runs/images \\
     --config.dataset.path=PATH --config.dataset.image_size=32

@@ -196,7 +196,7 @@ class OverrideTest(config_case.FileTestCase):
     message = self.message_of(
       config_lib.override, self.config, ['--config.dataset.qqq=1']
     )
-    self.assertIn('known: dataset.binarize, dataset.data_dir', message)
+    self.assertIn('known: dataset.background, dataset.binarize', message)
 
   def test_a_group_is_refused(self):
     message = self.message_of(

@@ -2,6 +2,7 @@
 
 One entry of the cache is a folder of arrays and an index of their sizes and
 checksums. Processes that want the same entry wait for the one that writes it.
+An entry is stale when the stamps of its source differ from those in the index.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,18 +14,29 @@ import math
 import os
 import pathlib
 import shutil
+import stat
+import time
 from typing import Any
 import zlib
 
 from absl import logging
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.runtime import durable
+from ldc_vae.runtime import progress
 
 CHUNK = 512  # images that are decoded at a time
 
 _MEMMAP_BYTES = 2**30  # larger files are memory-mapped, not loaded
-_FORMAT = 1  # version of the cache's format; a new one makes all entries stale
+_FORMAT = 2  # version of the cache's format; a new one makes all entries stale
+SLOW_SECONDS = 2.0  # decoding that takes longer shows its progress
+
+# Two writes within this time may have the same time stamp: FAT counts in steps
+# of two seconds.
+FRESH_SECONDS = 3.0
+
+Arrays = dict[str, np.ndarray]
 
 
 def cache_dir() -> pathlib.Path:
@@ -41,9 +53,9 @@ def load_or_write(
   label: str,
   source: list[Any],
   fingerprint: str,
-  write_fn: Callable[[pathlib.Path], None],
-) -> dict[str, np.ndarray]:
-  """Returns a cache entry; `write_fn(folder)` writes it the first time.
+  write_fn: Callable[[pathlib.Path, Arrays], errors.UserError | None],
+) -> Arrays:
+  """Returns a cache entry; `write_fn` writes it the first time.
 
   Args:
     label: A readable name for the entry's folder.
@@ -51,8 +63,10 @@ def load_or_write(
       different value has its own cache entry.
     fingerprint: A digest of the source's content. If it changes, the entry is
       written again.
-    write_fn: A function that writes the arrays with `create_array`. Its
-      exceptions are raised unchanged, and leave no entry.
+    write_fn: A function `(folder, previous)` that writes the arrays with
+      `create_array`. `previous` has the arrays of a stale entry, or none. What
+      it raises leaves no entry. If it returns an error instead, what it has
+      written is `previous` for the next call, and the error is raised.
 
   Returns:
     A dict from file name (without .npy) to a read-only array. Large arrays are
@@ -63,26 +77,28 @@ def load_or_write(
   """
   digest = hashlib.sha256(json.dumps([_FORMAT, *source]).encode()).hexdigest()
   directory = cache_dir() / 'arrays' / f'{label}-{digest[:16]}'
-  arrays = _read_cache(directory, fingerprint)
-  if arrays is not None:
+  stored, arrays = _read_cache(directory)
+  if stored == fingerprint:
     return arrays
   temporary = directory.with_suffix('.incomplete')
   with locked(directory.with_suffix('.lock')):
     # another process may have written it while this one waited
-    arrays = _read_cache(directory, fingerprint)
-    if arrays is not None:
-      return arrays
+    stored, previous = _read_cache(directory)
+    if stored == fingerprint:
+      return previous
     # a killed process may have left its files
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-      write_fn(temporary)
-      _write_index(temporary, fingerprint)
+      error = write_fn(temporary, previous)
+      _write_index(temporary, '' if error else fingerprint)
       durable.replace(temporary, directory)
     finally:
       shutil.rmtree(temporary, ignore_errors=True)
-    arrays = _read_cache(directory, fingerprint)
-  if arrays is None:
+    if error:
+      raise error
+    stored, arrays = _read_cache(directory)
+  if stored != fingerprint:
     raise OSError(
       f'{directory} was just written but cannot be read: check the disk'
     )
@@ -112,18 +128,52 @@ def create_array(
   )
 
 
+def stamp(path: pathlib.Path, status: os.stat_result) -> bytes:
+  """Returns 16 bytes that differ after every change of a file.
+
+  Programs can set the time of modification, but neither the time of change nor
+  the inode. Where the time of change is recent, the content counts too.
+
+  Args:
+    path: The file.
+    status: Its `path.stat()`.
+
+  Raises:
+    OSError: The content counts, and cannot be read.
+  """
+  digest = hashlib.sha256(os.fsencode(path))  # the name may not be UTF-8
+  digest.update(
+    f'\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}'
+    f'\0{status.st_ino}'.encode()
+  )
+  is_fresh = time.time() - status.st_ctime < FRESH_SECONDS
+  if is_fresh and stat.S_ISREG(status.st_mode):
+    with open(path, 'rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+  return digest.digest()[:16]
+
+
 def fingerprint_of(files: Iterable[pathlib.Path]) -> str:
-  """Returns a digest of the names, sizes and modification times of files.
+  """Returns a digest of the stamps of files.
 
   Raises:
     OSError: A file is missing.
   """
-  digest = hashlib.sha256()
-  for path in sorted(files):
-    stat = path.stat()
-    digest.update(os.fsencode(path))  # the name may not be UTF-8
-    digest.update(f'\0{stat.st_size}\0{stat.st_mtime_ns}\n'.encode())
-  return digest.hexdigest()
+  stamps = [stamp(path, path.stat()) for path in sorted(files)]
+  return hashlib.sha256(b''.join(stamps)).hexdigest()
+
+
+def chunks(num_images: int) -> Iterator[int]:
+  """Yields the first image of each chunk; shows the progress if it is slow."""
+  with show_progress(num_images) as bar:
+    for start in range(0, num_images, CHUNK):
+      yield start
+      bar.update(min(start + CHUNK, num_images))
+
+
+def show_progress(num_images: int) -> progress.ProgressBar:
+  """Returns a bar that appears if the decoding of images is slow."""
+  return progress.ProgressBar(num_images, unit='image', delay=SLOW_SECONDS)
 
 
 @contextlib.contextmanager
@@ -140,7 +190,8 @@ def locked(path: pathlib.Path) -> Iterator[None]:
   except OSError as error:
     raise OSError(
       f'{path.parent} cannot be written ({first_line(error)}): set'
-      ' LDC_VAE_CACHE (or dataset.data_dir) to a folder that can be written'
+      ' LDC_VAE_CACHE (or config.dataset.data_dir) to a folder that can be'
+      ' written'
     ) from error
   with file:  # closing it releases the lock
     yield
@@ -167,15 +218,11 @@ def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
   (folder / 'index.json').write_text(json.dumps(index))
 
 
-def _read_cache(
-  directory: pathlib.Path, fingerprint: str
-) -> dict[str, np.ndarray] | None:
-  """Returns a cache entry's arrays; None if it is absent, stale or damaged."""
+def _read_cache(directory: pathlib.Path) -> tuple[str, Arrays]:
+  """Returns an entry's fingerprint and arrays; none if absent or damaged."""
   arrays = {}
   try:
     index = json.loads((directory / 'index.json').read_text())
-    if index['fingerprint'] != fingerprint:
-      return None
     for name, expected in index['files'].items():
       path = directory / f'{name}.npy'
       if path.stat().st_size != expected['size']:
@@ -189,12 +236,12 @@ def _read_cache(
         raise ValueError(f'{path} does not have the content in its index')
       array.flags.writeable = False
       arrays[name] = array
+    return index['fingerprint'], arrays
   except FileNotFoundError:
-    return None
+    pass
   except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
     logging.warning('writing a cache entry again: %s', first_line(error))
-    return None
-  return arrays or None
+  return '', {}
 
 
 def _is_large(path: pathlib.Path) -> bool:

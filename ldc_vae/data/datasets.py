@@ -129,7 +129,7 @@ def load(name: str, **options) -> Dataset:
   """
   if name not in DATASETS:
     raise errors.UserError(
-      f'dataset.name={name!r} is unknown{fields.suggest(name, DATASETS)};'
+      f'config.dataset.name={name} is unknown{fields.suggest(name, DATASETS)};'
       f' known: {", ".join(DATASETS)}'
     )
   request = request_lib.Request(name=name, **options)
@@ -183,13 +183,13 @@ def train_batches(
   num_images = len(images)
   if not 1 <= batch_size <= num_images:
     raise errors.UserError(
-      f'train.batch_size={batch_size} must be between 1 and the number of'
-      f' training images, {num_images}'
+      f'config.train.batch_size={batch_size} must be between 1 and the number'
+      f' of training images, {num_images}'
     )
   if batch_size % process_count:
     raise errors.UserError(
-      f'train.batch_size={batch_size} is not divisible by {process_count}'
-      ' processes'
+      f'config.train.batch_size={batch_size} is not divisible by'
+      f' {process_count} processes'
     )
   if not 0 <= process_index < process_count:
     raise errors.UserError(
@@ -219,7 +219,7 @@ def eval_batches(
   """
   if batch_size < 1:
     raise errors.UserError(
-      f'evaluate.batch_size={batch_size} must be at least 1'
+      f'config.evaluate.batch_size={batch_size} must be at least 1'
     )
   return _eval_batches(images, batch_size)
 

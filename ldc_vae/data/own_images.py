@@ -1,33 +1,32 @@
-"""The user's own images: a folder of PNG and JPEG files, or an array file.
+"""The user's own images: a folder of image files, or an array file.
 
-The images are resized, cropped, converted, permuted and written once into the
-array cache. Every error message names the file and a remedy.
+The images are converted, permuted and written once into the array cache. A line
+says what was understood, and a warning what may be wrong. Every error names the
+path and a remedy.
 """
 
-import concurrent.futures
-import os
+import functools
 import pathlib
 import shutil
-from typing import NoReturn
 
 from absl import logging
 import numpy as np
-from PIL import Image
-from PIL import ImageOps
 
 from ldc_vae import errors
 from ldc_vae.data import array_cache
+from ldc_vae.data import array_files
+from ldc_vae.data import image_files
+from ldc_vae.data import image_folder
 from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
 
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
-_MAX_CLASSES = 2**16  # larger values are probably not class labels
+_NUM_NAMED = 10  # classes that a line names
 
 
 def load(
   request: request_lib.Request,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]:
-  """Loads a folder, an .npz or an .npy file, and cuts it into fixed splits.
+  """Loads a folder, an .npz or an .npy file, and its fixed splits.
 
   Args:
     request: The request, with numbers that are not negative.
@@ -40,304 +39,202 @@ def load(
       message names it.
     OSError: The cache cannot be written.
   """
-  if not request.path:
-    raise errors.UserError(
-      "dataset.path='' must name a folder of PNG or JPEG files, an .npz or an"
-      ' .npy file when dataset.name=images'
-    )
   path = array_cache.expand(request.path)
+  source = [
+    str(path),
+    request.image_size,
+    request.num_channels,
+    request.background,
+    request.seed,
+  ]
   try:
     path.stat()
   except OSError as error:
-    raise errors.UserError(
-      f'dataset.path={request.path!r} cannot be read ({error.strerror};'
-      f' tried {path}): name a folder, an .npz or an .npy file'
+    raise request.refuse(
+      f'cannot be read ({error.strerror}; tried {path}): name a folder, an'
+      ' .npz or an .npy file'
     ) from error
   if path.is_dir():
-    files = _list_images(path)
-    write_fn = lambda folder: _decode_files(files, request, folder)
-  elif path.suffix in ('.npz', '.npy'):
-    files = [path]
-    write_fn = lambda folder: _convert_array_file(path, request, folder)
+    folder = image_folder.find(path, request)
+    fingerprint = folder.fingerprint
+    write_fn = functools.partial(_write_folder, path, folder, request)
+  elif path.is_file() and path.suffix.lower() in array_files.SUFFIXES:
+    fingerprint = array_cache.fingerprint_of([path])
+    write_fn = functools.partial(_write_arrays, path, request)
   else:
-    raise errors.UserError(
-      f'dataset.path={request.path!r} must be a folder, an .npz or an .npy file'
-    )
-  try:
-    fingerprint = array_cache.fingerprint_of(files)
-  except OSError as error:  # e.g. a broken link
-    raise errors.UserError(
-      f'dataset.path: {error.filename} cannot be read ({error.strerror}):'
-      ' remove or replace it'
-    ) from error
-  source = [str(path), request.image_size, request.num_channels, request.seed]
+    raise request.refuse('must be a folder, an .npz or an .npy file')
   arrays = array_cache.load_or_write('images', source, fingerprint, write_fn)
-  num_test, num_validation = _split_sizes(len(arrays['images']), request)
-  cut = lambda array: splits.cut(array, num_validation, num_test)
-  images, labels = cut(arrays['images']), arrays.get('labels')
-  if labels is not None and labels.min() == labels.max():
-    logging.warning('all labels are %d: they are ignored', labels[0])
-    labels = None  # a classifier of one class has nothing to learn
+  sizes = _split_sizes(arrays['sizes'], request)
+  cut = lambda array: _cut(array, arrays['sizes'], sizes)
+  images, labels = cut(arrays['images']), _labels(arrays, path)
+  _tell(arrays, images, labels, path)
   if labels is None:
     return images, None, 0
-  return images, cut(labels), int(labels.max()) + 1
+  return images, cut(labels), len(arrays['classes'])
+
+
+# What is written into the cache, all in one order: images.npy, dark.npy and
+# labels.npy. sizes.npy has the numbers of images that the source gives for each
+# split, classes.npy the names of classes, extremes.npy the values of pixels.
+
+
+def _write_folder(
+  path: pathlib.Path,
+  folder: image_folder.Folder,
+  request: request_lib.Request,
+  target: pathlib.Path,
+  previous: array_cache.Arrays,
+) -> errors.UserError | None:
+  """Decodes a folder; returns the error for files that cannot be decoded."""
+  order = _begin(folder.sizes, request, target)
+  error = image_files.write(
+    path, folder, np.argsort(order), request, target, previous
+  )
+  if error is None:
+    _finish(folder, order, target)
+  return error
+
+
+def _write_arrays(
+  path: pathlib.Path,
+  request: request_lib.Request,
+  target: pathlib.Path,
+  unused_previous: array_cache.Arrays,
+) -> None:
+  """Converts an array file."""
+  source = array_files.read(path, request)
+  order = _begin(source.sizes, request, target)
+  array_files.write(source, np.argsort(order), request, target)
+  _finish(source, order, target)
+
+
+def _begin(sizes: np.ndarray, request: request_lib.Request, target):
+  """Returns the order of the images, after checks before the long work."""
+  _split_sizes(sizes, request)
+  count = int(sizes.sum())
+  wanted = count * request.image_size**2 * (request.num_channels or 1)
+  free = shutil.disk_usage(target).free
+  if wanted > free:
+    raise request.conflict(
+      ('image_size',),
+      f'makes {count} images of {wanted:,} bytes, but {target.parent} has'
+      f' {free:,} free: use a smaller size, or set LDC_VAE_CACHE to a folder'
+      ' with more free space',
+    )
+  return splits.order(sizes, request.seed)
+
+
+def _finish(
+  source: image_folder.Folder | array_files.ArrayFile, order, target
+) -> None:
+  """Writes what is known of the images beside them."""
+  images = np.load(target / 'images.npy', mmap_mode='r')
+  starts = range(0, len(images), array_cache.CHUNK)
+  parts = [images[start : start + array_cache.CHUNK] for start in starts]
+  extremes = [min(x.min() for x in parts), max(x.max() for x in parts)]
+  np.save(target / 'extremes.npy', np.array(extremes))
+  np.save(target / 'sizes.npy', source.sizes)
+  if source.labels is not None:
+    np.save(target / 'labels.npy', source.labels[order])
+    np.save(target / 'classes.npy', np.array(source.classes))
+
+
+# What is made of it.
 
 
 def _split_sizes(
-  num_images: int, request: request_lib.Request
+  given: np.ndarray, request: request_lib.Request
 ) -> tuple[int, int]:
-  """Returns the numbers of test and validation images.
+  """Returns the numbers of validation and test images to cut from the training.
+
+  Args:
+    given: The numbers of images that the source gives for each split.
+    request: The request.
 
   Raises:
     UserError: They leave no image to train on.
   """
-  if num_images < 3:
-    raise errors.UserError(
-      f'dataset.path={request.path!r} holds {num_images} image'
-      f'{"s" * (num_images != 1)}: train, validation and test need at least 3'
+  num_train, own_validation, own_test = map(int, given)
+  count = num_train + own_validation + own_test
+  if count < 3:
+    raise request.refuse(
+      f'holds {count} image{"s" * (count != 1)}: train, validation and test'
+      ' need at least 3'
     )
-  tenth = max(1, num_images // 10)
-  num_test = request.num_test or tenth
-  num_validation = min(request.num_validation, tenth)
-  if num_test + num_validation >= num_images:
-    raise errors.UserError(
-      f'dataset.num_test={num_test} and {num_validation} validation images'
-      f' leave none of the {num_images} images of {request.path!r} to train'
-      ' on'
+  if own_test and request.num_test:
+    raise request.conflict(
+      ('num_test', 'path'),
+      f'has no effect: the data have a test split of {own_test} images; leave'
+      ' it at 0',
     )
-  return num_test, num_validation
-
-
-def _check_room(num_images: int, request: request_lib.Request, folder) -> None:
-  """Raises a `UserError` if the resized images need more than the free disk."""
-  wanted = num_images * request.image_size**2 * (request.num_channels or 1)
-  free = shutil.disk_usage(folder).free
-  if wanted > free:
-    raise errors.UserError(
-      f'dataset.image_size={request.image_size}: {num_images} images need'
-      f' {wanted:,} bytes, but {folder.parent} has {free:,} free: use a'
-      ' smaller size, or set LDC_VAE_CACHE to a folder with more free space'
+  tenth = max(1, num_train // 10)
+  num_validation = 0 if own_validation else min(request.num_validation, tenth)
+  num_test = 0 if own_test else request.num_test or tenth
+  if num_test + num_validation >= num_train:
+    raise request.conflict(
+      ('num_test', 'path'),
+      f'cuts {num_test} test and {num_validation} validation images, and'
+      f' leaves none of the {num_train} images to train on',
     )
+  return num_validation, num_test
 
 
-def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns all PNG and JPEG files below `folder`, sorted by name."""
+def _cut(
+  array: np.ndarray, given: np.ndarray, sizes: tuple[int, int]
+) -> dict[str, np.ndarray]:
+  """Returns the splits of an array in the order of the cache."""
+  train, *others = np.split(array, np.cumsum(given)[:-1])
+  own = {n: part for n, part in zip(splits.NAMES[1:], others) if len(part)}
+  return {**splits.cut(train, *sizes), **own}
 
-  def refuse(error: OSError) -> NoReturn:  # os.walk would skip the folder
-    raise errors.UserError(
-      f'dataset.path: the folder {error.filename} cannot be read'
-      f' ({error.strerror}): make it readable, or move it away'
-    ) from error
 
-  files, seen = [], {os.path.realpath(folder)}
-  for parent, folders, names in os.walk(
-    folder, onerror=refuse, followlinks=True
-  ):
-    places = {
-      os.path.realpath(os.path.join(parent, name)): name
-      for name in sorted(folders)
-      if not name.startswith('.')
-    }
-    # two links may lead to the same folder, or a link to its own parent
-    folders[:] = [name for place, name in places.items() if place not in seen]
-    seen.update(places)
-    files += [
-      pathlib.Path(parent, name)
-      for name in names
-      if name.lower().endswith(_SUFFIXES) and not name.startswith('.')
-    ]
-  if not files:
-    raise errors.UserError(
-      f'dataset.path={os.fspath(folder)!r} holds no PNG or JPEG file: name'
-      ' the folder that contains the images'
+def _labels(
+  arrays: array_cache.Arrays, path: pathlib.Path
+) -> np.ndarray | None:
+  """Returns the labels, or None where a classifier can learn nothing."""
+  labels = arrays.get('labels')
+  if labels is None:
+    return None
+  classes = arrays['classes']
+  if len(classes) == 1:
+    logging.warning('%s: all labels are %s: they are ignored', path, classes[0])
+    return None
+  if 2 * len(classes) > len(labels):
+    logging.warning(
+      '%s: %d labels for %d images are ids rather than classes: they are'
+      ' ignored',
+      path,
+      len(classes),
+      len(labels),
     )
-  return sorted(files)
+    return None
+  return labels
 
 
-def _decode_files(files, request: request_lib.Request, folder) -> None:
-  """Decodes files in parallel, and writes them permuted into images.npy."""
-  # raises before the long work, not after it
-  _split_sizes(len(files), request)
-  _check_room(len(files), request, folder)
-  logging.info('decoding %d images', len(files))
-  decode = lambda file: _decode_file(
-    file, request.image_size, request.num_channels
-  )
-  shape = decode(files[0]).shape
-  images = array_cache.create_array(
-    folder, 'images', np.uint8, (len(files), *shape)
-  )
-  rows = np.argsort(splits.permutation(len(files), request.seed))
-
-  def decode_chunk(start):
-    for i in range(start, min(start + array_cache.CHUNK, len(files))):
-      image = decode(files[i])
-      if image.shape != shape:
-        raise errors.UserError(_differs(files[0], shape, files[i], image.shape))
-      images[rows[i]] = image
-
-  num_workers = min(8, os.cpu_count() or 1)
-  pool = concurrent.futures.ThreadPoolExecutor(num_workers)
-  try:
-    for _ in pool.map(decode_chunk, range(0, len(files), array_cache.CHUNK)):
-      pass
-  finally:
-    pool.shutdown(cancel_futures=True)
-
-
-def _differs(first, first_shape, second, second_shape) -> str:
-  """Returns the message for two files whose shapes differ."""
-  describe = lambda shape: (
-    f'{shape[1]}x{shape[0]} {"grey" if shape[2] == 1 else "colour"}'
-  )
-  fields = []
-  if first_shape[:2] != second_shape[:2]:
-    fields.append('dataset.image_size')
-  if first_shape[2] != second_shape[2]:
-    fields.append('dataset.num_channels')
-  return (
-    f'dataset.path: {first} is {describe(first_shape)} but {second} is'
-    f' {describe(second_shape)}: set {" and ".join(fields)} to make them'
-    ' alike'
-  )
-
-
-def _decode_file(file, image_size: int, num_channels: int) -> np.ndarray:
-  """Decodes one file to uint8 [H, W, C], upright and without alpha channel."""
-  try:
-    with Image.open(file) as image:
-      image = ImageOps.exif_transpose(image)
-      if image.mode.startswith('I'):  # 16-bit grey, which Pillow would clip
-        values = np.asarray(image, np.float64) / 257
-        image = Image.fromarray(np.round(values).clip(0, 255).astype(np.uint8))
-      grey = image.mode in ('1', 'L', 'LA')
-      image = image.convert('L' if grey else 'RGB')
-  except Exception as error:  # Pillow's decoders raise many types
-    raise errors.UserError(
-      f'dataset.path: {file} cannot be decoded'
-      f' ({array_cache.first_line(error)}): remove or replace it'
-    ) from error
-  return _conform(image, image_size, num_channels)
-
-
-def _conform(image: Image.Image, image_size, num_channels) -> np.ndarray:
-  """Converts an 'L' or 'RGB' image to uint8 [H, W, C] as requested."""
-  if num_channels:
-    image = image.convert('L' if num_channels == 1 else 'RGB')
-  if image_size:
-    scale = image_size / min(image.size)
-    # The shorter side becomes image_size; the other is never smaller.
-    size = [max(image_size, round(side * scale)) for side in image.size]
-    if size != list(image.size):
-      image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = [(side - image_size) // 2 for side in size]
-    image = image.crop((left, top, left + image_size, top + image_size))
-  array = np.asarray(image)
-  return array if array.ndim == 3 else array[..., np.newaxis]
-
-
-def _read_array_file(path) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns the unconverted images of an array file, and labels int32 [N]."""
-  labels = None
-  try:
-    # Never allow_pickle: loading a pickle runs whatever its author wrote.
-    if path.suffix == '.npy':
-      images = np.load(path, mmap_mode='r', allow_pickle=False)
-    else:
-      with np.load(path, allow_pickle=False) as archive:
-        names = [name for name in archive.files if name != 'labels']
-        if 'images' not in names and len(names) != 1:
-          raise ValueError(f'it has arrays {names}, but none named images')
-        images = archive['images' if 'images' in names else names[0]]
-        labels = archive['labels'] if 'labels' in archive.files else None
-  except Exception as error:  # NumPy and zipfile raise many types
-    raise errors.UserError(
-      f'dataset.path: {path} cannot be read as an array file'
-      f' ({array_cache.first_line(error)}): write it again with'
-      ' np.savez(path, images=images) or np.save(path, images)'
-    ) from error
-  if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-    raise errors.UserError(
-      f'dataset.path: {path} holds {images.dtype} images: convert them to'
-      ' uint8, or to float in [0, 1]'
-    )
-  if images.ndim == 3:
-    images = images[..., np.newaxis]
-  if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-    raise errors.UserError(
-      f'dataset.path: {path} holds an array of shape {images.shape}: expected'
-      ' [N, H, W], [N, H, W, 1] or [N, H, W, 3]'
-    )
+def _tell(arrays, images, labels, path: pathlib.Path) -> None:
+  """Says what was understood, and warns of images that are nearly black."""
+  has_splits = arrays['sizes'][0] < arrays['sizes'].sum()
+  numbers = [
+    f'{len(images[name])} {name}{" as given" if has_splits and given else ""}'
+    for name, given in zip(splits.NAMES, arrays['sizes'])
+  ]
+  classes = 'no labels'
   if labels is not None:
-    if labels.shape != (len(images),) or not (
-      np.issubdtype(labels.dtype, np.integer)
-      and labels.min() >= 0
-      and labels.max() < _MAX_CLASSES
-    ):
-      raise errors.UserError(
-        f'dataset.path: the labels of {path} are {labels.dtype} of shape'
-        f' {labels.shape}: expected integers in [0,'
-        f' {_MAX_CLASSES}) of shape ({len(images)},)'
-      )
-    labels = labels.astype(np.int32)
-  return images, labels
-
-
-def _convert_array_file(path, request: request_lib.Request, folder) -> None:
-  """Writes images.npy as permuted uint8, and labels.npy if there are labels."""
-  images, labels = _read_array_file(path)
-  # raises before the long work, not after it
-  _split_sizes(len(images), request)
-  _check_room(len(images), request, folder)
-  num_channels = request.num_channels or images.shape[3]
-  shape = (*images.shape[1:3], num_channels)
-  if request.image_size:
-    shape = (request.image_size, request.image_size, num_channels)
-  rows = np.argsort(splits.permutation(len(images), request.seed))
-  written = array_cache.create_array(
-    folder, 'images', np.uint8, (len(images), *shape)
-  )
-  for start in range(0, len(images), array_cache.CHUNK):
-    chunk = _to_uint8(path, images[start : start + array_cache.CHUNK], start)
-    if chunk.shape[1:] != shape:
-      mode_of = lambda image: image[..., 0] if image.shape[2] == 1 else image
-      chunk = np.stack(
-        [
-          _conform(
-            Image.fromarray(mode_of(image)), request.image_size, num_channels
-          )
-          for image in chunk
-        ]
-      )
-    written[rows[start : start + array_cache.CHUNK]] = chunk
-  if labels is not None:
-    order = splits.permutation(len(images), request.seed)
-    written = array_cache.create_array(folder, 'labels', np.int32, labels.shape)
-    written[:] = labels[order]
-
-
-def _to_uint8(path, images: np.ndarray, start: int) -> np.ndarray:
-  """Converts images [n, H, W, C] to uint8; floats are in [0, 1].
-
-  Args:
-    path: The array file, for the message.
-    images: A part of the file's images.
-    start: The number of its first image in the file.
-
-  Returns:
-    uint8 [n, H, W, C].
-  """
-  if images.dtype == np.uint8:
-    return np.asarray(images)
-  lowest = images.min(axis=(1, 2, 3))
-  highest = images.max(axis=(1, 2, 3))
-  # min and max return NaN if there is one, and NaN fails both comparisons.
-  good = (lowest >= 0) & (highest <= 1)
-  if not good.all():
-    i = int(np.argmin(good))
-    what = 'NaN' if np.isnan(lowest[i]) else f'[{lowest[i]:g}, {highest[i]:g}]'
-    raise errors.UserError(
-      f'dataset.path: image {start + i} of {path} holds {what}: values must'
-      ' be floats in [0, 1], or uint8'
+    names = list(arrays['classes'])
+    more = ', ...' if len(names) > _NUM_NAMED else ''
+    classes = f'{len(names)} classes: {", ".join(names[:_NUM_NAMED])}{more}'
+  logging.info('%s: %s; %s', path, ', '.join(numbers), classes)
+  lowest, highest = map(int, arrays['extremes'])
+  if lowest == highest:
+    logging.warning(
+      '%s: every pixel of all images is %d of 255: there is nothing to learn',
+      path,
+      highest,
     )
-  return np.round(images.astype(np.float32) * 255).astype(np.uint8)
+  elif highest <= arrays['dark'].min():
+    logging.warning(
+      '%s: the images are nearly black, the brightest pixel of all is %d of'
+      ' 255: scale them to the full range of their type and run again',
+      path,
+      highest,
+    )

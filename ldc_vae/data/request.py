@@ -3,7 +3,14 @@
 import dataclasses
 from typing import ClassVar
 
+from ldc_vae import errors
 from ldc_vae import fields
+
+_LEVEL = fields.Range(
+  lambda x: 0 <= x <= 255,
+  '0 to 255',
+  lambda x: 'is no grey level; use 0 (black) to 255 (white)',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +21,14 @@ class Source(fields.Options):
   prepared there is downloaded into it.
 
   `path` is a folder, an .npz file or an .npy file. A folder is searched
-  recursively, and its files are sorted by name. An .npz file has the array
-  'images', or only one array, and optionally 'labels'. Arrays have shape
-  [N, H, W] or [N, H, W, C], and are uint8 or float in [0, 1].
+  recursively, and its files are sorted by name. Its folders 'train', 'val' and
+  'test' are splits; folders below them, or in their place, are classes. An .npz
+  file has 'images' and optionally 'labels', or 'x_train', 'y_train', 'x_test'
+  and so on. Arrays have shape [N, H, W] or [N, H, W, C], and are uint8, bool or
+  float in [0, 1].
 
   At most 180 images of 'digits' and a tenth of 'images' are held out for
-  validation; 'celeba64' has an official validation split.
+  validation; 'celeba64' and some folders have a validation split of their own.
   """
 
   group: ClassVar[str] = 'dataset'
@@ -29,13 +38,16 @@ class Source(fields.Options):
     '', 'folder of prepared TFDS data; empty: TFDS_DATA_DIR, or the cache'
   )
   path: str = fields.field(
-    '', 'images: a folder of PNG/JPEG files, or an .npz or .npy file'
+    '', 'images: a folder of image files, or an .npz or .npy file'
   )
   image_size: int = fields.at_least(
     0, default=0, help='images: side after resize and centre crop; 0: native'
   )
   num_channels: int = fields.one_of(
     (0, 1, 3), default=0, help='images: 1 grey, 3 colour; 0: as in the files'
+  )
+  background: int = fields.field(
+    255, 'images: grey level behind transparent pixels', _LEVEL
   )
   num_validation: int = fields.at_least(
     1, default=10_000, help='training images held out to choose options by'
@@ -48,17 +60,21 @@ class Source(fields.Options):
     if (self.name == 'images') != bool(self.path):
       raise self.conflict(
         ('name', 'path'),
-        'does not go together; only dataset.name=images has a path, and it'
-        ' needs one',
+        'does not go together; only config.dataset.name=images has a path, and'
+        ' it needs one',
       )
-    own = ('image_size', 'num_channels', 'num_test')
-    for name in own if self.name != 'images' else ():
-      if getattr(self, name):
-        raise fields.conflict(
-          {f'dataset.{name}': getattr(self, name), 'dataset.name': self.name},
-          'does not go together; only dataset.name=images has this option:'
-          ' leave it at 0',
+    own = ('image_size', 'num_channels', 'background', 'num_test')
+    for each in dataclasses.fields(self) if self.name != 'images' else ():
+      if each.name in own and getattr(self, each.name) != each.default:
+        raise self.conflict(
+          (each.name, 'name'),
+          'does not go together; only config.dataset.name=images has this'
+          f' option: leave it at {each.default}',
         )
+
+  def refuse(self, explanation: str) -> errors.UserError:
+    """Returns the error for what `path` holds: 'config.dataset.path=...'."""
+    return self.conflict(('path',), explanation)
 
 
 @dataclasses.dataclass(frozen=True)

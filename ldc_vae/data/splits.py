@@ -6,6 +6,18 @@ them with `cut`. The seed of a run has no influence on either.
 
 import numpy as np
 
+NAMES = ('train', 'validation', 'test')
+SPELLINGS = {
+  'train': 'train',
+  'training': 'train',
+  'val': 'validation',
+  'valid': 'validation',
+  'validation': 'validation',
+  'dev': 'validation',
+  'test': 'test',
+  'testing': 'test',
+}
+
 
 def permutation(num_images: int, seed: int) -> np.ndarray:
   """Returns the fixed order of a set's images before the set is cut.
@@ -21,6 +33,22 @@ def permutation(num_images: int, seed: int) -> np.ndarray:
     ValueError: The seed is negative.
   """
   return np.random.default_rng(seed).permutation(num_images)
+
+
+def order(sizes: np.ndarray, seed: int) -> np.ndarray:
+  """Returns a permutation that keeps the parts of a source in their places.
+
+  Args:
+    sizes: The numbers of images that the source gives for each of `NAMES`, in
+      this order; they add up to N.
+    seed: As in `permutation`.
+
+  Returns:
+    int64, shape [N]; it permutes the images inside of each part.
+  """
+  images = permutation(int(np.sum(sizes)), seed)
+  part = np.repeat(np.arange(len(sizes)), sizes)
+  return images[np.argsort(part[images], kind='stable')]
 
 
 def cut(

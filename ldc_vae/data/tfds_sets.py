@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import threading
+import time
 from typing import Any
 
 from absl import logging
@@ -55,7 +56,7 @@ def load(
     name,
     [str(directory), seed],
     array_cache.fingerprint_of(directory.iterdir()),
-    lambda folder: _decode_records(directory, name, recipe, seed, folder),
+    lambda folder, _: _decode_records(directory, name, recipe, seed, folder),
   )
   names = ('train', 'validation', 'test')
   images = {s: arrays[f'{s}_images'] for s in names if f'{s}_images' in arrays}
@@ -63,8 +64,8 @@ def load(
   num_train = len(images['train'])
   if 'validation' not in images and num_validation >= num_train:
     raise errors.UserError(
-      f'dataset.num_validation={num_validation} leaves nothing to train on:'
-      f' {name} in {directory} has {num_train} training images'
+      f'config.dataset.num_validation={num_validation} leaves nothing to train'
+      f' on: {name} in {directory} has {num_train} training images'
     )
   for arrays in filter(None, (images, labels)):
     if 'validation' in arrays:
@@ -153,7 +154,7 @@ def _decode_records(directory, name, recipe, seed, folder) -> None:
       labels = array_cache.create_array(
         folder, f'{split}_labels', np.int32, (count,)
       )
-    for start in range(0, count, array_cache.CHUNK):
+    for start in array_cache.chunks(count):
       chunk = rows[start : start + array_cache.CHUNK]
       with _readable(name, directory):
         examples = source.__getitems__(list(range(start, start + len(chunk))))
@@ -171,7 +172,7 @@ def _readable(name: str, directory: pathlib.Path):
     raise OSError(
       f'{name} in {directory} cannot be read'
       f' ({array_cache.first_line(error)}): delete that folder, and the set'
-      ' is prepared again, or set dataset.data_dir to another folder'
+      ' is prepared again, or set config.dataset.data_dir to another folder'
     ) from error
 
 
@@ -210,7 +211,7 @@ def _prepare(
   reason = _unreachable_reason(absent[0]) if absent else ''
   if reason:
     raise FileNotFoundError(
-      f'dataset.data_dir: {name} is not prepared (as ArrayRecord) in'
+      f'config.dataset.data_dir: {name} is not prepared (as ArrayRecord) in'
       f' {" or ".join(map(str, roots))} and the network cannot be reached'
       f' ({reason}); prepare it on a machine with a network and copy that'
       ' folder, or set TFDS_DATA_DIR or --config.dataset.data_dir to a folder'
@@ -236,6 +237,7 @@ def _prepare(
           try_download_gcs=False,
         ),
       )
+      time.sleep(array_cache.FRESH_SECONDS)  # else it would be decoded twice
     except Exception as error:  # downloads and parsers raise many types
       raise OSError(
         f'{name} could not be prepared in {roots[-1]}'

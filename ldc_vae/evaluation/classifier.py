@@ -47,7 +47,6 @@ _NUM_EPOCHS = 5
 _MIN_STEPS = 1000  # gives small data sets more epochs
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-4
-_FINGERPRINT_IMAGES = 1000
 
 
 class Classifier:
@@ -132,8 +131,8 @@ def load_or_train(
   """
   if len(dataset.images['train']) == 0:
     raise errors.UserError(
-      f'dataset.name={dataset.name!r} has an empty training split; lower'
-      ' dataset.num_validation or dataset.num_test'
+      f'config.dataset.name={dataset.name} has an empty training split; lower'
+      ' config.dataset.num_validation or config.dataset.num_test'
     )
   path = _cache_path(dataset, seed, cache_dir)
   classifier = _load(path, dataset)
@@ -251,7 +250,7 @@ def _labels(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
   """The labels of each split, or a `UserError` where there are none."""
   if dataset.labels is None or dataset.num_classes == 0:
     raise errors.UserError(
-      f'dataset.name={dataset.name!r} has no labels to train a classifier'
+      f'config.dataset.name={dataset.name} has no labels to train a classifier'
       ' on; use frechet_pca (principal components of the pixels) instead'
     )
   return dataset.labels
@@ -269,13 +268,14 @@ def _cache_path(
 
 
 def _fingerprint(dataset: datasets.Dataset) -> str:
-  """Returns a hash of a sample of the images, and of all labels."""
+  """Returns a hash of all images that it learns from, and of all labels."""
   digest = hashlib.sha256(str(dataset.num_classes).encode())
   for split in ('train', 'test'):
     images, labels = dataset.images[split], _labels(dataset)[split]
     digest.update(f'{split}{tuple(images.shape)}{images.dtype}'.encode())
-    stride = max(1, len(images) // _FINGERPRINT_IMAGES)
-    digest.update(np.ascontiguousarray(images[::stride]).tobytes())
+    for start in range(0, len(images), array_cache.CHUNK):
+      chunk = images[start : start + array_cache.CHUNK]
+      digest.update(chunk.tobytes())
     digest.update(np.asarray(labels, np.int32).tobytes())
   return digest.hexdigest()[:16]
 

@@ -21,13 +21,21 @@ class ProgressBar:
   """
 
   def __init__(
-    self, total: int, *, initial: int = 0, file: TextIO | None = None
+    self,
+    total: int,
+    *,
+    initial: int = 0,
+    unit: str = 'step',
+    delay: float = 0.0,
+    file: TextIO | None = None,
   ):
     """Starts at step `initial`.
 
     Args:
       total: The last step.
       initial: The steps that an earlier part of the run has done.
+      unit: What is counted.
+      delay: Seconds after which it appears, if it has not ended by then.
       file: Where to print; by default stderr.
     """
     file = file or sys.stderr
@@ -37,7 +45,8 @@ class ProgressBar:
       total=total,
       initial=initial,
       file=file,
-      unit='step',
+      unit=unit,
+      delay=delay,
       dynamic_ncols=True,
       mininterval=seconds,
       maxinterval=seconds,

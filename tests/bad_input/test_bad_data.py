@@ -93,12 +93,12 @@ _uint8 = lambda *shape: np.zeros(shape, np.uint8)
 _DATA = {
   'no_such_path': _Case(
     _images_from('nowhere'),
-    r"dataset.path='nowhere' cannot be read \(No such file or directory;"
+    r'dataset.path=nowhere cannot be read \(No such file or directory;'
     r' tried /.*\): name a folder',
   ),
   'empty_folder': _Case(
     _images_from('pictures'),
-    r'pictures.* holds no PNG or JPEG file: name',
+    r'pictures holds no image that Pillow reads: name',
     _LASTING,
     _pictures(),
   ),
@@ -110,32 +110,31 @@ _DATA = {
   ),
   'corrupt_image': _Case(
     _images_from('pictures'),
-    r'pictures/1.png cannot be decoded .*: remove or replace it',
+    r'has 40 images, of which 1 cannot .* 1.png .*: remove or replace it',
     _LASTING,
     _pictures(*[(8, 8)] * 40, spoil=lambda data: data[: len(data) // 2]),
   ),
   'text_as_image': _Case(
     _images_from('pictures'),
-    r'pictures/1.png cannot be decoded',
+    r'of which 1 cannot be decoded: 1.png .its content has no',
     _LASTING,
     _pictures(*[(8, 8)] * 40, spoil=lambda data: b'not a picture'),
   ),
   'mixed_sizes': _Case(
     _images_from('pictures'),
-    r'0.png is 8x8 .*but .* 9x8 .*: set dataset'
-    r'.image_size',
+    r'0.png is 8x8 .*but .* 9x8 .*: set config.dataset.image_size',
     _LASTING,
     _pictures(*[(8, 8)] * 39, (9, 8)),
   ),
   'mixed_colours': _Case(
     _images_from('pictures'),
-    r'grey but .* colour: set dataset.num_ch',
+    r'grey but .* colour: set config.dataset.num_ch',
     _LASTING,
     _pictures(*[(8, 8)] * 4, mode=('L', 'L', 'L', 'RGB')),
   ),
   'no_array_file': _Case(
     _images_from('x.txt'),
-    r'x.txt. must be a folder, an .npz or an .npy',
+    r'x.txt must be a folder, an .npz or an .npy',
     _LASTING,
     _file('x.txt', 'x'),
   ),
@@ -165,25 +164,25 @@ _DATA = {
   ),
   'nan_pixel': _Case(
     _images_from('x.npy'),
-    r'image 7 of .*x.npy holds NaN: .*in \[0, 1\]',
+    r'x.npy holds in image 7 NaN, .* in \[0, 1\]',
     _LASTING,
     _npy(lambda: _float_image(np.nan)),
   ),
   'inf_pixel': _Case(
     _images_from('x.npy'),
-    r'image 7 of .*x.npy holds \[0, inf\]',
+    r'x.npy holds in image 7 values from 0 to inf',
     _LASTING,
     _npy(lambda: _float_image(np.inf)),
   ),
   'pixels_to_255': _Case(
     _images_from('x.npy'),
-    r'image 7 of .*holds \[0, 255\]: .*in \[0, 1\]',
+    r'image 7 values from 0 to 255, .* in \[0, 1\]',
     _LASTING,
     _npy(lambda: _float_image(255.0)),
   ),
   'negative_pixel': _Case(
     _images_from('x.npy'),
-    r'image 7 of .*holds \[-1, 0\]',
+    r'image 7 values from -1 to 0',
     _LASTING,
     _npy(lambda: _float_image(-1.0)),
   ),
@@ -201,7 +200,7 @@ _DATA = {
   ),
   'labels_of_others': _Case(
     _images_from('x.npz'),
-    r'labels of .*shape \(3,\): expected .*\(40,\)',
+    r'has labels of .*shape \(3,\): expected .*\(40,\)',
     _LASTING,
     _npy(
       lambda: {'images': _uint8(40, 8, 8)}, 'x.npz', labels=np.zeros(3, int)
@@ -217,7 +216,7 @@ _DATA = {
   ),
   'all_held_out': _Case(
     _images_from('x.npy', '--config.dataset.num_test=39'),
-    r'num_test=39 .*leave none of the 40 images',
+    r'num_test=39 .*leaves none of the 40 images',
     _LASTING,
     _npy(lambda: _uint8(40, 8, 8)),
   ),
@@ -229,15 +228,17 @@ _DATA = {
   ),
   'no_image_at_all': _Case(
     _images_from('x.npy'),
-    r'shape \(0, 8, 8, 1\): expected \[N, H, W\]',
+    r'shape \(0, 8, 8\): expected \[N, H, W\]',
     _LASTING,
     _npy(lambda: _uint8(0, 8, 8)),
   ),
-  'negative_labels': _Case(
+  'fractional_labels': _Case(
     _images_from('x.npz'),
-    r'the labels of .* are int64 .*: expected integ',
+    r'has labels of type float64 .*: expected a whole number or a text',
     _LASTING,
-    _npy(lambda: {'images': _uint8(40, 8, 8)}, 'x.npz', labels=np.full(40, -1)),
+    _npy(
+      lambda: {'images': _uint8(40, 8, 8)}, 'x.npz', labels=np.full(40, 0.5)
+    ),
   ),
   'batch_of_odd_size': _Case(
     _set('train.batch_size', 30),

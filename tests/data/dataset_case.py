@@ -8,6 +8,10 @@ from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
+
+from ldc_vae.data import array_cache
+from ldc_vae.data import datasets
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -24,12 +28,49 @@ class DatasetTestCase(parameterized.TestCase):
     environment = {'LDC_VAE_CACHE': os.fspath(self.cache)}
     self.enterContext(mock.patch.dict(os.environ, environment))
     os.environ.pop('TFDS_DATA_DIR', None)
+    # the files of a test are new, and would be read once more for their stamps
+    fresh = mock.patch.object(array_cache, 'FRESH_SECONDS', 0.0)
+    self.enterContext(fresh)
 
   def count_calls(self, module, name):
     """Wraps a function of a module; the mock counts its calls."""
     return self.enterContext(
       mock.patch.object(module, name, wraps=getattr(module, name))
     )
+
+
+class FolderTestCase(DatasetTestCase):
+  """Every test has a folder of pictures."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = self.root / 'pictures'
+    self.folder.mkdir()
+
+  def write(self, name, size=(10, 10), value=0, mode='L', **options):
+    """Writes a picture of one value."""
+    path = self.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path, **options)
+
+  def write_greys(self, count, first=0, **options):
+    """Writes pictures of the values `first`, `first` + 1 and so on."""
+    for i in range(count):
+      self.write(f'{i:03d}.png', value=first + i, **options)
+
+  def load(self, **options):
+    """Loads the folder."""
+    return datasets.load('images', path=os.fspath(self.folder), **options)
+
+  def messages(self, level='WARNING', **options):
+    """Loads the folder; returns the data set and what was logged."""
+    with self.assertLogs('absl', 'INFO') as logs:
+      dataset = self.load(**options)
+    return dataset, [
+      record.getMessage()
+      for record in logs.records
+      if record.levelname == level
+    ]
 
 
 class PreparedTestCase(DatasetTestCase):

@@ -1,12 +1,15 @@
 """Tests of ldc_vae.data.array_cache."""
 
+import io
 import os
 import shutil
+import tarfile
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 
 from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
@@ -33,6 +36,26 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     shutil.rmtree(directory)
     self.prepare(self.root, num_train=50)
     self.assertLen(load().images['train'], 42)
+
+  def test_records_of_the_same_time_and_size_are_decoded_anew(self):
+    directory = self.prepare(self.root)
+    load = lambda: datasets.load(
+      'mnist', data_dir=os.fspath(self.root), num_validation=8
+    )
+    before = load().images['train'].copy()
+    for path in directory.glob('*train*.array_record*'):
+      times = path.stat()
+      other = self.root / 'other'
+      other.mkdir()
+      (replaced,) = self.prepare(other, labels=np.arange(40)[::-1] % 10).glob(
+        '*train*.array_record*'
+      )
+      self.assertEqual(replaced.stat().st_size, times.st_size)
+      os.utime(replaced, ns=(times.st_atime_ns, times.st_mtime_ns))
+      os.replace(replaced, path)
+    decode = self.count_calls(tfds_sets, '_decode_records')
+    np.testing.assert_array_equal(load().images['train'], before)
+    self.assertEqual(decode.call_count, 1)
 
   @parameterized.parameters('truncated', 'flipped', 'index', 'absent')
   def test_damaged_cache_is_made_again(self, damage):
@@ -81,6 +104,74 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     with full, self.assertRaisesRegex(OSError, '100 bytes free.*LDC_VAE_CACHE'):
       datasets.load('mnist', data_dir=os.fspath(self.root), num_validation=8)
     self.assertEmpty(list(self.cache.glob('arrays/*/*.npy')))
+
+
+class StampTest(dataset_case.DatasetTestCase):
+  def load(self, path):
+    """Returns the one value that all images of a file or folder have."""
+    images = datasets.load('images', path=os.fspath(path)).images.values()
+    (value,) = set(np.concatenate(list(images)).ravel().tolist())
+    return value
+
+  def save(self, path, value):
+    np.save(path, np.full((40, 8, 8), value, np.uint8))
+
+  def extract(self, value):
+    """Extracts an archive whose files have a fixed time."""
+    content = io.BytesIO()
+    np.save(content, np.full((40, 8, 8), value, np.uint8))
+    archive = self.root / 'x.tar'
+    with tarfile.open(archive, 'w') as tar:
+      member = tarfile.TarInfo('data.npy')
+      member.size, member.mtime = len(content.getvalue()), 1_700_000_000
+      tar.addfile(member, io.BytesIO(content.getvalue()))
+    with tarfile.open(archive) as tar:
+      tar.extractall(self.root, filter='data')
+
+  def test_an_archive_that_is_extracted_again_is_seen(self):
+    for value in (10, 200, 90):
+      self.extract(value)
+      self.assertEqual(self.load(self.root / 'data.npy'), value)
+
+  @parameterized.parameters(os.replace, os.rename)
+  def test_a_file_that_is_put_in_place_is_seen(self, move):
+    path, other = self.root / 'a.npy', self.root / 'b.npy'
+    self.save(path, 10)
+    self.assertEqual(self.load(path), 10)
+    self.save(other, 200)
+    shutil.copystat(path, other)
+    move(other, path)
+    self.assertEqual(self.load(path), 200)
+
+  def test_a_folder_that_is_put_in_place_is_seen(self):
+    folder, other = self.root / 'a', self.root / 'b'
+    for parent, value in ((folder, 10), (other, 200)):
+      parent.mkdir()
+      for i in range(5):
+        Image.new('L', (8, 8), value).save(parent / f'{i}.bmp')
+        os.utime(parent / f'{i}.bmp', (1_700_000_000,) * 2)
+    self.assertEqual(self.load(folder), 10)
+    folder.rename(self.root / 'c')
+    other.rename(folder)
+    self.assertEqual(self.load(folder), 200)
+
+  def test_two_writes_at_the_same_time_are_seen(self):
+    path = self.root / 'a.npy'
+    plain = array_cache.stamp
+
+    def stamp(path, status):  # a file system that counts in steps of days
+      coarse = mock.Mock(wraps=status, st_size=1, st_ino=1, st_mtime_ns=1)
+      coarse.st_ctime_ns, coarse.st_mode = 1, status.st_mode
+      coarse.st_ctime = status.st_ctime
+      return plain(path, coarse)
+
+    with (
+      mock.patch.object(array_cache, 'stamp', stamp),
+      mock.patch.object(array_cache, 'FRESH_SECONDS', 3.0),
+    ):
+      for value in (10, 200):
+        self.save(path, value)
+        self.assertEqual(self.load(path), value)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,11 @@
 """Tests of ldc_vae.data.datasets."""
 
+import ast
 import dataclasses
 import itertools
 import os
 import pathlib
+import re
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -19,7 +21,8 @@ _SPLITS = dataset_case.SPLITS
 class LoadTest(dataset_case.DatasetTestCase):
   def test_unknown_name_lists_the_known_and_suggests_the_nearest(self):
     with self.assertRaisesRegex(
-      ValueError, "dataset.name='fashon_mnist'.*mean fashion_mnist.*digits"
+      ValueError,
+      '^config.dataset.name=fashon_mnist .*mean fashion_mnist.*digits',
     ):
       datasets.load('fashon_mnist')
 
@@ -28,13 +31,18 @@ class LoadTest(dataset_case.DatasetTestCase):
     dict(image_size=32),
     dict(num_channels=1),
     dict(num_test=5),
+    dict(background=0),
   )
   def test_fields_of_images_are_refused_elsewhere(self, **field):
     with self.assertRaisesRegex(ValueError, f'dataset.{next(iter(field))}='):
       datasets.load('digits', **field)
 
   @parameterized.parameters(
-    ('num_validation', 0), ('num_test', -1), ('image_size', -2)
+    ('num_validation', 0),
+    ('num_test', -1),
+    ('image_size', -2),
+    ('background', 256),
+    ('background', -1),
   )
   def test_impossible_number_is_refused(self, field, value):
     with self.assertRaisesRegex(ValueError, f'dataset.{field}={value}'):
@@ -47,6 +55,16 @@ class RequestTest(dataset_case.DatasetTestCase):
     self.assertEqual(
       dataclasses.asdict(request.Request()), {**source, 'seed': 0}
     )
+
+  def test_messages_name_fields_as_the_command_line_does(self):
+    names = '|'.join(each.name for each in dataclasses.fields(request.Request))
+    bare = re.compile(rf'(?<!config\.)\bdataset\.({names})\b')
+    for path in pathlib.Path(datasets.__file__).parent.parent.rglob('*.py'):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+          for part in node.values:
+            if isinstance(part, ast.Constant):
+              self.assertNotRegex(part.value, bare, path)
 
 
 class CacheDirTest(dataset_case.DatasetTestCase):

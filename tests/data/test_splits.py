@@ -35,5 +35,19 @@ class CutTest(parameterized.TestCase):
       self.assertTrue(np.shares_memory(part, array))
 
 
+class OrderTest(parameterized.TestCase):
+  def test_one_part_is_permuted(self):
+    np.testing.assert_array_equal(
+      splits.order(np.array([9, 0, 0]), 3), splits.permutation(9, 3)
+    )
+
+  def test_parts_are_permuted_in_their_places(self):
+    order = splits.order(np.array([50, 0, 30]), 0)
+    self.assertCountEqual(order[:50], range(50))
+    self.assertCountEqual(order[50:], range(50, 80))
+    self.assertFalse(np.array_equal(order[:50], np.arange(50)))
+    self.assertFalse(np.array_equal(order[50:], np.arange(50, 80)))
+
+
 if __name__ == '__main__':
   absltest.main()

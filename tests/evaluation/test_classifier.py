@@ -285,6 +285,17 @@ class LoadOrTrainTest(_FewStepsTest):
     _, trained = self.load_or_train(dataset._replace(**{field: splits}))
     self.assertTrue(trained)
 
+  def test_every_image_counts(self):
+    images = np.zeros((2500, 4, 4, 1), np.uint8)
+    labels = {split: np.zeros(2500, np.int32) for split in ('train', 'test')}
+    names = set()
+    for i in range(3):
+      changed = images.copy()
+      changed[i] = i
+      dataset = _dataset(images=dict(train=changed, test=images), labels=labels)
+      names.add(classifier._fingerprint(dataset))
+    self.assertLen(names, 3)
+
   def test_another_version_is_another_classifier(self):
     self.load_or_train(_dataset())
     with absltest.mock.patch.object(classifier, 'VERSION', 10**6):
@@ -340,7 +351,9 @@ class LoadOrTrainTest(_FewStepsTest):
     dict(labels=None), dict(num_classes=0), dict(labels=None, num_classes=0)
   )
   def test_data_without_labels_is_sent_to_frechet_pca(self, **fields):
-    with self.assertRaisesRegex(ValueError, "'stripes' has no labels.*_pca"):
+    with self.assertRaisesRegex(
+      ValueError, 'config.dataset.name=stripes has no labels.*_pca'
+    ):
       classifier.load_or_train(_dataset(**fields), cache_dir=self.cache_dir)
 
   def test_an_empty_training_split_is_refused(self):
