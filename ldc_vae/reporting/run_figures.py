@@ -188,6 +188,7 @@ def decomposition_bars(
     if is_frechet and formats.is_number(value):
       families[metric.name][source] = (float(value), None)
       labels[metric.name] = metric.label
+  sources = {source for bars in families.values() for source in bars}
   with style.applied():
     if not families:
       return style.write_no_data(path, title, 'no finite Fréchet distance')
@@ -196,18 +197,31 @@ def decomposition_bars(
       len(families),
       1,
       (6.6, 0.85),
-      margins=(0.0, 0.34 * sum(heights) + 0.35),
+      margins=(0.0, 0.34 * sum(heights) + 0.75),
       height_ratios=heights,
     )
     for panel, (name, bars) in zip(panels, families.items()):
-      logarithmic = style.set_bar_limits(
+      scale = style.set_bar_limits(
         panel, [x for x, _ in bars.values()], room=0.14
       )
       style.source_bars(panel, bars, list(bars))
-      scale = ', logarithmic axis' if logarithmic else ''
       panel.set_xlabel(f'{labels[name]}{scale} (lower is better)')
     style.set_title(fig, title)
+    caption = style.source_legend(sources)
+    if any(_are_nearer(bars) for bars in families.values()):
+      caption += (
+        ' Reconstructions are made from the reference images themselves, so'
+        ' they may be nearer to them than other real images are.'
+      )
+    style.set_caption(fig, caption)
     return style.write_figure(fig, path)
+
+
+def _are_nearer(bars: Mapping[str, tuple[float, float | None]]) -> bool:
+  """Whether reconstructions are nearer to the reference than real images."""
+  if not {'reconstruction', 'real'} <= set(bars):
+    return False
+  return bars['reconstruction'][0] < bars['real'][0]
 
 
 def _rows(images: np.ndarray, columns: int) -> list[np.ndarray]:
