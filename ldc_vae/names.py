@@ -151,18 +151,6 @@ register(
     Source('prior', 'prior N(0, I)', 'Decoded draws from N(0, I).', BASELINE),
 )  # fmt: skip
 
-# Headings of the report.
-FAMILIES = {
-  'prdc': 'Fidelity and diversity',
-  'classifier': 'Predicted classes of the samples',
-  'nearest': 'Copies of training images',
-  'nll': 'Likelihood of held-out images (nats per image)',
-  'latent': 'Latents compared with the aggregate posterior',
-  'eval': 'Reconstruction',
-  'time': 'Cost',
-  'protocol': 'How the numbers were made',
-}
-
 # results.json names these sources in every run.
 _IMAGES = (
   'real',

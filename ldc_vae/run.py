@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 from ml_collections import config_dict
 
 from ldc_vae import config as config_lib
@@ -174,6 +175,12 @@ def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     stored = meta.get('config')
   if stored is not None:
     config_lib.check_same_run(stored, config, str(workdir))
+
+
+def log_files(workdir: pathlib.Path) -> None:
+  """Says where the report and the numbers of an evaluated run are."""
+  logging.info('report: %s', (workdir / 'report.html').absolute())
+  logging.info('all numbers: %s', (workdir / 'results.json').absolute())
 
 
 def is_evaluated(

@@ -82,7 +82,8 @@ def train_and_evaluate(
       # somebody may be looking at the run: no reason to end without results
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
-      logging.info('already done: see %s', run.workdir / 'results.json')
+      logging.info('already done')
+      run_lib.log_files(run.workdir)
 
 
 def _check_agreement(run: run_lib.Run) -> None:
@@ -118,9 +119,7 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
       metric_writer_lib.MetricWriter(run.workdir / 'metrics.jsonl')
     )
     metric_writer.truncate_after(step - (unfinished is not None))
-    progress = stack.enter_context(
-      progress_lib.ProgressBar(num_steps, initial=step)
-    )
+    progress = stack.enter_context(progress_lib.ProgressBar(num_steps))
     stack.enter_context(watch.stepping(num_steps))
     loop = _Loop(
       run,
@@ -217,6 +216,9 @@ class _Loop:
       latent_size=config.model.latent_size, num_steps=experiment.num_steps
     )
     self._clock = _Clock(step)
+    self._first_call: contextlib.AbstractContextManager = progress_lib.activity(
+      'compiling the train step'
+    )
 
   def run(self) -> None:
     """Takes steps to the last one, or until the run is to stop, and saves."""
@@ -228,7 +230,7 @@ class _Loop:
       if self._unfinished is not None:  # other processes are a step ahead
         self._finish(self._unfinished, lambda: False)
       self._finish(self._take_step(), self._is_stopping)
-      self._progress.update(self.step)
+      self._progress.update(self.step, self._updates.newest_loss)
       # a full disk is told of now, not at the next save
       self._checkpointer.check()
     if self.step > self._saved:  # the run is to stop between two checkpoints
@@ -244,9 +246,12 @@ class _Loop:
   def _take_step(self) -> dict[str, float]:
     """One step; its row, which is empty if it is not logged."""
     self.step += 1
-    self.state, metrics = self._train_step(
-      self.state, next(self._batches), self._experiment.key
-    )
+    batch = next(self._batches)
+    with self._first_call:
+      self.state, metrics = self._train_step(
+        self.state, batch, self._experiment.key
+      )
+    self._first_call = contextlib.nullcontext()
     self._updates.add(self.step, metrics)
     if not step_lib.is_logged(
       self.step, self._config.train.log_every, self._experiment.num_steps
@@ -256,7 +261,6 @@ class _Loop:
     row = _row(jax.device_get(metrics))
     rate = self._clock.rate(self.step)
     row['train/images_per_sec'] = rate * self._config.train.batch_size
-    self._progress.set_loss(row['train/loss'])
     return row
 
   def _finish(

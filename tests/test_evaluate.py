@@ -17,6 +17,7 @@ from ldc_vae import config as config_lib
 from ldc_vae import elbo
 from ldc_vae import errors
 from ldc_vae import evaluate
+from ldc_vae import names
 from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import inception
@@ -50,8 +51,8 @@ class EvaluateTest(evaluate_case.RunTest):
 
   def test_names_of_the_results_are_those_stored(self):
     stored = provenance.ROOT / 'tests' / 'frozen' / 'result_names.json'
-    names = json.loads(stored.read_text(encoding='utf-8'))
-    self.assertEqual(sorted(self.results), names)
+    expected = json.loads(stored.read_text(encoding='utf-8'))
+    self.assertEqual(sorted(self.results), expected)
 
   def test_numbers_are_those_of_this_run(self):
     self.assertEqual(self.results['step'], 8)
@@ -249,6 +250,24 @@ class EvaluateTest(evaluate_case.RunTest):
     with self.assertRaisesRegex(errors.UserError, 'no checkpoint') as context:
       evaluate.evaluate(self.config, empty)
     self.assertEqual(context.exception.exit_code, 1)
+
+
+class LogTest(absltest.TestCase):
+  def test_ends_with_ten_numbers_in_words_and_the_paths(self):
+    results = {
+      **dict.fromkeys(names.result_names(('prior',)), 0.5),
+      'protocol/split': 'test',
+    }
+    with self.assertLogs('absl', 'INFO') as logs:
+      evaluate._log(results)
+      run_lib.log_files(pathlib.Path('here'))
+    lines = [record.getMessage() for record in logs.records]
+    self.assertLen(lines, 12)
+    for line in lines[:10]:
+      self.assertRegex(line, r'^  [^/_]+  0\.50*$|held-out images: 1')
+    here = os.path.abspath('here')
+    self.assertEqual(lines[10], f'report: {here}/report.html')
+    self.assertEqual(lines[11], f'all numbers: {here}/results.json')
 
 
 class SamplerCheckTest(parameterized.TestCase):

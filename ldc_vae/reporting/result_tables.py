@@ -8,6 +8,17 @@ from typing import Any, NamedTuple
 from ldc_vae import formats
 from ldc_vae import names
 
+# Families of metrics, and their headings.
+HEADINGS = {
+  'prdc': 'Fidelity and diversity',
+  'classifier': 'Predicted classes of the samples',
+  'nearest': 'Copies of training images',
+  'nll': 'Likelihood of held-out images (nats per image)',
+  'latent': 'Latents compared with the aggregate posterior',
+  'eval': 'Reconstruction',
+  'time': 'Cost',
+  'protocol': 'How the numbers were made',
+}
 # Sources in the headlines, in the order of what is expected of them.
 _HEADLINE_SOURCES = ('real', 'aggregate', 'generator', 'prior')
 _FEW_ERRORS = 2.0  # standard errors within which means are not told apart
@@ -140,7 +151,7 @@ def families(
     results: The content of results.json.
     latent_size: D, beside which active units are shown; None if unknown.
   """
-  found: dict[str, list] = {each: [] for each in names.FAMILIES.values()}
+  found: dict[str, list] = {each: [] for each in HEADINGS.values()}
   for name in sorted(results, key=names.metric_rank):
     metric, source = names.find_metric(name)
     value = results[name]
@@ -155,7 +166,7 @@ def families(
     )
     if not is_shown:
       continue
-    heading = names.FAMILIES.get(family, (slash and family) or 'Other')
+    heading = HEADINGS.get(family, (slash and family) or 'Other')
     kind = 'number' if formats.is_number(value) else 'text'
     better = f'{metric.better.capitalize()} is better.' if metric.better else ''
     text = metric.text(value)

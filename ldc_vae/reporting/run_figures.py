@@ -8,6 +8,7 @@ import numpy as np
 
 from ldc_vae import formats
 from ldc_vae import names
+from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tiles
 
@@ -186,7 +187,8 @@ def decomposition_bars(
     value = results[name]
     is_frechet = metric.better and metric.name.startswith('frechet_')
     if is_frechet and formats.is_number(value):
-      families[metric.name][source] = (float(value), None)
+      spread = result_tables.deviations(results, metric.family).get(source)
+      families[metric.name][source] = (float(value), spread)
       labels[metric.name] = metric.label
   sources = {source for bars in families.values() for source in bars}
   with style.applied():
@@ -202,12 +204,14 @@ def decomposition_bars(
     )
     for panel, (name, bars) in zip(panels, families.items()):
       scale = style.set_bar_limits(
-        panel, [x for x, _ in bars.values()], room=0.14
+        panel, [x + (spread or 0.0) for x, spread in bars.values()], room=0.14
       )
       style.source_bars(panel, bars, list(bars))
       panel.set_xlabel(f'{labels[name]}{scale} (lower is better)')
     style.set_title(fig, title)
     caption = style.source_legend(sources)
+    if any(spread for bars in families.values() for _, spread in bars.values()):
+      caption += ' Lines: ± the standard deviation between sets of images.'
     if any(_are_nearer(bars) for bars in families.values()):
       caption += (
         ' Reconstructions are made from the reference images themselves, so'

@@ -98,6 +98,11 @@ class BySourceTest(absltest.TestCase):
     (table,) = result_tables.by_source(nearer)
     self.assertEqual(_cells(table)['GMM-50'][1], 'nearer')
 
+  def test_every_family_has_a_heading_or_is_a_column(self):
+    for metric in names.METRICS.values():
+      if not metric.is_per_source:
+        self.assertIn(metric.family, result_tables.HEADINGS)
+
   def test_one_set_has_no_verdict(self):
     (table,) = result_tables.by_source(_ONE_SET)
     self.assertEqual(table.header, ['Fréchet, classifier ↓'])
