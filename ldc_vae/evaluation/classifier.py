@@ -168,10 +168,7 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   network = classifier_net.create_network(image_shape, dataset.num_classes)
   params = _init(network, image_shape, jax.random.key(seed))
   opt_state = _create_tx(num_steps).init(params)
-  what = (
-    f'training the feature classifier of {dataset.name}, seed {seed},'
-    f' {num_steps:,} steps; it is kept for later runs'
-  )
+  what = f'training the feature classifier of {dataset.name}, seed {seed}'
   with progress.activity(what) as report:
     for step in range(num_steps):
       epoch, batch = divmod(step, steps_per_epoch)

@@ -20,11 +20,14 @@ _SECONDS = 10.0  # between two lines
 
 # Maps parts done, and all parts, to nothing.
 ReportFn = Callable[[int, int], None]
+_under_way: list[threading.Event] = []  # activities, the innermost last
 
 
 @contextlib.contextmanager
 def activity(what: str, *, every: float = _SECONDS) -> Iterator[ReportFn]:
   """Says what is being done, now and then for how long, and how long it took.
+
+  Of activities within each other, the innermost one speaks.
 
   Args:
     what: As 'drawing pictures'.
@@ -44,9 +47,12 @@ def activity(what: str, *, every: float = _SECONDS) -> Iterator[ReportFn]:
 
   def remind() -> None:
     while not done.wait(every):
+      if _under_way[-1] is not done:
+        continue
       logging.info('%s: %s', what, _so_far(time.monotonic() - start, *parts))
 
   logging.info('%s', what)
+  _under_way.append(done)
   thread = threading.Thread(target=remind, daemon=True)
   thread.start()
   try:
@@ -54,6 +60,7 @@ def activity(what: str, *, every: float = _SECONDS) -> Iterator[ReportFn]:
   finally:
     done.set()
     thread.join()
+    _under_way.remove(done)
   seconds = time.monotonic() - start
   if seconds >= every:
     logging.info('%s: done, %.0f s', what, seconds)

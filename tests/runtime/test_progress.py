@@ -99,6 +99,15 @@ class ActivityTest(absltest.TestCase):
     self.assertRegex(lines[1], r'^fitting: \d s so far, about \d s to go$')
     self.assertRegex(lines[-1], r'^fitting: done, \d s$')
 
+  def test_of_nested_ones_the_innermost_speaks(self):
+    with self.assertLogs('absl', 'INFO') as logs:
+      with progress_lib.activity('outer', every=0.05):
+        with progress_lib.activity('inner', every=0.05):
+          time.sleep(0.3)
+    lines = [record.getMessage() for record in logs.records]
+    inside = lines[: lines.index('inner: done, 0 s')]
+    self.assertEqual([x for x in inside if 'outer' in x], ['outer'])
+
   def test_rest_is_in_proportion_to_what_is_done(self):
     self.assertEqual(
       progress_lib._so_far(20.0, 1, 3), '20 s so far, about 40 s to go'
