@@ -125,11 +125,10 @@ def by_source(results: Mapping[str, Any]) -> list[BySource]:
     columns.append(
       (
         'beside the generator',
-        'nearer or further than the generator, where the means of'
-        f' {names.find_metric(f"{names.main_distance(results)}/x")[0].label}'
-        f' differ by more than {_FEW_ERRORS:.0f} standard errors; else equal,'
-        ' as chance alone may have made the difference. Sources of which there'
-        ' is one set only have no verdict.',
+        'Nearer or further than the generator, where the means in the first'
+        f' column differ by more than {_FEW_ERRORS:.0f} standard errors. With'
+        ' less, chance alone may have made the difference. A source with one'
+        ' set of images only has no verdict.',
         functools.partial(_verdict, results),
       )
     )
@@ -167,7 +166,7 @@ def families(
     if not is_shown:
       continue
     heading = HEADINGS.get(family, (slash and family) or 'Other')
-    kind = 'number' if formats.is_number(value) else 'text'
+    kind = 'number whole' if formats.is_number(value) else 'text'
     better = f'{metric.better.capitalize()} is better.' if metric.better else ''
     text = metric.text(value)
     if name == 'latent/active_units' and latent_size:
@@ -227,7 +226,7 @@ def _distance(results: Mapping[str, Any], family: str, source: str) -> str:
 
 
 def _verdict(results: Mapping[str, Any], source: str) -> str:
-  """Compares a source with the generator: 'nearer', 'further' or 'equal'."""
+  """Compares a source with the generator: 'nearer' or 'further', if sure."""
   family = names.main_distance(results)
   errors = deviations(results, family)
   if source == 'generator' or not {source, 'generator'} <= set(errors):
@@ -239,7 +238,7 @@ def _verdict(results: Mapping[str, Any], source: str) -> str:
     results
   )
   if abs(other - own) <= _FEW_ERRORS * variance**0.5:
-    return 'equal'
+    return 'not told apart'
   return 'nearer' if other < own else 'further'
 
 

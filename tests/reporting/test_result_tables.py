@@ -78,7 +78,7 @@ class ChanceTest(absltest.TestCase):
 
 
 class BySourceTest(absltest.TestCase):
-  def test_sources_within_two_standard_errors_are_equal(self):
+  def test_sources_within_two_standard_errors_are_not_told_apart(self):
     (table,) = result_tables.by_source(_TEN_SETS)
     self.assertEqual(
       table.header, ['Fréchet, classifier ↓', 'beside the generator']
@@ -90,7 +90,7 @@ class BySourceTest(absltest.TestCase):
         'real images': '–',
         'aggregate posterior': 'further',
         'generator': '–',
-        'GMM-50': 'equal',
+        'GMM-50': 'not told apart',
         'prior N(0, I)': 'further',
       },
     )
