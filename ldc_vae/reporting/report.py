@@ -250,18 +250,21 @@ def _command(
   spec = f'configs/{dataset}.py:{method}{debug}'
   arguments = [f'--config={spec}', f'--workdir={workdir}_again']
   note = ''
+  values = config_lib.flatten(config)
+  # a run file of the user's own images needs their path to be loaded
+  needed = {k: v for k, v in values.items() if k == 'dataset.path' and v}
   try:
-    standard = config_lib.flatten(config_lib.load(spec))
+    standard = config_lib.flatten(config_lib.load(spec, needed))
   except Exception:  # a user's run file may raise anything
     note = (
       f'{spec} could not be loaded when this page was written, so the command'
       ' lacks overrides of its fields; the config below has every value.'
     )
   else:
-    for name, value in config_lib.flatten(config).items():
+    for name, value in values.items():
       known = standard.get(name)
       known = list(known) if isinstance(known, tuple) else known
-      if known != value:
+      if known != value or name in needed:
         arguments.append(f'--config.{name}={_argument(value)}')
   words = ' \\\n    '.join(shlex.quote(argument) for argument in arguments)
   return f'python -m ldc_vae.main \\\n    {words}', note

@@ -95,9 +95,9 @@ def chance(results: Mapping[str, Any]) -> str:
   return (
     f'Each distance is that of one set of {size}, and another set has another'
     ' distance: by about a tenth with 10,000 images, by up to a quarter with a'
-    ' few hundred. Sources that differ by less cannot be ranked by these'
-    ' numbers. An evaluation with config.evaluate.num_draws=10 averages ten'
-    ' sets.'
+    ' few hundred, by more with fewer. Sources that differ by less cannot be'
+    ' ranked by these numbers. An evaluation with'
+    ' config.evaluate.num_draws=10 averages ten sets.'
   )
 
 

@@ -244,6 +244,17 @@ class WriteReportTest(parameterized.TestCase):
     again = config_lib.load('configs/digits.py:ldc', arguments)
     self.assertEqual(again.to_dict(), config.to_dict())
 
+  def test_command_of_own_images_has_their_path(self):
+    self._fill()
+    config = config_lib.load(
+      'configs/images.py:ldc', {'dataset.path': '/photos', 'seed': 3}
+    )
+    self._write('config.json', config_lib.to_json(config))
+    text = self._report().text
+    self.assertIn('--config.dataset.path=/photos', text)
+    self.assertIn('--config.seed=3', text)
+    self.assertNotIn('could not be loaded', text)
+
   def test_says_how_the_results_were_made_where_the_config_says_otherwise(self):
     self._fill()
     made = "samplers=('prior',), split=validation"
