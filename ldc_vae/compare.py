@@ -221,7 +221,13 @@ class _RunTable:
       return
     if end.code == 0 and self._is_finished(run):
       self._errors.pop(end.job.name, None)
-      logging.info('%s is finished, %.0f s', end.job.name, end.seconds)
+      logging.info(
+        '%s is finished, %.0f s (%d of %d)',
+        end.job.name,
+        end.seconds,
+        len(self._runs) - len(self.waiting()),
+        len(self._runs),
+      )
     else:
       self._errors[end.job.name] = failure(end)
       logging.warning('%s failed: %s', end.job.name, self._errors[end.job.name])
