@@ -38,8 +38,8 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     train.train_and_evaluate(config, self.dir / 'whole')
     real_update = progress.ProgressBar.update
 
-    def interrupt(bar, step):
-      real_update(bar, step)
+    def interrupt(bar, step, loss_fn):
+      real_update(bar, step, loss_fn)
       if step == stop_after:
         signal.raise_signal(signal.SIGINT)
 

@@ -91,6 +91,8 @@ class ProgressBar:
     """
     self._total = total
     self._file = file or sys.stderr
+    self._is_terminal = self._file.isatty()
+    self._interval = 0.1 if self._is_terminal else _SECONDS
     self._bar: tqdm.tqdm | None = None
     self._loss_fn: Callable[[], float] | None = None
     self._shown = 0.0  # when the loss was
@@ -115,7 +117,7 @@ class ProgressBar:
       self._bar = self._create(step)
       return
     now = time.monotonic()
-    if now - self._shown >= self._bar.mininterval:
+    if now - self._shown >= self._interval:
       self._shown = now
       self._show_loss()
     self._bar.update(step - self._bar.n)
@@ -128,8 +130,6 @@ class ProgressBar:
 
   def _create(self, step: int) -> tqdm.tqdm:
     """The bar, from a step on; the rate counts from there."""
-    is_terminal = self._file.isatty()
-    seconds = 0.1 if is_terminal else _SECONDS
     self._shown = time.monotonic()
     return tqdm.tqdm(
       total=self._total,
@@ -137,9 +137,9 @@ class ProgressBar:
       file=self._file,
       unit='step',
       dynamic_ncols=True,
-      mininterval=seconds,
-      maxinterval=seconds,
-      bar_format=None if is_terminal else _LINE,
+      mininterval=self._interval,
+      maxinterval=self._interval,
+      bar_format=None if self._is_terminal else _LINE,
       disable=jax.process_index() != 0,
     )
 

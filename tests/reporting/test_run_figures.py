@@ -63,7 +63,7 @@ class SourceGridTest(case.PictureTestCase):
 
 
 class DecompositionBarsTest(case.PictureTestCase):
-  def test_another_judge_is_named_whole_and_deviations_are_left_out(self):
+  def test_another_judge_is_named_whole_and_deviations_are_lines(self):
     results = {
       'frechet_classifier_seed_1/real': 0.3,
       'frechet_classifier_seed_1/aggregate': 2.0,
@@ -74,11 +74,14 @@ class DecompositionBarsTest(case.PictureTestCase):
     box = fig.axes[0].xaxis.label.get_window_extent()
     self.assertGreater(box.x0, 0.0)
     self.assertLess(box.x1, fig.bbox.width)
-    before = run_figures.decomposition_bars(results, self.path).read_bytes()
+    self.assertEmpty(fig.axes[0].lines)
     results['frechet_classifier_seed_1_deviation/prior'] = 1.0
-    self.assertEqual(
-      run_figures.decomposition_bars(results, self.path).read_bytes(), before
-    )
+    with_spread = self.drawn_from(results)
+    self.assertLen(with_spread.axes, 1)
+    self.assertLen(with_spread.axes[0].patches, 3)
+    (line,) = with_spread.axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), [39.0, 41.0])
+    self.assertIn('standard deviation', with_spread.get_supxlabel())
 
   @parameterized.named_parameters(
     ('linear', {'real': 1.0, 'generator': 4.4}),
