@@ -7,93 +7,17 @@ import os
 import pathlib
 import re
 import stat
-import textwrap
+import sys
 
 from absl import flags
 
 from ldc_vae import config as config_lib
 from ldc_vae import errors
-from ldc_vae import fields
 from ldc_vae import methods
 from ldc_vae import plans as plans_lib
 from ldc_vae import run_files
-from ldc_vae import sections
 
 MODES = ('train', 'evaluate', 'sample', 'compare')
-
-_HELP = """\
-LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
-
-  python -m ldc_vae.main --config=FILE[:METHOD][,debug] [flags]
-
-  --config=FILE[:METHOD][,debug]
-                       run file, such as configs/digits.py, or the name of one
-                       in configs/, such as digits; METHOD is one of the methods
-                       below (default: ldc); debug shrinks the run to seconds
-  --config.GROUP.FIELD=VALUE
-                       overrides a field; --help --config=FILE:METHOD explains
-                       all fields
-                       (compare: --config.METHOD.GROUP.FIELD for one method)
-  --workdir=DIR        where the run lives and resumes by itself
-                       (default: runs/<config>_<method>, or _compare)
-  --mode=MODE          train (default): train, evaluate, draw pictures
-                       evaluate: evaluate a trained workdir again
-                       sample: draw images from a trained workdir
-                       compare: train and evaluate several methods, tabulate
-  --num_samples=N      sample: how many images (default: 64)
-  --output=FILE.npz    sample: where to write (default: WORKDIR/generated.npz)
-  --methods=A,B        compare: which methods (default: all)
-  --seeds=0,1,2        compare: of each method (default: 0,1,2)
-  --jobs=N             compare: runs at once, each on its own cores (default: 1)
-  --coordinator_address=HOST:PORT --num_processes=N --process_id=I
-                       one run over several processes; give all three, or set
-                       LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
-                       (TPU pod slices, SLURM, MPI; Kubernetes with jax[k8s])
-  --help               this text; with --config, all fields of that config
-
-Methods:
-{methods}
-
-evaluate and sample read the config of the workdir where --config is missing.
-Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
-shows where an error was raised. SIGINT, SIGTERM and SIGHUP save and stop a run.
-Exit code 2: the same command would fail again; 1: it may succeed.
-"""
-
-
-def help_text(spec: str | None = None, overrides: Sequence[str] = ()) -> str:
-  """Returns the text of `--help`.
-
-  Args:
-    spec: The value of `--config`, whose fields are explained; or None.
-    overrides: '--config.a.b=value' texts; extensions are loaded.
-
-  Raises:
-    UserError: There is no such config.
-  """
-  config_lib.load_extensions_of(overrides)
-  if spec:
-    return _explain(config_lib.load(spec, overrides))
-  listed = '\n'.join(
-    f'  {name:10s} {method.summary()}'
-    for name, method in methods.METHODS.items()
-  )
-  return _HELP.replace('{methods}', listed)
-
-
-def _explain(config) -> str:
-  """Returns a line or two for each field: its value and its meaning."""
-  values = config_lib.flatten(config)
-  method = methods.METHODS[config.method.name]
-  lines = []
-  for group in (*sections.SECTIONS, method):
-    lines.append(f'{group.group}: {group.summary()}')
-    for name, _, meaning in group.describe():
-      lines.append(f'  --config.{name}={fields.show(values[name])}')
-      wrapped = textwrap.wrap(meaning, width=74)
-      lines += [f'      {line}' for line in wrapped]
-  return '\n'.join(lines) + '\n'
-
 
 _TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
 # Flags that one mode alone reads.
@@ -130,6 +54,21 @@ def _define_flags() -> flags.FlagValues:
     'process_id', None, '', lower_bound=0, flag_values=values
   )
   return values
+
+
+def read_flag_files(argv: Sequence[str]) -> list[str]:
+  """Returns arguments with those that `--flagfile=FILE` lists in its place."""
+  try:
+    return flags.FlagValues().read_flags_from_files(argv)
+  except (flags.Error, UnicodeDecodeError) as error:
+    cause = error.__context__
+    file, why = '', str(error)
+    if isinstance(cause, OSError):
+      file, why = f'={cause.filename}', cause.strerror
+    raise errors.UserError(
+      f'--flagfile{file} cannot be read ({why}); give a text file with one'
+      ' argument in each line'
+    ) from error
 
 
 def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -302,18 +241,24 @@ def _default_workdir(spec: str, config) -> str:
 def _check_workdir(workdir: str) -> None:
   """Raises for a workdir that cannot be one, whatever is done."""
   path = os.path.abspath(workdir)
+  reason, remedy = '', 'give another folder'
   try:
     path.encode()
   except UnicodeEncodeError:
-    reason = 'its name is not UTF-8'
+    encoding = sys.getfilesystemencoding()
+    reason = f'its name is not {encoding.upper()}'
+    if encoding != 'utf-8':
+      reason += ', which this locale has names in'
+      remedy = 'set PYTHONUTF8=1, or give another folder'
   else:
     # tensorstore takes it for a pattern, and saves into nothing
     special = re.search(r'\[.*\]|\\', path)
-    reason = special and f'checkpoints cannot lie below {special[0]!r}'
+    if special:
+      reason = f'checkpoints cannot lie below {special[0]!r}'
   if reason:
     raise errors.UserError(
       f'--workdir={os.fsencode(workdir).decode(errors="replace")}: {reason};'
-      ' give another folder'
+      f' {remedy}'
     )
   try:
     is_folder = stat.S_ISDIR(os.stat(path).st_mode)

@@ -23,6 +23,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
 from ldc_vae import run as run_lib
 from ldc_vae import streams
+from ldc_vae.evaluation import cautions
 from ldc_vae.evaluation import inception
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
@@ -130,6 +131,11 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
   results.update(_sampling_seconds(networks, time_key))
   results.update(measures.registered_measures(sources))
+  results.update(cautions.not_measured(config, experiment, results))
+  if sources.left_out:
+    results['protocol/left_out'] = '; '.join(
+      f'{name}: {why}' for name, why in sources.left_out.items()
+    )
   results['seed'] = config.seed
   results['step'] = step
   results['last_step'] = last_step

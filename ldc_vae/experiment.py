@@ -19,6 +19,7 @@ from ldc_vae import optimizers
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.models import sizes as sizes_lib
@@ -103,10 +104,17 @@ def create(config: config_dict.ConfigDict) -> Experiment:
 
 
 def load_dataset(config: config_dict.ConfigDict) -> datasets.Dataset:
-  """All splits of the data set that `config` names."""
+  """All splits of the data set that `config` names.
+
+  Raises:
+    UserError: A data set of a user's own is no uint8 [N, H, W, C].
+  """
   options = config.dataset.to_dict()
   del options['binarize']
-  return datasets.load(options.pop('name'), **options)
+  dataset = datasets.load(options.pop('name'), **options)
+  for split, images in dataset.images.items():
+    pixels.check_uint8(images, f'dataset.name={dataset.name}: {split} images')
+  return dataset
 
 
 def count_steps(config: config_dict.ConfigDict, num_train: int) -> int:

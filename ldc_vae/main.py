@@ -6,6 +6,7 @@ python -m ldc_vae.main --config=configs/digits.py --workdir=runs/digits
 from collections.abc import Sequence
 import contextlib
 import errno
+import io
 import logging
 import os
 import pathlib
@@ -56,6 +57,7 @@ def run() -> NoReturn:
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # what is being imported may drop a KeyboardInterrupt, or crash by it
     signal.signal(signal.SIGINT, _leave)
+  _keep_bytes_of_names()
   _show_messages()
   try:
     code = main(sys.argv[1:])
@@ -90,14 +92,17 @@ def main(argv: Sequence[str]) -> int:
     The exit code: 0, or 1 for an error that another start may mend, 2 for one
     that it would meet again, 130 after SIGINT, 143 after SIGTERM.
   """
-  from ldc_vae import cli  # with jax: `run` watches for signals before
+  # with jax: `run` watches for signals before
+  from ldc_vae import cli
+  from ldc_vae import usage
 
   try:
+    argv = cli.read_flag_files(argv)
     rest = [x for x in argv if x not in ('--help', '-h', '-help')]
     if len(rest) < len(argv):
       specs = [x.partition('=')[2] for x in rest if x.startswith('--config=')]
       overrides = [x for x in rest if x.startswith('--config.')]
-      print(cli.help_text(specs[-1] if specs else None, overrides), end='')
+      print(usage.help_text(specs[-1] if specs else None, overrides), end='')
       return 0
     values, overrides = cli.parse(argv)
     config, workdir = cli.resolve(values, overrides)
@@ -225,6 +230,13 @@ _JOBS = {
 # The process.
 
 
+def _keep_bytes_of_names() -> None:
+  """Prints names of files as they are, whatever the locale."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(encoding='utf-8', errors='surrogateescape')
+
+
 def _show_messages() -> None:
   """Prints what this package logs, and of other packages the warnings."""
 
@@ -252,21 +264,19 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  if jax.config.read('jax_enable_x64'):
+    raise errors.UserError(
+      f'JAX_ENABLE_X64={os.environ.get("JAX_ENABLE_X64")}: runs and their'
+      ' checkpoints are in float32; unset JAX_ENABLE_X64'
+    )
   if values.mode == 'compare':  # its runs need the accelerator, not it
     jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_platform_name', 'cpu')
   cluster.join(
     values.coordinator_address, values.num_processes, values.process_id
   )
   cluster.connect(watch)
-  try:
-    jax.devices()
-  except RuntimeError as error:  # no such platform, or in use by another
-    wanted = os.environ.get('JAX_PLATFORMS')
-    what = f'JAX_PLATFORMS={wanted}' if wanted else 'jax'
-    raise OSError(
-      f'{what}: no device can be used ({error}); unset it, or install the'
-      ' jax of this platform'
-    ) from error
+  _check_devices()
   if cluster.is_alone():
     if jax.process_count() > 1:
       raise errors.UserError(
@@ -277,6 +287,30 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
     return
   if not cluster.is_first():
     absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+def _check_devices() -> None:
+  """Raises where the platform that was asked for cannot be used."""
+  import jax
+
+  try:
+    jax.devices()
+  except (AssertionError, RuntimeError) as error:
+    # jax has an assertion for a platform without a device
+    why, _, _ = str(error).partition(' (set JAX_PLATFORMS')
+    names = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')
+    asked = [name for name in names if os.environ.get(name)]
+    what = ' and '.join(f'{name}={os.environ[name]}' for name in asked)
+    remedy = (
+      f'unset {" and ".join(asked)}' if asked else 'set JAX_PLATFORMS=cpu'
+    )
+    is_missing = not why or 'nknown backend' in why or 'known backends' in why
+    raise errors.UserError(
+      f'{what or "jax"}: no device can be used'
+      f' ({why or "this machine has none of this platform"}); {remedy}, or'
+      ' install the jax of this platform',
+      exit_code=_LASTING_ERROR if is_missing else _RUNTIME_ERROR,
+    ) from error
 
 
 def _check_cache(path: pathlib.Path) -> None:

@@ -274,9 +274,16 @@ register(
     Metric('protocol/inception', 'Inception', '', 'How its features are made.'),
     Metric('protocol/data', 'data', '', 'The data set, with its digest.'),
     Metric('protocol/evaluate', 'evaluate', '', 'From `config.evaluate`.'),
+    Metric('protocol/caution_{features}', 'caution, {features}', '',
+           'Why not to rely on the numbers of {features}/*, marked with ⚠.'),
+    Metric('protocol/left_out', 'left out', '',
+           'Latent samplers that could not be used, and why.'),
+    Metric('protocol/not_measured', 'not measured', '',
+           'Metrics that are null, and why.'),
     Metric('protocol/device', 'device', '', 'Its speed sets the seconds.'),
 )  # fmt: skip
 
+CAUTION = 'protocol/caution_'  # and a family, whose numbers are doubtful
 # What results.json says of the run itself, without a slash.
 RUN_FIELDS = ('seed', 'step', 'last_step', 'num_samples', 'wall_seconds')
 
@@ -321,6 +328,11 @@ def metric_rank(name: str) -> tuple:
   source = words.pop('source', '')
   digits = re.findall(r'\d{1,9}', ''.join(words.values()))
   return (index, [int(x) for x in digits], source_rank(source))
+
+
+def mark(name: str, results: Mapping[str, Any]) -> str:
+  """Returns ' ⚠' for a metric that has a caution in results.json, or ''."""
+  return ' ⚠' if f'{CAUTION}{name.partition("/")[0]}' in results else ''
 
 
 def main_distance(*results: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from ldc_vae import streams
+from ldc_vae.data import pixels
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import health
@@ -96,8 +97,14 @@ def is_logged(step: Array | int, log_every: int, num_steps: int):
 
 
 def prepare_images(images: Array, keys: Array, binarize: bool) -> Array:
-  """uint8 [B, H, W, C] -> float32 in [0, 1], binarised anew if asked."""
-  images = images.astype(jnp.float32) / 255.0
+  """Returns images [B, H, W, C] as float32 in [0, 1], drawn binary if asked.
+
+  Args:
+    images: uint8, or floats in [0, 1].
+    keys: PRNG keys of the binary pixels, [B].
+    binarize: Whether pixels are drawn binary, with their value as probability.
+  """
+  images = pixels.to_unit(images)
   if binarize:
     images = jax.vmap(jax.random.bernoulli)(keys, images)
   return images.astype(jnp.float32)
@@ -109,7 +116,7 @@ def eval_images(
   """Images outside of training, and the keys of whatever noise they need.
 
   Args:
-    images: uint8 [B, H, W, C].
+    images: uint8, or floats in [0, 1], [B, H, W, C].
     key: Of all images.
     binarize: Draw binary images, as `prepare_images`.
     first: The position of the first of them among all.

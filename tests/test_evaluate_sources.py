@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import evaluate
 from ldc_vae import run as run_lib
 from ldc_vae.evaluation import likelihood
@@ -142,6 +143,34 @@ class SourcesTest(evaluate_case.RunTest):
       sources = self.sources(config)
     self.assertNotIn('gaussian', sources.images)
     self.assertIn('prior', sources.images)
+    self.assertEqual(
+      sources.left_out, {'gaussian': 'some of its latents are not finite'}
+    )
+
+  def test_a_mixture_of_too_many_components_says_so_in_the_results(self):
+    config = config_lib.override(
+      self.config, {'evaluate.samplers': ('prior', 'gmm_100000')}
+    )
+    with self.without_measures():
+      results = evaluate.evaluate(config, self.workdir)
+    self.assertRegex(
+      results['protocol/left_out'],
+      r'^gmm_100000: gmm_100000 cannot be fitted to 1373 latents; the number',
+    )
+    report = (self.workdir / 'report.html').read_text()
+    self.assertIn('gmm_100000 cannot be fitted', report)
+
+  def test_a_bug_of_a_sampler_is_not_passed_over(self):
+    config = config_lib.override(
+      self.config, {'evaluate.samplers': ('prior', 'gaussian')}
+    )
+
+    def broken(z, **unused):
+      raise ValueError('shapes differ')
+
+    with mock.patch.dict(registry.SAMPLERS, gaussian=broken):
+      with self.assertRaisesRegex(ValueError, 'shapes differ'):
+        self.sources(config)
 
   @parameterized.parameters(
     ('langevin', langevin.fit), ('two_stage', two_stage.fit)
@@ -205,6 +234,27 @@ class SourcesTest(evaluate_case.RunTest):
       z = draw_fn(self.apply)
       np.testing.assert_allclose(z, draw_fn(other), rtol=1e-4, atol=1e-5)
       self.assertGreater(np.std(z[:20] - z[50:]), 0.1)  # none twice
+
+  def test_floats_are_encoded_as_the_same_images(self):
+    images = self.experiment.dataset.images['test'][:70]
+    key = jax.random.key(0)
+    np.testing.assert_allclose(
+      self.apply.encode(images.astype(np.float64) / 255, key).z,
+      self.apply.encode(images, key).z,
+      rtol=1e-5,  # float64 pixels are rounded once more
+      atol=1e-6,
+    )
+
+  @parameterized.parameters(
+    (np.float32, 1, r'float32 are in \[0, 16\]; give uint8, or floats in'),
+    (np.int64, 1, 'dtype int64; give uint8, or floats in'),
+    (np.uint8, 2, r'shape \(70, 16, 8, 1\); the network needs shape \[N, 8, 8'),
+  )
+  def test_other_images_are_not_encoded(self, dtype, num_rows, message):
+    images = self.experiment.dataset.images['test'][:70]
+    images = np.tile(np.minimum(images, 16).astype(dtype), (1, num_rows, 1, 1))
+    with self.assertRaisesRegex(errors.UserError, message):
+      self.apply.encode(images, jax.random.key(0))
 
   def test_draws_of_posteriors_have_their_deviation(self):
     images = self.experiment.dataset.images['test'][:70]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import methods
 from ldc_vae import step as step_lib
@@ -152,6 +153,21 @@ class CreateTest(parameterized.TestCase):
   def test_batch_larger_than_the_data_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'batch_size=2000 is more than'):
       _create('digits', 'vae', {'train.batch_size': 2000})
+
+  def test_a_data_set_of_floats_is_refused(self):
+    config, _ = _create('digits', 'vae,debug')
+    found = datasets.load('digits')
+    images = {name: x / np.float32(255) for name, x in found.images.items()}
+    with (
+      mock.patch.object(
+        datasets, 'load', return_value=found._replace(images=images)
+      ),
+      self.assertRaisesRegex(
+        errors.UserError,
+        r'name=digits: train images are float32\[.*\]; give uint8 \[N, H',
+      ),
+    ):
+      experiment_lib.load_dataset(config)
 
   def test_micro_batches_must_divide_what_a_device_gets(self):
     with self.assertRaisesRegex(ValueError, 'accumulate=16 does not divide'):

@@ -38,6 +38,7 @@ _FLOORS = {
   'plans': 7,
   'cli': 8,
   'run': 8,
+  'usage': 8,
   'validation': 8,
   'evaluation': 9,
   'reporting': 10,

@@ -259,6 +259,13 @@ class ImagesTest(chex.TestCase):
     # 4000 draws: four standard errors
     self.assertAlmostEqual(means[1], 64 / 255, delta=4 * 0.434 / 4000**0.5)
 
+  def test_floats_are_not_divided_again(self):
+    images, key = jnp.asarray(_images()), jax.random.key(0)
+    floats = images.astype(jnp.float32) / 255.0
+    expected, _ = step_lib.eval_images(images, key, False, 0)
+    actual, _ = step_lib.eval_images(floats, key, False, 0)
+    np.testing.assert_array_equal(actual, expected)
+
   def test_outside_of_training_pixels_do_not_tell_the_noise(self):
     grey = jnp.full((4000, 2, 2, 1), 128, jnp.uint8)
     images, keys = step_lib.eval_images(grey, jax.random.key(0), True, 0)

@@ -31,6 +31,7 @@ import optax
 from ldc_vae import errors
 from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier_net
 from ldc_vae.runtime import files
 from ldc_vae.runtime import progress
@@ -91,10 +92,11 @@ class Classifier:
 
   def _apply(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns features [N, F] and logits; all batches have one shape."""
-    _check_images(images, self.image_shape)
+    images = np.asarray(images)
+    pixels.check(images, self.image_shape)
     features, logits = [], []
     for start in range(0, len(images), _EVAL_BATCH):
-      batch = _to_unit(images[start : start + _EVAL_BATCH])
+      batch = pixels.to_unit(images[start : start + _EVAL_BATCH])
       num = len(batch)
       padding = np.zeros((_EVAL_BATCH - num,) + self.image_shape, np.float32)
       outputs = _apply(
@@ -161,7 +163,7 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   """
   images, labels = dataset.images['train'], _labels(dataset)['train']
   image_shape = dataset.image_shape
-  _check_images(images, image_shape)
+  pixels.check(images, image_shape)
   batch_size = min(_TRAIN_BATCH, len(images))
   steps_per_epoch = len(images) // batch_size
   num_steps = max(_MIN_STEPS, _NUM_EPOCHS * steps_per_epoch)
@@ -180,7 +182,7 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
         num_steps,
         params,
         opt_state,
-        _to_unit(images[rows]),
+        pixels.to_unit(images[rows]),
         labels[rows],
       )
       if step % 16 == 15:  # many queued steps can deadlock emulated devices
@@ -239,36 +241,6 @@ def _train_step(
     jax.grad(loss_fn)(params), opt_state, params
   )
   return optax.apply_updates(params, updates), opt_state
-
-
-def _to_unit(images: np.ndarray) -> np.ndarray:
-  """Converts uint8 or float images to float32 in [0, 1]."""
-  images = np.asarray(images)
-  if images.dtype == np.uint8:
-    return images.astype(np.float32) / np.float32(255)
-  images = images.astype(np.float32)
-  # `not` also rejects NaN; 1e-3 allows the rounding of bfloat16 images.
-  if images.size and not (images.min() >= -1e-3 and images.max() <= 1.001):
-    raise errors.UserError(
-      f'images of dtype {images.dtype} are in [{images.min():.4g},'
-      f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
-    )
-  return images
-
-
-def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]):
-  """Raises a `UserError` if images have a wrong shape or type."""
-  if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
-    raise errors.UserError(
-      f'images have shape {tuple(images.shape)}; the classifier needs shape'
-      f' [N, {", ".join(map(str, image_shape))}]'
-    )
-  if images.dtype != np.uint8 and not jnp.issubdtype(
-    images.dtype, jnp.floating
-  ):
-    raise errors.UserError(
-      f'images have dtype {images.dtype}; give uint8, or floats in [0, 1]'
-    )
 
 
 def _labels(dataset: datasets.Dataset) -> dict[str, np.ndarray]:

@@ -16,6 +16,8 @@ import numpy as np
 from ldc_vae import names
 from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
+from ldc_vae.evaluation import cautions
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.evaluation import inception
 from ldc_vae.methods import base
@@ -115,8 +117,11 @@ def image_measures(
     Frechet and kernel distances of each source. For the generator also
     fidelity, diversity, predicted classes and nearest training images. Frechet
     distances are means over `evaluate.num_draws`; all else uses only `images`.
-    'protocol/judge' describes the feature classifiers.
+    'protocol/judge' describes the feature classifiers, 'protocol/caution_*'
+    says which numbers are doubtful.
   """
+  for name, each in images.items():
+    pixels.check_uint8(each, f'images of the source {name}')
   test = dataset.images[config.evaluate.split]
   at_most = functools.partial(_evenly_spaced, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
@@ -166,7 +171,42 @@ def image_measures(
         results.update(_prdc(features['generator'], reference))
   for family, draws in distances.items():
     results.update(_over_draws(family, draws))
+  num_images = min(len(test), *map(len, images.values()))
+  num_features = {name: each.shape[1] for name, each in references.items()}
+  results.update(_cautions(dataset, classifiers, num_images, num_features))
   return results
+
+
+def _cautions(
+  dataset: datasets.Dataset,
+  classifiers: Mapping[int, classifier_lib.Classifier],
+  num_images: int,
+  num_features: Mapping[str, int],
+) -> dict[str, str]:
+  """Returns the cautions of `image_measures`.
+
+  Args:
+    dataset: The data.
+    classifiers: The feature classifiers by seed.
+    num_images: The number of images of the smallest set.
+    num_features: A dict from the family of a Frechet distance to its features.
+  """
+  chance = []
+  if dataset.labels is not None:
+    chance = [
+      cautions.of_classifier(each.test_accuracy, dataset.labels['test'])
+      for each in classifiers.values()
+    ]
+  few = cautions.of_few_images(num_images)
+  reasons = {'prdc': [*chance[:1], few]}
+  if chance:
+    reasons['kid_classifier'] = reasons['classifier'] = reasons['prdc']
+  of_classifiers = iter(chance)
+  for family, num in num_features.items():
+    reasons[family] = [cautions.of_few_images(num_images, num)]
+    if family.startswith('frechet_classifier'):
+      reasons[family].append(next(of_classifiers))
+  return cautions.results_of(reasons)
 
 
 def _feature_families(
@@ -182,7 +222,7 @@ def _feature_families(
     suffix = f'_seed_{seed}' if index else ''
     families[f'frechet_classifier{suffix}'] = classifier.features
   if not classifiers:
-    flat = lambda images: images.reshape(len(images), -1) / np.float32(255)
+    flat = lambda images: pixels.to_unit(images).reshape(len(images), -1)
     mean, components = frechet.fit_components(flat(test), _NUM_COMPONENTS)
     families['frechet_pca'] = lambda images: frechet.project(
       flat(images), mean, components
@@ -202,7 +242,7 @@ def latent_measures(
   other_aggregate: np.ndarray,
   train: base.Posterior,
   key: Array,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
   """Measures the distance of each source from the aggregate posterior.
 
   The number of active units is measured too.
@@ -220,7 +260,10 @@ def latent_measures(
   """
   aggregate = latents['aggregate']
   active_units = latent.active_units(train.mean, train.mean_variance)
-  results: dict[str, float] = {'latent/active_units': int(active_units)}
+  results: dict[str, float | str] = {
+    'latent/active_units': int(active_units),
+    **cautions.results_of({'latent': [cautions.of_few_images(len(aggregate))]}),
+  }
   if len(other_aggregate):
     results['latent/sliced_wasserstein_aggregate'] = float(
       latent.sliced_wasserstein(

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
+from ldc_vae.data import pixels
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
 from ldc_vae.runtime import progress
@@ -39,6 +41,7 @@ class Sources(NamedTuple):
     redraw_fn: Maps 1, ..., `evaluate.num_draws` - 1 to images like `images`.
       They are decoded from fresh draws of every source with a distribution. For
       the aggregate these come from fresh training images, with repeats.
+    left_out: Why a sampler of `evaluate.samplers` has no latents, by its name.
   """
 
   latents: dict[str, np.ndarray]
@@ -49,6 +52,7 @@ class Sources(NamedTuple):
   other_aggregate: np.ndarray
   aggregate_labels: np.ndarray | None
   redraw_fn: measures.RedrawFn
+  left_out: dict[str, str]
 
 
 class Networks:
@@ -96,7 +100,14 @@ class Networks:
     )
 
   def encode(self, images, key: Array) -> base.Posterior:
-    """Returns the posteriors of images uint8 [N, H, W, C], as NumPy arrays."""
+    """Returns the posteriors of images, as NumPy arrays.
+
+    Args:
+      images: uint8, or floats in [0, 1], shape [N, H, W, C].
+      key: PRNG key of all noise.
+    """
+    images = np.asanyarray(images)  # a memory map stays one
+    pixels.check(images, self._experiment.dataset.image_shape)
     parts = []
     for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, self._batch_size)
@@ -190,24 +201,22 @@ def make_sources(
     'svgd': {'num_steps': config.evaluate.svgd_steps},
     'nearest': {'noise': config.evaluate.nearest_noise},
   }
+  left_out = {}
   for name in config.evaluate.samplers:
     own = options.get(name, {})
     steps = f', {own["num_steps"]:,} steps' if 'num_steps' in own else ''
     try:
       with progress.activity(f'fitting the latent source {name}{steps}'):
         sample_fn = registry.fit(name, train_z, seed=seed, **own)
-    except ValueError as error:  # e.g. fewer images than components
+      draws = [
+        sample_fn(num_samples, seed + index)
+        for index in range(config.evaluate.num_draws)
+      ]
+      if not all(np.all(np.isfinite(z)) for z in draws):
+        raise errors.UserError('some of its latents are not finite')
+    except errors.UserError as error:  # e.g. fewer images than components
+      left_out[name] = str(error)
       logging.warning('latent source %s is skipped: %s', name, error)
-      continue
-    draws = [
-      sample_fn(num_samples, seed + index)
-      for index in range(config.evaluate.num_draws)
-    ]
-    if not all(np.all(np.isfinite(z)) for z in draws):
-      logging.warning(
-        'latent source %s is skipped: some of its latents are not finite',
-        name,
-      )
       continue
     for each, z in zip((latents, *further), draws, strict=True):
       each[name] = z
@@ -229,6 +238,7 @@ def make_sources(
     train_z[other],
     labels,
     redraw,
+    left_out,
   )
 
 

@@ -20,6 +20,7 @@ import functools
 import math
 from typing import Any, ClassVar, NamedTuple
 
+import chex
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -229,6 +230,7 @@ def encode(
   Returns:
     The posteriors.
   """
+  chex.assert_type(images, float)
   if algorithm.encode is None:
     z, mean, logvar = model.particles(params, images, keys, _NUM_PARTICLES)
     if mean is not None:

@@ -19,6 +19,7 @@ from ldc_vae.runtime import files
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 _TITLE = 'Methods side by side'
 _SHOWN = 10  # samples of a method
+_OF_A_RUN = ('protocol/left_out', 'protocol/not_measured')
 # Pictures in the order of the page.
 _CAPTIONS = {
   'comparison_samples': (
@@ -143,16 +144,28 @@ def _facts(record: Mapping[str, Any]) -> list[str]:
 
 
 def _protocol(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """How the numbers were made: names and texts."""
-  results = _results(record)
-  found = {x for each in results for x in each if x.startswith('protocol/')}
+  """How the numbers were made: labels and texts, with methods that differ."""
+  finished = [run for run in record['runs'] if run['results']]
+  found = {name for run in finished for name in run['results']}
   lines = []
-  for name in sorted(found):
-    # earlier versions told less of theirs
-    values = dict.fromkeys(str(each.get(name, 'not told')) for each in results)
+  for name in sorted(x for x in found if x.startswith('protocol/')):
+    is_of_a_run = name.startswith((names.CAUTION, *_OF_A_RUN))
+    values: dict[str, dict[str, None]] = {}  # value -> labels of methods
+    for run in finished:
+      # earlier versions told less of theirs
+      value = run['results'].get(name, '' if is_of_a_run else 'not told')
+      label = tables.method_label(run['method'])
+      values.setdefault(str(value), {})[label] = None
+    texts = [
+      f'{value} ({", ".join(labels)})'
+      if is_of_a_run and len(values) > 1
+      else value
+      for value, labels in values.items()
+      if value
+    ]
     label = names.find_metric(name)[0].label.removeprefix('protocol/')
-    lines.append((label, '; '.join(values)))
-  commits = {run['git_commit'] for run in record['runs'] if run['results']}
+    lines.append((label, '; '.join(texts)))
+  commits = {run['git_commit'] for run in finished}
   if len(commits) > 1:
     text = f'The runs were made by {len(commits)} different commits.'
     lines.append(('commits', text))
@@ -189,8 +202,9 @@ def _explanation(num_seeds: int) -> str:
       ' may be chance. The best of each column is bold.'
     )
   return (
-    f'Mean ± standard error over {num_seeds} seeds; the best of each column'
-    ' is bold. Differences to the best are paired by seed, with their'
+    f'Mean ± standard error over {num_seeds} seeds. The best of a column is'
+    ' bold, unless another row cannot be told from it: its interval holds 0.'
+    ' Differences to the best are paired by seed, with their'
     f" {100 * tables.CONFIDENCE:.0f} % interval (Student's t,"
     f' {num_seeds - 1} degrees of freedom where all seeds are there); a lone'
     ' common seed has none, and they are not corrected for the number of'

@@ -82,6 +82,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     facts=_facts(results, workdir),
     headlines=result_tables.headlines(results),
     chance=result_tables.chance(results),
+    cautions=result_tables.cautions(results),
     pictures=[x for x in pictures if x.name != 'training_curves'],
     curves=[x for x in pictures if x.name == 'training_curves'],
     training=_training(rows),

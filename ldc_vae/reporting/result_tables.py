@@ -57,7 +57,9 @@ def headlines(results: Mapping[str, Any]) -> list[Headline]:
       continue
     metric, _ = names.find_metric(f'{family}/{source}')
     label = f'{metric.label}: {names.find_source(source).label}'
-    found.append(Headline(label, _distance(results, family, source)))
+    value = _distance(results, family, source)
+    mark = names.mark(family, results)
+    found.append(Headline(label, f'{value}{mark}'))
   for name in (
     'prdc/precision',
     'prdc/recall',
@@ -67,7 +69,8 @@ def headlines(results: Mapping[str, Any]) -> list[Headline]:
   ):
     if formats.is_number(results.get(name)):
       metric, _ = names.find_metric(name)
-      found.append(Headline(metric.label, metric.text(results[name])))
+      text = metric.text(results[name]) + names.mark(name, results)
+      found.append(Headline(metric.label, text))
   own, unit = (results.get(f'nearest/train_{x}') for x in ('generator', 'test'))
   if formats.is_number(own) and formats.is_number(unit) and unit > 0:
     # a bare distance has no scale
@@ -101,6 +104,15 @@ def chance(results: Mapping[str, Any]) -> str:
   )
 
 
+def cautions(results: Mapping[str, Any]) -> list[str]:
+  """Returns why not to rely on the numbers that are marked with ⚠."""
+  return [
+    f'{name.removeprefix(names.CAUTION)}: {text}'
+    for name, text in results.items()
+    if name.startswith(names.CAUTION)
+  ]
+
+
 def by_source(results: Mapping[str, Any]) -> list[BySource]:
   """Returns the tables of distances and of latents, each if it has rows."""
   distances: dict[str, names.Metric] = {}
@@ -115,7 +127,7 @@ def by_source(results: Mapping[str, Any]) -> list[BySource]:
       values.setdefault(source, {})[metric.family] = results[name]
   columns = [
     (
-      f'{metric.label}{_arrow(metric)}',
+      f'{metric.label}{names.mark(family, results)}{_arrow(metric)}',
       metric.meaning,
       functools.partial(_distance, results, family),
     )
@@ -168,7 +180,7 @@ def families(
     heading = HEADINGS.get(family, (slash and family) or 'Other')
     kind = 'number whole' if formats.is_number(value) else 'text'
     better = f'{metric.better.capitalize()} is better.' if metric.better else ''
-    text = metric.text(value)
+    text = metric.text(value) + names.mark(name, results)
     if name == 'latent/active_units' and latent_size:
       text += f' of {latent_size}'
     row = (metric.label, f'{metric.meaning} {better}'.strip(), text, kind)
@@ -190,7 +202,11 @@ def protocol(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Returns every name of results.json with its value."""
   return [
-    (name, names.find_metric(name)[0].text(results[name]))
+    (
+      name,
+      names.find_metric(name)[0].text(results[name])
+      + names.mark(name, results),
+    )
     for name in sorted(results, key=names.metric_rank)
   ]
 
@@ -262,7 +278,7 @@ def _by_source(
     heading,
     [label for label, _, _ in columns],
     rows,
-    [(label.rstrip(' ↓↑'), meaning) for label, meaning, _ in columns],
+    [(label.rstrip(' ⚠↓↑'), meaning) for label, meaning, _ in columns],
   )
 
 
@@ -296,7 +312,7 @@ def _latents(results: Mapping[str, Any]) -> BySource:
     metric = names.METRICS[key]
     columns.append(
       (
-        f'{metric.label}{_arrow(metric)}',
+        f'{metric.label}{names.mark(key, results)}{_arrow(metric)}',
         metric.meaning.replace('{source}', 'source'),
         functools.partial(_latent_cell, values, metric),
       )

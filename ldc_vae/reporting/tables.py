@@ -8,7 +8,9 @@ generators of the methods alone, or 'all', with the fitted samplers.
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
+import dataclasses
 import io
+import math
 from typing import Any, NamedTuple
 
 from ldc_vae import formats
@@ -36,19 +38,24 @@ def label(method: str, source: str = 'generator') -> str:
 def columns(runs: Iterable[Mapping[str, Any]]) -> list[names.Metric]:
   """The compared metrics for which a run has a number, in their order.
 
+  The label of one with a caution in any run has a mark.
+
   Args:
     runs: Each with 'results', the content of its results.json or None.
   """
-  found = {
+  found = [run['results'] for run in runs if run['results']]
+  measured = {
     name
-    for run in runs
-    for name, value in (run['results'] or {}).items()
+    for results in found
+    for name, value in results.items()
     if formats.is_number(value)
   }
   metrics = {}
-  for name in sorted(found, key=names.metric_rank):
+  for name in sorted(measured, key=names.metric_rank):
     metric, _ = names.find_metric(name)
     if metric.compared:
+      mark = max(names.mark(name, results) for results in found)
+      metric = dataclasses.replace(metric, label=f'{metric.label}{mark}')
       metrics.setdefault(column_name(metric), metric)
   return list(metrics.values())
 
@@ -68,9 +75,10 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Rows with 'method', 'source' ('generator' or the fitted sampler), 'label'
     and 'metrics': name -> 'values' (seed -> value), 'mean', 'standard_error'
     (None of one seed), 'num_seeds' and, in 'own' and 'all', for each scope that
-    the row is in: 'best' (whether it is), 'reference' (the label of the best)
-    and 'difference' ('mean', 'low', 'high', 'num_pairs'; None of the best).
-    Only a row with the most seeds can be the best.
+    the row is in: 'best' (whether it is), 'clear' (whether it is, and no other
+    row's interval reaches it), 'reference' (the label of the best) and
+    'difference' ('mean', 'low', 'high', 'num_pairs'; None of the best). Only
+    rows with the most seeds can be the best; all with the best mean are.
   """
   metrics = columns(runs)
   rows = []
@@ -113,7 +121,7 @@ def create_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def to_csv(
   rows: Sequence[Mapping[str, Any]], metrics: Sequence[names.Metric]
 ) -> str:
-  """One line per row; seven cells per metric, empty where there is nothing."""
+  """One line per row; eight cells per metric, empty where there is nothing."""
   stream = io.StringIO()
   out = csv.writer(stream, lineterminator='\n')
   parts = (
@@ -121,6 +129,7 @@ def to_csv(
     'standard_error',
     'num_seeds',
     'best',
+    'clear',
     'difference',
     'difference_low',
     'difference_high',
@@ -147,6 +156,7 @@ def to_csv(
         cell['standard_error'],
         cell['num_seeds'],
         int(scope['best']),
+        int(scope['clear']),
         *(difference.get(name) for name in ('mean', 'low', 'high')),
       ]
     out.writerow(line)
@@ -262,21 +272,36 @@ def _compare(rows, metric: names.Metric, scope: str) -> None:
     return
   most = max(cell['num_seeds'] for cell in cells)
   sign = -1.0 if metric.better == names.HIGHER else 1.0
-  best = min(
+  first = min(
     (index for index, cell in enumerate(cells) if cell['num_seeds'] == most),
     key=lambda index: sign * cells[index]['mean'],
   )
-  for index, cell in enumerate(cells):
+  reference = cells[first]
+  for cell in cells:
+    # the mean of equal numbers in another order differs by rounding
+    is_best = cell['num_seeds'] == most and math.isclose(
+      cell['mean'], reference['mean'], rel_tol=1e-12
+    )
     difference = None
-    if index != best:
+    if not is_best:
       difference = intervals.paired_difference(
-        cell['values'], cells[best]['values'], CONFIDENCE
+        cell['values'], reference['values'], CONFIDENCE
       )
     cell[scope] = {
-      'best': index == best,
-      'reference': labels[best],
+      'best': is_best,
+      'reference': labels[first],
       'difference': difference and difference._asdict(),
     }
+  is_clear = not any(_holds_zero(cell[scope]['difference']) for cell in cells)
+  for cell in cells:
+    cell[scope]['clear'] = cell[scope]['best'] and is_clear
+
+
+def _holds_zero(difference: Mapping[str, Any] | None) -> bool:
+  """Whether a difference has an interval, and 0 is in it."""
+  if difference is None or difference['low'] is None:
+    return False
+  return difference['low'] <= 0.0 <= difference['high']
 
 
 def _section(title, rows, metrics, scope, num_seeds) -> Section | None:
@@ -307,14 +332,14 @@ def _section(title, rows, metrics, scope, num_seeds) -> Section | None:
 
 
 def _mean(row, metric: names.Metric, scope: str, num_seeds: int) -> str:
-  """'mean ± standard error', bold for the best."""
+  """'mean ± standard error', bold for the best where it is clear."""
   cell = row['metrics'].get(column_name(metric))
   if cell is None:
     return '–'
   text = metric.text(cell['mean'])
   if cell['standard_error'] is not None:
     text += f' ± {metric.text(cell["standard_error"], digits=2)}'
-  if cell[scope]['best']:
+  if cell[scope]['clear']:
     text = f'**{text}**'
   if cell['num_seeds'] < num_seeds:
     text += f' ({cell["num_seeds"]} of {num_seeds} seeds)'

@@ -1,7 +1,11 @@
 """Mistakes in flags and in run files."""
 
+import os
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 
 from tests.bad_input import bad_input_case
 
@@ -40,6 +44,23 @@ _FLAGS = {
   'output_of_training': _Case(
     (f'--config={_CONFIG}', '--output=x.npz'),
     r'--output: read by --mode=sample only; leave it out of',
+  ),
+  'no_flagfile': _Case(
+    ('--flagfile=no.txt',),
+    r'--flagfile=no.txt cannot be read \(No such file .*one argument in each',
+  ),
+  'flagfile_without_value': _Case(
+    ('--flagfile',), r'--flagfile cannot be read .*no argument.*; give a text'
+  ),
+  'flagfile_of_other_bytes': _Case(
+    ('--flagfile=f',),
+    r'--flagfile cannot be read .*decode.*; give a text file',
+    setup=lambda folder: (folder / 'f').write_bytes(b'\xff\xfe-'),
+  ),
+  'field_of_a_flagfile': _Case(
+    ('--flagfile=f', f'--config={_CONFIG}'),
+    r'--config.sead: no such field; did you mean seed',
+    setup=_file('f', '--config.sead=3\n'),
   ),
   'empty_workdir': _Case(
     (f'--config={_CONFIG}', '--workdir='), r'--workdir=: it is empty; give'
@@ -162,11 +183,46 @@ class FlagsTest(bad_input_case.BadInputTest):
   def test_told_by_a_process(self):
     self.command(_FLAGS['unknown_flag'])
 
-  def test_a_platform_that_is_not_there(self):
+  @parameterized.parameters(
+    (
+      {'JAX_PLATFORMS': 'abacus'},
+      r'JAX_PLATFORMS=abacus: no .*known backends.*; unset JAX_PLATFORMS, or',
+    ),
+    (
+      {'JAX_PLATFORM_NAME': 'cuda', 'JAX_PLATFORMS': ''},
+      r'JAX_PLATFORM_NAME=cuda: .*Unknown .*; unset JAX_PLATFORM_NAME, or',
+    ),
+    (
+      {'JAX_ENABLE_X64': '1'},
+      r'JAX_ENABLE_X64=1: runs and .* float32; unset JAX_ENABLE_X64',
+    ),
+    (
+      {'LC_ALL': 'C', 'PYTHONUTF8': '0'},
+      r'--workdir=\xe9: its name is not ASCII, which .*; set PYTHONUTF8=1, or',
+    ),
+  )
+  def test_told_of_the_environment(self, env, part):
+    argv = ('--config=configs/digits.py:vae,debug', '--workdir=\xe9')
+    self.command(_Case(argv, part), **env)
+
+  @absltest.skipIf(os.path.exists('/dev/nvidia0'), 'this machine has a GPU')
+  def test_a_gpu_that_is_not_there(self):
     self.command(
-      _Case(_train(), r'JAX_PLATFORMS=abacus: .*unset it', _RUNTIME),
-      JAX_PLATFORMS='abacus',
+      _Case(
+        _train(),
+        r'JAX_PLATFORMS=cuda: no device can be used \(this machine has none of'
+        r' this platform\); unset JAX_PLATFORMS, or install',
+      ),
+      JAX_PLATFORMS='cuda',
     )
+
+  def test_a_device_in_use_may_be_free_later(self):
+    error = RuntimeError("Unable to initialize backend 'tpu': UNAVAILABLE: x")
+    with (
+      mock.patch.object(jax, 'devices', side_effect=error),
+      mock.patch.dict(os.environ, JAX_PLATFORMS=''),
+    ):
+      self.check(_Case(_train(), 'jax: no device .*set JAX_PL', _RUNTIME))
 
 
 class RunFilesTest(bad_input_case.BadInputTest):

@@ -1,11 +1,14 @@
 """Tests of ldc_vae.measures, on random images without labels."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 from ml_collections import config_dict
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import measures
@@ -25,13 +28,13 @@ def _dataset():
   )
 
 
-def _config(inception=False, num_draws=1):
+def _config(inception=False, num_draws=1, num_samples=60):
   config = config_dict.ConfigDict()
   config.evaluate = {
     'classifier_seeds': (0,),
     'inception': inception,
     'split': 'test',
-    'num_samples': 60,
+    'num_samples': num_samples,
     'num_draws': num_draws,
   }
   return config
@@ -52,6 +55,14 @@ class ImageMeasuresTest(parameterized.TestCase):
     self.assertEqual(
       results['nearest/train_generator'], results['nearest/train_test']
     )
+
+  def test_floats_are_refused(self):
+    dataset = _dataset()
+    images = {'generator': dataset.images['test'] / np.float32(255)}
+    with self.assertRaisesRegex(
+      errors.UserError, r'generator are float32\[60, 4, 3, 1\]; give uint8'
+    ):
+      measures.image_measures(_config(), dataset, images)
 
   def test_of_every_source_as_many_images_are_compared(self):
     dataset = _dataset()
@@ -140,6 +151,67 @@ class ImageMeasuresTest(parameterized.TestCase):
     )
     self.assertNotIn('prdc/precision', results)
     self.assertIn('frechet_pca/generator', results)
+
+
+class CautionsTest(parameterized.TestCase):
+  def _measure(self, labels, num_test, accuracy):
+    rng = np.random.default_rng(0)
+    images = {'train': _images(0, 60), 'test': _images(1, num_test)}
+    dataset = datasets.Dataset(
+      'images',
+      images,
+      {name: labels[: len(each)] for name, each in images.items()},
+      int(labels.max()) + 1,
+    )
+    classifier = mock.Mock(
+      test_accuracy=accuracy,
+      features=lambda images: rng.normal(size=(len(images), 32)),
+      probabilities=lambda images: np.full((len(images), 2), 0.5),
+      describe=lambda: 'stand-in',
+    )
+    with mock.patch.object(
+      measures.classifier_lib, 'load_or_train', return_value=classifier
+    ):
+      results = measures.image_measures(
+        _config(num_samples=num_test),
+        dataset,
+        {'generator': _images(2, num_test)},
+      )
+    return {
+      name.removeprefix(names.CAUTION): value
+      for name, value in results.items()
+      if name.startswith(names.CAUTION)
+    }
+
+  def test_a_classifier_at_chance(self):
+    found = self._measure(np.arange(120), 120, 0.0)
+    self.assertSetEqual(
+      set(found), {'frechet_classifier', 'kid_classifier', 'classifier', 'prdc'}
+    )
+    for why in found.values():
+      self.assertStartsWith(why, 'the test accuracy 0.000 of')
+
+  def test_four_test_images(self):
+    found = self._measure(np.arange(60) % 2, 4, 1.0)
+    self.assertStartsWith(
+      found['frechet_classifier'], '4 images are too few for 32 features, so'
+    )
+    self.assertIn('4 images are too few, so', found['kid_classifier'])
+    self.assertIn('prdc', found)
+
+  def test_a_sound_classifier_and_enough_images(self):
+    self.assertEqual(self._measure(np.arange(120) % 2, 120, 0.9), {})
+
+  def test_thirty_images_without_labels(self):
+    dataset = _dataset()
+    images = {name: x[:30] for name, x in dataset.images.items()}
+    results = measures.image_measures(
+      _config(), dataset._replace(images=images), {'generator': _images(2, 30)}
+    )
+    # 12 pixels have 12 components, for which 24 images are enough
+    self.assertNotIn('protocol/caution_frechet_pca', results)
+    self.assertIn('30 images', results['protocol/caution_prdc'])
+    self.assertNotIn('protocol/caution_kid_classifier', results)
 
 
 class LatentMeasuresTest(parameterized.TestCase):

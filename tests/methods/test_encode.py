@@ -55,6 +55,14 @@ class EncodeTest(chex.TestCase):
     self.assertGreater(_norm(z - mean), 1e-3)  # a draw
     self.assertIsNone(mean_variance)
 
+  def test_images_that_are_no_floats_are_an_error(self):
+    model = _model('gaussian')
+    params = _params(model, *model.autoencoder_names())
+    algorithm = iwae.Iwae(num_samples=1).build(model)
+    images = (255 * _images()).astype(np.uint8)
+    with self.assertRaisesRegex(AssertionError, 'float.*uint8|uint8.*float'):
+      base.encode(algorithm, model, params, (), images, _keys())
+
   def test_the_mean_of_an_implicit_one_is_of_its_particles(self):
     method_fn = stein_vae.SteinVae(**_STEIN_FIELDS).build
     model, params, posterior = self._encode('implicit', method_fn)

@@ -77,6 +77,26 @@ class ChanceTest(absltest.TestCase):
     self.assertEmpty(result_tables.chance({'num_samples': 360}))
 
 
+class CautionsTest(absltest.TestCase):
+  def test_doubtful_numbers_are_marked_and_the_reason_is_told(self):
+    results = {
+      'prdc/recall': 1.0,
+      'eval/reconstruction_mse': 0.5,
+      'protocol/caution_prdc': 'few images',
+    }
+    self.assertEqual(
+      result_tables.headlines(results),
+      [('recall', '1.00 ⚠'), ('reconstruction MSE', '0.500')],
+    )
+    self.assertEqual(result_tables.cautions(results), ['prdc: few images'])
+    ((row,),) = [
+      rows
+      for heading, rows in result_tables.families(results).items()
+      if heading == result_tables.HEADINGS['prdc']
+    ]
+    self.assertEqual(row[2], '1.00 ⚠')
+
+
 class BySourceTest(absltest.TestCase):
   def test_sources_within_two_standard_errors_are_not_told_apart(self):
     (table,) = result_tables.by_source(_TEN_SETS)

@@ -91,6 +91,18 @@ class MetricsTest(absltest.TestCase):
       ],
     )
 
+  def test_a_caution_of_any_run_marks_its_column(self):
+    runs = _runs()
+    runs[1]['results']['protocol/caution_prdc'] = '4 images are too few'
+    self.assertEqual(
+      [metric.label for metric in tables.columns(runs)],
+      [
+        'Fréchet, classifier',
+        'precision ⚠',
+        'NLL by importance sampling, nats',
+      ],
+    )
+
   def test_runs_without_results_have_none(self):
     self.assertEmpty(tables.columns([_run('vae', 0)]))
 
@@ -168,6 +180,50 @@ class RowsTest(absltest.TestCase):
     self.assertEqual(cell['own']['reference'], 'LDC-VAE')
     self.assertAlmostEqual(cell['own']['difference']['mean'], -0.3)
 
+  def test_all_rows_of_the_best_mean_are_best(self):
+    values = {'vae': (0.1, 0.2, 0.3), 'ae': (0.3, 0.2, 0.1), 'ldc': (1, 2, 3)}
+    rows = _by_label(
+      tables.create_rows(
+        [
+          _run(method, seed, precision=each, frechet_generator=each)
+          for method, numbers in values.items()
+          for seed, each in enumerate(numbers)
+        ]
+      )
+    )
+    best = lambda label: rows[label]['metrics'][_FRECHET]['own']
+    for label in ('VAE', 'Autoencoder'):
+      self.assertTrue(best(label)['best'], label)
+      self.assertIsNone(best(label)['difference'], label)
+    self.assertFalse(best('LDC-VAE')['best'])
+    self.assertTrue(rows['LDC-VAE']['metrics']['prdc/precision']['own']['best'])
+    self.assertFalse(
+      rows['Autoencoder']['metrics']['prdc/precision']['own']['best']
+    )
+
+  def test_equal_rows_without_an_interval_are_all_clear(self):
+    runs = [_run(method, 0, precision=1.0) for method in ('ae', 'vae')]
+    rows = tables.create_rows([*runs, _run('ldc', 0, precision=0.5)])
+    cells = [row['metrics']['prdc/precision']['own'] for row in rows]
+    self.assertEqual([cell['best'] for cell in cells], [True, True, False])
+    self.assertEqual([cell['clear'] for cell in cells], [True, True, False])
+
+  def test_the_best_is_not_clear_where_an_interval_reaches_it(self):
+    runs = _runs()
+    # -1, 0 and 7 above the best: 2 ± 10.8 (t = 4.302653, s = sqrt(19))
+    for run, above in zip(runs[:3], (-1.0, 0.0, 7.0), strict=True):
+      own = run['results']
+      own['frechet_classifier/gmm_50'] = 3.0 + run['seed'] + above
+    rows = _by_label(tables.create_rows(runs))
+    cell = rows['LDC-VAE']['metrics'][_FRECHET]
+    self.assertEqual((cell['own']['best'], cell['own']['clear']), (True, True))
+    self.assertEqual((cell['all']['best'], cell['all']['clear']), (True, False))
+    other = rows['VAE + GMM-50']['metrics'][_FRECHET]['all']
+    self.assertAlmostEqual(
+      other['difference']['low'], 2.0 - 4.302653 * (19 / 3) ** 0.5, places=5
+    )
+    self.assertFalse(other['best'])
+
   def test_what_a_method_lacks_is_no_cell(self):
     rows = _by_label(tables.create_rows(_runs()))
     self.assertNotIn('nll/importance', rows['LDC-VAE']['metrics'])
@@ -202,6 +258,25 @@ class MarkdownTest(absltest.TestCase):
     self.assertIn('| LDC-VAE | **4.00 ± 0.58** |', text)
     self.assertIn('| VAE | 32.0 ± 1.2 |', text)
     self.assertIn('| VAE + GMM-50 | 5.00 ± 0.58 |', text)
+
+  def test_the_best_is_plain_where_it_is_not_clear(self):
+    runs = _runs()
+    runs[0]['results']['frechet_classifier/gmm_50'] = 2.0
+    text = self.table(runs, 3)
+    self.assertIn('| LDC-VAE | **4.00 ± 0.58** |', text)  # its own generators
+    self.assertIn('\n| LDC-VAE | 4.00 ± 0.58 |', text)
+    self.assertIn('| LDC-VAE | best |', text)
+
+  def test_equal_rows_are_all_bold(self):
+    runs = [_run(method, 0, precision=1.0) for method in ('ae', 'vae')]
+    text = self.table([*runs, _run('ldc', 0, precision=0.5)], 1)
+    for line in (
+      '| Autoencoder | **1.00** |',
+      '| VAE | **1.00** |',
+      '| LDC-VAE | 0.500',
+    ):
+      self.assertIn(line, text)
+    self.assertEqual(text.count('| best |'), 2)
 
   def test_differences_have_their_interval(self):
     text = self.table(_runs(), 3)
@@ -261,6 +336,7 @@ class CsvTest(absltest.TestCase):
     self.assertEqual(line[f'{_FRECHET} best'], '0')
     self.assertEqual(line['prdc/precision mean'], '')
     self.assertEqual(lines[3][f'{_FRECHET} best'], '1')
+    self.assertEqual(lines[3][f'{_FRECHET} clear'], '1')
     self.assertEqual(lines[3][f'{_FRECHET} difference'], '')
 
 

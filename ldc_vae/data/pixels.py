@@ -1,0 +1,59 @@
+"""What an array of images may hold: uint8, or floats in [0, 1]."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from ldc_vae import errors
+
+# 1e-3 beyond [0, 1] allows the rounding of bfloat16 images.
+_LOW, _HIGH = -1e-3, 1.001
+
+
+def check(images: np.ndarray, image_shape: Sequence[int]) -> None:
+  """Raises a `UserError` unless images have a shape, a type and a range.
+
+  Args:
+    images: uint8, or floats in [0, 1], shape [N, H, W, C].
+    image_shape: (H, W, C).
+  """
+  if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
+    raise errors.UserError(
+      f'images have shape {tuple(images.shape)}; the network needs shape'
+      f' [N, {", ".join(map(str, image_shape))}]'
+    )
+  if images.dtype == np.uint8:
+    return
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise errors.UserError(
+      f'images have dtype {images.dtype}; give uint8, or floats in [0, 1]'
+    )
+  # `not` also rejects NaN
+  if images.size and not (images.min() >= _LOW and images.max() <= _HIGH):
+    raise errors.UserError(
+      f'images of dtype {images.dtype} are in [{images.min():.4g},'
+      f' {images.max():.4g}]; give uint8, or floats in [0, 1]'
+    )
+
+
+def check_uint8(images: np.ndarray, name: str) -> None:
+  """Raises a `UserError` unless images are uint8 [N, H, W, C].
+
+  Args:
+    images: The array.
+    name: Which images these are, for the message.
+  """
+  if images.ndim != 4 or images.dtype != np.uint8:
+    raise errors.UserError(
+      f'{name} are {images.dtype}{list(images.shape)}; give uint8'
+      ' [N, H, W, C], as np.round(255 * images).astype(np.uint8) of floats in'
+      ' [0, 1]'
+    )
+
+
+def to_unit(images):
+  """Returns images, uint8 or floats in [0, 1], as float32 in [0, 1]."""
+  if images.dtype == np.uint8:
+    return images.astype(np.float32) / np.float32(255)
+  return images.astype(np.float32)
