@@ -114,8 +114,7 @@ def make_epoch_fn(
         updates.add(step, metrics)
         if step % config.train.log_every == 0 or step == steps_per_epoch:
           losses.append(float(jax.device_get(metrics)['loss']))
-          bar.set_loss(losses[-1])
-        bar.update(step)
+        bar.update(step, updates.newest_loss)
     jax.block_until_ready(state)
     return sum(losses) / len(losses) - normaliser
 

@@ -98,6 +98,7 @@ def finish(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     config.train.num_steps = 24
     config.train.log_every = 4
     config.evaluate.num_samples = 256
+    config.evaluate.num_draws = 1
     config.evaluate.two_stage_steps = config.evaluate.langevin_steps = 20
     config.evaluate.flow_matching_steps = config.evaluate.flow_steps = 20
     config.evaluate.drifting_steps = config.evaluate.svgd_steps = 20

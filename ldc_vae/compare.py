@@ -76,7 +76,8 @@ def compare(
 ) -> dict[str, Any]:
   """Runs every method with every seed, and writes the tables and figures.
 
-  Writes comparison.json, .md and .csv after each run, and figures/ at the end.
+  Writes comparison.json, .html, .md and .csv after each run, and figures/ at
+  the end.
 
   Args:
     plans: From `config.load_each`, by method.
@@ -122,9 +123,9 @@ def compare(
       on_end=table.end,
       env={**os.environ, 'PYTHONPATH': path},
     )
-    record = table.write()
-    comparison_page.draw(workdir, record, dataset)
-    logging.info('see %s', workdir / 'comparison.md')
+    comparison_page.draw(workdir, table.write(), dataset)
+    record = table.write()  # with the pictures
+    logging.info('report: %s', (workdir / 'comparison.html').absolute())
   failed = [run for run in record['runs'] if run['status'] != FINISHED]
   if failed:
     raise RunsFailedError(
@@ -224,7 +225,13 @@ class _RunTable:
       return
     if end.code == 0 and self._is_finished(run):
       self._errors.pop(end.job.name, None)
-      logging.info('%s is finished, %.0f s', end.job.name, end.seconds)
+      logging.info(
+        '%s is finished, %.0f s (%d of %d)',
+        end.job.name,
+        end.seconds,
+        len(self._runs) - len(self.waiting()),
+        len(self._runs),
+      )
     else:
       self._errors[end.job.name] = failure(end)
       logging.warning('%s failed: %s', end.job.name, self._errors[end.job.name])
@@ -247,8 +254,7 @@ class _RunTable:
     record['rows'] = tables.create_rows(record['runs'])
     columns = tables.columns(record['runs'])
     files.write_json(self._workdir / 'comparison.json', record)
-    text = comparison_page.to_markdown(record, columns)
-    _write_text(self._workdir / 'comparison.md', text)
+    comparison_page.write(self._workdir, record, columns)
     text = tables.to_csv(record['rows'], columns)
     _write_text(self._workdir / 'comparison.csv', text)
     return record

@@ -31,12 +31,14 @@ from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.reporting import evaluation_figures
 from ldc_vae.reporting import report
+from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import run_figures
 from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import lock
 from ldc_vae.runtime import outputs
+from ldc_vae.runtime import progress
 
 Array = jax.Array
 
@@ -86,6 +88,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   (step, state, *_), last_step = run.restore_trained()
   if not cluster.is_first():  # it evaluates alone; the others wait for it
     return cluster.barrier('evaluated')[0]
+  logging.info('evaluating step %d of %s', step, workdir)
   networks = sources_lib.Networks.of_run(run, state)
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
@@ -100,23 +103,24 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   if min(len(train_images), len(sources.test_images)) < 2:
     logging.warning('one image has no distances: they stay null')
   else:
-    results.update(
-      measures.image_measures(
-        config,
-        experiment.dataset,
-        sources.images,
-        inception_fn,
-        sources.redraw_fn,
+    with progress.activity('comparing images and latents'):
+      results.update(
+        measures.image_measures(
+          config,
+          experiment.dataset,
+          sources.images,
+          inception_fn,
+          sources.redraw_fn,
+        )
       )
-    )
-    results.update(
-      measures.latent_measures(
-        sources.latents,
-        sources.other_aggregate,
-        sources.train,
-        projections_key,
+      results.update(
+        measures.latent_measures(
+          sources.latents,
+          sources.other_aggregate,
+          sources.train,
+          projections_key,
+        )
       )
-    )
   if 'sampler' in experiment.algorithm.trained:
     _check_sampler(results)
   results.update(
@@ -155,13 +159,15 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
       aggregate_latents=sources.latents['aggregate'],
     )
     figures = folder / outputs.FIGURES
-    evaluation_figures.draw(workdir, figures, networks, sources, results)
+    with progress.activity('drawing pictures'):
+      evaluation_figures.draw(workdir, figures, networks, sources, results)
     results['wall_seconds'] = time.monotonic() - start
     files.write_json(folder / outputs.RESULTS, results)
     report.write_report(workdir, folder)
     results[outputs.DIGESTS] = outputs.seal(folder, results)
     files.write_json(folder / outputs.RESULTS, results)
   _log(results)
+  run_lib.log_files(workdir)
   cluster.barrier('evaluated', results)
   return results
 
@@ -254,7 +260,8 @@ def _sampling_seconds(
 
 
 def _log(results: dict[str, Any]) -> None:
-  """Says what was found."""
-  for name, value in results.items():
-    if isinstance(value, float):
-      logging.info('%s = %.5g', name, value)
+  """Says what was found: the numbers to read first."""
+  headlines = result_tables.headlines(results)
+  width = max((len(label) for label, _ in headlines), default=0)
+  for label, value in headlines:
+    logging.info('  %s  %s', label.ljust(width), value)

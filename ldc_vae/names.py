@@ -35,6 +35,8 @@ class Metric:
     sources: The sources that results.json always names, with null where a
       number does not apply.
     compared: Whether it is a column of the comparison of methods.
+    unscaled: Whether its unit differs between runs, so that a number says
+      nothing by itself; it is left to the lists of all numbers.
     format: How a number is written, as ',.2f'; '' for significant digits.
     measure_fn: For a metric from outside of this package: maps what
       `evaluate.make_sources` returns to a number, or to {source: number}.
@@ -46,6 +48,7 @@ class Metric:
   meaning: str
   sources: tuple[str, ...] = ()
   compared: bool = False
+  unscaled: bool = False
   format: str = ''
   measure_fn: Callable[[Any], Any] | None = None
 
@@ -148,32 +151,11 @@ register(
     Source('prior', 'prior N(0, I)', 'Decoded draws from N(0, I).', BASELINE),
 )  # fmt: skip
 
-# Headings of the report.
-FAMILIES = {
-  'prdc': 'Fidelity and diversity',
-  'classifier': 'Predicted classes of the samples',
-  'nearest': 'Copies of training images',
-  'nll': 'Likelihood of held-out images (nats per image)',
-  'latent': 'Latents compared with the aggregate posterior',
-  'eval': 'Reconstruction',
-  'time': 'Cost',
-  'protocol': 'How the numbers were made',
-}
-
 # results.json names these sources in every run.
 _IMAGES = (
-  'real',
-  'reconstruction',
-  'aggregate',
-  'generator',
-  'prior',
-  'gaussian',
-  'gmm_10',
-  'gmm_50',
-  'gmm_200',
-  'two_stage',
-  SAMPLERS,
-)
+  'real', 'reconstruction', 'aggregate', 'generator', 'prior', 'gaussian',
+  'gmm_10', 'gmm_50', 'gmm_200', 'two_stage', SAMPLERS,
+)  # fmt: skip
 _NATS = ',.2f'  # a tenth of a nat matters, however many there are
 
 register(
@@ -199,8 +181,10 @@ register(
            ' same source.'),
     Metric('kid_classifier/{source}', 'KID, classifier', LOWER,
            'Kernel distance (squared MMD, cubic polynomial kernel) in the'
-           ' features of the same classifier. It is unbiased, so it may be'
-           ' slightly below 0.', _IMAGES, compared=True),
+           ' features of the same classifier. It is unbiased: 0 in expectation'
+           ' for equal distributions, and often negative. That of real images'
+           ' shows what chance leaves.', _IMAGES, compared=True,
+           unscaled=True),
     # The generator's images.
     Metric('prdc/precision', 'precision', HIGHER,
            'Share of the samples that are near a real image.', compared=True),
@@ -214,7 +198,8 @@ register(
            compared=True),
     Metric('classifier/entropy', 'class entropy, nats', LOWER,
            'Mean entropy of the classifier\'s prediction, in nats: how unclear'
-           ' single samples are.'),
+           ' single samples are. It is 0 for certain predictions and 2.3 for a'
+           ' guess among ten classes.'),
     Metric('classifier/class_balance', 'class balance', HIGHER,
            'Effective number of classes among the samples, as a share of all'
            ' classes; 1 if all are equally frequent.'),
@@ -250,13 +235,14 @@ register(
            'The same distance for other draws of the aggregate posterior. A'
            ' perfect sampler would have this value, for it is biased upwards.'),
     Metric('latent/ksd_{source}', 'KSD', LOWER,
-           'Squared kernel Stein discrepancy of latents from the {source}. It'
-           ' is unbiased, so it may be below 0.',
-           ('generator', 'prior', SAMPLERS)),
+           'Squared kernel Stein discrepancy of latents from the {source}. Its'
+           ' unit is that of the posteriors\' scores, squared. It is unbiased,'
+           ' so it may be below 0.', ('generator', 'prior', SAMPLERS),
+           unscaled=True),
     Metric('latent/ksd_aggregate', 'KSD', LOWER,
            'The same for draws of the aggregate posterior itself: about 0, or'
            ' a little less with few training images, since each gives one'
-           ' draw.'),
+           ' draw.', unscaled=True),
     Metric('latent/missed_share_{source}', 'missed share', LOWER,
            'Share of the aggregate posterior that latents from the {source}'
            ' visit less than half as often as they should.',

@@ -187,6 +187,12 @@ def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     config_lib.check_same_run(stored, config, str(workdir))
 
 
+def log_files(workdir: pathlib.Path) -> None:
+  """Says where the report and the numbers of an evaluated run are."""
+  logging.info('report: %s', (workdir / 'report.html').absolute())
+  logging.info('all numbers: %s', (workdir / 'results.json').absolute())
+
+
 def is_evaluated(
   workdir: pathlib.Path,
   config: config_dict.ConfigDict,

@@ -58,6 +58,9 @@ class CompareTest(compare_case.CompareTest):
     self.assertIn('| LDC-VAE | **2.50 ± 0.50** |', text)
     self.assertIn('4 of 4 runs are finished', text)
     self.assertIn('* distances: 120 uint8 images of each source', text)
+    self.assertIn('](figures/comparison_samples.png)', text)
+    page = (self.workdir / 'comparison.html').read_text()
+    self.assertEqual(page.count('<img'), len(_FIGURES))
     with open(self.workdir / 'comparison.csv', encoding='utf-8') as file:
       labels = [line['label'] for line in csv.DictReader(file)]
     self.assertEqual(

@@ -86,7 +86,7 @@ class EvaluateTest(evaluate_case.RunTest):
       self.results['protocol/caution_prdc'], '96 images are too few, so'
     )
     page = (self.workdir / 'report.html').read_text()
-    self.assertIn('KID, classifier ⚠', page)
+    self.assertRegex(page, 'kid_classifier/real</th><td class="text">.* ⚠<')
     self.assertNotIn('Fréchet, classifier ⚠', page)
 
   def test_numbers_are_those_of_this_run(self):
@@ -317,6 +317,24 @@ def _contents(folder):
     for path in folder.rglob('*')
     if path.is_file()
   }
+
+
+class LogTest(absltest.TestCase):
+  def test_ends_with_ten_numbers_in_words_and_the_paths(self):
+    results = {
+      **dict.fromkeys(names.result_names(('prior',)), 0.5),
+      'protocol/split': 'test',
+    }
+    with self.assertLogs('absl', 'INFO') as logs:
+      evaluate._log(results)
+      run_lib.log_files(pathlib.Path('here'))
+    lines = [record.getMessage() for record in logs.records]
+    self.assertLen(lines, 12)
+    for line in lines[:10]:
+      self.assertRegex(line, r'^  [^/_]+  0\.50*$|held-out images: 1')
+    here = os.path.abspath('here')
+    self.assertEqual(lines[10], f'report: {here}/report.html')
+    self.assertEqual(lines[11], f'all numbers: {here}/results.json')
 
 
 class SamplerCheckTest(parameterized.TestCase):

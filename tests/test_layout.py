@@ -42,6 +42,7 @@ _FLOORS = {
   'usage': 9,
   'validation': 9,
   'evaluation': 10,
+  'loop': 10,
   'reporting': 11,
   'evaluate': 12,
   'train': 13,

@@ -10,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from ldc_vae import config as config_lib
+from ldc_vae import loop
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
@@ -39,8 +40,8 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     train.train_and_evaluate(config, self.dir / 'whole')
     real_update = progress.ProgressBar.update
 
-    def interrupt(bar, step):
-      real_update(bar, step)
+    def interrupt(bar, step, loss_fn):
+      real_update(bar, step, loss_fn)
       if step == stop_after:
         signal.raise_signal(signal.SIGINT)
 
@@ -229,7 +230,7 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     config = config_lib.load(
       f'configs/digits.py:{method}', {'model.likelihood': likelihood}
     )
-    alarms = train._create_alarms(config, 1000)
+    alarms = loop._create_alarms(config, 1000)
     (sentence,) = alarms.check(500, {'validation/active_units': 0.0})
     self.assertEndsWith(sentence, f'the decoder ignores them; {remedy}')
 
@@ -267,13 +268,13 @@ class TrainAndEvaluateTest(train_case.TrainTest):
         super().__init__(*args, **kwargs)
         watches.append(self)
 
-    class Clock(train._Clock):
+    class Clock(loop._Clock):
       def paused(self):
         left.append(len(watches[-1]._under_way))
         return super().paused()
 
     with mock.patch.object(health, 'Watch', Watch):
-      with mock.patch.object(train, '_Clock', Clock):
+      with mock.patch.object(loop, '_Clock', Clock):
         train.train_and_evaluate(_config(), self.dir)
     self.assertNotEmpty(left)
     self.assertEqual(sum(left), 0)

@@ -30,7 +30,7 @@ CHUNK = 512  # images that are decoded at a time
 
 _MEMMAP_BYTES = 2**30  # larger files are memory-mapped, not loaded
 _FORMAT = 2  # version of the cache's format; a new one makes all entries stale
-SLOW_SECONDS = 2.0  # decoding that takes longer shows its progress
+SLOW_SECONDS = 5.0  # decoding that takes longer shows its progress
 
 # Two writes within this time may have the same time stamp: FAT counts in steps
 # of two seconds.
@@ -165,15 +165,18 @@ def fingerprint_of(files: Iterable[pathlib.Path]) -> str:
 
 def chunks(num_images: int) -> Iterator[int]:
   """Yields the first image of each chunk; shows the progress if it is slow."""
-  with show_progress(num_images) as bar:
+  with show_progress(num_images) as report:
     for start in range(0, num_images, CHUNK):
       yield start
-      bar.update(min(start + CHUNK, num_images))
+      report(min(start + CHUNK, num_images), num_images)
 
 
-def show_progress(num_images: int) -> progress.ProgressBar:
-  """Returns a bar that appears if the decoding of images is slow."""
-  return progress.ProgressBar(num_images, unit='image', delay=SLOW_SECONDS)
+def show_progress(
+  num_images: int,
+) -> contextlib.AbstractContextManager[progress.ReportFn]:
+  """Returns what says how far the decoding of images is, if it is slow."""
+  what = f'decoding {num_images:,} images'
+  return progress.activity(what, every=SLOW_SECONDS, announce=False)
 
 
 @contextlib.contextmanager

@@ -127,9 +127,9 @@ def write(
 
     pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-      with array_cache.show_progress(count) as bar:
+      with array_cache.show_progress(count) as report:
         for done in pool.map(decode_chunk, range(0, count, _CHUNK)):
-          bar.update(done)
+          report(done, count)
     finally:
       pool.shutdown(cancel_futures=True)
   return refuse() if broken else None

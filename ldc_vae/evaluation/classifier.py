@@ -35,6 +35,7 @@ from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier_net
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
+from ldc_vae.runtime import progress
 
 # A part of the cache key: increase it with every change of the features.
 VERSION = 1
@@ -166,30 +167,27 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   batch_size = min(_TRAIN_BATCH, len(images))
   steps_per_epoch = len(images) // batch_size
   num_steps = max(_MIN_STEPS, _NUM_EPOCHS * steps_per_epoch)
-  logging.info(
-    'Training the feature classifier of %s (seed %d, %d steps).',
-    dataset.name,
-    seed,
-    num_steps,
-  )
   network = classifier_net.create_network(image_shape, dataset.num_classes)
   params = _init(network, image_shape, jax.random.key(seed))
   opt_state = _create_tx(num_steps).init(params)
-  for step in range(num_steps):
-    epoch, batch = divmod(step, steps_per_epoch)
-    if batch == 0:
-      order = np.random.default_rng((seed, epoch)).permutation(len(images))
-    rows = order[batch * batch_size : (batch + 1) * batch_size]
-    params, opt_state = _train_step(
-      network,
-      num_steps,
-      params,
-      opt_state,
-      pixels.to_unit(images[rows]),
-      labels[rows],
-    )
-    if step % 16 == 15:  # many queued steps can deadlock emulated devices
-      jax.block_until_ready(params)
+  what = f'training the feature classifier of {dataset.name}, seed {seed}'
+  with progress.activity(what) as report:
+    for step in range(num_steps):
+      epoch, batch = divmod(step, steps_per_epoch)
+      if batch == 0:
+        order = np.random.default_rng((seed, epoch)).permutation(len(images))
+      rows = order[batch * batch_size : (batch + 1) * batch_size]
+      params, opt_state = _train_step(
+        network,
+        num_steps,
+        params,
+        opt_state,
+        pixels.to_unit(images[rows]),
+        labels[rows],
+      )
+      if step % 16 == 15:  # many queued steps can deadlock emulated devices
+        jax.block_until_ready(params)
+        report(step + 1, num_steps)
 
   params = jax.tree.map(np.asarray, params)
   classifier = Classifier(image_shape, dataset.num_classes, params, 0.0)
@@ -197,7 +195,6 @@ def train(dataset: datasets.Dataset, *, seed: int) -> Classifier:
   classifier.test_accuracy = float(
     np.mean(predictions == _labels(dataset)['test'])
   )
-  logging.info('The test accuracy is %.4f.', classifier.test_accuracy)
   return classifier
 
 

@@ -23,6 +23,7 @@ from ldc_vae.data import datasets
 from ldc_vae.methods import base
 from ldc_vae.metrics import ais as ais_lib
 from ldc_vae.models import model as model_lib
+from ldc_vae.runtime import progress
 
 Array = jax.Array
 
@@ -71,6 +72,7 @@ def importance(
     images,
     _DECODES_AT_ONCE // num_samples,
     key,
+    'estimating the likelihood by importance sampling',
   )
   return {'nll/elbo': -bound, 'nll/importance': -log_evidence}
 
@@ -146,18 +148,21 @@ def annealed(
 
     return (jax.vmap(gap)(keys),)
 
-  means = lambda bounds, key: _means(
+  means = lambda bounds, key, what: _means(
     functools.partial(bounds, state.ema_params, state.stats),
     images,
     batch_size,
     key,
+    what,
   )
+  what = 'estimating the likelihood by annealed importance sampling'
   test_key, model_key = jax.random.split(key)
-  log_evidences = means(test_bounds, test_key)
+  log_evidences = means(test_bounds, test_key, what)
   names = ('nll/ais', 'nll/ais_importance')
   results = {name: -value for name, value in zip(names, log_evidences)}
   if log_prior is base.normal_log_prior:
-    results['nll/ais_gap'] = means(model_bounds, model_key)[0]
+    what = 'bounding the error of annealed importance sampling'
+    results['nll/ais_gap'] = means(model_bounds, model_key, what)[0]
   return results
 
 
@@ -272,6 +277,7 @@ def _means(
   images: np.ndarray,
   batch_size: int,
   key: Array,
+  what: str,
 ) -> tuple[float, ...]:
   """Returns means over images of each output [B] of `batch_fn`.
 
@@ -280,17 +286,20 @@ def _means(
     images: uint8, shape [N, H, W, C].
     batch_size: B.
     key: PRNG key.
+    what: What is estimated, in words.
 
   Returns:
     One mean for each output.
   """
   batch_size = max(1, min(batch_size, len(images)))
   totals = []
-  for index, (batch, mask) in enumerate(
-    datasets.eval_batches(images, batch_size)
-  ):
-    values = batch_fn(batch, key, index * batch_size)
-    totals.append(
-      [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
-    )
+  with progress.activity(what) as report:
+    for index, (batch, mask) in enumerate(
+      datasets.eval_batches(images, batch_size)
+    ):
+      values = batch_fn(batch, key, index * batch_size)
+      totals.append(
+        [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
+      )
+      report(min((index + 1) * batch_size, len(images)), len(images))
   return tuple(float(total) for total in np.sum(totals, axis=0) / len(images))

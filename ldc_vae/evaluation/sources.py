@@ -1,7 +1,6 @@
 """The latent sources of a checkpoint: their latents and decoded images."""
 
 from collections.abc import Mapping
-import time
 from typing import NamedTuple
 
 from absl import logging
@@ -19,6 +18,7 @@ from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
+from ldc_vae.runtime import progress
 from ldc_vae.samplers import registry
 
 Array = jax.Array
@@ -203,11 +203,11 @@ def make_sources(
   }
   left_out = {}
   for name in config.evaluate.samplers:
-    start = time.monotonic()
+    own = options.get(name, {})
+    steps = f', {own["num_steps"]:,} steps' if 'num_steps' in own else ''
     try:
-      sample_fn = registry.fit(
-        name, train_z, seed=seed, **options.get(name, {})
-      )
+      with progress.activity(f'fitting the latent source {name}{steps}'):
+        sample_fn = registry.fit(name, train_z, seed=seed, **own)
       draws = [
         sample_fn(num_samples, seed + index)
         for index in range(config.evaluate.num_draws)
@@ -220,7 +220,6 @@ def make_sources(
       continue
     for each, z in zip((latents, *further), draws, strict=True):
       each[name] = z
-    logging.info('latent source %s: %.1f s', name, time.monotonic() - start)
   images = {name: networks.decode(z) for name, z in latents.items()}
   images['real'] = np.asarray(train[chosen])
   labels = None

@@ -1,6 +1,6 @@
 """Pictures of several methods side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import math
 import pathlib
 
@@ -78,11 +78,8 @@ def bars(
     The path.
   """
   with style.applied():
-    every = [
-      value + (error or 0.0)
-      for each in values.values()
-      for value, error in each.values()
-    ]
+    estimates = [x for each in values.values() for x in each.values()]
+    every = [value + (error or 0.0) for value, error in estimates]
     if not every:
       return style.write_no_data(path, title, f'no finite {family}/* value')
     sources = sorted(
@@ -98,19 +95,17 @@ def bars(
       sharex=True,
       sharey=True,
     )
-    logarithmic = style.set_bar_limits(panels[0], every, room=0.33)
+    scale = style.set_bar_limits(panels[0], every, room=0.33)
     for panel, (label, each) in zip(panels, values.items()):
       style.source_bars(panel, each, sources)
       panel.set_title(label)
     for panel in panels[-3:]:
       panel.tick_params(axis='x', labelbottom=True)
-    scale = ', logarithmic axis' if logarithmic else ''
     style.set_title(fig, title)
     style.set_caption(
       fig,
-      f'{_words(family)}{scale}; lower is better. Lines: ± one standard error'
-      ' over seeds. Light blue: bounds for every sampler with this decoder.'
-      " Red: the method's own generator.",
+      f'{_words(family)}{scale}; lower is better.{_errors(estimates)}'
+      f' {style.source_legend(sources)}',
     )
     return style.write_figure(fig, path)
 
@@ -176,8 +171,8 @@ def latents(
       fig,
       "Each panel: the first two principal components of the method's own"
       ' aggregate posterior. Blue: the aggregate posterior; outlines enclose'
-      ' 50 % (solid) and 90 % (dashed) of it. Red: draws of the generator. A'
-      ' good generator fills the outlines.',
+      ' 50 % (solid) and 90 % (dashed) of it. Orange: draws of the generator.'
+      ' A good generator fills the outlines.',
     )
     return style.write_figure(fig, path)
 
@@ -239,8 +234,8 @@ def quality_and_time(
     style.set_title(fig, title)
     style.set_caption(
       fig,
-      'Better is lower and further left. Lines: ± one standard error over'
-      ' seeds.',
+      'Better is lower and further left. Dotted lines lead to names.'
+      f'{_errors(x for point in points.values() for x in point)}',
     )
     # Labels are placed after the layout, which must not move them.
     backend_agg.FigureCanvasAgg(fig).draw()
@@ -255,6 +250,12 @@ def _words(family: str) -> str:
   """'Fréchet, classifier: distance from held-out images'."""
   metric, _ = names.find_metric(f'{family}/generator')
   return f'{metric.label}: distance from held-out images'
+
+
+def _errors(estimates: Iterable[Estimate]) -> str:
+  """Explains the lines of the errors, where there are any."""
+  is_drawn = any(error for _, error in estimates)
+  return ' Lines: ± one standard error over seeds.' if is_drawn else ''
 
 
 class _MinorFormatter(ticker.LogFormatter):
@@ -304,13 +305,14 @@ def _place_labels(fig, panel, points: Mapping[str, tuple[float, float]]):
     for label, y in zip(stack, heights):
       line = back([pixels[label], (x - 3 * scale, y)])
       panel.add_line(
-        mpl_lines.Line2D(*line.T, color='#8a8a8a', lw=0.6, zorder=4)
+        mpl_lines.Line2D(*line.T, color='#8a8a8a', lw=0.8, ls=':', zorder=1)
       )
       panel.text(
         *back((x, y)),
         label,
         fontsize=_LABEL_SIZE,
         va='center',
+        bbox={'facecolor': 'white', 'alpha': 0.8, 'linewidth': 0, 'pad': 0.5},
         fontweight='bold' if label == 'LDC-VAE' else 'normal',
       )
 

@@ -1,4 +1,4 @@
-"""The text and the pictures of a comparison."""
+"""The text, the page and the pictures of a comparison."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -11,66 +11,142 @@ from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.metrics import intervals
 from ldc_vae.reporting import comparison_figures
+from ldc_vae.reporting import page
+from ldc_vae.reporting import style
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
+_TITLE = 'Methods side by side'
 _SHOWN = 10  # samples of a method
 _OF_A_RUN = ('protocol/left_out', 'protocol/not_measured')
+# Pictures in the order of the page.
+_CAPTIONS = {
+  'comparison_samples': (
+    "Images made by each method's own generator, below real images."
+  ),
+  'comparison_bars': (
+    'Distance from held-out images, by method and source of the latents.'
+  ),
+  'comparison_time': 'Distance from held-out images against sampling time.',
+  'comparison_latents': (
+    "Draws of each method's own generator over the latents of its encoder."
+  ),
+}
 
 
-def to_markdown(
-  record: Mapping[str, Any], columns: Sequence[names.Metric]
+def write(
+  workdir: pathlib.Path,
+  record: Mapping[str, Any],
+  columns: Sequence[names.Metric],
+) -> None:
+  """Writes comparison.md and comparison.html with the pictures that exist.
+
+  Args:
+    workdir: Of the comparison.
+    record: The content of comparison.json.
+    columns: From `tables.columns`.
+  """
+  missing: list[str] = []
+  pictures = [
+    picture
+    for picture in page.read_pictures(workdir / 'figures', _CAPTIONS, missing)
+    if picture.name in _CAPTIONS
+  ]
+  text = _to_markdown(record, columns, pictures)
+  style.write_bytes(workdir / 'comparison.md', text.encode())
+  page.write(
+    workdir / 'comparison.html',
+    'comparison.html.jinja',
+    title=_title(record),
+    facts=_facts(record),
+    explanation=_explanation(len(record['seeds'])),
+    pictures=pictures,
+    sections=[
+      _by_metric(section)
+      for section in tables.sections(
+        record['rows'], columns, len(record['seeds'])
+      )
+    ],
+    protocol=_protocol(record),
+    failed=[
+      (f'{run["name"]}, {_seconds(run)} s', run['error'] or '')
+      for run in _failed(record)
+    ],
+    runs=[
+      (run['name'], f'{run["status"]}, {_seconds(run)} s, commit {commit}')
+      for run in record['runs']
+      for commit in [run['git_commit'] or '–']
+    ],
+    command=record['command'],
+    versions=_versions(record),
+    missing=missing if _results(record) else [],
+  )
+
+
+def _to_markdown(
+  record: Mapping[str, Any],
+  columns: Sequence[names.Metric],
+  pictures: Sequence[page.Picture],
 ) -> str:
   """Returns the text of comparison.md."""
-  runs, seeds = record['runs'], record['seeds']
-  results = [run['results'] for run in runs if run['results']]
-  finished = f'{len(results)} of {len(runs)} runs are finished'
-  failed = [run for run in runs if run['status'] == FAILED]
-  if failed:
-    finished += f', {len(failed)} failed'
-  parts = ['# Methods side by side\n', f'`{record["command"]}`\n']
-  parts.append(f'{finished}. {_explanation(len(seeds))}\n')
-  if results:
-    parts.append(tables.to_markdown(record['rows'], columns, len(seeds)))
-  parts += _protocol(runs)
-  commits = {run['git_commit'] for run in runs if run['results']}
-  if len(commits) > 1:
-    parts.append(
-      f'* The runs were made by {len(commits)} different commits, which stand'
-      ' in the last table.'
-    )
+  num_seeds = len(record['seeds'])
+  parts = [f'# {_title(record)}\n', f'`{record["command"]}`\n']
+  parts.append(f'{". ".join(_facts(record))}. {_explanation(num_seeds)}\n')
+  for picture in pictures:
+    parts.append(f'![{picture.caption}](figures/{picture.name}.png)\n')
+  if _results(record):
+    parts.append(tables.to_markdown(record['rows'], columns, num_seeds))
+  parts += [f'* {name}: {text}' for name, text in _protocol(record)]
   parts.append('')
+  failed = [
+    (run['name'], _seconds(run), (run['error'] or '').replace('|', r'\|'))
+    for run in _failed(record)
+  ]
   if failed:
     parts.append('### Runs that failed\n')
-    parts.append(
-      tables.markdown_table(
-        ('run', 'seconds', 'why'),
-        (
-          (run['name'], _seconds(run), (run['error'] or '').replace('|', r'\|'))
-          for run in failed
-        ),
-      )
-    )
+    parts.append(tables.markdown_table(('run', 'seconds', 'why'), failed))
   parts.append('### Runs\n')
   parts.append(
     tables.markdown_table(
       ('run', 'status', 'seconds of its commands', 'commit'),
       (
         (run['name'], run['status'], _seconds(run), (run['git_commit'] or '–'))
-        for run in runs
+        for run in record['runs']
       ),
     )
   )
-  versions = ', '.join(f'{k} {v}' for k, v in record['versions'].items())
-  parts.append(f'{versions}; commit {record["git_commit"]}.\n')
+  parts.append(f'{_versions(record)}.\n')
   return '\n'.join(parts)
 
 
-def _protocol(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Returns a line for each 'protocol/*', with the methods of what differs."""
-  finished = [run for run in runs if run['results']]
+def _title(record: Mapping[str, Any]) -> str:
+  """'Methods side by side on digits'."""
+  found = {each['dataset']['name'] for each in record['configs'].values()}
+  return f'{_TITLE} on {", ".join(sorted(found))}'
+
+
+def _results(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """The results of the runs that have some."""
+  return [run['results'] for run in record['runs'] if run['results']]
+
+
+def _failed(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  return [run for run in record['runs'] if run['status'] == FAILED]
+
+
+def _facts(record: Mapping[str, Any]) -> list[str]:
+  """How far the comparison is."""
+  num_runs = len(record['runs'])
+  finished = f'{len(_results(record))} of {num_runs} runs are finished'
+  num_failed = len(_failed(record))
+  return [finished + (f', {num_failed} failed' if num_failed else '')]
+
+
+def _protocol(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """How the numbers were made: labels and texts, with methods that differ."""
+  finished = [run for run in record['runs'] if run['results']]
   found = {name for run in finished for name in run['results']}
   lines = []
   for name in sorted(x for x in found if x.startswith('protocol/')):
@@ -88,8 +164,35 @@ def _protocol(runs: Sequence[Mapping[str, Any]]) -> list[str]:
       for value, labels in values.items()
       if value
     ]
-    lines.append(f'* {name.partition("/")[2]}: {"; ".join(texts)}')
+    label = names.find_metric(name)[0].label.removeprefix('protocol/')
+    lines.append((label, '; '.join(texts)))
+  commits = {run['git_commit'] for run in finished}
+  if len(commits) > 1:
+    text = f'The runs were made by {len(commits)} different commits.'
+    lines.append(('commits', text))
   return lines
+
+
+def _by_metric(section: tables.Section) -> tables.Section:
+  """A narrow table for each metric, with the differences beside the means."""
+  (header, means), *rest = section.tables
+  narrow = []
+  for index, label in enumerate(header[1:], start=1):
+    words, rows = [label, 'mean'], []
+    for row in means:
+      rows.append([row[0], row[index].replace(' ± ', '\u00a0±\u00a0')])
+    for (what, *_), differences in rest:
+      words.append(what)
+      for row, difference in zip(rows, differences, strict=True):
+        row.append(difference[index])
+    narrow.append((words, rows))
+  return section._replace(tables=narrow)
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+  """The versions that made the comparison, and its commit."""
+  versions = ', '.join(f'{k} {v}' for k, v in record['versions'].items())
+  return f'{versions}; commit {record["git_commit"]}'
 
 
 def _explanation(num_seeds: int) -> str:

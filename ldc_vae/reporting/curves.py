@@ -19,6 +19,8 @@ _SPLIT_COLOURS = {
 }
 _NUM_COLUMNS = 3
 _LONG = 50  # values from which on a series has a running mean
+_START = 0.05  # of the steps: what is far off there does not set the axis
+_FEW = 5  # values without a start
 _ABBREVIATIONS = ('elbo', 'kl', 'ksd', 'mmd', 'mse', 'nll', 'r1', 'svgd')
 
 # Units of logged scalars by the words in their names; the first match counts.
@@ -58,8 +60,9 @@ def training_curves(
   """Draws every logged scalar over the steps.
 
   A name is SPLIT/SCALAR; the splits of one scalar share a panel. Values that
-  are not finite numbers are skipped. A panel is logarithmic when its values
-  are positive and span more than two decades.
+  are not finite numbers are skipped. A scalar that never changes has no panel
+  and is named below. A panel is logarithmic when its values are positive and,
+  after the start, span more than two decades.
 
   Args:
     rows: The lines of metrics.jsonl, each with 'step'.
@@ -70,9 +73,14 @@ def training_curves(
     The path.
   """
   series = _series(rows)
+  constants = {
+    scalar: splits for scalar, splits in series.items() if _is_constant(splits)
+  }
+  series = {x: series[x] for x in series if x not in constants}
   with style.applied():
     if not series:
-      return style.write_no_data(path, title, 'no finite value was logged')
+      reason = 'no value that changes was logged'
+      return style.write_no_data(path, title, reason)
     fig, panels = style.panels(
       len(series),
       _NUM_COLUMNS,
@@ -83,8 +91,9 @@ def training_curves(
     every = [pair for splits in series.values() for pair in splits.values()]
     steps = np.concatenate([steps for steps, _ in every])
     pad = 0.02 * np.ptp(steps) or 1.0
+    start = steps.min() + _START * np.ptp(steps)
     for panel, (scalar, splits) in zip(panels, series.items()):
-      _draw_curves(panel, scalar, splits)
+      _draw_curves(panel, scalar, splits, start)
       panel.set_xlim(steps.min() - pad, steps.max() + pad)
     for panel in panels[-_NUM_COLUMNS:]:
       panel.set_xlabel('step')
@@ -105,6 +114,8 @@ def training_curves(
       alignment='left',
     )
     legend.get_title().set_parse_math(False)
+    if constants:
+      style.set_caption(fig, f'Never changed: {_list(constants)}.')
     return style.write_figure(fig, path)
 
 
@@ -131,14 +142,39 @@ def _series(rows: Sequence[Mapping[str, object]]) -> Series:
   }
 
 
+def _is_constant(splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bool:
+  """Whether a scalar was logged more than once and never changed."""
+  values = np.concatenate([y for _, y in splits.values()])
+  return len(values) > 1 and np.ptp(values) == 0.0
+
+
+def _list(constants: Series) -> str:
+  """'active units = 8, skipped = 0'."""
+  values = {
+    _words(scalar): next(iter(splits.values()))[1][0]
+    for scalar, splits in sorted(constants.items())
+  }
+  return ', '.join(f'{words} = {value:,.4g}' for words, value in values.items())
+
+
+def _words(scalar: str) -> str:
+  """'grad_norm_encoder' -> 'grad norm encoder'."""
+  words = scalar.replace('_', ' ').replace('/', ', ').split(' ')
+  return ' '.join(w.upper() if w in _ABBREVIATIONS else w for w in words)
+
+
 def _draw_curves(
   panel: mpl_axes.Axes,
   scalar: str,
   splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  start: float,
 ) -> None:
   """Draws one scalar: every split as logged, its running mean on top."""
   values = np.concatenate([y for _, y in splits.values()])
-  logarithmic = values.min() > 0 and values.max() > 100 * values.min()
+  settled = np.concatenate([y[x >= start] for x, y in splits.values()])
+  if len(settled) < _FEW:
+    settled = values
+  logarithmic = values.min() > 0 and settled.max() > 100 * settled.min()
   large = not logarithmic and 1e4 <= np.abs(values).max() < 1e7
   if logarithmic:
     panel.set_yscale('log')
@@ -153,12 +189,8 @@ def _draw_curves(
       panel.plot(steps, raw, color=colour, lw=0.7, alpha=0.3)
       panel.plot(steps, smooth, color=colour, lw=1.5)
   if not logarithmic:
-    _limit_outliers(panel, values)
-  words = scalar.replace('_', ' ').replace('/', ', ').split(' ')
-  panel.set_title(
-    ' '.join(w.upper() if w in _ABBREVIATIONS else w for w in words),
-    parse_math=False,
-  )
+    _limit_axis(panel, values, settled)
+  panel.set_title(_words(scalar), parse_math=False)
   panel.set_ylabel(
     next((unit for word, unit in _UNITS.items() if word in scalar), '')
   )
@@ -181,31 +213,45 @@ def _running_mean(values: np.ndarray) -> np.ndarray | None:
   return (padded[stop] - padded[start]) / (stop - start) + values.mean()
 
 
-def _limit_outliers(panel: mpl_axes.Axes, values: np.ndarray) -> None:
-  """Lets a few extreme values leave a linear axis, and says so."""
-  low, high = np.quantile(values, [0.02, 0.98])
+def _limit_axis(
+  panel: mpl_axes.Axes, values: np.ndarray, settled: np.ndarray
+) -> None:
+  """Lets the start, and a few extreme values, leave a linear axis.
+
+  Args:
+    panel: Where.
+    values: All values of the panel.
+    settled: Those after the start of the training, not empty.
+  """
+  low, high = settled.min(), settled.max()
+  inner_low, inner_high = np.quantile(settled, [0.02, 0.98])
+  width = inner_high - inner_low
+  if len(settled) >= _LONG and np.ptp(settled) > 8 * width > 0:
+    low, high = inner_low - 0.6 * width, inner_high + 0.6 * width
   width = high - low
-  if len(values) < _LONG or width <= 0 or np.ptp(values) <= 8 * width:
+  if not 0 < 3 * width < np.ptp(values):
     return
-  beyond = []
   bottom, top = values.min(), values.max()
-  if top > high + 2.0 * width:
+  beyond = []
+  if top > high + width:
     beyond.append(f'up to {formats.format_number(top)}')
-    top = high + 0.6 * width
-  if bottom < low - 2.0 * width:
+    top = high + 0.1 * width
+  if bottom < low - width:
     beyond.append(f'down to {formats.format_number(bottom)}')
-    bottom = low - 0.6 * width
+    bottom = low - 0.1 * width
   pad = 0.05 * (top - bottom)
   panel.set_ylim(bottom - pad, top + pad)
+  is_above = beyond[0].startswith('up')
   panel.text(
     0.98,
-    0.97,
+    0.97 if is_above else 0.03,
     f'leaves the axis, {" and ".join(beyond)}',
     transform=panel.transAxes,
     ha='right',
-    va='top',
+    va='top' if is_above else 'bottom',
     fontsize=7,
     color=style.MUTED,
+    bbox={'facecolor': 'white', 'alpha': 0.8, 'linewidth': 0, 'pad': 1},
   )
 
 

@@ -16,6 +16,11 @@ _CLASS_COLOURS = (
     '#332288', '#88CCEE', '#44AA99', '#117733', '#999933',
     '#DDCC77', '#CC6677', '#882255', '#AA4499', '#8C8C8C',
 )  # fmt: skip
+_COLOUR_WORDS = {
+  'classes': ' Colours and numbers are classes, the numbers near the medians.',
+  style.VERMILION: ' Orange: the generator.',
+  style.BLUE: ' Blue: another source.',
+}
 _MAX_POINTS = 5_000  # of one panel; more cannot be told apart
 _NUM_COLUMNS = 3
 
@@ -218,12 +223,12 @@ def _colour(source: str) -> str:
 def _draw_scatters(panels, projected, labels, explained) -> str:
   """Draws one scatter [N, 2] per source; returns the caption."""
   low, high = limits = square_limits(projected)
-  num_outside, any_coloured, outlined = 0, False, False
+  num_outside, outlined, colours = 0, False, set()
   for index, (panel, (source, x)) in enumerate(zip(panels, projected.items())):
     classes = labels.get(source, ())
     known = np.unique(classes).tolist()
     coloured = 0 < len(known) <= len(_CLASS_COLOURS)
-    any_coloured |= coloured
+    colours.add('classes' if coloured else _colour(source))
     palette = dict(zip(known, _CLASS_COLOURS))
     colour = (
       [palette[c] for c in classes.tolist()] if coloured else _colour(source)
@@ -257,8 +262,9 @@ def _draw_scatters(panels, projected, labels, explained) -> str:
       ' Outlines enclose 50 % (solid) and 90 % (dashed) of the aggregate'
       ' posterior.'
     )
-  if any_coloured:
-    caption += ' Numbers are classes, near their medians.'
+  caption += ''.join(
+    text for key, text in _COLOUR_WORDS.items() if key in colours
+  )
   if num_outside:
     caption += f' {num_outside:,} points are outside of the axes.'
   return caption

@@ -1,28 +1,22 @@
 """The run report: one HTML page with the numbers and pictures of a workdir.
 
-The page is self-contained: pictures are data URIs and the style is inline. It
-shows what the workdir has, and says what is missing. `report.html.jinja` is
-the page; this module gathers what stands on it.
+The page shows what the workdir has, and says what is missing.
+`report.html.jinja` is the page; this module gathers what stands on it.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
-import dataclasses
 import json
 import os
 import pathlib
 import re
 import shlex
 import statistics
-import struct
-from typing import Any, NamedTuple
-
-import jinja2
+from typing import Any
 
 from ldc_vae import config as config_lib
 from ldc_vae import formats
-from ldc_vae import names
-from ldc_vae.reporting import style
+from ldc_vae.reporting import page
+from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import tables
 
 # Pictures in the order of the page; others follow by name.
@@ -43,25 +37,17 @@ _CAPTIONS = {
   'reconstructions': 'Held-out images and their reconstructions.',
   'interpolations': (
     'Straight lines in latent space from one image (t = 0) to another'
-    ' (t = 1); the ends are framed.'
+    ' (t = 1); the ends have orange frames.'
   ),
   'latent_map': (
     'Latents by source under one linear projection, fitted to the aggregate'
     ' posterior. A good sampler fills the outlines as the aggregate'
     ' posterior does.'
   ),
-  'training_curves': 'All logged scalars over the steps.',
+  'training_curves': (
+    'The logged scalars over the steps. What never changed has no panel.'
+  ),
 }
-
-
-class _Picture(NamedTuple):
-  """A PNG file, shown at half its pixels."""
-
-  name: str
-  caption: str
-  width: int
-  height: int
-  data: str  # base64
 
 
 def write_report(
@@ -92,27 +78,24 @@ def write_report(
   results = _read_object(folder / 'results.json', missing)
   record = _read_object(workdir / 'config.json', missing)
   rows = _read_rows(workdir / 'metrics.jsonl', missing)
-  pictures = _read_pictures(folder / 'figures', missing)
+  pictures = page.read_pictures(folder / 'figures', _CAPTIONS, missing)
   config = record.get('config')
   config = config if isinstance(config, Mapping) else {}
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('ldc_vae', 'reporting'),
-    autoescape=True,  # a config may hold any text
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    keep_trailing_newline=True,
-    lstrip_blocks=True,
-  )
-  page = environment.get_template('report.html.jinja').render(
+  return page.write(
+    folder / 'report.html',
+    'report.html.jinja',
     title=_title(config, workdir),
     facts=_facts(results, workdir),
-    cards=_cards(results),
-    distances=_distances(results),
-    families=_families(results),
-    not_measured=[name for name, value in results.items() if value is None],
+    headlines=result_tables.headlines(results),
+    chance=result_tables.chance(results),
+    cautions=result_tables.cautions(results),
     pictures=[x for x in pictures if x.name != 'training_curves'],
     curves=[x for x in pictures if x.name == 'training_curves'],
     training=_training(rows),
+    by_source=result_tables.by_source(results),
+    families=result_tables.families(results, _latent_size(config)),
+    protocol=result_tables.protocol(results),
+    numbers=result_tables.numbers(results),
     repetition=_repetition(config, record, results, workdir),
     fields={
       name: json.dumps(value, default=str)
@@ -120,8 +103,6 @@ def write_report(
     },
     missing=missing,
   )
-  data = page.encode('utf-8', 'replace')
-  return style.write_bytes(folder / 'report.html', data)
 
 
 # Reading the workdir.
@@ -176,40 +157,6 @@ def _read_rows(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:
   return rows
 
 
-def _read_pictures(folder: pathlib.Path, missing: list[str]) -> list[_Picture]:
-  """Returns the whole PNG files of a folder in the order of the page."""
-  order = [f'{name}.png' for name in _CAPTIONS]
-  found = {path.name: path for path in sorted(folder.glob('*.png'))}
-  pictures = []
-  for name in sorted(found, key=(order + list(found)).index):
-    try:
-      data = found[name].read_bytes()
-    except OSError as error:
-      missing.append(f'figures/{name} could not be read ({error}).')
-      continue
-    whole = data[:8] == b'\x89PNG\r\n\x1a\n' and b'IEND' in data[-12:]
-    if not whole or len(data) < 33:
-      missing.append(f'figures/{name} was not a whole PNG file.')
-      continue
-    width, height = struct.unpack('>II', data[16:24])  # of the IHDR chunk
-    stem = found[name].stem
-    pictures.append(
-      _Picture(
-        stem,
-        _CAPTIONS.get(stem, stem.replace('_', ' ')),
-        max(1, width // 2),
-        max(1, height // 2),
-        base64.b64encode(data).decode('ascii'),
-      )
-    )
-  absent = [x for x in _CAPTIONS if x not in {p.name for p in pictures}]
-  if not pictures:
-    missing.append('figures/ held no pictures.')
-  elif absent:
-    missing.append(f'figures/ had no {", ".join(absent)}.')
-  return pictures
-
-
 # The parts of the page.
 
 
@@ -225,6 +172,13 @@ def _name(config: Mapping[str, Any], group: str) -> str:
   """Returns config[group]['name'], or ''."""
   group = config.get(group)
   return str(group.get('name') or '') if isinstance(group, Mapping) else ''
+
+
+def _latent_size(config: Mapping[str, Any]) -> int | None:
+  """Returns config.model.latent_size, or None."""
+  model = config.get('model')
+  size = model.get('latent_size') if isinstance(model, Mapping) else None
+  return size if isinstance(size, int) else None
 
 
 def _facts(results: Mapping[str, Any], workdir: pathlib.Path) -> list[str]:
@@ -247,69 +201,6 @@ def _facts(results: Mapping[str, Any], workdir: pathlib.Path) -> list[str]:
       duration = f'{minutes} min {seconds % 60} s'
     facts.append(f'{duration} of evaluation')
   return facts
-
-
-def _cards(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """Labels and values of the numbers to read first."""
-  numbers = {k: v for k, v in results.items() if formats.is_number(v)}
-  family = names.main_distance(results)
-  cards = []
-  for name in (
-    f'{family}/generator',
-    f'{family}/aggregate',
-    f'{family}/prior',
-    'eval/reconstruction_mse',
-    'nll/importance',
-  ):
-    if name in numbers:
-      metric, source = names.find_metric(name)
-      source = f': {names.find_source(source).label}' if source else ''
-      value = metric.text(numbers[name]) + names.mark(name, results)
-      cards.append((f'{metric.label}{source}', value))
-  own = numbers.get(f'{family}/generator')
-  bound = numbers.get(f'{family}/aggregate', 0.0)
-  if own is not None and bound > 0.0:
-    ratio = formats.format_number(own / bound)
-    cards.append(('Generator ÷ aggregate posterior', f'{ratio}×'))
-  return cards
-
-
-def _distances(results: Mapping[str, Any]) -> dict[str, Any] | None:
-  """The table with sources down and metrics across."""
-  metrics, values = {}, {}
-  for name in sorted(results, key=names.metric_rank):
-    metric, source = names.find_metric(name)
-    if metric.is_per_source and results[name] is not None:
-      label = metric.label + names.mark(name, results)
-      metrics[metric.name] = dataclasses.replace(metric, label=label)
-      values.setdefault(source, {})[metric.name] = results[name]
-  return values and {
-    'metrics': list(metrics.values()),
-    'rows': [
-      (
-        names.find_source(source),
-        [x.text(values[source].get(x.name)) for x in metrics.values()],
-      )
-      for source in sorted(values, key=names.source_rank)
-    ],
-  }
-
-
-def _families(results: Mapping[str, Any]) -> dict[str, list]:
-  """Heading -> (name, metric, value, its class in the page's style)."""
-  families = {heading: [] for heading in names.FAMILIES.values()}
-  for name in sorted(results, key=names.metric_rank):
-    metric, _ = names.find_metric(name)
-    value = results[name]
-    if metric.is_per_source or name in names.RUN_FIELDS or value is None:
-      continue
-    family, slash, _ = name.partition('/')
-    heading = names.FAMILIES.get(family, (slash and family) or 'Other')
-    kind = 'number' if formats.is_number(value) else 'text'
-    text = metric.text(value) + names.mark(name, results)
-    row = (name, metric, text, kind)
-    families.setdefault(heading, []).append(row)
-  return {heading: rows for heading, rows in families.items() if rows}
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -341,10 +232,11 @@ def _repetition(
     command = f'git checkout {shlex.quote(clean)}\n{command}'
     if clean != commit:
       notes.append('The working tree had changes that were not committed.')
-  evaluation = results.get('protocol/evaluate')
-  if command and isinstance(evaluation, str):
-    # The config is the training's; a later evaluation may have its own.
-    notes.append(f'The results above have this config.evaluate: {evaluation}')
+  if command and 'protocol/evaluate' in results:
+    notes.append(
+      'A later evaluation may have other values of config.evaluate; those of'
+      ' the results above are listed with them.'
+    )
   versions = record.get('versions')
   versions = versions if isinstance(versions, Mapping) else {}
   return {
@@ -365,18 +257,21 @@ def _command(
   spec = f'configs/{dataset}.py:{method}{debug}'
   arguments = [f'--config={spec}', f'--workdir={workdir}_again']
   note = ''
+  values = config_lib.flatten(config)
+  # a run file of the user's own images needs their path to be loaded
+  needed = {k: v for k, v in values.items() if k == 'dataset.path' and v}
   try:
-    standard = config_lib.flatten(config_lib.load(spec))
+    standard = config_lib.flatten(config_lib.load(spec, needed))
   except Exception:  # a user's run file may raise anything
     note = (
       f'{spec} could not be loaded when this page was written, so the command'
       ' lacks overrides of its fields; the config below has every value.'
     )
   else:
-    for name, value in config_lib.flatten(config).items():
+    for name, value in values.items():
       known = standard.get(name)
       known = list(known) if isinstance(known, tuple) else known
-      if known != value:
+      if known != value or name in needed:
         arguments.append(f'--config.{name}={_argument(value)}')
   words = ' \\\n    '.join(shlex.quote(argument) for argument in arguments)
   return f'python -m ldc_vae.main \\\n    {words}', note

@@ -8,6 +8,7 @@ import numpy as np
 
 from ldc_vae import formats
 from ldc_vae import names
+from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tiles
 
@@ -186,8 +187,10 @@ def decomposition_bars(
     value = results[name]
     is_frechet = metric.better and metric.name.startswith('frechet_')
     if is_frechet and formats.is_number(value):
-      families[metric.name][source] = (float(value), None)
+      spread = result_tables.deviations(results, metric.family).get(source)
+      families[metric.name][source] = (float(value), spread)
       labels[metric.name] = metric.label
+  sources = {source for bars in families.values() for source in bars}
   with style.applied():
     if not families:
       return style.write_no_data(path, title, 'no finite Fréchet distance')
@@ -196,18 +199,33 @@ def decomposition_bars(
       len(families),
       1,
       (6.6, 0.85),
-      margins=(0.0, 0.34 * sum(heights) + 0.35),
+      margins=(0.0, 0.34 * sum(heights) + 0.75),
       height_ratios=heights,
     )
     for panel, (name, bars) in zip(panels, families.items()):
-      logarithmic = style.set_bar_limits(
-        panel, [x for x, _ in bars.values()], room=0.14
+      scale = style.set_bar_limits(
+        panel, [x + (spread or 0.0) for x, spread in bars.values()], room=0.14
       )
       style.source_bars(panel, bars, list(bars))
-      scale = ', logarithmic axis' if logarithmic else ''
       panel.set_xlabel(f'{labels[name]}{scale} (lower is better)')
     style.set_title(fig, title)
+    caption = style.source_legend(sources)
+    if any(spread for bars in families.values() for _, spread in bars.values()):
+      caption += ' Lines: ± the standard deviation between sets of images.'
+    if any(_are_nearer(bars) for bars in families.values()):
+      caption += (
+        ' Reconstructions are made from the reference images themselves, so'
+        ' they may be nearer to them than other real images are.'
+      )
+    style.set_caption(fig, caption)
     return style.write_figure(fig, path)
+
+
+def _are_nearer(bars: Mapping[str, tuple[float, float | None]]) -> bool:
+  """Whether reconstructions are nearer to the reference than real images."""
+  if not {'reconstruction', 'real'} <= set(bars):
+    return False
+  return bars['reconstruction'][0] < bars['real'][0]
 
 
 def _rows(images: np.ndarray, columns: int) -> list[np.ndarray]:

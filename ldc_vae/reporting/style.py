@@ -4,7 +4,7 @@ Pictures are drawn without matplotlib's global state, for twice the resolution
 of a browser's pixel (192 dots per inch), and written whole or not at all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import io
 import math
@@ -35,6 +35,11 @@ BLUE, VERMILION, GREEN = '#0072B2', '#D55E00', '#009E73'
 PURPLE, ORANGE, SKY = '#CC79A7', '#E69F00', '#56B4E9'
 INK, MUTED, GREY = '#1a1a1a', '#5f5f5f', '#a6a6a6'
 _KIND_COLOURS = {names.BOUND: SKY, names.GENERATOR: VERMILION}
+_KIND_WORDS = {
+  SKY: 'Light blue: real images, and images of latents from the encoder.',
+  VERMILION: "Orange: the method's own generator.",
+  GREY: 'Grey: other samplers of the latents.',
+}
 
 DPI = 192
 _CAPTION_SIZE, _TITLE_SIZE = 7.5, 10  # points
@@ -82,6 +87,12 @@ def applied() -> contextlib.AbstractContextManager:
 def source_colour(source: str) -> str:
   """The colour of a latent source's bar or points."""
   return _KIND_COLOURS.get(names.find_source(source).kind, GREY)
+
+
+def source_legend(sources: Iterable[str]) -> str:
+  """Says what the colours of these sources mean."""
+  found = {source_colour(source) for source in sources}
+  return ' '.join(text for key, text in _KIND_WORDS.items() if key in found)
 
 
 def panels(
@@ -168,7 +179,7 @@ def source_bars(
   panel.spines['left'].set_visible(False)
 
 
-def set_bar_limits(panel: mpl_axes.Axes, values: list, room: float) -> bool:
+def set_bar_limits(panel: mpl_axes.Axes, values: list, room: float) -> str:
   """Sets the axis of bars, before they are drawn.
 
   Args:
@@ -177,17 +188,22 @@ def set_bar_limits(panel: mpl_axes.Axes, values: list, room: float) -> bool:
     room: Share of the axis for the number beside the longest bar.
 
   Returns:
-    Whether the axis is logarithmic: positive values span a factor of 20.
+    Words for the axis, ', logarithmic axis from 2', where it is logarithmic:
+    positive values span a factor of 20. Else ''.
   """
   positive = [x for x in values if x > 0]
   top = max(values)
   if not positive or top <= 20 * min(positive):
     panel.set_xlim(0.0, top * (1.0 + room) if top > 0 else 1.0)
-    return False
-  start = 10 ** (math.log10(min(positive)) - 0.2)
+    return ''
+  below = 0.7 * min(positive)  # the shortest bar is still seen
+  leading = (1, 2, 5) if top <= 100 * below else (1,)
+  decade = 10.0 ** math.floor(math.log10(below))
+  start = max(x * decade for x in leading if x * decade <= below)
   panel.set_xscale('log')
   panel.set_xlim(start, top * (top / start) ** room)
-  return True
+  panel.xaxis.set_major_locator(ticker.LogLocator(subs=leading))
+  return f', logarithmic axis from {formats.format_number(start, digits=1)}'
 
 
 def set_title(fig: mpl_figure.Figure, title: str) -> None:

@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import io
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldc_vae import formats
 from ldc_vae import methods
@@ -163,18 +163,32 @@ def to_csv(
   return stream.getvalue()
 
 
-def to_markdown(
+class Section(NamedTuple):
+  """Tables of one kind: means, and differences from the best.
+
+  Attributes:
+    title: Its heading.
+    tables: Each a header and rows of cells, as long as the header. Bold cells
+      are in asterisks, as in Markdown.
+  """
+
+  title: str
+  tables: list[tuple[list[str], list[list[str]]]]
+
+
+def sections(
   rows: Sequence[Mapping[str, Any]],
   metrics: Sequence[names.Metric],
   num_seeds: int,
-) -> str:
+) -> list[Section]:
   """The tables, each with its differences from the best below it.
 
   Args:
     rows: From `create_rows`.
-    metrics: From `columns`.
+    metrics: From `columns`; those without a scale are left out.
     num_seeds: The seeds of the comparison; rows with fewer say so.
   """
+  metrics = [metric for metric in metrics if not metric.unscaled]
   own = [row for row in rows if row['source'] == 'generator']
   distances = [metric for metric in metrics if metric.is_per_source]
   others = [metric for metric in metrics if not metric.is_per_source]
@@ -194,7 +208,7 @@ def to_markdown(
       num_seeds,
     )
     if len(own) < len(rows)
-    else '',
+    else None,
     _section(
       'Samples, likelihood and time of the methods themselves',
       own,
@@ -203,7 +217,19 @@ def to_markdown(
       num_seeds,
     ),
   ]
-  return '\n'.join(part for part in parts if part)
+  return [part for part in parts if part]
+
+
+def to_markdown(
+  rows: Sequence[Mapping[str, Any]],
+  metrics: Sequence[names.Metric],
+  num_seeds: int,
+) -> str:
+  """The `sections` as text."""
+  return '\n'.join(
+    f'### {title}\n\n' + '\n'.join(markdown_table(*each) for each in tables)
+    for title, tables in sections(rows, metrics, num_seeds)
+  )
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -278,31 +304,31 @@ def _holds_zero(difference: Mapping[str, Any] | None) -> bool:
   return difference['low'] <= 0.0 <= difference['high']
 
 
-def _section(title, rows, metrics, scope, num_seeds) -> str:
-  """A table of means and one of differences; '' without a column."""
+def _section(title, rows, metrics, scope, num_seeds) -> Section | None:
+  """A table of means and one of differences; None without a column."""
   metrics = [
     x for x in metrics if any(column_name(x) in row['metrics'] for row in rows)
   ]
   if not metrics:
-    return ''
+    return None
   arrows = {names.LOWER: ' ↓', names.HIGHER: ' ↑'}
   header = [f'{x.label}{arrows.get(x.better, "")}' for x in metrics]
-  text = f'### {title}\n\n' + markdown_table(
-    ['', *header],
+  tables = [
     (
-      [row['label'], *(_mean(row, x, scope, num_seeds) for x in metrics)]
-      for row in rows
-    ),
-  )
-  if len(rows) < 2:
-    return text
-  return f'{text}\n' + markdown_table(
-    ['difference from the best', *header],
-    (
+      ['', *header],
+      [
+        [row['label'], *(_mean(row, x, scope, num_seeds) for x in metrics)]
+        for row in rows
+      ],
+    )
+  ]
+  if len(rows) > 1:
+    differences = [
       [row['label'], *(_difference(row, x, scope) for x in metrics)]
       for row in rows
-    ),
-  )
+    ]
+    tables.append((['difference from the best', *header], differences))
+  return Section(title, tables)
 
 
 def _mean(row, metric: names.Metric, scope: str, num_seeds: int) -> str:

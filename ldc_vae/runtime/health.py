@@ -95,6 +95,7 @@ class Watch:
     self._last_good_fn = last_good_fn
     self._in_a_row = 0
     self._under_way = collections.deque()
+    self._newest: Mapping[str, jax.Array] = {}
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
     """Notes a step that was started; waits for those too far before it.
@@ -119,6 +120,10 @@ class Watch:
     """Waits for all steps under way; raises like `add`."""
     while self._under_way:
       self._look(*self._under_way.popleft())
+
+  def newest_loss(self) -> float:
+    """Returns the loss of the newest step that is known to be done, or NaN."""
+    return float(self._newest.get('loss', math.nan))
 
   def check_state(self, step: int, state: Any) -> None:
     """Refuses a state with NaN or inf, before it is saved.
@@ -146,6 +151,7 @@ class Watch:
   def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
     """Waits for one step and judges it."""
     skipped = int(metrics[SKIPPED])
+    self._newest = metrics
     if skipped == self._skipped:
       self._in_a_row = 0
       return

@@ -364,18 +364,15 @@ class FolderTest(dataset_case.FolderTestCase):
     from ldc_vae.data import array_cache
 
     self.write_greys(40, 200)
-    seen = io.StringIO()
     with (
-      mock.patch.object(array_cache, 'SLOW_SECONDS', 0.0),
-      mock.patch('sys.stderr', seen),
+      mock.patch.object(array_cache, 'SLOW_SECONDS', 0.001),
+      self.assertLogs('absl', 'INFO') as logs,
     ):
       self.load()
-    self.assertIn('40/40', seen.getvalue())
-    self.assertIn('image/s', seen.getvalue())
-    seen.truncate(0)
-    with mock.patch('sys.stderr', seen):
+    self.assertIn('decoding 40 images: 0 s so far', '\n'.join(logs.output))
+    with self.assertLogs('absl', 'INFO') as logs:
       self.load(image_size=4)
-    self.assertNotIn('40/40', seen.getvalue())
+    self.assertNotIn('so far', '\n'.join(logs.output))
 
 
 if __name__ == '__main__':

@@ -173,7 +173,9 @@ class MeansTest(parameterized.TestCase):
       firsts.append(first)
       return 1.0 + batch[:, 0, 0, 0], np.ones(len(batch))
 
-    means = likelihood._means(batch_fn, images, batch_size, jax.random.key(0))
+    means = likelihood._means(
+      batch_fn, images, batch_size, jax.random.key(0), 'a test'
+    )
     self.assertEqual(means, (2.5, 1.0))
     self.assertEqual(firsts, list(range(0, 4, min(batch_size, 4))))
 

@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ldc_vae.reporting import comparison_figures
+from ldc_vae.reporting import style
 
 # as long as the longest name of a method, in bold
 _LABELS = tuple(f'Latent energy-based pri{x}' for x in 'abcdefghijklm')
@@ -86,6 +88,24 @@ class ComparisonFiguresTest(parameterized.TestCase):
       points, self.path, family='frechet_classifier', title='T'
     )
     self.assert_nothing_clipped(path)
+
+  def test_solid_lines_are_errors_and_dotted_ones_lead_to_names(self):
+    for error in (None, 0.3):
+      with mock.patch.object(style, 'write_figure') as write_figure:
+        comparison_figures.quality_and_time(
+          {
+            'VAE': ((1.0, None), (2.0, error)),
+            'AE': ((1.1, None), (2.0, None)),
+          },
+          self.path,
+          family='frechet_classifier',
+          title='T',
+        )
+      fig = write_figure.call_args.args[0]
+      leaders = [x for x in fig.axes[0].lines if x.get_marker() == 'None']
+      self.assertLen(leaders, 2)
+      self.assertEqual({x.get_linestyle() for x in leaders}, {':'})
+      self.assertEqual('standard error' in fig.get_supxlabel(), bool(error))
 
   def test_nothing_to_draw_is_said(self):
     for path in (

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from ldc_vae.reporting import curves
+from ldc_vae.reporting import style
 from tests.reporting import picture_case as case
 
 
@@ -62,6 +63,38 @@ class TrainingCurvesTest(case.PictureTestCase):
     path = curves.training_curves(rows, self.path, title='Curves')
     self.assert_whole_png(path)
     self.assert_nothing_clipped(path)
+
+  def drawn(self, rows):
+    with absltest.mock.patch.object(style, 'write_figure') as write_figure:
+      curves.training_curves(rows, self.path)
+    return write_figure.call_args.args[0]
+
+  def test_start_does_not_set_the_axis(self):
+    rows = [
+      {'step': step, 'train/loss': 400.0 if step < 3 else 10.0 - 0.1 * step}
+      for step in range(1, 41)
+    ]
+    (panel,) = self.drawn(rows).axes
+    bottom, top = panel.get_ylim()
+    self.assertBetween(top, 9.7, 12.0)
+    self.assertBetween(bottom, 5.0, 6.0)
+    self.assertEqual(panel.texts[0].get_text(), 'leaves the axis, up to 400')
+
+  def test_start_alone_makes_no_axis_logarithmic(self):
+    rows = [
+      {'step': step, 'train/images_per_sec': 3.0 if step == 1 else 900.0 + step}
+      for step in range(1, 41)
+    ]
+    self.assertEqual(self.drawn(rows).axes[0].get_yscale(), 'linear')
+
+  def test_what_never_changes_has_no_panel_but_is_named(self):
+    rows = [
+      {'step': i, 'train/x': float(i), 'train/skipped': 0.0, 'eval/kl': 8.0}
+      for i in range(1, 4)
+    ]
+    fig = self.drawn(rows)
+    self.assertEqual([x.get_title(loc='left') for x in fig.axes], ['x'])
+    self.assertEqual(fig.get_supxlabel(), 'Never changed: KL = 8, skipped = 0.')
 
   def test_running_mean_is_the_mean_of_its_window(self):
     values = np.random.default_rng(0).normal(size=200) + 1e6

@@ -1,7 +1,7 @@
 """Tests of ldc_vae.reporting.report."""
 
 import contextlib
-import html.parser
+import html
 import json
 import pathlib
 import re
@@ -19,6 +19,7 @@ from ldc_vae.configs import default
 from ldc_vae.reporting import curves
 from ldc_vae.reporting import report
 from ldc_vae.reporting import run_figures
+from tests.reporting import page_case
 
 _RESULTS = {
   'frechet_classifier/real': 1.03,
@@ -45,45 +46,6 @@ def get_config(arg=''):
   config.model.latent_size = 4
   return config
 """
-_VOID = ('br', 'img', 'link', 'meta')
-
-
-class _Page(html.parser.HTMLParser):
-  """Checks that elements nest, and gathers links, pictures and text."""
-
-  def __init__(self, text: str):
-    super().__init__(convert_charrefs=True)
-    self.links, self.pictures, self.words = [], [], []
-    self.tags, self._open = set(), []
-    self.feed(text)
-    self.close()
-    if self._open:
-      raise AssertionError(f'not closed: {self._open}')
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.add(tag)
-    attributes = dict(attrs)
-    self.links += [
-      attributes[name]
-      for name in ('src', 'href', 'srcset', 'action')
-      if name in attributes
-    ]
-    if tag == 'img':
-      self.pictures.append(attributes)
-    if tag not in _VOID:
-      self._open.append(tag)
-
-  def handle_endtag(self, tag):
-    if not self._open or self._open.pop() != tag:
-      raise AssertionError(f'</{tag}> closes nothing')
-
-  def handle_data(self, data):
-    if not self._open or self._open[-1] != 'style':
-      self.words.append(data)
-
-  @property
-  def text(self) -> str:
-    return ' '.join(' '.join(self.words).split())
 
 
 class WriteReportTest(parameterized.TestCase):
@@ -123,10 +85,10 @@ class WriteReportTest(parameterized.TestCase):
     run_figures.sample_grid(images, folder / 'sample_grid.png', title='Samples')
     run_figures.sample_grid(images, folder / 'my_own.png', title='Mine')
 
-  def _report(self) -> _Page:
+  def _report(self) -> page_case.Page:
     path = report.write_report(self.workdir)
     self.assertEqual(path, self.workdir / 'report.html')
-    return _Page(path.read_text(encoding='utf-8'))
+    return page_case.Page(path.read_text(encoding='utf-8'))
 
   def test_everything_of_a_run_is_on_the_page(self):
     self._fill()
@@ -136,7 +98,8 @@ class WriteReportTest(parameterized.TestCase):
       'seed 3',
       'evaluated at step 19,500',
       '1 h 2 min of evaluation',
-      'Generator ÷ aggregate posterior 1.20×',
+      'Fréchet, classifier: generator 4.20',
+      'one set of 10,000 images',
       '98.31',
       '0.00912',
       'mine/score 0.500',
@@ -147,7 +110,9 @@ class WriteReportTest(parameterized.TestCase):
       'git checkout 0123abc python',
       'The working tree had changes',
       'method.temperature_start 1.0',
-      'Does not apply to this run: frechet_classifier/two_stage , nll/ais .',
+      'frechet_classifier/two_stage –',
+      'active units Latent dimensions that carry information about the image.'
+      ' Higher is better. 16 of 16',
       'figures/ had no source_grid',
     ):
       self.assertIn(words, page.text)
@@ -174,8 +139,17 @@ class WriteReportTest(parameterized.TestCase):
     )
     self._write('results.json', {'mine/score': 2.0, 'frechet_pca/mine_3': 5.0})
     text = self._report().text
-    self.assertIn('mine/score 2.00 higher My own.', text)
-    self.assertIn('Mine-3 5.00 With 3 parts.', text)
+    self.assertIn('score My own. Higher is better. 2.00', text)
+    self.assertIn('Mine-3 With 3 parts. 5.00', text)
+
+  def test_pictures_come_before_tables_and_tables_are_in_boxes(self):
+    self._fill()
+    self._report()
+    text = (self.workdir / 'report.html').read_text()
+    self.assertLess(text.rindex('<img'), text.index('<table'))
+    self.assertLen(
+      re.findall('<div class="scroll"><table', text), text.count('<table')
+    )
 
   def test_pictures_are_shown_at_half_their_pixels(self):
     self._fill()
@@ -270,11 +244,24 @@ class WriteReportTest(parameterized.TestCase):
     again = config_lib.load('configs/digits.py:ldc', arguments)
     self.assertEqual(again.to_dict(), config.to_dict())
 
+  def test_command_of_own_images_has_their_path(self):
+    self._fill()
+    config = config_lib.load(
+      'configs/images.py:ldc', {'dataset.path': '/photos', 'seed': 3}
+    )
+    self._write('config.json', config_lib.to_json(config))
+    text = self._report().text
+    self.assertIn('--config.dataset.path=/photos', text)
+    self.assertIn('--config.seed=3', text)
+    self.assertNotIn('could not be loaded', text)
+
   def test_says_how_the_results_were_made_where_the_config_says_otherwise(self):
     self._fill()
     made = "samplers=('prior',), split=validation"
     self._write('results.json', {**_RESULTS, 'protocol/evaluate': made})
-    self.assertIn(f'have this config.evaluate: {made}', self._report().text)
+    text = self._report().text
+    self.assertIn(f'evaluate {made}', text)
+    self.assertIn('A later evaluation may have other values', text)
 
   def test_run_file_that_is_gone_is_reported(self):
     self._fill(**{'dataset.name': 'no_such_data'})

@@ -63,24 +63,25 @@ class SourceGridTest(case.PictureTestCase):
 
 
 class DecompositionBarsTest(case.PictureTestCase):
-  def test_another_classifier_has_its_name_and_stds_are_left_out(self):
+  def test_another_judge_is_named_whole_and_deviations_are_lines(self):
     results = {
       'frechet_classifier_seed_1/real': 0.3,
       'frechet_classifier_seed_1/aggregate': 2.0,
       'frechet_classifier_seed_1/prior': 40.0,
     }
-    with absltest.mock.patch.object(style, 'write_figure') as write_figure:
-      run_figures.decomposition_bars(results, self.path)
-    fig = write_figure.call_args.args[0]
+    fig = self.drawn_from(results)
     fig.draw_without_rendering()
     box = fig.axes[0].xaxis.label.get_window_extent()
     self.assertGreater(box.x0, 0.0)
     self.assertLess(box.x1, fig.bbox.width)
-    before = run_figures.decomposition_bars(results, self.path).read_bytes()
+    self.assertEmpty(fig.axes[0].lines)
     results['frechet_classifier_seed_1_deviation/prior'] = 1.0
-    self.assertEqual(
-      run_figures.decomposition_bars(results, self.path).read_bytes(), before
-    )
+    with_spread = self.drawn_from(results)
+    self.assertLen(with_spread.axes, 1)
+    self.assertLen(with_spread.axes[0].patches, 3)
+    (line,) = with_spread.axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), [39.0, 41.0])
+    self.assertIn('standard deviation', with_spread.get_supxlabel())
 
   @parameterized.named_parameters(
     ('linear', {'real': 1.0, 'generator': 4.4}),
@@ -98,14 +99,43 @@ class DecompositionBarsTest(case.PictureTestCase):
     self.assert_whole_png(path)
     self.assert_nothing_clipped(path)
 
+  @parameterized.parameters(
+    ({'real': 3.0, 'generator': 66.0}, 2.0, 'axis from 2 '),
+    ({'real': 0.012, 'generator': 850.0}, 0.001, 'axis from 0.001 '),
+    ({'real': 8.0, 'generator': 66.0}, 0.0, 'classifier (lower'),
+  )
+  def test_axis_begins_at_a_round_number_that_is_told(self, bars, start, words):
+    fig = self.drawn(bars)
+    self.assertAlmostEqual(fig.axes[0].get_xlim()[0], start)
+    self.assertIn(words, fig.axes[0].get_xlabel())
+
+  def test_caption_explains_the_colours_that_are_there(self):
+    caption = self.drawn({'real': 3.0, 'generator': 66.0}).get_supxlabel()
+    for words, is_there in (
+      ('Light blue', True),
+      ('Orange', True),
+      ('Grey', False),
+      ('Reconstructions', False),
+    ):
+      self.assertEqual(words in caption, is_there, caption)
+
+  def test_reconstructions_nearer_than_real_images_are_explained(self):
+    bars = {'real': 3.0, 'reconstruction': 2.0}
+    self.assertIn('Reconstructions', self.drawn(bars).get_supxlabel())
+
+  def drawn(self, bars):
+    return self.drawn_from({f'frechet_classifier/{k}': bars[k] for k in bars})
+
+  def drawn_from(self, results):
+    with absltest.mock.patch.object(style, 'write_figure') as write_figure:
+      run_figures.decomposition_bars(results, self.path)
+    return write_figure.call_args.args[0]
+
   def test_every_family_has_a_panel(self):
-    one = {'frechet_classifier/real': 1.0, 'frechet_classifier/prior': 2.0}
-    two = one | {'frechet_pca/real': 1.0, 'frechet_pca/prior': 2.0}
-    heights = [
-      case.pixels(run_figures.decomposition_bars(results, self.path)).shape[0]
-      for results in (one, two)
-    ]
-    self.assertGreater(heights[1], 1.7 * heights[0])
+    results = {'frechet_classifier/real': 1.0, 'frechet_classifier/prior': 2.0}
+    self.assertLen(self.drawn_from(results).axes, 1)
+    results |= {'frechet_pca/real': 1.0, 'frechet_pca/prior': 2.0}
+    self.assertLen(self.drawn_from(results).axes, 2)
 
 
 if __name__ == '__main__':

@@ -300,8 +300,16 @@ class MarkdownTest(absltest.TestCase):
     self.assertIn('3.50 ± 0.50 (2 of 3 seeds)', text)
 
   def test_a_small_number_keeps_its_digits(self):
-    runs = [_run('vae', 0, kid_generator=-1.5e-7, frechet_generator=0.0)]
-    self.assertIn('**0** | **-1.50e-07**', self.table(runs, 1))
+    runs = [_run('vae', 0, seconds=1.5e-7, frechet_generator=0.0)]
+    text = self.table(runs, 1)
+    self.assertIn('**0**', text)
+    self.assertIn('**1.50e-07**', text)
+
+  def test_a_metric_without_a_scale_is_left_to_the_csv_file(self):
+    runs = [_run('vae', 0, kid_generator=-348.0, frechet_generator=2.0)]
+    self.assertNotIn('KID', self.table(runs, 1))
+    rows = tables.create_rows(runs)
+    self.assertIn('-348.0', tables.to_csv(rows, tables.columns(runs)))
 
   def test_has_a_line_per_row(self):
     self.assertEqual(

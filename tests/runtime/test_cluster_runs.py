@@ -146,7 +146,7 @@ class StopTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_a_long_compilation_is_ended_and_nothing_saved(self, signum, which):
     with process_case.Processes(2, self.dir, before=_COMPILE_FOR_EVER) as run:
-      run.await_line('compiling')
+      run.await_line('(?m)^compiling$')
       self._stop(run, signum, which)
       for text in run.printed:
         self.assertIn('in the middle of its work: the same command on', text)
@@ -162,7 +162,7 @@ class StopTest(parameterized.TestCase):
       with process_case.Processes(
         2, self.dir, before=_COMPILE, argv=argv
       ) as run:
-        run.await_line('compiling')
+        run.await_line('(?m)^compiling$')
         self._stop(run, signum, which)
     # where it ends in time, its step is done and saved
     saved = os.listdir(pathlib.Path(self.dir) / 'checkpoints')
@@ -185,13 +185,13 @@ class StopTest(parameterized.TestCase):
       )
 
     with pair(_EVALUATE.format(seconds=0)) as run:
-      run.await_line('evaluating')
+      run.await_line('(?m)^evaluating$')
       self._stop(run, signal.SIGTERM, 1)
     trained, values = process_case.final_values(workdir)
     self.assertEqual(trained, _NUM_STEPS)
     for victim in 0, 1:
       with pair(_EVALUATE.format(seconds=30)) as run:
-        run.await_line('evaluating')
+        run.await_line('(?m)^evaluating$')
         run.running[victim].kill()
         start = time.monotonic()
         code = run.wait(60)[1 - victim]

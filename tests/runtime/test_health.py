@@ -37,6 +37,15 @@ class WatchTest(parameterized.TestCase):
     ):
       watch.drain()
 
+  def test_newest_loss_is_that_of_the_last_step_looked_at(self):
+    watch = _watch('stop', depth=2)
+    self.assertTrue(math.isnan(watch.newest_loss()))
+    for step in range(1, 6):
+      watch.add(step, _metrics(0, loss=float(step)))
+    self.assertEqual(watch.newest_loss(), 3.0)
+    watch.drain()
+    self.assertEqual(watch.newest_loss(), 5.0)
+
   def test_a_step_is_looked_at_when_so_many_are_under_way(self):
     watch = _watch('stop', depth=3)
     watch.add(1, _metrics(1, loss=math.nan))
