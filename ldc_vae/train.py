@@ -8,7 +8,6 @@ same parameters as one that was not.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import json
 import os
 import time
 
@@ -17,8 +16,6 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from ldc_vae import config as config_lib
-from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
@@ -63,7 +60,7 @@ def train_and_evaluate(
     experiment_lib.check_batch_size(
       config.train.batch_size, config.train.accumulate
     )
-    _check_agreement(run)
+    run.check_agreement()
     if cluster.is_first():
       run.write_config()
     with checkpoint.Checkpointer(run.checkpoints) as checkpointer:
@@ -83,27 +80,6 @@ def train_and_evaluate(
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
       logging.info('already done: see %s', run.workdir / 'results.json')
-
-
-def _check_agreement(run: run_lib.Run) -> None:
-  """Waits for the other processes; refuses another config or other data."""
-  own = {
-    f'config.{name}': value
-    for name, value in json.loads(
-      json.dumps(config_lib.flatten(run.config))
-    ).items()
-    if name not in config_lib.HOST_FIELDS
-  }
-  for split, value in run.data.items():
-    own[f'the {split} images'] = value
-  for index, other in enumerate(cluster.barrier('ready', own)):
-    for name in own:
-      if other.get(name) != own[name]:
-        raise errors.UserError(
-          f'{name} is {other.get(name)!r} on process {index} and'
-          f' {own[name]!r} on process {jax.process_index()}; give every'
-          ' process the same config and data'
-        )
 
 
 def _train(run: run_lib.Run, checkpointer, watch) -> None:
@@ -190,7 +166,7 @@ class _Loop:
     self.step = step
     self.state = state
     self._unfinished = unfinished  # the row of this step until it is written
-    self._saved = step
+    self._saved, self._saved_at = step, time.monotonic()
     config, experiment = run.config, run.experiment
     self._run = run
     self._config, self._experiment = config, experiment
@@ -247,6 +223,7 @@ class _Loop:
       self._progress.update(self.step)
       # a full disk is told of now, not at the next save
       self._checkpointer.check()
+      self._save_in_time()
     if self.step > self._saved:  # the run is to stop between two checkpoints
       self._updates.drain()
       self._save({})
@@ -322,7 +299,19 @@ class _Loop:
     if self._unfinished is not None:  # the next start validates
       meta['unfinished'] = self._unfinished
     self._checkpointer.save(self.step, self.state, metrics=metrics, meta=meta)
-    self._saved = self.step
+    self._saved, self._saved_at = self.step, time.monotonic()
+
+  def _save_in_time(self) -> None:
+    """Saves where the last checkpoint was made long ago."""
+    seconds = 60.0 * self._config.train.checkpoint_minutes
+    if (
+      seconds
+      and self.step > self._saved
+      and time.monotonic() - self._saved_at > seconds
+    ):
+      self._updates.drain()
+      with self._clock.paused():
+        self._save({})
 
   def _is_stopping(self) -> bool:
     return self._watch.is_stopping
