@@ -7,6 +7,7 @@ that names the field, its value and the remedy.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
 import difflib
 import fnmatch
 import importlib
@@ -37,7 +38,7 @@ MAY_CHANGE = (
   *HOST_FIELDS,
   'evaluate.*',
   'model.convolution',
-  'train.checkpoint_every',
+  'train.checkpoint_*',
   'train.log_every',
   'train.non_finite',
   'train.validate_every',
@@ -221,9 +222,12 @@ def differences(
   return [
     name
     for name in {**dict.fromkeys(_CAUSES), **a, **b}
-    if a.get(name, missing) != b.get(name, missing)
-    and not any(fnmatch.fnmatchcase(name, each) for each in MAY_CHANGE)
+    if a.get(name, missing) != b.get(name, missing) and not _may_change(name)
   ]
+
+
+def _may_change(name: str) -> bool:
+  return any(fnmatch.fnmatchcase(name, each) for each in MAY_CHANGE)
 
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -244,6 +248,11 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
       'the record has no group "config", as config.json has; restore it'
     )
   config = config_dict.ConfigDict(_with_tuples(record['config']))
+  for section in sections.SECTIONS:  # an earlier version had fewer fields
+    group = config.get(section.group)
+    for name, value in dataclasses.asdict(section()).items():
+      if _may_change(f'{section.group}.{name}') and group and name not in group:
+        group[name] = value
   validate(config)
   return config.lock()
 

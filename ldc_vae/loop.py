@@ -62,7 +62,7 @@ class Loop:
     self.step = step
     self.state = state
     self._unfinished = unfinished  # the row of this step until it is written
-    self._saved = step
+    self._saved, self._saved_at = step, time.monotonic()
     config, experiment = run.config, run.experiment
     self._run = run
     self._config, self._experiment = config, experiment
@@ -120,6 +120,7 @@ class Loop:
       self._progress.update(self.step, self._updates.newest_loss)
       # a full disk is reported now, not at the next save
       self._checkpointer.check()
+      self._save_in_time()
     if self.step > self._saved:  # the run is to stop between two checkpoints
       self._updates.drain()
       self._save({})
@@ -197,7 +198,19 @@ class Loop:
     if self._unfinished is not None:  # the next start validates
       meta['unfinished'] = self._unfinished
     self._checkpointer.save(self.step, self.state, metrics=metrics, meta=meta)
-    self._saved = self.step
+    self._saved, self._saved_at = self.step, time.monotonic()
+
+  def _save_in_time(self) -> None:
+    """Saves where the last checkpoint was made long ago."""
+    seconds = 60.0 * self._config.train.checkpoint_minutes
+    if (
+      seconds
+      and self.step > self._saved
+      and time.monotonic() - self._saved_at > seconds
+    ):
+      self._updates.drain()
+      with self._clock.paused():
+        self._save({})
 
   def _is_stopping(self) -> bool:
     return self._watch.is_stopping

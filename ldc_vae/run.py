@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from typing import Any
 
 from absl import logging
+import jax
 from ml_collections import config_dict
 
 from ldc_vae import config as config_lib
@@ -99,8 +101,28 @@ class Run:
           restored.meta.get(metric_writer.NAME),
         )
         if damage:
-          logging.warning('%s; curves drawn of it are wrong', damage)
+          logging.warning('%s: %s; its curves are wrong', self.workdir, damage)
     return restored
+
+  def check_agreement(self) -> None:
+    """Waits for the other processes; refuses another config or other data."""
+    own = {
+      f'config.{name}': value
+      for name, value in json.loads(
+        json.dumps(config_lib.flatten(self.config))
+      ).items()
+      if name not in config_lib.HOST_FIELDS
+    }
+    for split, value in self.data.items():
+      own[f'the {split} images'] = value
+    for index, other in enumerate(cluster.barrier('ready', own)):
+      for name in own:
+        if other.get(name) != own[name]:
+          raise errors.UserError(
+            f'{name} is {other.get(name)!r} on process {index} and'
+            f' {own[name]!r} on process {jax.process_index()}; give every'
+            ' process the same config and data'
+          )
 
   def restore_trained(self) -> tuple[checkpoint.Restored, int]:
     """Restores the checkpoint that `evaluate.checkpoint` names.
@@ -223,7 +245,7 @@ def is_evaluated(
     return False
   damage = outputs.damage(workdir, results)
   if damage:
-    logging.warning('%s: the run is evaluated again', damage)
+    logging.warning('%s: %s: the run is evaluated again', workdir, damage)
   return not damage
 
 

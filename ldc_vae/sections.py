@@ -106,6 +106,11 @@ class Train(fields.Options):
   checkpoint_every: int = fields.at_least(
     0, default=0, help='steps between checkpoints; 0: twenty per run'
   )
+  checkpoint_minutes: float = fields.at_least(
+    0,
+    default=30.0,
+    help='minutes after which a checkpoint is saved besides; 0: never',
+  )
   non_finite: str = fields.one_of(
     ('stop', 'skip'),
     default='stop',

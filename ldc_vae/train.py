@@ -7,15 +7,12 @@ same parameters as one that was not.
 """
 
 import contextlib
-import json
 import os
 
 from absl import logging
 import jax
 from ml_collections import config_dict
 
-from ldc_vae import config as config_lib
-from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import loop as loop_lib
 from ldc_vae import run as run_lib
@@ -52,7 +49,7 @@ def train_and_evaluate(
     experiment_lib.check_batch_size(
       config.train.batch_size, config.train.accumulate
     )
-    _check_agreement(run)
+    run.check_agreement()
     if cluster.is_first():
       run.write_config()
     with checkpoint.Checkpointer(run.checkpoints) as checkpointer:
@@ -73,27 +70,6 @@ def train_and_evaluate(
     else:
       logging.info('already done')
       run_lib.log_files(run.workdir)
-
-
-def _check_agreement(run: run_lib.Run) -> None:
-  """Waits for the other processes; refuses another config or other data."""
-  own = {
-    f'config.{name}': value
-    for name, value in json.loads(
-      json.dumps(config_lib.flatten(run.config))
-    ).items()
-    if name not in config_lib.HOST_FIELDS
-  }
-  for split, value in run.data.items():
-    own[f'the {split} images'] = value
-  for index, other in enumerate(cluster.barrier('ready', own)):
-    for name in own:
-      if other.get(name) != own[name]:
-        raise errors.UserError(
-          f'{name} is {other.get(name)!r} on process {index} and'
-          f' {own[name]!r} on process {jax.process_index()}; give every'
-          ' process the same config and data'
-        )
 
 
 def _train(run: run_lib.Run, checkpointer, watch) -> None:

@@ -158,7 +158,6 @@ class TrainAndEvaluateTest(train_case.TrainTest):
 
   @parameterized.named_parameters(
     ('progress', progress.ProgressBar, 'update', 7, 7),
-    ('the_loss_shown', progress.ProgressBar, 'set_loss', 3, 6),
     ('a_row', metric_writer.MetricWriter, 'write', 3, 5),
     ('an_alarm', health.Alarms, 'check', 4, 6),
     ('a_look_at_the_disk', checkpoint.Checkpointer, 'check', 12, 12),
@@ -193,6 +192,26 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     with bad, fail, self.assertRaisesRegex(RuntimeError, 'a bug'):
       train.train_and_evaluate(_config(), self.dir)
     self.assertEmpty(list((self.dir / 'checkpoints').iterdir()))
+
+  def test_checkpoints_by_time_change_nothing_else(self):
+    config = _config()
+    train.train_and_evaluate(config, self.dir / 'whole')
+    saved, real = [], checkpoint.Checkpointer.save
+
+    def save(checkpointer, step, *args, **kwargs):
+      saved.append(step)
+      real(checkpointer, step, *args, **kwargs)
+
+    with mock.patch.object(checkpoint.Checkpointer, 'save', save):
+      train.train_and_evaluate(
+        _config(**{'train.checkpoint_minutes': 1e-9}), self.dir / 'timed'
+      )
+    self.assertEqual(saved, list(range(1, _NUM_STEPS + 1)))
+    _assert_same(
+      _final_state(config, self.dir / 'timed').state,
+      _final_state(config, self.dir / 'whole').state,
+    )
+    self.assertEqual(_rows(self.dir / 'timed'), _rows(self.dir / 'whole'))
 
   def test_rows_that_were_changed_are_told_of(self):
     train.train_and_evaluate(_config(), self.dir)

@@ -12,6 +12,7 @@ from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.runtime import cluster
+from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import metric_writer
 from tests import train_case
@@ -133,6 +134,20 @@ class RefusalTest(train_case.TrainTest):
         ):
           train.train_and_evaluate(config, self.dir)
 
+  def test_a_run_of_a_version_with_fewer_fields_goes_on(self):
+    config = _config(**{'train.num_steps': 5})
+    train.train_and_evaluate(config, self.dir)
+    path = self.dir / 'config.json'
+    record = files.read_json(path)
+    del record['config']['train']['checkpoint_minutes']
+    files.write_json(path, record)
+    self.assertEqual(config_lib.read(self.dir), config)
+    train.train_and_evaluate(config, self.dir)
+    del record['config']['train']['batch_size']  # which decides the weights
+    files.write_json(path, record)
+    with self.assertRaisesRegex(ValueError, 'train.batch_size is missing'):
+      train.train_and_evaluate(config, self.dir)
+
   def test_processes_may_have_their_own_places(self):
     def barrier(unused_name, own):
       other = {f'config.{name}': 'there' for name in config_lib.HOST_FIELDS}
@@ -141,7 +156,7 @@ class RefusalTest(train_case.TrainTest):
     config = _config()
     with mock.patch.object(cluster, 'barrier', barrier):
       run = run_lib.Run(self.dir, config, experiment_lib.create(config))
-      train._check_agreement(run)
+      run.check_agreement()
 
   @parameterized.parameters(
     ('config.seed', 3, 'config.seed is 3 on process 1 and 0 on process 0'),
@@ -156,9 +171,9 @@ class RefusalTest(train_case.TrainTest):
     config = _config()
     with mock.patch.object(cluster, 'barrier', barrier):
       with self.assertRaisesRegex(ValueError, part):
-        train._check_agreement(
-          run_lib.Run(self.dir, config, experiment_lib.create(config))
-        )
+        run_lib.Run(
+          self.dir, config, experiment_lib.create(config)
+        ).check_agreement()
 
 
 if __name__ == '__main__':

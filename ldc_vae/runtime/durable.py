@@ -74,7 +74,12 @@ def refuse_link(folder: pathlib.Path) -> None:
 
 def sync(path: str | os.PathLike[str]) -> None:
   """Waits until a file's content, or a folder's names, are on the disk."""
-  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+  try:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+  except PermissionError:
+    if os.path.isdir(path):  # one that may be written to, but not read
+      return
+    raise
   try:
     os.fsync(descriptor)
   except OSError as error:

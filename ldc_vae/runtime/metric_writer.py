@@ -172,11 +172,11 @@ def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
     with open(path, 'rb', opener=durable.opener) as file:
       lines = list(itertools.islice(file, record['rows']))
   except OSError as error:
-    return f'{path} cannot be read ({error.strerror or error})'
+    return f'{NAME} cannot be read ({error.strerror or error})'
   if record_of(lines) == record:
     return ''
   return (
-    f'{path} is not as it was written: among its first {record["rows"]} lines'
+    f'{NAME} is not as it was written: among its first {record["rows"]} lines'
     ' some are lost, doubled or changed'
   )
 

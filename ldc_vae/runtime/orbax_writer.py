@@ -61,6 +61,7 @@ def _write(path, manifest, values) -> None:
     active_processes={0}, barrier_sync_key_prefix='process_0'
   )
   handler = ocp.CompositeCheckpointHandler(
+    composite_options=ocp.CompositeOptions(multiprocessing_options=options),
     state=ocp.PyTreeCheckpointHandler(  # as `_read_array` expects it
       use_ocdbt=True, use_zarr3=False, multiprocessing_options=options
     ),

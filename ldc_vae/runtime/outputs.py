@@ -102,12 +102,12 @@ def damage(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
       )
     except FileNotFoundError:
       if name != SAMPLES:
-        return f'{path} is missing'
+        return f'{name} is missing'
       continue
     except OSError as error:
-      return f'{path} cannot be read ({error.strerror or error})'
+      return f'{name} cannot be read ({error.strerror or error})'
     if not same:
-      return f'{path} is not as it was written'
+      return f'{name} is not as it was written'
   return ''
 
 

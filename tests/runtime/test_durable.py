@@ -12,6 +12,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import checkpoint_folder
@@ -20,6 +21,7 @@ from ldc_vae.runtime import files
 from ldc_vae.runtime import metric_writer
 from tests.runtime import folder_case
 from tests.runtime import power_case
+from tests.runtime import rights_case
 
 
 class PowerCutTest(folder_case.FolderTestCase):
@@ -167,6 +169,13 @@ class ReplaceTest(folder_case.FolderTestCase):
       with self.assertRaises(OSError):
         durable.sync(path / 'x')
 
+  def test_a_folder_that_cannot_be_read_passes(self):
+    path = self._folder('a', 'new')
+    path.chmod(0o333)
+    self.addCleanup(path.chmod, 0o755)
+    with rights_case.as_nobody(path):
+      durable.sync(path)
+
 
 class LinkTest(folder_case.FolderTestCase):
   """No link of a workdir or a cache that somebody else has made is followed."""
@@ -218,6 +227,7 @@ class LinkTest(folder_case.FolderTestCase):
 class SystemCallsTest(absltest.TestCase):
   """The same by the system's own record, where it can be had."""
 
+  @pytest.mark.slow
   def test_all_is_synced_before_anything_is_deleted(self):
     strace = shutil.which('strace')
     if strace is None:
