@@ -10,7 +10,6 @@ import contextlib
 import os
 
 from absl import logging
-import jax
 from ml_collections import config_dict
 
 from ldc_vae import experiment as experiment_lib
