@@ -33,9 +33,10 @@ HOST_FIELDS = ('dataset.data_dir', 'dataset.path', 'extensions')
 
 # Fields that may differ between a run and its continuation: none of them
 # changes the parameters, except by rounding. `train.num_epochs` changes them
-# through the schedules.
+# through the schedules. What a background changes are images, which a run knows.
 MAY_CHANGE = (
   *HOST_FIELDS,
+  'dataset.background',
   'evaluate.*',
   'model.convolution',
   'train.checkpoint_*',
