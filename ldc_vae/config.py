@@ -33,7 +33,7 @@ HOST_FIELDS = ('dataset.data_dir', 'dataset.path', 'extensions')
 
 # Fields that may differ between a run and its continuation: none of them
 # changes the parameters, except by rounding. `train.num_epochs` changes them
-# through the schedules. What a background changes are images, which a run knows.
+# through the schedules. A background changes images, which are compared.
 MAY_CHANGE = (
   *HOST_FIELDS,
   'dataset.background',

@@ -115,7 +115,9 @@ def load_dataset(config: config_dict.ConfigDict) -> datasets.Dataset:
   del options['binarize']
   dataset = datasets.load(options.pop('name'), **options)
   for split, images in dataset.images.items():
-    pixels.check_uint8(images, f'dataset.name={dataset.name}: {split} images')
+    pixels.check_uint8(
+      images, f'config.dataset.name={dataset.name}: {split} images'
+    )
   return dataset
 
 

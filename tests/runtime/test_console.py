@@ -25,8 +25,7 @@ _PROGRAM = textwrap.dedent("""
       for step in (1, 2, 3):
         logging.warning('step %d', step)
         print('step', file=sys.stderr, flush=True)
-        bar.set_loss(1.0)
-        bar.update(step)
+        bar.update(step, lambda: 1.0)
     os.write(file, b'done')
 """)
 
