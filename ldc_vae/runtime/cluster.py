@@ -32,7 +32,7 @@ HEARTBEAT = 50
 
 # The part of them without a sign of life after which the others end. They must
 # be first, and jax sends a heartbeat only every half of its seconds.
-_SILENCE = 0.4
+_SILENCE = 0.3
 _FAREWELL = 5.0  # seconds in which the others read why a process has failed
 _CHUNK = 1 << 26  # bytes of one broadcast
 _PREFIX = 'ldc_vae/processes'
@@ -285,8 +285,11 @@ class _Peers:
     answer may block. Time in which no thread of this process runs, as inside a
     library, does not count.
     """
+    last = time.monotonic()
     while not self._is_closed.wait(self._period):
-      self._clock += self._period
+      now = time.monotonic()
+      self._clock += min(now - last, 2.0 * self._period)
+      last = now
       limit = self._clock - _SILENCE * HEARTBEAT
       silent = [i for i, (_, when) in list(self._heard.items()) if when < limit]
       if self._answered < limit:
