@@ -3,7 +3,7 @@
 A checkpoint is an Orbax directory `<step>/` with two items: `state`, a flat
 dictionary of the leaves by name, and `manifest`, a JSON file with the shape,
 dtype and SHA-256 of every leaf, the metrics, the metadata and a digest of all
-of these. Orbax makes the directory appear whole or not at all; the digests
+of these. It appears whole or not at all, by `durable.replace`; the digests
 find what happens to it afterwards. The latest two and the best checkpoint, by
 `validation/loss`, are kept.
 

@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import uuid
 
 from ldc_vae.runtime import durable
+from ldc_vae.runtime import files
 from ldc_vae.runtime import manifest as manifest_lib
 from ldc_vae.runtime import orbax_writer
 
 LOSS = 'validation/loss'  # the metric by which a checkpoint is best; lower is
 NUM_LATEST = 2  # one more than needed, to fall back to
 _REMEDIES = {
-  errno.ENOSPC: 'free some disk space',
-  errno.EDQUOT: 'free some of the disk quota',
-  errno.EFBIG: 'raise the file size limit (ulimit -f)',
+  **files.REMEDIES,
   errno.EROFS: 'make the directory writable',
   errno.EACCES: 'make the directory writable',
   errno.ENOENT: 'put the directory back',
@@ -97,7 +96,7 @@ def prepare_directory(directory: pathlib.Path) -> None:
 
 def _check_writable(directory: pathlib.Path) -> None:
   """Raises the system's error if no file can be made in the directory."""
-  # Tried, since the permissions do not tell of a read-only file system.
+  # Tried, since permissions do not show a read-only file system.
   probe = directory / f'.{uuid.uuid4().hex[:12]}.tmp'
   try:
     probe.mkdir()
@@ -122,7 +121,7 @@ def delete_all_but(directory: pathlib.Path, kept: Collection[int]) -> None:
 
 
 def losses(directory: pathlib.Path) -> dict[int, float]:
-  """Returns `_loss` by step; -inf where it cannot be read."""
+  """Returns `loss` by step; -inf where it cannot be read."""
   losses = {}
   for step in steps(directory):
     try:

@@ -332,7 +332,7 @@ class _Peers:
 
   def _exit(self, code):
     """Ends the process; process 0, which holds the coordinator, ends last."""
-    if self._silent == 0:  # no process can be told
+    if self._silent == 0:  # no process can read a farewell
       os._exit(code)
     seconds = _FAREWELL
     if self._watch.signum:
@@ -352,7 +352,7 @@ class _Peers:
 
 
 def _read(place: str) -> dict[int, Any]:
-  """Returns what each process has told under a name that ends in '/'."""
+  """Returns what each process has posted under a name that ends in '/'."""
   client = distributed.global_state.client
   assert client is not None  # not alone
   found = client.key_value_dir_get(place)

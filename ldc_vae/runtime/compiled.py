@@ -55,7 +55,7 @@ def use_cache(folder: pathlib.Path) -> None:
     )
     return
   _drop_oldest(folder)
-  _drop_damaged_when_told(folder)
+  _drop_damaged(folder)
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
@@ -88,11 +88,11 @@ def _drop_oldest(folder: pathlib.Path) -> None:
     size -= num_bytes
 
 
-def _drop_damaged_when_told(folder: pathlib.Path) -> None:
+def _drop_damaged(folder: pathlib.Path) -> None:
   """Deletes entries that jax cannot read; it would keep them for ever.
 
-  jax only warns, and names the program. All entries of that name go, and are
-  compiled again where they are needed.
+  jax only warns, and names the program. All entries of that name are deleted
+  then, and compiled again where they are needed.
   """
   show = warnings.showwarning
 

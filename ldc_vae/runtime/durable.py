@@ -1,4 +1,4 @@
-"""Files and folders that outlast a power cut, and are nobody else's.
+"""Writes files and folders that outlast a power cut, and follows no links.
 
 A system may write a rename to the disk before the content of what is renamed,
 and a deletion before both. So `replace` waits for the content first and for the
@@ -42,7 +42,7 @@ def opener(path: str | os.PathLike[str], flags: int) -> int:
   Raises:
     FileError: There is a link, a pipe or a device of this name.
   """
-  # not blocking: opening a pipe would wait for whoever reads it
+  # not blocking: opening a pipe would wait for its reader
   flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
   try:
     descriptor = os.open(path, flags, 0o666)
@@ -100,8 +100,8 @@ def make_folder(path: pathlib.Path) -> None:
 def replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
   """Puts a finished file or folder in the place of `path`.
 
-  A folder that has the name is deleted last; `recover` mends what a killed
-  process has left of that.
+  A folder takes the place of whatever has the name, which is deleted last;
+  `recover` mends what a killed process has left of that.
 
   Args:
     temporary: Beside `path`. All files in it are closed, or flushed.
@@ -116,9 +116,9 @@ def replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
   else:
     sync(temporary)
   aside = path.with_name(path.name + REPLACED)
-  is_replaced = is_folder and path.exists()
+  is_replaced = is_folder and os.path.lexists(path)
   if is_replaced:
-    _delete(aside)
+    delete(aside)
     path.rename(aside)
   try:
     os.replace(temporary, path)
@@ -128,24 +128,24 @@ def replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
     raise
   sync(path.parent)
   if is_folder:
-    _delete(aside)  # also that of a process that was killed
+    delete(aside)  # also that of a process that was killed
 
 
 def remove(path: pathlib.Path) -> None:
-  """Deletes a folder, which nobody sees half deleted under its own name."""
+  """Deletes a folder, whose own name never stands for half of it."""
   aside = path.with_name(path.name + DELETED)
-  _delete(aside)
+  delete(aside)
   path.rename(aside)
-  _delete(aside)
+  delete(aside)
 
 
-def _delete(path: pathlib.Path) -> None:
-  """Deletes a folder, or a link to one, as far as that is possible."""
-  with contextlib.suppress(OSError):
-    if path.is_symlink():
+def delete(path: pathlib.Path) -> None:
+  """Deletes a folder, a file or a link, as far as that is possible."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    with contextlib.suppress(OSError):
       path.unlink()
-    else:
-      shutil.rmtree(path)
 
 
 def recover(folder: pathlib.Path) -> None:
@@ -155,10 +155,10 @@ def recover(folder: pathlib.Path) -> None:
     folder: That which holds the folders given to `replace` and `remove`.
   """
   for path in folder.glob(f'*{DELETED}'):
-    _delete(path)
+    delete(path)
   for path in folder.glob(f'*{REPLACED}'):
     if path.with_suffix('').exists():
-      _delete(path)
+      delete(path)
     else:
       path.rename(path.with_suffix(''))
   sync(folder)

@@ -26,6 +26,13 @@ Path = str | os.PathLike[str]
 
 _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
 
+# What the user can do about a system's error, in the words of a message.
+REMEDIES = {
+  errno.ENOSPC: 'free some disk space',
+  errno.EDQUOT: 'free some of the disk quota',
+  errno.EFBIG: 'raise the file size limit (ulimit -f)',
+}
+
 # What reading a damaged .npz raises, one array after another.
 NPZ_ERRORS = (
   OSError,
@@ -37,7 +44,6 @@ NPZ_ERRORS = (
   zlib.error,
 )
 
-
 FileError = durable.FileError
 
 
@@ -45,7 +51,7 @@ FileError = durable.FileError
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
   """Opens a file that takes the place of `path` when the block ends.
 
-  Whoever reads `path` sees what was there before or all of what is there now.
+  A reader of `path` finds the whole old content or the whole new one.
   If the block raises, nothing has changed.
 
   Args:
@@ -205,9 +211,7 @@ def file_error(path: pathlib.Path, error: OSError) -> FileError:
   if isinstance(error, FileError):
     return error
   remedy = {
-    errno.ENOSPC: 'free some disk space',
-    errno.EDQUOT: 'free some of the disk quota',
-    errno.EFBIG: 'raise the file size limit (ulimit -f)',
+    **REMEDIES,
     errno.ENOENT: f'create {path.parent} first',
     errno.ENOTDIR: f'{path.parent} must be a directory',
     errno.EEXIST: 'a file has this name: move it away',

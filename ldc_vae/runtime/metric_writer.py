@@ -23,8 +23,8 @@ NAME = 'metrics.jsonl'  # in a workdir
 class MetricWriter:
   """Appends metrics to a file, one JSON object per line.
 
-  Each line goes to the operating system in one piece, so that whoever reads
-  the file while it grows sees whole lines.
+  Each line goes to the operating system in one piece, so that a reader of the
+  growing file sees whole lines.
   """
 
   def __init__(self, path: files.Path):
@@ -152,7 +152,7 @@ def record_of(
     lines: With their ends.
     before: The record of the lines before them, if there are any.
   """
-  count, digest = before.values() if before else (0, '')
+  count, digest = (before['rows'], before['sha256']) if before else (0, '')
   for line in lines:
     count += 1
     digest = hashlib.sha256(digest.encode() + line).hexdigest()

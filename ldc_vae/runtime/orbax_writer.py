@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import shutil
 import sys
 from typing import Any
 
@@ -50,7 +49,7 @@ def write(
 def remove_unfinished(directory: pathlib.Path) -> None:
   """Removes what saves have left that failed or were killed."""
   for path in directory.glob('[0-9]*-tmp*'):
-    shutil.rmtree(path, ignore_errors=True)
+    durable.delete(path)
 
 
 def _write(path, manifest, values) -> None:

@@ -1,18 +1,16 @@
-"""What an evaluation leaves: put in place as one, and known again by digests.
+"""The files of an evaluation: replaced together, and checked by digests.
 
 The files are written to a folder of the workdir. Once all are on the disk, the
 folder is renamed, which decides that they replace those of the evaluation
-before; then they are moved. What interrupts it before leaves the old files, and
-what interrupts the moves leaves work that `finish` completes.
+before; then they are moved. An interruption before the renaming leaves the old
+files. After one between the moves, `finish` moves the rest.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 from typing import Any
 
 from ldc_vae.runtime import durable
@@ -39,7 +37,7 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   finish(workdir)
   folder = workdir / _UNFINISHED
-  _remove(folder)
+  durable.delete(folder)
   try:
     folder.mkdir()
     yield folder
@@ -50,7 +48,7 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
       raise
     raise files.file_error(workdir, error) from error
   finally:
-    _remove(folder)
+    durable.delete(folder)
 
 
 def is_interrupted(workdir: pathlib.Path) -> bool:
@@ -122,10 +120,3 @@ def _digest_of_results(results: Mapping[str, Any]) -> str:
   content = {name: x for name, x in results.items() if name != DIGESTS}
   text = json.dumps(files.finite(content), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _remove(folder: pathlib.Path) -> None:
-  """Removes a folder of ours, or a link in its place."""
-  if folder.is_symlink():
-    os.unlink(folder)
-  shutil.rmtree(folder, ignore_errors=True)

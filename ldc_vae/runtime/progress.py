@@ -38,7 +38,7 @@ def activity(
 
   Yields:
     A function, which may be called with the parts that are done and their
-    number. The lines then tell about how long the rest takes.
+    number. The lines then estimate how long the rest takes.
   """
   start = time.monotonic()
   done = threading.Event()

@@ -37,7 +37,7 @@ class Watch:
     last_step: The last step begun, -1 before the first. It stays as it is once
       `signum` is set.
     others_fn: Returns the `last_step` of each other process of the run, None
-      for one that has not told it yet.
+      for one that has not posted it yet.
     exit_fn: Ends the process with an exit code.
     name: How messages name the process, as ' (process 1)'.
   """

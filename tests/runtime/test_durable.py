@@ -152,6 +152,15 @@ class ReplaceTest(folder_case.FolderTestCase):
     self.assertEqual((kept / 'x').read_text(), 'mine')
     self.assertEqual(self.names(), {'a', 'kept'})
 
+  def test_a_broken_link_and_a_file_are_replaced_and_leave_nothing(self):
+    broken, file = self.directory / 'a', self.directory / 'b'
+    broken.symlink_to(self.directory / 'missing')
+    file.write_text('old')
+    for path in (broken, file):
+      durable.replace(self._folder('new', 'new'), path)
+      self.assertEqual((path / 'x').read_text(), 'new')
+    self.assertEqual(self.names(), {'a', 'b'})
+
   def test_what_killed_processes_left_is_completed(self):
     self._folder('1.replaced', 'old')
     self._folder('2', 'new')
