@@ -62,6 +62,11 @@ class Metric:
     """Whether it is a column of numbers, one for each source."""
     return self.name.endswith('/{source}')
 
+  @property
+  def arrow(self) -> str:
+    """The end of a column's label: the direction of better values, or ''."""
+    return {LOWER: ' ↓', HIGHER: ' ↑'}.get(self.better, '')
+
   def text(self, value: Any, *, digits: int = 3, sign: str = '') -> str:
     """Writes what results.json holds; see `format_number`."""
     if value is None:

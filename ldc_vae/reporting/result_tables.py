@@ -127,7 +127,7 @@ def by_source(results: Mapping[str, Any]) -> list[BySource]:
       values.setdefault(source, {})[metric.family] = results[name]
   columns = [
     (
-      f'{metric.label}{names.mark(family, results)}{_arrow(metric)}',
+      f'{metric.label}{names.mark(family, results)}{metric.arrow}',
       metric.meaning,
       functools.partial(_distance, results, family),
     )
@@ -258,11 +258,6 @@ def _verdict(results: Mapping[str, Any], source: str) -> str:
   return 'nearer' if other < own else 'further'
 
 
-def _arrow(metric: names.Metric) -> str:
-  arrows = {names.LOWER: ' ↓', names.HIGHER: ' ↑'}
-  return arrows.get(metric.better, '')
-
-
 def _by_source(
   heading: str,
   columns: Sequence[tuple[str, str, Callable[[str], str]]],
@@ -312,7 +307,7 @@ def _latents(results: Mapping[str, Any]) -> BySource:
     metric = names.METRICS[key]
     columns.append(
       (
-        f'{metric.label}{names.mark(key, results)}{_arrow(metric)}',
+        f'{metric.label}{names.mark(key, results)}{metric.arrow}',
         metric.meaning.replace('{source}', 'source'),
         functools.partial(_latent_cell, values, metric),
       )

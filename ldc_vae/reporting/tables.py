@@ -311,8 +311,7 @@ def _section(title, rows, metrics, scope, num_seeds) -> Section | None:
   ]
   if not metrics:
     return None
-  arrows = {names.LOWER: ' ↓', names.HIGHER: ' ↑'}
-  header = [f'{x.label}{arrows.get(x.better, "")}' for x in metrics]
+  header = [f'{x.label}{x.arrow}' for x in metrics]
   tables = [
     (
       ['', *header],
