@@ -266,7 +266,7 @@ def _check_workdir(workdir: str) -> None:
     return
   except OSError as error:
     if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
-      return  # told where it matters
+      return  # the mode reports it if it needs the folder
     raise errors.UserError(
       f'--workdir={workdir}: it cannot be a folder ({error.strerror}); give'
       ' another'

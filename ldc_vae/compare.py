@@ -26,6 +26,7 @@ from ldc_vae import run_files
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.reporting import comparison_page
+from ldc_vae.reporting import style
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs as jobs_lib
@@ -37,7 +38,7 @@ FINISHED = comparison_page.FINISHED
 FAILED = comparison_page.FAILED
 WAITING = comparison_page.WAITING
 
-_LONGER = 1.5  # seconds that the runs' ends are waited for after theirs
+_LONGER = 1.5  # extra seconds for the runs to stop
 _RAISED = re.compile(r'[\w.]+(Error|Exception)(: |$)')
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
 # What would make the numbers of two methods no comparison, and what would not.
@@ -179,9 +180,9 @@ def is_finished(run: Run, num_steps: int, data: str) -> bool:
 def failure(end: jobs_lib.End) -> str:
   """Why a run failed, in one line: its error, its signal or its exit code."""
   lines = [line.strip() for line in end.output.splitlines() if line.strip()]
-  told = [line for line in lines if line.startswith('error: ')]
-  if told:
-    return told[-1].removeprefix('error: ')
+  reported = [line for line in lines if line.startswith('error: ')]
+  if reported:
+    return reported[-1].removeprefix('error: ')
   if end.code is not None and end.code < 0:
     return f'ended by {signal.Signals(-end.code).name}'
   # a traceback ends with its error, below which jax adds a note
@@ -256,7 +257,7 @@ class _RunTable:
     files.write_json(self._workdir / 'comparison.json', record)
     comparison_page.write(self._workdir, record, columns)
     text = tables.to_csv(record['rows'], columns)
-    _write_text(self._workdir / 'comparison.csv', text)
+    style.write_bytes(self._workdir / 'comparison.csv', text.encode())
     return record
 
   def _is_finished(self, run: Run) -> bool:
@@ -345,9 +346,3 @@ def _command(plans: Mapping[str, plans.Plan], seeds: Sequence[int]) -> str:
         own = x.replace('--config.', f'--config.{method}.', 1)
         words.append(config_lib.public_override(own))
   return ' '.join(words)
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file, atomically."""
-  with files.open_atomically(path) as file:
-    file.write(text.encode())

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-  """A mistake of the user, told in one sentence that names the remedy.
+  """A mistake of the user, explained in one sentence that names the remedy.
 
   The command line prints the sentence without a traceback. Every other
   `ValueError` is a bug of this package and keeps its traceback.

@@ -27,20 +27,21 @@ from ldc_vae.runtime import progress as progress_lib
 # Steps that may be under way at once: enough to hide the host, few enough for
 # emulated CPU devices, which deadlock on long queues.
 _MAX_IN_FLIGHT = 8
+# Fewer where steps are slow: a signal waits for all of them.
+_MAX_SECONDS_IN_FLIGHT = 1.0
+
 # Fields that weigh the likelihood, and what gives it more weight, and less. The
-# first that a run has is named.
+# first one that a run has is named in alarms.
 _LIKELIHOOD_WEIGHTS = {
   'method.inverse_temperature': ('raise', 'lower'),
   'method.beta': ('lower', 'raise'),
   'model.scale': ('lower', 'raise'),
   'optimizer.learning_rate': ('lower', 'lower'),  # no weight, but it may help
 }
-# Less where steps are slow: a signal waits for all of them.
-_MAX_SECONDS_IN_FLIGHT = 1.0
 
 
 class Loop:
-  """The steps of a run, and what is done after some of them.
+  """Takes the steps of a run, and logs, validates and saves after some.
 
   Attributes:
     step: Train steps done.
@@ -59,12 +60,24 @@ class Loop:
     step,
     unfinished,
   ):
+    """Prepares the step after `step`.
+
+    Args:
+      run: The run.
+      checkpointer: Saves into its workdir.
+      watch: Says when the run is to stop, see `signals.watch`.
+      metric_writer: Writes its metrics.
+      progress: Shows its steps.
+      state: The train state to go on from.
+      step: The train steps done.
+      unfinished: The row of that step if its validation was stopped, or None.
+    """
     self.step = step
     self.state = state
     self._unfinished = unfinished  # the row of this step until it is written
     self._saved, self._saved_at = step, time.monotonic()
     config, experiment = run.config, run.experiment
-    self._run = run
+    self._run, self._meta = run, run.meta
     self._config, self._experiment = config, experiment
     self._checkpointer = checkpointer
     self._watch = watch
@@ -79,7 +92,6 @@ class Loop:
       experiment, config.dataset.binarize, config.evaluate.batch_size
     )
     self._batches = _device_batches(config, experiment, step)
-    self._meta = run.meta
     self._updates = health.Watch(
       config.train.non_finite,
       skipped=int(state.skipped),
@@ -96,7 +108,7 @@ class Loop:
   def run(self) -> None:
     """Takes steps to the last one, or until the run is to stop, and saves.
 
-    Whatever else ends the loop, the state that is there is saved first.
+    An error also saves what it would lose, unless an update was not finite.
     """
     try:
       self._run_steps()
@@ -216,7 +228,7 @@ class Loop:
     return self._watch.is_stopping
 
   def _last_good(self) -> str:
-    """What is left of a run that cannot go on."""
+    """Says which checkpoint of a run that cannot go on is the last good one."""
     self._checkpointer.wait()
     step = self._checkpointer.latest_step()
     if step is None:
@@ -228,7 +240,7 @@ class Loop:
 def _create_alarms(
   config: config_dict.ConfigDict, num_steps: int
 ) -> health.Alarms:
-  """Returns the alarms of a run, with the fields of its method."""
+  """Returns the alarms of a run, which name fields of its own config."""
   known = config_lib.flatten(config)
   if config.model.likelihood == 'bernoulli':  # it has no scale
     del known['model.scale']

@@ -27,9 +27,9 @@ _PACKAGE = str(provenance.ROOT / 'ldc_vae') + os.sep
 # run that ended with 2 no more. A signal gives 128 and its number.
 _RUNTIME_ERROR, _LASTING_ERROR = 1, 2
 
-# A user's mistake is told in a sentence; a bug keeps its traceback.
+# These are printed as one sentence; any other error keeps its traceback.
 _LASTING = (FloatingPointError, MemoryError, flags.Error)
-_TOLD_IN_A_SENTENCE = (errors.UserError, OSError, *_LASTING)
+_IN_A_SENTENCE = (errors.UserError, OSError, *_LASTING)
 
 _OUT_OF_MEMORY = (
   'the device has too little memory; raise config.train.accumulate, or lower'
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
         error = MemoryError(_OUT_OF_MEMORY)
       if _is_of_the_runtime(error):
         cluster.await_verdict()  # ends here if another process has died
-      if not isinstance(error, _TOLD_IN_A_SENTENCE):
+      if not isinstance(error, _IN_A_SENTENCE):
         if not cluster.is_alone():
           sys.excepthook(type(error), error, error.__traceback__)
         cluster.leave(_RUNTIME_ERROR, f'has failed: {_sentence(error)}')
@@ -324,7 +324,7 @@ def _fail(error: Exception) -> int:
 def _sentence(error: BaseException) -> str:
   """What an error says, in one line."""
   message = ' '.join(str(error).split())
-  if message and isinstance(error, _TOLD_IN_A_SENTENCE):
+  if message and isinstance(error, _IN_A_SENTENCE):
     return message
   return f'{type(error).__name__}: {message} (LDC_VAE_TRACEBACK=1 shows where)'
 

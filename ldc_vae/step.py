@@ -233,8 +233,8 @@ def keep_finite(
     The state, with the step counted in any case, and the metrics with
     'skipped', the number of updates so far that were not finite.
   """
-  looked_at = health.looked_at(metrics, non_finite)
-  finite = all_finite((looked_at, new_state.stats))
+  checked = health.checked(metrics, non_finite)
+  finite = all_finite((checked, new_state.stats))
   if non_finite == 'skip':
     new_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old), new_state, state

@@ -1,4 +1,6 @@
-"""The training loop: resumes by itself, logs, validates, checkpoints.
+"""Training in a workdir: begins or continues a run, then evaluates it.
+
+`loop.py` takes the steps.
 
 A run is a function of its config: step s takes a batch that depends on (seed,
 s) only, noise that depends on (seed, s, image), and a state that is restored
@@ -64,7 +66,7 @@ def train_and_evaluate(
       # pictures take a second to import, which steps need not wait for
       from ldc_vae import evaluate
 
-      # somebody may be looking at the run: no reason to end without results
+      # another process may be evaluating the run: wait for it
       evaluate.evaluate(config, workdir, experiment=experiment, patient=True)
     else:
       logging.info('already done')
@@ -100,8 +102,6 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
     )
     loop.run()
   _check_trained(loop.state, num_steps)
-  if loop.step < num_steps:
-    logging.info('interrupted: saved step %d of %s', loop.step, run.workdir)
 
 
 def _check_trained(state, num_steps: int) -> None:

@@ -116,7 +116,7 @@ class CompareTest(compare_case.CompareTest):
     self.assertEqual(self.called(), ['vae_seed1'])
     data = datasets.describe(self.dataset)
     text = (self.workdir / 'comparison.md').read_text()
-    self.assertIn(f'* data: {data}; not told\n', text)
+    self.assertIn(f'* data: {data}; not recorded\n', text)
 
   def test_results_of_another_evaluation_are_made_again(self):
     plans = self.plans()

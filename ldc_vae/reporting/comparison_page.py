@@ -153,8 +153,8 @@ def _protocol(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     is_of_a_run = name.startswith((names.CAUTION, *_OF_A_RUN))
     values: dict[str, dict[str, None]] = {}  # value -> labels of methods
     for run in finished:
-      # earlier versions told less of theirs
-      value = run['results'].get(name, '' if is_of_a_run else 'not told')
+      # earlier versions recorded less of their protocol
+      value = run['results'].get(name, '' if is_of_a_run else 'not recorded')
       label = tables.method_label(run['method'])
       values.setdefault(str(value), {})[label] = None
     texts = [

@@ -40,7 +40,7 @@ _SAMPLER_STD = (0.5, 2.0)
 # Kernel values of the other particles, in units of a particle's own, and the
 # repulsion in units of the averaged score: below a hundredth SVGD is the plain
 # gradient of the energy. The repulsion falls with its temperature, and is
-# judged while that is high: for the first tenth of the training.
+# checked while that is high: for the first tenth of the training.
 _KERNEL_ACTS = 1e-2
 _HOT = 0.3
 _HOT_FROM = 0.01  # of the training
@@ -149,7 +149,7 @@ class Watch:
     )
 
   def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Waits for one step and judges it."""
+    """Waits for one step and checks it."""
     skipped = int(metrics[SKIPPED])
     self._newest = metrics
     if skipped == self._skipped:
@@ -157,7 +157,7 @@ class Watch:
       return
     self._skipped = skipped
     self._in_a_row += 1
-    what = non_finite_terms(jax.device_get(looked_at(metrics, self._policy)))
+    what = non_finite_terms(jax.device_get(checked(metrics, self._policy)))
     if self._policy == 'stop':
       raise NonFiniteError(self._sentence(what, step))
     if self._in_a_row == _MAX_IN_A_ROW:
@@ -176,18 +176,15 @@ class Watch:
       )
 
 
-def looked_at(
+def checked(
   metrics: Mapping[str, jax.Array], policy: str
 ) -> dict[str, jax.Array]:
-  """The metrics by which an update is judged.
+  """Returns those metrics that decide whether an update is finite.
 
   Args:
-    metrics: Of a train step.
-    policy: 'skip' looks at all of them, 'stop' leaves out the norms of the
-      gradients, which are taken in logged steps only.
-
-  Returns:
-    Some of them.
+    metrics: The metrics of a train step.
+    policy: 'skip' checks all of them, 'stop' leaves out the norms of the
+      gradients, which are computed in logged steps only.
   """
   return {
     name: x
