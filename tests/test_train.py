@@ -213,7 +213,7 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     )
     self.assertEqual(_rows(self.dir / 'timed'), _rows(self.dir / 'whole'))
 
-  def test_rows_that_were_changed_are_told_of(self):
+  def test_rows_that_were_changed_are_reported(self):
     train.train_and_evaluate(_config(), self.dir)
     path = self.dir / 'metrics.jsonl'
     path.write_bytes(path.read_bytes().replace(b'"step": 3', b'"step": 4'))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldc_vae.data import array_cache
 from ldc_vae.data import image_files
+from ldc_vae.data import pixels
 from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
 
@@ -276,11 +277,11 @@ def _to_uint8(
   if images.dtype == bool:
     return images.astype(np.uint8) * np.uint8(255)
   try:
-    return image_files.from_unit(images)
+    return pixels.from_unit(images)
   except ValueError:
     for i, image in enumerate(images):
       try:
-        image_files.from_unit(image)
+        pixels.from_unit(image)
       except ValueError as error:
         raise request.refuse(
           f'holds in image {first + i} {error}: scale them, or write uint8'

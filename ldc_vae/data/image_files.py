@@ -21,6 +21,7 @@ from PIL import Image
 from ldc_vae import errors
 from ldc_vae.data import array_cache
 from ldc_vae.data import image_folder
+from ldc_vae.data import pixels
 from ldc_vae.data import request as request_lib
 
 # The brightest value of data that nobody has scaled: 4 of 8 bits, which is also
@@ -28,7 +29,6 @@ from ldc_vae.data import request as request_lib
 DARK, DARK_OF_16_BITS = 16, 64
 
 _CHUNK = 32  # files per task of a thread; one may take a second
-_TOLERANCE = 1e-3  # floats this near to [0, 1] were rounded
 _ANIMATED = ('AVIF', 'GIF', 'PNG', 'TIFF', 'WEBP')  # others hold previews
 _TURNS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,7 +98,6 @@ def write(
       f' {image_folder.name_some(path, broken)}'
     )
 
-  logging.info('decoding %d images', count)
   with _named_warnings(path):
     decoded = ((i, decode(i)) for i in range(count))
     first, example = next((pair for pair in decoded if pair[1]), (0, None))
@@ -169,22 +168,6 @@ def conform(image: Image.Image, request: request_lib.Request) -> np.ndarray:
   return array if array.ndim == 3 else array[..., np.newaxis]
 
 
-def from_unit(values: np.ndarray) -> np.ndarray:
-  """Scales floats in [0, 1] to uint8.
-
-  Raises:
-    ValueError: A value is not finite, or outside by more than rounding.
-  """
-  lowest, highest = values.min(), values.max()
-  # min and max return NaN if there is one, and NaN fails both comparisons
-  if not (lowest >= -_TOLERANCE and highest <= 1 + _TOLERANCE):
-    shown = f'values from {lowest:.7g} to {highest:.7g}'
-    raise ValueError(
-      f'{"NaN" if np.isnan(lowest) else shown}, where floats must be in [0, 1]'
-    )
-  return np.round(values.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)
-
-
 def _upright(image: Image.Image) -> Image.Image:
   """Returns an image turned as its EXIF data say, if they can be read.
 
@@ -224,7 +207,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
   """Returns an 'L' or 'LA' image; Pillow would clip 16 bits at 255."""
   values = np.asarray(image)
   if image.mode == 'F':
-    return Image.fromarray(from_unit(values))
+    return Image.fromarray(pixels.from_unit(values))
   lowest, highest = values.min(), values.max()
   if lowest < 0 or highest > 65535:
     raise ValueError(f'its values from {lowest} to {highest} exceed 16 bits')

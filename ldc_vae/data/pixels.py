@@ -1,4 +1,4 @@
-"""What an array of images may hold: uint8, or floats in [0, 1]."""
+"""The pixels of an array of images: uint8, or floats in [0, 1]."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from ldc_vae import errors
 
-# 1e-3 beyond [0, 1] allows the rounding of bfloat16 images.
+# 1e-3 beyond [0, 1] allows for rounding, as of bfloat16 images.
 _LOW, _HIGH = -1e-3, 1.001
 
 
@@ -57,3 +57,19 @@ def to_unit(images):
   if images.dtype == np.uint8:
     return images.astype(np.float32) / np.float32(255)
   return images.astype(np.float32)
+
+
+def from_unit(values: np.ndarray) -> np.ndarray:
+  """Returns floats in [0, 1] as uint8.
+
+  Raises:
+    ValueError: A value is not finite, or outside by more than rounding.
+  """
+  lowest, highest = values.min(), values.max()
+  # min and max return NaN if there is one, and NaN fails both comparisons
+  if not (lowest >= _LOW and highest <= _HIGH):
+    shown = f'values from {lowest:.7g} to {highest:.7g}'
+    raise ValueError(
+      f'{"NaN" if np.isnan(lowest) else shown}, where floats must be in [0, 1]'
+    )
+  return np.round(values.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)

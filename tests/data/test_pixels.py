@@ -32,7 +32,7 @@ class CheckTest(parameterized.TestCase):
     (np.zeros((4, *_SHAPE), bool), 'dtype bool'),
     (np.zeros(_SHAPE, np.uint8), r'shape \(3, 2, 1\); .* \[N, 3, 2, 1\]'),
   )
-  def test_others_are_told(self, images, message):
+  def test_others_are_refused(self, images, message):
     with self.assertRaisesRegex(errors.UserError, message):
       pixels.check(images, _SHAPE)
 
@@ -42,7 +42,7 @@ class CheckUint8Test(parameterized.TestCase):
     (np.zeros((4, *_SHAPE), np.float32), r'mine are float32\[4, 3, 2, 1\]'),
     (np.zeros(_SHAPE, np.uint8), r'mine are uint8\[3, 2, 1\]; give uint8'),
   )
-  def test_others_are_told(self, images, message):
+  def test_others_are_refused(self, images, message):
     with self.assertRaisesRegex(errors.UserError, message):
       pixels.check_uint8(images, 'mine')
 
@@ -51,13 +51,26 @@ class CheckUint8Test(parameterized.TestCase):
     pixels.check_uint8(np.round(255 * images).astype(np.uint8), 'mine')
 
 
-class ToUnitTest(absltest.TestCase):
+class UnitTest(absltest.TestCase):
   def test_all_bytes_are_their_share_of_255(self):
     images = np.arange(256, dtype=np.uint8)
     unit = pixels.to_unit(images)
     self.assertEqual(unit.dtype, np.float32)
     np.testing.assert_allclose(unit, np.arange(256) / 255, rtol=1e-7)
     np.testing.assert_array_equal(pixels.to_unit(unit), unit)
+
+  def test_floats_are_rounded_to_the_nearest_byte(self):
+    images = np.arange(256, dtype=np.uint8)
+    for dtype in (np.float32, np.float64):
+      unit = pixels.to_unit(images).astype(dtype)
+      for noise in (-0.4 / 255, 0.0, 0.4 / 255):
+        values = np.clip(unit + noise, -1e-3, 1.001)
+        np.testing.assert_array_equal(pixels.from_unit(values), images)
+
+  def test_floats_beyond_rounding_are_refused(self):
+    for value in (-0.01, 1.01, np.nan, np.inf):
+      with self.assertRaisesRegex(ValueError, r'floats must be in \[0, 1\]'):
+        pixels.from_unit(np.array([0.5, value]))
 
 
 if __name__ == '__main__':
