@@ -75,6 +75,7 @@ class Loop:
     self.step = step
     self.state = state
     self._unfinished = unfinished  # the row of this step until it is written
+    self._metrics: Mapping[str, float] = {}  # of this step's checkpoint, if due
     self._saved, self._saved_at = step, time.monotonic()
     config, experiment = run.config, run.experiment
     self._run, self._meta = run, run.meta
@@ -135,7 +136,7 @@ class Loop:
       self._save_in_time()
     if self.step > self._saved:  # the run is to stop between two checkpoints
       self._updates.drain()
-      self._save({})
+      self._save()
     # a process that leaves before its part of a step is done fails the others
     jax.block_until_ready(self.state)
     self._checkpointer.wait()
@@ -146,7 +147,7 @@ class Loop:
       return
     try:
       self._updates.drain()
-      self._save({})
+      self._save()
       self._checkpointer.wait()
     except Exception as second:
       logging.warning('step %d could not be saved: %s', self.step, second)
@@ -164,7 +165,7 @@ class Loop:
       )
     self._first_call = contextlib.nullcontext()
     self.step += 1
-    self._unfinished = {}
+    self._unfinished, self._metrics = {}, {}
     self._updates.add(self.step, metrics)
     if not step_lib.is_logged(
       self.step, self._config.train.log_every, self._experiment.num_steps
@@ -200,16 +201,19 @@ class Loop:
       self._metric_writer.write(self.step, row)
     self._unfinished = None
     if is_checkpoint:
+      self._metrics = row
       with self._clock.paused():
-        self._save(row)
+        self._save()
 
-  def _save(self, metrics) -> None:
+  def _save(self) -> None:
     """Saves the state, unless it is not finite."""
     self._updates.check_state(self.step, self.state)
     meta = {**self._meta, metric_writer_lib.NAME: self._metric_writer.sync()}
     if self._unfinished is not None:  # the next start validates
       meta['unfinished'] = self._unfinished
-    self._checkpointer.save(self.step, self.state, metrics=metrics, meta=meta)
+    self._checkpointer.save(
+      self.step, self.state, metrics=self._metrics, meta=meta
+    )
     self._saved, self._saved_at = self.step, time.monotonic()
 
   def _save_in_time(self) -> None:
@@ -222,7 +226,7 @@ class Loop:
     ):
       self._updates.drain()
       with self._clock.paused():
-        self._save({})
+        self._save()
 
   def _is_stopping(self) -> bool:
     return self._watch.is_stopping

@@ -161,27 +161,30 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     ('a_row', metric_writer.MetricWriter, 'write', 3, 5),
     ('an_alarm', health.Alarms, 'check', 4, 6),
     ('a_look_at_the_disk', checkpoint.Checkpointer, 'check', 12, 12),
+    ('the_last_save', checkpoint.Checkpointer, 'save', 3, _NUM_STEPS),
   )
   def test_an_error_in_the_loop_saves_the_step(self, owner, name, call, step):
     config = _config(**{'train.validate_every': 5})
     train.train_and_evaluate(config, self.dir / 'whole')
     real, calls = getattr(owner, name), []
 
-    def fail(*args):
+    def fail(*args, **kwargs):
       calls.append(args)
       if len(calls) == call:
         raise RuntimeError('a bug')
-      return real(*args)
+      return real(*args, **kwargs)
 
     with mock.patch.object(owner, name, fail):
       with self.assertRaisesRegex(RuntimeError, 'a bug'):
         train.train_and_evaluate(config, self.dir / 'parts')
     self.assertEqual(_final_state(config, self.dir / 'parts').step, step)
     train.train_and_evaluate(config, self.dir / 'parts')
-    _assert_same(
-      _final_state(config, self.dir / 'parts').state,
-      _final_state(config, self.dir / 'whole').state,
+    parts, whole = (
+      _final_state(config, self.dir / x) for x in ('parts', 'whole')
     )
+    _assert_same(parts.state, whole.state)
+    loss = 'validation/loss'  # which decides the best checkpoint
+    self.assertEqual(parts.metrics[loss], whole.metrics[loss])
     self.assertEqual(_rows(self.dir / 'parts'), _rows(self.dir / 'whole'))
 
   def test_an_error_where_there_is_no_finite_state_saves_none(self):
