@@ -156,8 +156,7 @@ def make_bounds_fn(model: model_lib.Model, num_samples: int):
     images = step_lib.prepare_images(images, keys, False)
     z, mean, logvar = model.particles(params, images, keys, num_samples)
     log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-    over_particles = jax.vmap(elbo.log_weight, in_axes=(0, 0, None, None))
-    log_weights = jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
+    log_weights = jax.vmap(elbo.log_weights)(log_likelihoods, z, mean, logvar)
     return {
       'elbo': jax.vmap(elbo.elbo)(log_likelihoods, mean, logvar),
       'importance': jax.vmap(elbo.importance_weighted_bound)(log_weights),

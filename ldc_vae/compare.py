@@ -41,7 +41,7 @@ WAITING = comparison_page.WAITING
 _LONGER = 1.5  # extra seconds for the runs to stop
 _RAISED = re.compile(r'[\w.]+(Error|Exception)(: |$)')
 _COST = 'command.json'  # in a run's workdir: the seconds of all its commands
-# What would make the numbers of two methods no comparison, and what would not.
+# Fields that must be equal, or numbers cannot be compared; and exceptions.
 _SAME_FOR_ALL = ('dataset.', 'evaluate.', 'model.likelihood')
 _MAY_DIFFER = ('evaluate.batch_size', 'evaluate.samplers')
 

@@ -43,7 +43,6 @@ from ldc_vae.runtime import progress
 Array = jax.Array
 
 _TIMED_SAMPLES = 10_000
-_SHOWN = 100  # images of a figure
 
 
 def evaluate(
@@ -74,7 +73,7 @@ def evaluate(
     UserError: Inception features are asked for and cannot be had.
   """
   workdir = pathlib.Path(workdir)
-  files.check_writable(workdir / 'results.json')
+  files.check_writable(workdir / outputs.RESULTS)
   with lock.lock_workdir(workdir, lock.EVALUATION_LOCK_NAME, patient=patient):
     return _evaluate(config, workdir, experiment)
 
@@ -237,7 +236,7 @@ def sample(
   images = networks.decode(z)
   files.write_npz(output, images=images, latents=z)
   run_figures.sample_grid(
-    images[:_SHOWN],
+    images[: evaluation_figures.SHOWN],
     picture,
     title=f'Samples of {workdir.name}, step {step}',
   )

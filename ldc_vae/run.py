@@ -211,8 +211,8 @@ def check_same(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
 
 def log_files(workdir: pathlib.Path) -> None:
   """Says where the report and the numbers of an evaluated run are."""
-  logging.info('report: %s', (workdir / 'report.html').absolute())
-  logging.info('all numbers: %s', (workdir / 'results.json').absolute())
+  logging.info('report: %s', (workdir / outputs.REPORT).absolute())
+  logging.info('all numbers: %s', (workdir / outputs.RESULTS).absolute())
 
 
 def is_evaluated(

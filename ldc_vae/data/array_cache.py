@@ -174,7 +174,7 @@ def chunks(num_images: int) -> Iterator[int]:
 def show_progress(
   num_images: int,
 ) -> contextlib.AbstractContextManager[progress.ReportFn]:
-  """Returns what says how far the decoding of images is, if it is slow."""
+  """Shows the progress of decoding images, if it is slow."""
   what = f'decoding {num_images:,} images'
   return progress.activity(what, every=SLOW_SECONDS, announce=False)
 

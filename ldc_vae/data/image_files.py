@@ -24,8 +24,8 @@ from ldc_vae.data import image_folder
 from ldc_vae.data import pixels
 from ldc_vae.data import request as request_lib
 
-# The brightest value of data that nobody has scaled: 4 of 8 bits, which is also
-# 12 of 16, and 14 of 16 bits, as cameras write them.
+# Images whose brightest value is at most this were probably not scaled: 4 of 8
+# or 12 of 16 bits, and 14 of 16 bits, as cameras write them.
 DARK, DARK_OF_16_BITS = 16, 64
 
 _CHUNK = 32  # files per task of a thread; one may take a second
@@ -141,7 +141,7 @@ def decode_file(file: pathlib.Path, request: request_lib.Request) -> Decoded:
     is_animated = getattr(image, 'is_animated', False)
     if image.format in _ANIMATED and is_animated:
       warnings.warn('only its first picture is read', stacklevel=2)
-    # Pillow has few modes of 16 bits; what the file has stands in its tiles
+    # Pillow has few modes of 16 bits; its tiles name the mode of the file
     raw = str(image.tile) if image.format in ('PNG', 'TIFF') else ''
     is_deep = image.mode.startswith('I') or ';16' in raw
     image.load()

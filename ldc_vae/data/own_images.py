@@ -67,7 +67,7 @@ def load(
   sizes = _split_sizes(arrays['sizes'], request)
   cut = lambda array: _cut(array, arrays['sizes'], sizes)
   images, labels = cut(arrays['images']), _labels(arrays, path)
-  _tell(arrays, images, labels, path)
+  _report(arrays, images, labels, path)
   if labels is None:
     return images, None, 0
   return images, cut(labels), len(arrays['classes'])
@@ -127,7 +127,7 @@ def _begin(sizes: np.ndarray, request: request_lib.Request, target):
 def _finish(
   source: image_folder.Folder | array_files.ArrayFile, order, target
 ) -> None:
-  """Writes what is known of the images beside them."""
+  """Writes sizes, extremes, labels and classes beside the images."""
   images = np.load(target / 'images.npy', mmap_mode='r')
   starts = range(0, len(images), array_cache.CHUNK)
   parts = [images[start : start + array_cache.CHUNK] for start in starts]
@@ -139,7 +139,7 @@ def _finish(
     np.save(target / 'classes.npy', np.array(source.classes))
 
 
-# What is made of it.
+# Splits, labels and messages.
 
 
 def _split_sizes(
@@ -211,7 +211,7 @@ def _labels(
   return labels
 
 
-def _tell(arrays, images, labels, path: pathlib.Path) -> None:
+def _report(arrays, images, labels, path: pathlib.Path) -> None:
   """Says what was understood, and warns of images that are nearly black."""
   has_splits = arrays['sizes'][0] < arrays['sizes'].sum()
   numbers = [

@@ -1,4 +1,4 @@
-"""Which numbers of an evaluation should not be relied on, and what is missing.
+"""Cautions about numbers of an evaluation, and reasons for missing ones.
 
 A caution is a sentence of results.json under `protocol/caution_FAMILY`. It
 holds for every metric of the family, which tables and the report mark.

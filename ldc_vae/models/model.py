@@ -205,38 +205,40 @@ class Model(NamedTuple):
     return over_images(logits, images, log_scale)
 
 
-def create_model(image_shape: tuple[int, int, int], **options: Any) -> Model:
+def create_model(image_shape: tuple[int, int, int], **values: Any) -> Model:
   """Builds the modules of a run; allocates nothing.
 
   Args:
     image_shape: (H, W, C).
-    **options: Fields of `Options`.
+    **values: Fields of `Options`.
 
   Raises:
     UserError: An option is out of range.
   """
-  sizes = Options(**options)
-  torso, decoder = ARCHITECTURES[sizes.architecture](
-    sizes, image_shape, jnp.dtype(sizes.dtype), sizes.convolution
+  options = Options(**values)
+  torso, decoder = ARCHITECTURES[options.architecture](
+    options, image_shape, jnp.dtype(options.dtype), options.convolution
   )
   modules = {
     'decoder': decoder,
     'sampler': latent_nets.SamplerNet(
-      sizes.sampler_width, sizes.sampler_blocks
+      options.sampler_width, options.sampler_blocks
     ),
-    'energy': latent_nets.LatentEnergy(sizes.energy_width, sizes.energy_blocks),
+    'energy': latent_nets.LatentEnergy(
+      options.energy_width, options.energy_blocks
+    ),
     'discriminator': latent_nets.Discriminator(
-      sizes.energy_width, sizes.energy_blocks
+      options.energy_width, options.energy_blocks
     ),
     'pseudo_inputs': latent_nets.PseudoInputs(
-      sizes.num_pseudo_inputs, image_shape
+      options.num_pseudo_inputs, image_shape
     ),
-    'scale': likelihoods.ObservationScale(sizes.scale),
+    'scale': likelihoods.ObservationScale(options.scale),
   }
-  create_fn = encoders.ENCODERS[sizes.encoder].create_fn
+  create_fn = encoders.ENCODERS[options.encoder].create_fn
   if create_fn is not None:
-    modules['encoder'] = create_fn(torso, sizes)
-  return Model(modules, image_shape, sizes)
+    modules['encoder'] = create_fn(torso, options)
+  return Model(modules, image_shape, options)
 
 
 def num_parameters(params: chex.ArrayTree) -> int:

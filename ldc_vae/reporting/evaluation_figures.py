@@ -17,7 +17,7 @@ from ldc_vae.runtime import metric_writer
 
 _NUM_INTERPOLATIONS = 8
 _INTERPOLATION_STEPS = 11
-_SHOWN = 100  # images of a figure
+SHOWN = 100  # images of a figure
 
 
 def draw(
@@ -38,15 +38,15 @@ def draw(
   """
   name, split = workdir.name, results['protocol/split']
   images = sources.images
-  test = np.asarray(sources.test_images[:_SHOWN])
+  test = np.asarray(sources.test_images[:SHOWN])
   run_figures.sample_grid(
-    images['generator'][:_SHOWN],
+    images['generator'][:SHOWN],
     folder / 'sample_grid.png',
     title=f'Samples of the generator ({name})',
   )
   run_figures.reconstructions(
     test,
-    images['reconstruction'][:_SHOWN],
+    images['reconstruction'][:SHOWN],
     folder / 'reconstructions.png',
     title=f'Held-out images and their reconstructions ({name})',
   )
@@ -80,7 +80,7 @@ def draw(
   )
   family = names.main_distance(results)
   run_figures.source_grid(
-    {source: x[:_SHOWN] for source, x in images.items()},
+    {source: x[:SHOWN] for source, x in images.items()},
     folder / 'source_grid.png',
     distances={x: results.get(f'{family}/{x}') for x in images},
     title=f'One decoder, many latent sources ({name})',

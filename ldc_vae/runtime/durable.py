@@ -15,7 +15,7 @@ import stat
 REPLACED = '.replaced'  # ends the name of a folder that is being replaced
 DELETED = '.deleted'  # and of one that is being deleted
 
-# What the system says where folders cannot be synced, as on some network disks.
+# Errors of systems that cannot sync folders, as on some network disks.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

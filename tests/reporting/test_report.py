@@ -19,6 +19,7 @@ from ldc_vae.configs import default
 from ldc_vae.reporting import curves
 from ldc_vae.reporting import report
 from ldc_vae.reporting import run_figures
+from tests import config_case
 from tests.reporting import page_case
 
 _RESULTS = {
@@ -38,14 +39,6 @@ _RESULTS = {
   'num_samples': 10000,
   'wall_seconds': 3725.4,
 }
-_RUN_FILE = """
-from ldc_vae.configs import default
-
-def get_config(arg=''):
-  config = default.create(arg)
-  config.model.latent_size = 4
-  return config
-"""
 
 
 class WriteReportTest(parameterized.TestCase):
@@ -230,7 +223,7 @@ class WriteReportTest(parameterized.TestCase):
       'seed': 7,
     }
     self._fill(**overrides)
-    self._write('configs/digits.py', _RUN_FILE)
+    self._write('configs/digits.py', config_case.RUN_FILE)
     self.enter_context(contextlib.chdir(self.workdir))  # found here first
     standard = config_lib.load('configs/digits.py:ldc')
     config = config_lib.override(standard, overrides)
