@@ -205,11 +205,15 @@ class _RunTable:
     }
     self._data = datasets.describe(dataset)
     self._errors = {}
+    # by name; looked up once, because the digests of the results take time
+    self._finished = {
+      name: self._is_finished(run) for name, run in self._by_name.items()
+    }
     self._versions = provenance.describe()
 
   def waiting(self) -> list[Run]:
     """The runs that have no results of their config."""
-    return [run for run in self._runs if not self._is_finished(run)]
+    return [run for run in self._runs if not self._finished[run.workdir.name]]
 
   def start(self, job: jobs_lib.Job) -> None:
     """Says that a run begins."""
@@ -224,13 +228,14 @@ class _RunTable:
       files.write_json(path, {'seconds': before + end.seconds})
     if end.code is None:  # we are being stopped
       return
-    if end.code == 0 and self._is_finished(run):
+    self._finished[end.job.name] = self._is_finished(run)
+    if end.code == 0 and self._finished[end.job.name]:
       self._errors.pop(end.job.name, None)
       logging.info(
         '%s is finished, %.0f s (%d of %d)',
         end.job.name,
         end.seconds,
-        len(self._runs) - len(self.waiting()),
+        sum(self._finished.values()),
         len(self._runs),
       )
     else:
@@ -265,8 +270,8 @@ class _RunTable:
 
   def _entry(self, run: Run) -> dict[str, Any]:
     """A run in comparison.json."""
-    done = self._is_finished(run)
     name = run.workdir.name
+    done = self._finished[name]
     status = FINISHED if done else FAILED if name in self._errors else WAITING
     stored = files.read_json(run.workdir / 'config.json') or {}
     cost = files.read_json(run.workdir / _COST) or {}

@@ -27,6 +27,17 @@ class CompareTest(compare_case.CompareTest):
       self.make(run, (30.0 if run.method == 'vae' else 2.0) + run.seed)
       self.assertEqual(name, f'{run.method}_seed{run.seed}')
 
+  def test_the_results_of_a_run_are_checked_before_and_after_it_only(self):
+    plans = self.plans()
+    self.make_all(plans)
+    with mock.patch.object(
+      compare, 'is_finished', side_effect=compare.is_finished
+    ) as checked:
+      compare.compare(plans, (0, 1), self.workdir)
+      self.assertEqual(checked.call_count, 2 * 4)
+      compare.compare(plans, (0, 1), self.workdir)
+    self.assertEqual(checked.call_count, 3 * 4)
+
   def test_writes_tables_and_figures(self):
     self.undrawn.stop()
     plans = self.plans()
