@@ -63,6 +63,8 @@ def finish(workdir: pathlib.Path) -> None:
     return
   for path in sorted(folder.iterdir()):
     durable.replace(path, workdir / path.name)
+  # a process that was killed after the move has left the old pictures
+  durable.delete(workdir / f'{FIGURES}{durable.REPLACED}')
   folder.rmdir()
 
 

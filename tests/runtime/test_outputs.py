@@ -72,6 +72,21 @@ class ReplacedTest(folder_case.FolderTestCase):
         break
     self.assertEqual(ends, {(True, False), (True, True), (False, True)})
 
+  def test_a_kill_before_the_old_pictures_are_deleted_leaves_none(self):
+    self._evaluate(1)
+    real = durable.delete
+
+    def kill(path):
+      if path.name == 'figures.replaced' and path.exists():
+        raise KeyboardInterrupt
+      real(path)
+
+    with mock.patch.object(durable, 'delete', kill):
+      with self.assertRaises(KeyboardInterrupt):
+        self._evaluate(2)
+    outputs.finish(self.directory)
+    self._assert_is(2)
+
   def test_damage_names_the_file(self):
     self._evaluate(1)
     results = files.read_json(self.directory / 'results.json')
