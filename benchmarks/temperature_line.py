@@ -96,6 +96,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         values,
         [np.mean(x) for x in found],
         marker='o',
+        linestyle='dashed' if name == 'reconstruction' else 'solid',
         color=style.source_colour(name),
         label=names.find_source(name).label,
       )

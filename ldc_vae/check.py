@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 import os
 import pathlib
+from typing import Any
 
+from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import files
@@ -47,6 +49,7 @@ def _look_at(run: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
   for verdict in verdicts:
     yield checkpoints / str(verdict.step), verdict.reason
   whole = [verdict.step for verdict in verdicts if verdict.ok]
+  stored = {}
   if not whole:
     yield checkpoints, 'no checkpoint verifies: nothing can be continued'
   else:
@@ -54,9 +57,8 @@ def _look_at(run: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
     path = run / metric_writer.NAME
     record = newest['meta'].get(metric_writer.NAME)
     yield path, metric_writer.damage(path, record)
-  path = run / 'config.json'
-  if not isinstance(files.read_json(path), Mapping):
-    yield path, 'missing or damaged: the next start writes it again'
+    stored = newest['meta'].get('config') or {}
+  yield run / 'config.json', _damage_of_config(run / 'config.json', stored)
   path = run / outputs.RESULTS
   results = files.read_json(path)
   if outputs.is_interrupted(run):
@@ -65,3 +67,23 @@ def _look_at(run: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
     yield path, outputs.damage(run, results)
   elif path.exists():
     yield path, 'damaged; evaluate again (--mode=evaluate)'
+
+
+def _damage_of_config(path: pathlib.Path, stored: Mapping[str, Any]) -> str:
+  """Returns what is wrong with config.json, '' if nothing is.
+
+  Args:
+    path: The file.
+    stored: The config that the newest checkpoint holds; empty if unknown.
+  """
+  record = files.read_json(path)
+  if not isinstance(record, Mapping):
+    return 'missing or damaged: the next start writes it again'
+  config = record.get('config')
+  changed = stored and config_lib.differences(stored, config or {})
+  if changed:
+    return (
+      f'differs from its checkpoint in config.{changed[0]}; delete it and start'
+      ' the run again'
+    )
+  return ''

@@ -209,9 +209,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   return dict(walk(config, ''))
 
 
-def differences(
-  a: config_dict.ConfigDict, b: config_dict.ConfigDict
-) -> list[str]:
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
   """Returns the fields, dotted, that keep `b` from continuing a run of `a`.
 
   A field counts when the two values differ or one config lacks it, unless it
@@ -388,7 +386,9 @@ def _suggest_field(name: str, known: Iterable[str]) -> str:
   leaf_of = lambda each: each.rpartition('.')[2]
   # the same name in another group, else one that is spelt alike
   same = [each for each in known if leaf_of(each) == leaf]
-  for among in (same, siblings, list(known)):
+  for best in difflib.get_close_matches(name, same, 1, 0.0):
+    return f'; did you mean {best}?'
+  for among in (siblings, list(known)):
     close = difflib.get_close_matches(leaf, list(map(leaf_of, among)), 1)
     if close:
       best = next(each for each in among if leaf_of(each) == close[0])

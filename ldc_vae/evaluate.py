@@ -177,7 +177,8 @@ def _check_sampler(results) -> None:
   if share > latent_metrics.LARGEST_MISSED_SHARE:
     logging.warning(
       'latent/missed_share_generator=%.2g: the sampler net misses this share'
-      ' of the latent distribution; train longer (config.train.num_epochs),'
+      ' of the latent distribution; train longer'
+      ' (config.train.num_epochs, or num_steps where it is set),'
       ' or with more config.method.num_latent_updates',
       share,
     )

@@ -10,6 +10,7 @@ from absl.testing import parameterized
 from ldc_vae import check
 from ldc_vae import errors
 from ldc_vae import main
+from ldc_vae.runtime import files
 from tests import evaluate_case
 
 
@@ -40,8 +41,25 @@ class CheckTest(evaluate_case.RunTest):
           'checkpoints/4',
           'checkpoints/8',
           'metrics.jsonl',
+          'config.json',
           'results.json',
         )
+      ],
+    )
+
+  def test_an_edited_config_is_found(self):
+    workdir = self.workdir.with_name('edited')
+    shutil.copytree(self.evaluated, workdir)
+    record = files.read_json(workdir / 'config.json')
+    record['config']['seed'] += 1
+    files.write_json(workdir / 'config.json', record)
+    code, bad, _ = self._check(workdir)
+    self.assertEqual(code, 1)
+    self.assertEqual(
+      bad,
+      [
+        f'{workdir}/config.json: differs from its checkpoint in config.seed;'
+        ' delete it and start the run again'
       ],
     )
 

@@ -181,6 +181,7 @@ class OverrideTest(config_case.FileTestCase):
     ('methd.beta', 'method.beta'),
     ('train.learning_rate', 'optimizer.learning_rate'),
     ('evaluation.batch_size', 'evaluate.batch_size'),
+    ('trian.batch_size', 'train.batch_size'),
     ('model.batch_size', 'batch_size'),
     ('sede', 'seed'),
   )

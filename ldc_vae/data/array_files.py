@@ -284,7 +284,12 @@ def _to_uint8(
         pixels.from_unit(image)
       except ValueError as error:
         raise request.refuse(
-          f'holds in image {first + i} {error}: scale them, or write uint8'
+          f'holds in image {first + i} {error}: '
+          + (
+            'replace it'
+            if np.isnan(image).any()
+            else 'scale them, or write uint8'
+          )
         ) from None
     raise
 

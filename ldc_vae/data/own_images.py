@@ -62,7 +62,9 @@ def load(
     fingerprint = array_cache.fingerprint_of([path])
     write_fn = functools.partial(_write_arrays, path, request)
   else:
-    raise request.refuse('must be a folder, an .npz or an .npy file')
+    raise request.refuse(
+      'must be a folder, an .npz or an .npy file; give an image by its folder'
+    )
   arrays = array_cache.load_or_write('images', source, fingerprint, write_fn)
   sizes = _split_sizes(arrays['sizes'], request)
   cut = lambda array: _cut(array, arrays['sizes'], sizes)

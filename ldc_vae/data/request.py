@@ -57,11 +57,12 @@ class Source(fields.Options):
   )
 
   def check(self) -> None:
-    if (self.name == 'images') != bool(self.path):
+    if self.name == 'images' and not self.path:
+      raise self.refuse('is empty: give a folder, an .npz or an .npy file')
+    if self.name != 'images' and self.path:
       raise self.conflict(
         ('name', 'path'),
-        'does not go together; only config.dataset.name=images has a path, and'
-        ' it needs one',
+        'does not go together; only config.dataset.name=images has a path',
       )
     own = ('image_size', 'num_channels', 'background', 'num_test')
     for each in dataclasses.fields(self) if self.name != 'images' else ():

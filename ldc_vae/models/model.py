@@ -50,7 +50,8 @@ class Options(Sizes):
   architecture: str = fields.one_of(
     ARCHITECTURES,
     default='mlp',
-    help='layers of encoder and decoder; conv: 28x28 and 32x32 images',
+    help='layers of encoder and decoder; conv is made for 28x28 and'
+    ' 32x32 images, conv64 for 64x64',
   )
   encoder: str = fields.one_of(
     encoders.ENCODERS,

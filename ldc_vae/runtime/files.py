@@ -212,7 +212,9 @@ def file_error(path: pathlib.Path, error: OSError) -> FileError:
     return error
   remedy = {
     **REMEDIES,
-    errno.ENOENT: f'create {path.parent} first',
+    errno.ENOENT: 'choose a place that can be written to'
+    if path.parent.exists()
+    else f'create {path.parent} first',
     errno.ENOTDIR: f'{path.parent} must be a directory',
     errno.EEXIST: 'a file has this name: move it away',
     errno.EISDIR: 'a directory has this name: move it away',
