@@ -142,7 +142,7 @@ _FIELDS = {
     _set('dataset.path', 'x'), r'name=digits with config.dataset.path=x'
   ),
   'images_without_path': _Case(
-    _train(config=_IMAGES), r"config.dataset.path='' .*images has a path"
+    _train(config=_IMAGES), r"config.dataset.path='' is empty: give a folder"
   ),
 }
 
