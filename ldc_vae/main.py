@@ -315,6 +315,8 @@ def _fail(error: Exception) -> int:
   """Prints an error as one sentence and returns the exit code."""
   if os.environ.get('LDC_VAE_TRACEBACK', '0') not in ('', '0'):
     sys.excepthook(type(error), error, error.__traceback__)
+  if isinstance(error, BrokenPipeError):  # the reader of stdout has enough
+    return 128 + signal.SIGPIPE
   print(f'error: {_sentence(error)}', file=sys.stderr)
   if isinstance(error, errors.UserError):
     return error.exit_code

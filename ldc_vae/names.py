@@ -258,9 +258,9 @@ register(
            'Mean squared error of held-out images, pixels in [0, 1].',
            compared=True),
     Metric('time/sample_10k_seconds', '10,000 images, s', LOWER,
-           'Seconds to make 10,000 images.', compared=True),
+           'Least seconds to make 10,000 images.', compared=True),
     Metric('time/sample_10k_latents_seconds', '10,000 latents, s', LOWER,
-           'Seconds to draw the latents of 10,000 images.', compared=True),
+           'Least seconds to draw 10,000 latents.', compared=True),
     # Texts: they say how the numbers were made, and are never null.
     Metric('protocol/split', 'split', '', 'The split that is the reference.'),
     Metric('protocol/distances', 'distances', '', 'The images compared.'),

@@ -58,7 +58,11 @@ class Run:
   @property
   def meta(self) -> dict[str, Any]:
     """What each checkpoint keeps beside the state."""
-    return {'config': self.config.to_dict(), 'data': self.data}
+    return {
+      'config': self.config.to_dict(),
+      'data': self.data,
+      'devices': jax.device_count(),
+    }
 
   def write_config(self) -> None:
     """Writes config.json; a run that goes on keeps the commit that began it."""

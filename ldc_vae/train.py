@@ -126,5 +126,13 @@ def _begin(run: run_lib.Run, checkpointer):
   else:
     state, step, meta = restored.state, restored.step, restored.meta
     logging.info('continuing from step %d of %s', step, run.workdir)
+    before, now = meta.get('devices'), run.meta['devices']
+    if before not in (None, now):
+      logging.warning(
+        'this run had %d devices and has %d now: its numbers differ by rounding'
+        ' from those of a run without this change',
+        before,
+        now,
+      )
   cluster.meet('initialised')
   return state, step, meta

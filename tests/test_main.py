@@ -359,6 +359,21 @@ logging.warning('their warning')
     )
     self.assertEqual(result.stderr, 'ours\ntheir warning\n')
 
+  def test_a_reader_of_stdout_may_leave(self):
+    result = subprocess.run(
+      (
+        'bash',
+        '-c',
+        '"$0" -m ldc_vae.main --help | true; exit ${PIPESTATUS[0]}',
+        sys.executable,
+      ),
+      stderr=subprocess.PIPE,
+      cwd=provenance.ROOT,
+      timeout=60,
+    )
+    self.assertEqual(result.returncode, 128 + signal.SIGPIPE)
+    self.assertEqual(result.stderr, b'')
+
   def test_the_module_runs(self):
     result = subprocess.run(
       (sys.executable, '-m', 'ldc_vae.main', '--mode=x'),

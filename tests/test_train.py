@@ -3,6 +3,7 @@
 from concurrent import futures
 import errno
 import os
+import shutil
 import signal
 from unittest import mock
 
@@ -11,6 +12,7 @@ from absl.testing import parameterized
 
 from ldc_vae import config as config_lib
 from ldc_vae import loop
+from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
 from ldc_vae.data import datasets
@@ -255,6 +257,17 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     alarms = loop._create_alarms(config, 1000)
     (sentence,) = alarms.check(500, {'validation/active_units': 0.0})
     self.assertEndsWith(sentence, f'the decoder ignores them; {remedy}')
+
+  def test_another_number_of_devices_is_reported(self):
+    config = _config(**{'train.num_steps': 10, 'train.checkpoint_every': 5})
+    with mock.patch.object(run_lib.jax, 'device_count', return_value=2):
+      train.train_and_evaluate(config, self.dir)
+    shutil.rmtree(self.dir / 'checkpoints' / '10')
+    with self.assertLogs('absl', 'WARNING') as logs:
+      train.train_and_evaluate(config, self.dir)
+    self.assertIn(
+      'this run had 2 devices and has 4 now', '\n'.join(logs.output)
+    )
 
   def test_the_commit_that_began_a_run_is_kept(self):
     path = self.dir / 'config.json'
