@@ -283,14 +283,15 @@ class _Peers:
 
     It has a thread of its own, because a call to a coordinator that does not
     answer may block. Time in which no thread of this process runs, as inside a
-    library, does not count.
+    library, hardly counts: the others may have spoken meanwhile.
     """
+    patience = _SILENCE * HEARTBEAT
     last = time.monotonic()
     while not self._is_closed.wait(self._period):
       now = time.monotonic()
-      self._clock += min(now - last, 2.0 * self._period)
+      self._clock += min(now - last, 0.2 * patience)
       last = now
-      limit = self._clock - _SILENCE * HEARTBEAT
+      limit = self._clock - patience
       silent = [i for i, (_, when) in list(self._heard.items()) if when < limit]
       if self._answered < limit:
         silent = [0]  # without the coordinator no process is heard
