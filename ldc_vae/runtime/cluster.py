@@ -230,7 +230,8 @@ class _Peers:
     self._statuses = {}  # by process
     self._clock = 0.0  # seconds of listening
     self._beat, self._answered = 0, 0.0
-    self._heard = {}  # process -> (its last beat, when it was new)
+    # process -> (its last beat, when it was new); all have just joined
+    self._heard = dict.fromkeys(range(self._count), (-1, 0.0))
     self._silent = None  # a process that has died
     self._failure, self._code, self._has_left = '', 0, False
     self._watch = watch
@@ -275,7 +276,7 @@ class _Peers:
     """Notes which processes have given a new sign of life."""
     self._answered = self._clock
     for index, status in self._statuses.items():
-      if self._heard.get(index, (-1, 0.0))[0] != status['beat']:
+      if self._heard[index][0] != status['beat']:
         self._heard[index] = status['beat'], self._answered
 
   def _listen(self):
