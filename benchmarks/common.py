@@ -19,6 +19,7 @@ import jax
 
 from ldc_vae.data import datasets
 from ldc_vae.metrics import intervals
+from ldc_vae.runtime import compiled
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import provenance
@@ -37,10 +38,7 @@ _PLACES = (
 
 def set_up_jax() -> None:
   """Turns the compilation cache on, and shows this package's messages."""
-  cache = datasets.cache_dir() / 'xla'
-  jax.config.update('jax_compilation_cache_dir', str(cache))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  compiled.use_cache(datasets.cache_dir() / 'xla')
   logging.set_verbosity(logging.INFO)
 
 

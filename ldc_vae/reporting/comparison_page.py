@@ -81,7 +81,7 @@ def write(
     ],
     command=record['command'],
     versions=_versions(record),
-    missing=missing if _results(record) else [],
+    missing=missing if _finished(record) else [],
   )
 
 
@@ -96,7 +96,7 @@ def _to_markdown(
   parts.append(f'{". ".join(_facts(record))}. {_explanation(num_seeds)}\n')
   for picture in pictures:
     parts.append(f'![{picture.caption}](figures/{picture.name}.png)\n')
-  if _results(record):
+  if _finished(record):
     parts.append(tables.to_markdown(record['rows'], columns, num_seeds))
   parts += [f'* {name}: {text}' for name, text in _protocol(record)]
   parts.append('')
@@ -127,9 +127,9 @@ def _title(record: Mapping[str, Any]) -> str:
   return f'{_TITLE} on {", ".join(sorted(found))}'
 
 
-def _results(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-  """The results of the runs that have some."""
-  return [run['results'] for run in record['runs'] if run['results']]
+def _finished(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """The runs that have results."""
+  return [run for run in record['runs'] if run['results']]
 
 
 def _failed(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -139,14 +139,14 @@ def _failed(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _facts(record: Mapping[str, Any]) -> list[str]:
   """How far the comparison is."""
   num_runs = len(record['runs'])
-  finished = f'{len(_results(record))} of {num_runs} runs are finished'
+  finished = f'{len(_finished(record))} of {num_runs} runs are finished'
   num_failed = len(_failed(record))
   return [finished + (f', {num_failed} failed' if num_failed else '')]
 
 
 def _protocol(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   """How the numbers were made: labels and texts, with methods that differ."""
-  finished = [run for run in record['runs'] if run['results']]
+  finished = _finished(record)
   found = {name for run in finished for name in run['results']}
   lines = []
   for name in sorted(x for x in found if x.startswith('protocol/')):
@@ -224,7 +224,7 @@ def draw(
   dataset: datasets.Dataset,
 ) -> None:
   """Writes the figures of the runs that have results."""
-  runs = [run for run in record['runs'] if run['results']]
+  runs = _finished(record)
   if not runs:
     return
   family = names.main_distance(*(run['results'] for run in runs))

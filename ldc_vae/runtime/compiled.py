@@ -84,7 +84,7 @@ def _drop_oldest(folder: pathlib.Path) -> None:
   for _, num_bytes, path in sorted(entries):
     if size <= _MAX_BYTES:
       return
-    _delete(path)
+    durable.delete(path)
     size -= num_bytes
 
 
@@ -102,15 +102,9 @@ def _drop_damaged(folder: pathlib.Path) -> None:
       show(message, *args, **kwargs)
       return
     for path in folder.glob(f'{found[1]}-{_ENTRIES}'):
-      _delete(path)
+      durable.delete(path)
     logging.warning(
       'compiling %s again: its entry in %s is damaged', found[1], folder
     )
 
   warnings.showwarning = show_or_drop
-
-
-def _delete(path: pathlib.Path) -> None:
-  """Deletes a file that may be gone already."""
-  with contextlib.suppress(OSError):
-    path.unlink()

@@ -53,14 +53,15 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def is_interrupted(workdir: pathlib.Path) -> bool:
   """Returns whether files of an evaluation still wait to be moved."""
-  return (workdir / _WHOLE).exists()
+  folder = workdir / _WHOLE
+  return folder.is_dir() and not folder.is_symlink()
 
 
 def finish(workdir: pathlib.Path) -> None:
   """Moves the files of an evaluation that was interrupted after its end."""
-  folder = workdir / _WHOLE
-  if folder.is_symlink() or not folder.is_dir():
+  if not is_interrupted(workdir):
     return
+  folder = workdir / _WHOLE
   for path in sorted(folder.iterdir()):
     durable.replace(path, workdir / path.name)
   # a process that was killed after the move has left the old pictures
