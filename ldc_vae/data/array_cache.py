@@ -131,8 +131,8 @@ def create_array(
 def stamp(path: pathlib.Path, status: os.stat_result) -> bytes:
   """Returns 16 bytes that differ after every change of a file.
 
-  Programs can set the time of modification, but neither the time of change nor
-  the inode. Where the time of change is recent, the content counts too.
+  A program can set the time of modification. It cannot set the time of change
+  or the inode. Where the time of change is recent, the content counts too.
 
   Args:
     path: The file.
