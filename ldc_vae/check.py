@@ -80,7 +80,8 @@ def _damage_of_config(path: pathlib.Path, stored: Mapping[str, Any]) -> str:
   if not isinstance(record, Mapping):
     return 'missing or damaged: the next start writes it again'
   config = record.get('config')
-  changed = stored and config_lib.differences(stored, config or {})
+  config = config if isinstance(config, Mapping) else {}
+  changed = stored and config_lib.differences(stored, config)
   if changed:
     return (
       f'differs from its checkpoint in config.{changed[0]}; delete it and start'

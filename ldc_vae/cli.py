@@ -19,6 +19,8 @@ from ldc_vae import run_files
 
 MODES = ('train', 'evaluate', 'sample', 'compare', 'check')
 
+_LONGEST_FLAG = 100  # characters of its name, and more
+
 _TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
 # Flags that one mode alone reads.
 _FLAGS_OF_A_MODE = {
@@ -84,6 +86,12 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
       overrides.append(argument)
     else:
       plain.append(argument)
+  for argument in plain:
+    name = argument.partition('=')[0]
+    if len(name) > _LONGEST_FLAG:  # absl would look for similar ones for ever
+      raise errors.UserError(
+        f'{name!r} is not a flag; see --help for the flags'
+      )
   values = _define_flags()
   rest = values(['ldc_vae', *plain])[1:]
   if rest:

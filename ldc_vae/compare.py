@@ -20,6 +20,7 @@ from ml_collections import config_dict
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import formats
 from ldc_vae import plans
 from ldc_vae import run as run_lib
 from ldc_vae import run_files
@@ -224,8 +225,8 @@ class _RunTable:
     run = self._by_name[end.job.name]
     if run.workdir.is_dir():
       path = run.workdir / _COST
-      before = (files.read_json(path) or {}).get('seconds', 0.0)
-      files.write_json(path, {'seconds': before + end.seconds})
+      seconds = (_seconds(path) or 0.0) + end.seconds
+      files.write_json(path, {'seconds': seconds})
     if end.code is None:  # we are being stopped
       return
     self._finished[end.job.name] = self._is_finished(run)
@@ -273,21 +274,26 @@ class _RunTable:
     name = run.workdir.name
     done = self._finished[name]
     status = FINISHED if done else FAILED if name in self._errors else WAITING
-    stored = files.read_json(run.workdir / 'config.json') or {}
-    cost = files.read_json(run.workdir / _COST) or {}
+    stored = files.read_object(run.workdir / 'config.json')
     return {
       'name': name,
       'method': run.method,
       'seed': run.seed,
       'status': status,
       'error': None if done else self._errors.get(name),
-      'seconds': cost.get('seconds'),
+      'seconds': _seconds(run.workdir / _COST),
       'git_commit': stored.get('git_commit'),
       'versions': stored.get('versions'),
       'results': (
         files.read_json(run.workdir / 'results.json') if done else None
       ),
     }
+
+
+def _seconds(path: pathlib.Path) -> float | None:
+  """The seconds that all commands of a run have taken, if they are known."""
+  seconds = files.read_object(path).get('seconds')
+  return seconds if formats.is_number(seconds) else None
 
 
 def _load_data(plans: Mapping[str, plans.Plan]) -> datasets.Dataset:

@@ -8,11 +8,7 @@ that names the field, its value and the remedy.
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
-import difflib
 import fnmatch
-import importlib
-import importlib.util
-import json
 import os
 import pathlib
 import re
@@ -25,6 +21,7 @@ from ldc_vae import fields
 from ldc_vae import methods
 from ldc_vae import run_files
 from ldc_vae import sections
+from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
 
 # Fields that say where files are on one host. Hosts of one run may differ in
@@ -52,7 +49,13 @@ _CAUSES = ('method.name', 'dataset.name', 'debug')
 # Fields that the word after the colon of --config decides.
 _CHOSEN_BY_ARG = ('debug', 'method.name')
 
-_loaded: set[str] = set()  # the extensions of this process
+# The fields outside of groups, each with a value of its type.
+_EXAMPLES = {'seed': 0, 'debug': False, 'extensions': ('my_method.py',)}
+
+_RESTORE = (
+  'restore it, or delete it and run --mode=train: the checkpoints hold the'
+  ' config too'
+)
 
 
 def load(
@@ -98,30 +101,41 @@ def override(
     group, _, leaf = name.rpartition('.')
     node = config[group] if group else config
     node[leaf] = fields.convert(name, value, known[name])
+  validate(config)
   # absolute, so that the workdir can be read from any folder
   config.extensions = tuple(
     str(pathlib.Path(each).resolve()) if each.endswith('.py') else each
     for each in config.extensions
   )
-  validate(config)
   return config.lock()
 
 
 def validate(config: config_dict.ConfigDict) -> None:
   """Raises a `UserError` for the first field that is wrong."""
   groups = [*(each.group for each in sections.SECTIONS), 'method']
-  for name in ('seed', 'debug', 'extensions', *groups):
-    if name not in config:
+  known = (*_EXAMPLES, *groups)
+  for name in config:
+    if name not in known:
       raise errors.UserError(
-        f'config.{name} is missing; start the config file from'
-        ' default.create(arg), which has every field'
+        f'config.{name} is no field{fields.suggest(name, known)}; known:'
+        f' {", ".join(known)}'
       )
-  if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+  for name in known:
+    if name not in config:
+      raise fields.MissingError(f'config.{name}')
+  for name in groups:
+    if not isinstance(config[name], config_dict.ConfigDict):
+      raise errors.UserError(
+        f'config.{name}={fields.show(config[name])}: not a group of fields'
+      )
+  for name, example in _EXAMPLES.items():
+    fields.check_value(name, config[name], fields.field(example, ''))
+  if not 0 <= config.seed < 2**32:
     raise errors.UserError(
       f'config.seed={config.seed} is outside [0, 2**32); use a seed in that'
       ' range'
     )
-  load_extensions(config.extensions)
+  run_files.load_extensions(config.extensions)
   options = sections.Groups.from_config(config)
   create_method(config).check_with(options)
   dataset, model = options.dataset, options.model
@@ -142,42 +156,13 @@ def create_method(config: config_dict.ConfigDict) -> methods.Method:
     UserError: The method is unknown, or a field is wrong.
   """
   name = config.method.get('name')
-  if name not in methods.METHODS:
+  if not isinstance(name, str) or name not in methods.METHODS:
     raise errors.UserError(
-      f'config.method.name={name} is unknown'
+      f'config.method.name={fields.show(name)} is unknown'
       f'{fields.suggest(name, methods.METHODS)}; known:'
       f' {", ".join(methods.METHODS)}'
     )
   return methods.METHODS[name].from_config(config.method)
-
-
-def load_extensions(names: Iterable[str]) -> None:
-  """Imports a user's own files, which register methods and other things.
-
-  Args:
-    names: Paths of Python files, or names of modules.
-
-  Raises:
-    UserError: A file or module is missing, or raises.
-  """
-  for name in names:
-    key = str(pathlib.Path(name).resolve()) if name.endswith('.py') else name
-    if key in _loaded:
-      continue
-    path = pathlib.Path(key)
-    if name.endswith('.py') and not path.is_file():
-      raise errors.UserError(
-        f'config.extensions={name}: no such file; give its path by'
-        ' --config.extensions'
-      )
-    with run_files.explained(f'config.extensions={name}', path):
-      if name.endswith('.py'):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec and spec.loader  # it ends in .py
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-      else:
-        importlib.import_module(name)
-    _loaded.add(key)
 
 
 def load_extensions_of(
@@ -191,8 +176,8 @@ def load_extensions_of(
   found = None
   for name, value in pairs(overrides):
     if name == 'extensions':
-      found = fields.convert(name, value, ())
-      load_extensions(found)
+      found = fields.convert(name, value, _EXAMPLES[name])
+      run_files.load_extensions(found)
   return found
 
 
@@ -244,13 +229,18 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     record.get('config'), Mapping
   ):
     raise errors.UserError(
-      'the record has no group "config", as config.json has; restore it'
+      'it has no group "config", as config.json has; restore it'
     )
-  config = config_dict.ConfigDict(_with_tuples(record['config']))
+  try:
+    config = config_dict.ConfigDict(_with_tuples(record['config']))
+  except ValueError as error:  # a name with a dot
+    raise errors.UserError(f'it holds no config ({error})') from None
   for section in sections.SECTIONS:  # an earlier version had fewer fields
     group = config.get(section.group)
+    if not isinstance(group, config_dict.ConfigDict):
+      continue  # `validate` refuses it
     for name, value in dataclasses.asdict(section()).items():
-      if _may_change(f'{section.group}.{name}') and group and name not in group:
+      if _may_change(f'{section.group}.{name}') and name not in group:
         group[name] = value
   validate(config)
   return config.lock()
@@ -312,10 +302,7 @@ def read(
   """
   path = pathlib.Path(workdir) / 'config.json'
   try:
-    record = json.loads(path.read_text(encoding='utf-8'))
-    if extensions is not None and 'config' in record:
-      record['config']['extensions'] = list(extensions)
-    return from_json(record)
+    record = files.parse_json(path.read_bytes())
   except FileNotFoundError:
     raise errors.UserError(
       f'{path}: no such file; give a --workdir that was trained in'
@@ -325,13 +312,32 @@ def read(
       f'{path} cannot be read ({error.strerror}); make it a file that you may'
       ' read, or give another --workdir'
     ) from error
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+  except ValueError as error:
     raise errors.UserError(
-      f'{path}: not valid JSON ({error}); restore it, or delete it and run'
-      ' --mode=train: the checkpoints hold the config too'
+      f'{path}: not valid JSON ({error}); {_RESTORE}'
+    ) from None
+  try:
+    if extensions is not None and isinstance(record, dict):
+      record = {**record, 'config': _with_extensions(record, extensions)}
+    return from_json(record)
+  except RecursionError:
+    raise errors.UserError(
+      f'{path}: it is nested too deeply; {_RESTORE}'
+    ) from None
+  except fields.MissingError as error:
+    raise errors.UserError(
+      f'{path}: {error.name} is missing; {_RESTORE}'
     ) from None
   except errors.UserError as error:
     raise errors.UserError(f'{path}: {error}') from None
+
+
+def _with_extensions(record: Mapping[str, Any], names: Iterable[str]) -> Any:
+  """Returns the config of a record, with other extensions."""
+  config = record.get('config')
+  if not isinstance(config, Mapping):
+    return config
+  return {**config, 'extensions': list(names)}
 
 
 def _with_tuples(value: Any) -> Any:
@@ -349,6 +355,13 @@ def execute(spec: str) -> config_dict.ConfigDict:
       f'--config={spec}: get_config returned {type(config).__name__}, not a'
       ' ConfigDict'
     )
+  try:
+    config.to_dict()
+  except RecursionError:
+    raise errors.UserError(
+      f'--config={spec}: its config holds itself, or is nested too deeply;'
+      ' leave that out'
+    ) from None
   return config
 
 
@@ -375,25 +388,5 @@ def check_known(name: str, known: Mapping[str, Any]) -> None:
       f'--config.{name}: a group of fields; set one of {", ".join(inside)}'
     )
   raise errors.UserError(
-    f'--config.{name}: no such field{_suggest_field(name, known)}'
+    f'--config.{name}: no such field{fields.suggest_field(name, known)}'
   )
-
-
-def _suggest_field(name: str, known: Iterable[str]) -> str:
-  """Returns '; did you mean ...?', or the fields of the group."""
-  group, _, leaf = name.rpartition('.')
-  siblings = [each for each in known if each.startswith(f'{group}.') and group]
-  leaf_of = lambda each: each.rpartition('.')[2]
-  # the same name in another group, else one that is spelt alike
-  same = [each for each in known if leaf_of(each) == leaf]
-  for best in difflib.get_close_matches(name, same, 1, 0.0):
-    return f'; did you mean {best}?'
-  for among in (siblings, list(known)):
-    close = difflib.get_close_matches(leaf, list(map(leaf_of, among)), 1)
-    if close:
-      best = next(each for each in among if leaf_of(each) == close[0])
-      return f'; did you mean {best}?'
-  if siblings:
-    return f'; known: {", ".join(siblings)}'
-  groups = dict.fromkeys(each.partition('.')[0] for each in known)
-  return f'; its fields start with one of {", ".join(groups)}'

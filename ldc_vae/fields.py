@@ -20,6 +20,17 @@ from ldc_vae import errors
 LARGEST = 2**31 - 1  # steps and sizes are counted in int32
 
 
+class MissingError(errors.UserError):
+  """A config lacks a field; `name` is its dotted name."""
+
+  def __init__(self, name: str):
+    super().__init__(
+      f'{name} is missing; start the config file from default.create(arg),'
+      ' which has every field'
+    )
+    self.name = name
+
+
 class Range(NamedTuple):
   """The values that a field may have.
 
@@ -172,16 +183,13 @@ class Options:
     known = {each.name for each in dataclasses.fields(cls)}
     if 'name' not in known:
       values.pop('name', None)
-    for name in known - set(values):
-      raise errors.UserError(
-        f'config.{cls.group}.{name} is missing; start the config file from'
-        ' default.create(arg), which has every field'
-      )
-    for name in set(values) - known:
+    for name in sorted(set(values) - known):
       raise errors.UserError(
         f'config.{cls.group}.{name} is no field{suggest(name, known)}; known:'
         f' {", ".join(sorted(known))}'
       )
+    for name in sorted(known - set(values)):
+      raise MissingError(f'config.{cls.group}.{name}')
     return cls(**values)
 
   @classmethod
@@ -297,6 +305,26 @@ def suggest(name: Any, known: Iterable[Any]) -> str:
   """Returns ' (did you mean ...?)' for the nearest known name, or ''."""
   close = difflib.get_close_matches(str(name), list(map(str, known)), 1)
   return f' (did you mean {close[0]}?)' if close else ''
+
+
+def suggest_field(name: str, known: Iterable[str]) -> str:
+  """Returns '; did you mean ...?', or the fields of the group."""
+  group, _, leaf = name.rpartition('.')
+  siblings = [each for each in known if each.startswith(f'{group}.') and group]
+  leaf_of = lambda each: each.rpartition('.')[2]
+  # the same name in another group, else one that is spelt alike
+  same = [each for each in known if leaf_of(each) == leaf]
+  for best in difflib.get_close_matches(name, same, 1, 0.0):
+    return f'; did you mean {best}?'
+  for among in (siblings, list(known)):
+    close = difflib.get_close_matches(leaf, list(map(leaf_of, among)), 1)
+    if close:
+      best = next(each for each in among if leaf_of(each) == close[0])
+      return f'; did you mean {best}?'
+  if siblings:
+    return f'; known: {", ".join(siblings)}'
+  groups = dict.fromkeys(each.partition('.')[0] for each in known)
+  return f'; its fields start with one of {", ".join(groups)}'
 
 
 def kind(default: Any) -> str:

@@ -37,6 +37,11 @@ _OUT_OF_MEMORY = (
   ' config.evaluate.importance_samples or the sizes of config.model'
 )
 
+_HAS_EXITED = (
+  'the run has called sys.exit() or quit(); leave that out of the files of'
+  ' config.extensions'
+)
+
 # What is said of a workdir when a signal has stopped its command.
 _CONTINUES = {
   'train': ': the same command continues {} from its latest checkpoint',
@@ -130,7 +135,11 @@ def main(argv: Sequence[str]) -> int:
       cluster.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
       code = getattr(stop, 'code', 128 + signal.SIGINT)
-      return _stop(code, values.mode, workdir)
+      if isinstance(code, int) and code > 128:  # of a signal
+        return _stop(code, values.mode, workdir)
+      code = _fail(errors.UserError(_HAS_EXITED))
+      cluster.leave(code, f'has failed: {_HAS_EXITED}')
+      return code
     except Exception as error:
       if isinstance(error, ImportError) and watch.exit_code:
         # an extension that was being loaded has made this of the signal
@@ -242,10 +251,18 @@ def _show_messages() -> None:
 
   handler = logging.StreamHandler()
   handler.addFilter(is_shown)
+  handler.setFormatter(_Printable())
   logger = absl_logging.get_absl_logger()
   logger.addHandler(handler)
   logger.propagate = False  # absl's own handler would print it again
   absl_logging.set_verbosity(absl_logging.INFO)
+
+
+class _Printable(logging.Formatter):
+  """Escapes the control characters of messages, which name files."""
+
+  def format(self, record: logging.LogRecord) -> str:
+    return console.printable(super().format(record))
 
 
 def _set_up_jax(values: flags.FlagValues, watch) -> None:
@@ -325,7 +342,7 @@ def _fail(error: Exception) -> int:
 
 def _sentence(error: BaseException) -> str:
   """What an error says, in one line."""
-  message = ' '.join(str(error).split())
+  message = console.sentence(str(error))
   if message and isinstance(error, _IN_A_SENTENCE):
     return message
   return f'{type(error).__name__}: {message} (LDC_VAE_TRACEBACK=1 shows where)'

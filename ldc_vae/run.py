@@ -68,11 +68,13 @@ class Run:
     """Writes config.json; a run that goes on keeps the commit that began it."""
     record = config_lib.to_json(self.config)
     path = self.workdir / 'config.json'
-    before = files.read_json(path) or {}
+    before = files.read_object(path)
     if has_begun(self.workdir) and 'git_commit' in before:
-      commits = [*before.get('later_commits', ()), record['git_commit']]
-      first = record['git_commit'] = before['git_commit']
-      later = [each for each in dict.fromkeys(commits) if each != first]
+      later = before.get('later_commits')
+      later = later if isinstance(later, list) else []
+      if record['git_commit'] not in (before['git_commit'], *later):
+        later = [*later, record['git_commit']]
+      record['git_commit'] = before['git_commit']
       if later:
         record['later_commits'] = later
     files.write_json(path, record)

@@ -5,9 +5,11 @@ is beside `ldc_vae/` in a checkout, and inside it where pip has installed it.
 Every run file can say `from ldc_vae.configs import default`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
+import importlib
+import importlib.util
 import pathlib
 import re
 import runpy
@@ -26,6 +28,8 @@ def _standard_folder() -> pathlib.Path:
 
 FOLDER = _standard_folder()
 _LONGEST = 200  # characters of the message of another library
+
+_loaded: set[str] = set()  # the extensions of this process
 
 
 def names() -> list[str]:
@@ -96,6 +100,35 @@ def call(spec: str) -> Any:
     return defined['get_config'](arg)
 
 
+def load_extensions(names: Iterable[str]) -> None:
+  """Imports a user's own files, which register methods and other things.
+
+  Args:
+    names: Paths of Python files, or names of modules.
+
+  Raises:
+    UserError: A file or module is missing, or raises.
+  """
+  for name in names:
+    key = str(pathlib.Path(name).resolve()) if name.endswith('.py') else name
+    if key in _loaded:
+      continue
+    path = pathlib.Path(key)
+    if name.endswith('.py') and not path.is_file():
+      raise errors.UserError(
+        f'config.extensions={name}: no such file; give its path by'
+        ' --config.extensions'
+      )
+    with explained(f'config.extensions={name}', path):
+      if name.endswith('.py'):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader  # it ends in .py
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+      else:
+        importlib.import_module(name)
+    _loaded.add(key)
+
+
 @contextlib.contextmanager
 def explained(name: str, path: pathlib.Path) -> Iterator[None]:
   """Turns what a user's own file raises into one sentence.
@@ -111,8 +144,12 @@ def explained(name: str, path: pathlib.Path) -> Iterator[None]:
     yield
   except errors.UserError as error:
     raise errors.UserError(f'{name}: {error}') from error
-  except (Exception, SystemExit) as error:
-    message = ' '.join(str(error).split())[:_LONGEST]
+  except KeyboardInterrupt:
+    raise
+  except BaseException as error:  # also SystemExit, by quit()
+    message = ''
+    with contextlib.suppress(Exception):  # it may be of a class of theirs
+      message = ' '.join(str(error).split())[:_LONGEST]
     raise errors.UserError(
       f'{name}: {path}{_line_in(path, error)} raised'
       f' {type(error).__name__}: {message}'

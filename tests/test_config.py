@@ -10,6 +10,7 @@ from ml_collections import config_dict
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import methods
+from ldc_vae import run_files
 from ldc_vae.configs import default
 from tests import config_case
 
@@ -263,7 +264,7 @@ class ExtensionsTest(config_case.FileTestCase):
     name = str(self.folder / 'broken.py')
     if text is not None:
       self.write('broken.py', text)
-    message = self.message_of(config_lib.load_extensions, [name])
+    message = self.message_of(run_files.load_extensions, [name])
     self.assertStartsWith(message, f'config.extensions={name}: ')
     self.assertIn(part, message)
 

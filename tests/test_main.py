@@ -91,6 +91,11 @@ class StopTest(main_case.MainTestCase):
       'interrupted: the same command continues w from its latest checkpoint\n',
     )
 
+  def test_an_extension_that_quits_is_no_stop(self):
+    code, _, _, err = self.run_main('--config=toy.py', error=SystemExit(0))
+    self.assertEqual(code, 2)
+    self.assertIn('error: the run has called sys.exit() or quit();', err)
+
   def test_a_module_that_is_missing_is_no_stop(self):
     with self.assertRaisesRegex(ImportError, 'no such module'):
       self.run_main('--config=toy.py', error=ImportError('no such module'))

@@ -87,6 +87,8 @@ class RunFilesTest(parameterized.TestCase):
     ('name.py:vae', '--config=name.py:vae: ', 'line 3, raised NameError'),
     ('sentence.py', '--config=sentence.py: too odd'),
     ('later.py', 'line 2, raised AttributeError'),
+    ('quits.py', 'line 1, raised SystemExit'),
+    ('odd.py', 'line 3, raised Odd: '),
   )
   def test_a_mistake_is_reported(self, spec, *parts):
     self.write('results.json', '{}')
@@ -95,6 +97,11 @@ class RunFilesTest(parameterized.TestCase):
     self.write(
       'sentence.py',
       'from ldc_vae import errors\nraise errors.UserError("too odd")',
+    )
+    self.write('quits.py', 'quit()')
+    self.write(
+      'odd.py',
+      'class Odd(BaseException):\n  __str__ = None\nraise Odd()',
     )
     self.write('later.py', 'def get_config(arg):\n  return arg.x')
     with self.assertRaises(errors.UserError) as raised:

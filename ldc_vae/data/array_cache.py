@@ -242,7 +242,7 @@ def _read_cache(directory: pathlib.Path) -> tuple[str, Arrays]:
     return index['fingerprint'], arrays
   except FileNotFoundError:
     pass
-  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+  except Exception as error:  # json and NumPy raise many types
     logging.warning('writing a cache entry again: %s', first_line(error))
   return '', {}
 

@@ -7,7 +7,9 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from ldc_vae import formats
 from ldc_vae import names
+from ldc_vae import sections
 from ldc_vae.data import datasets
 from ldc_vae.metrics import intervals
 from ldc_vae.reporting import comparison_figures
@@ -15,7 +17,6 @@ from ldc_vae.reporting import page
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import durable
-from ldc_vae.runtime import files
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 _TITLE = 'Methods side by side'
@@ -236,7 +237,8 @@ def draw(
   firsts = {}  # method -> its first run that has results
   for run in runs:
     firsts.setdefault(run['method'], run)
-  split = runs[0]['results'].get('protocol/split', 'test')
+  split = runs[0]['results'].get('protocol/split')
+  split = split if split in sections.SPLITS else 'test'  # it may be anything
   images = {f'{split} images': np.asarray(dataset.images[split][:_SHOWN])}
   details = {}
   points = {}
@@ -251,8 +253,15 @@ def draw(
     try:
       with np.load(path) as samples:
         own = {name: samples[name] for name in samples.files}
+      if own['images'].shape[1:] != dataset.image_shape:
+        raise ValueError('its images have another shape')
       images[label] = own['images'][:_SHOWN]
-    except files.NPZ_ERRORS as error:
+      if 'aggregate_latents' in own:
+        points[label] = {
+          'aggregate': own['aggregate_latents'],
+          'generator': own['latents'],
+        }
+    except Exception as error:  # NumPy and zipfile raise many types
       logging.warning(
         '%s is damaged (%s) and not shown; its run evaluates again where its'
         ' results.json is removed',
@@ -260,12 +269,8 @@ def draw(
         error,
       )
       continue
-    if 'aggregate_latents' in own:
-      points[label] = {
-        'aggregate': own['aggregate_latents'],
-        'generator': own['latents'],
-      }
-    details[label] = run['results'].get(f'{family}/generator')
+    distance = run['results'].get(f'{family}/generator')
+    details[label] = distance if formats.is_number(distance) else None
   comparison_figures.samples(
     images,
     folder / 'comparison_samples.png',
@@ -323,7 +328,7 @@ def _by_source(
   for run in runs:
     for name, value in run['results'].items():
       group, _, source = name.partition('/')
-      if group == family and value is not None:
+      if group == family and formats.is_number(value):
         values.setdefault(source, []).append(value)
   return {
     source: (float(np.mean(each)), intervals.standard_error(each))

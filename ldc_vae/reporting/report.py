@@ -18,6 +18,7 @@ from ldc_vae import formats
 from ldc_vae.reporting import page
 from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import tables
+from ldc_vae.runtime import files
 
 # Pictures in the order of the page; others follow by name.
 _CAPTIONS = {
@@ -125,8 +126,8 @@ def _read_object(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
   if text is None:
     return {}
   try:
-    value = json.loads(text)
-  except (ValueError, RecursionError) as error:
+    value = files.parse_json(text.encode())
+  except ValueError as error:
     missing.append(f'{path.name} could not be read ({error}).')
     return {}
   if isinstance(value, dict):
@@ -143,8 +144,8 @@ def _read_rows(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:
   rows, num_broken = [], 0
   for line in filter(str.strip, text.splitlines()):
     try:
-      row = json.loads(line)
-    except (ValueError, RecursionError):
+      row = files.parse_json(line.encode())
+    except ValueError:
       row = None
     if isinstance(row, dict):
       rows.append(row)

@@ -6,6 +6,9 @@ import os
 import sys
 from typing import Any, TextIO
 
+# Characters of a message, and of one word in it, such as a path.
+_LONGEST, _LONGEST_WORD = 1500, 400
+
 
 class QuietStream:
   """A text stream that drops what cannot be written.
@@ -30,6 +33,36 @@ class QuietStream:
     """Writes what is buffered, or drops it."""
     with contextlib.suppress(OSError, ValueError):
       self._stream.flush()
+
+
+def printable(text: str) -> str:
+  r"""Returns a text whose control characters are escaped, as '\x1b'.
+
+  A name of a file may hold what moves the cursor of a terminal, or renames its
+  window. Line feeds and the bytes of names that are not UTF-8 stay.
+  """
+  return ''.join(
+    x
+    if x.isprintable() or x == '\n' or '\udc80' <= x <= '\udcff'
+    else x.encode('unicode_escape').decode()
+    for x in text
+  )
+
+
+def sentence(text: str) -> str:
+  """Returns a message in one line, printable and of a sensible length.
+
+  What a user gave may be endless; its middle is left out.
+  """
+  words = (_shorten(word, _LONGEST_WORD) for word in text.split())
+  return printable(_shorten(' '.join(words), _LONGEST))
+
+
+def _shorten(text: str, length: int) -> str:
+  """Leaves out the middle of a long text."""
+  if len(text) <= length:
+    return text
+  return f'{text[: 2 * length // 3]}...{text[-length // 4 :]}'
 
 
 def protect() -> None:

@@ -14,8 +14,6 @@ import pathlib
 import re
 from typing import Any, BinaryIO
 import uuid
-import zipfile
-import zlib
 
 import jax
 import numpy as np
@@ -32,17 +30,6 @@ REMEDIES = {
   errno.EDQUOT: 'free some of the disk quota',
   errno.EFBIG: 'raise the file size limit (ulimit -f)',
 }
-
-# What reading a damaged .npz raises, one array after another.
-NPZ_ERRORS = (
-  OSError,
-  ValueError,
-  KeyError,
-  EOFError,
-  NotImplementedError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 FileError = durable.FileError
 
@@ -155,13 +142,35 @@ def read_json(path: Path) -> Any | None:
     FileError: If it is there and cannot be read, or is a folder.
   """
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+    return parse_json(pathlib.Path(path).read_bytes())
+  except (FileNotFoundError, ValueError):
     return None
   except OSError as error:
     raise FileError(
       f'{path} cannot be read ({error.strerror}); move it away', error.errno
     ) from error
+
+
+def parse_json(text: bytes) -> Any:
+  """Returns what a text in UTF-8 holds.
+
+  Raises:
+    ValueError: It is no JSON, or is nested too deeply.
+  """
+  try:
+    return json.loads(text.decode())
+  except RecursionError:
+    raise ValueError('it is nested too deeply') from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+  """Returns the object that a JSON file holds; {} where it holds none.
+
+  Raises:
+    FileError: As in `read_json`.
+  """
+  value = read_json(path)
+  return value if isinstance(value, dict) else {}
 
 
 def write_npz(path: Path, /, **arrays: Any) -> None:

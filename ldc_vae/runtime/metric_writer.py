@@ -212,7 +212,7 @@ def read_metrics(path: files.Path) -> list[dict[str, Any]]:
 def _parse_row(line: bytes) -> dict[str, Any] | None:
   """Returns the row that a line holds; None if the line is torn."""
   try:
-    row = json.loads(line)
+    row = files.parse_json(line)
     return row if isinstance(row['step'], int) else None
   except (ValueError, TypeError, KeyError):
     return None

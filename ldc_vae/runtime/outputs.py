@@ -105,8 +105,9 @@ def damage(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
       if name != SAMPLES:
         return f'{name} is missing'
       continue
-    except OSError as error:
-      return f'{name} cannot be read ({error.strerror or error})'
+    except (OSError, ValueError) as error:  # also for an odd name
+      why = getattr(error, 'strerror', None) or error
+      return f'{name} cannot be read ({why})'
     if not same:
       return f'{name} is not as it was written'
   return ''

@@ -15,13 +15,19 @@ from unittest import mock
 from absl.testing import parameterized
 import jax
 
+from ldc_vae import config as config_lib
+from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
+from ldc_vae.runtime import checkpoint
+from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
 
 LASTING, RUNTIME = 2, 1
 CONFIG = 'configs/digits.py:ldc,debug'
 VAE = 'configs/digits.py:vae,debug'
+COMPARED = 'configs/digits.py,debug'
 IMAGES = 'configs/images.py:vae,debug'
+STEP = 24  # of the checkpoint in a trained workdir
 
 
 class Case(NamedTuple):
@@ -54,6 +60,22 @@ def write_file(name, content):
     (folder / name).write_text(content)
 
   return write
+
+
+def make_trained(workdir):
+  """Makes a workdir as training leaves it, but that the weights are new."""
+  workdir.mkdir()
+  config = config_lib.load(VAE)
+  files.write_json(workdir / 'config.json', config_lib.to_json(config))
+  files.write_json(workdir / 'results.json', {'step': STEP})
+  (workdir / 'metrics.jsonl').write_text('{"step": 24, "train/loss": 1.0}\n')
+  with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
+    checkpointer.save(
+      STEP,
+      experiment_lib.create(config).init_state(),
+      metrics={},
+      meta={'config': config.to_dict()},
+    )
 
 
 def tree(folder):

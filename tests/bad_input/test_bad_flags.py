@@ -25,6 +25,9 @@ _FLAGS = {
   'no_flag': _Case(
     (f'--config={_CONFIG}', 'train'), r"'train' is not a flag; see --help"
   ),
+  'endless_flag': _Case(
+    (f'--{"x" * 5000}',), r'^error: .--x+\.\.\.x+. is not a flag; see --help'
+  ),
   'unknown_mode': _Case(
     (f'--config={_CONFIG}', '--mode=tarin'),
     r'--mode=tarin: unknown mode; known: train, evaluate, sample, compare',

@@ -20,7 +20,6 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import main
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import checkpoint_folder
-from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
 from tests.bad_input import bad_input_case
 from tests.runtime import rights_case
@@ -32,7 +31,7 @@ _RUNTIME = bad_input_case.RUNTIME
 _VAE = bad_input_case.VAE
 _file = bad_input_case.write_file
 _train = bad_input_case.train_argv
-_STEP = 24  # of the checkpoint in the trained workdir
+_STEP = bad_input_case.STEP
 
 
 def _trained(change_fn=None):
@@ -151,7 +150,7 @@ _WORKDIRS = {
   ),
   'config_without_field': _Case(
     _EVALUATE,
-    r'config.json: config.model.latent_size is missing',
+    r'config.json: config.model.latent_size is missing; restore it, or delet',
     setup=_trained(_drop_field),
   ),
   'other_seed': _Case(
@@ -303,22 +302,10 @@ _shared = {}
 
 
 def setUpModule():
-  """A workdir as training leaves it, but that the weights are the first."""
   folder = tempfile.TemporaryDirectory()
   _shared['folder'] = folder
-  _shared['trained'] = workdir = pathlib.Path(folder.name) / 'trained'
-  workdir.mkdir()
-  config = config_lib.load(_VAE)
-  files.write_json(workdir / 'config.json', config_lib.to_json(config))
-  files.write_json(workdir / 'results.json', {'step': _STEP})
-  (workdir / 'metrics.jsonl').write_text('{"step": 24, "train/loss": 1.0}\n')
-  with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
-    checkpointer.save(
-      _STEP,
-      experiment_lib.create(config).init_state(),
-      metrics={},
-      meta={'config': config.to_dict()},
-    )
+  _shared['trained'] = pathlib.Path(folder.name) / 'trained'
+  bad_input_case.make_trained(_shared['trained'])
 
 
 def tearDownModule():

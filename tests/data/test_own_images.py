@@ -123,6 +123,26 @@ class FolderTest(dataset_case.FolderTestCase):
     with self.assertRaisesRegex(ValueError, 'num_channels=4'):
       self.load(num_channels=4)
 
+  @parameterized.parameters('null', '[1]', '{"files": {"a": 3}}', '[' * 100_000)
+  def test_a_cache_with_an_odd_index_is_made_again(self, index):
+    self.write_greys(25)
+    expected = self.load().images['train'].copy()
+    (path,) = self.cache.glob('arrays/*/index.json')
+    path.write_text(index)
+    np.testing.assert_array_equal(self.load().images['train'], expected)
+    self.assertNotEqual(path.read_text(), index)
+
+  def test_a_cache_with_a_flipped_header_is_made_again(self):
+    self.write_greys(25)
+    expected = self.load().images['train'].copy()
+    (path,) = self.cache.glob('arrays/*/images.npy')
+    whole = path.read_bytes()
+    for position in range(128):  # the header
+      content = bytearray(whole)
+      content[position] ^= 1 << position % 8
+      path.write_bytes(content)
+      np.testing.assert_array_equal(self.load().images['train'], expected)
+
   def test_cache_follows_the_files(self):
     self.write_greys(5)
     decode = self.count_calls(own_images, '_write_folder')

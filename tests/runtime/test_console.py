@@ -73,5 +73,25 @@ class ProtectTest(parameterized.TestCase):
       self.assertEqual(file.read(), 'a')
 
 
+class PrintableTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('a b\n\u00e9', 'a b\n\u00e9'),
+    ('\x1b[31mred\x07', r'\x1b[31mred\x07'),
+    ('\x9b2J\r', r'\x9b2J\r'),
+    ('a\u202eb', r'a\u202eb'),
+    ('\udcff', '\udcff'),
+  )
+  def test_control_characters_are_escaped(self, text, expected):
+    self.assertEqual(console.printable(text), expected)
+
+  def test_a_sentence_has_one_line_of_a_sensible_length(self):
+    self.assertEqual(console.sentence(' a\n b '), 'a b')
+    text = console.sentence(f'x={"9" * 5000}: give {"a " * 5000}z')
+    self.assertLess(len(text), 1500)
+    self.assertStartsWith(text, 'x=999')
+    self.assertIn('999...999', text)
+    self.assertEndsWith(text, 'a z')
+
+
 if __name__ == '__main__':
   absltest.main()
