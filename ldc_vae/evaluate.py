@@ -20,6 +20,7 @@ import numpy as np
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
+from ldc_vae import room
 from ldc_vae import run as run_lib
 from ldc_vae import streams
 from ldc_vae.evaluation import cautions
@@ -37,6 +38,7 @@ from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import lock
+from ldc_vae.runtime import memory
 from ldc_vae.runtime import outputs
 from ldc_vae.runtime import progress
 
@@ -84,6 +86,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   start = time.monotonic()
   experiment = experiment or experiment_lib.create(config)
   requirements.check(config, experiment.dataset)
+  room.check(config, experiment)
   run = run_lib.Run(workdir, config, experiment)
   (step, state, *_), last_step = run.restore_trained()
   if not cluster.is_first():  # it evaluates alone; the others wait for it
@@ -188,14 +191,14 @@ def _check_sampler(results) -> None:
 def _check_room(num_samples, model, output) -> None:
   """Raises an error if the samples do not fit the memory or the disk."""
   wanted = num_samples * (math.prod(model.image_shape) + 4 * model.latent_size)
-  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  available = memory.available()
   free = shutil.disk_usage(output.absolute().parent).free
   # in memory they are there twice while batches are joined
-  if 2 * wanted > memory or wanted > free:
+  if 2 * wanted > available or wanted > free:
     raise errors.UserError(
-      f'--num_samples={num_samples} makes {wanted:,} bytes, of which this'
-      f' machine has {memory // 2:,} in half of its memory and {free:,} on'
-      f' the disk of {output}: draw fewer at a time'
+      f'--num_samples={num_samples} makes {wanted:,} bytes, of which'
+      f' {available // 2:,} fit half of the free memory and {free:,} the disk'
+      f' of {output}: draw fewer at a time'
     )
 
 
@@ -225,6 +228,7 @@ def sample(
   files.check_writable(output)
   files.check_writable(picture)
   experiment = experiment_lib.create(config)
+  room.check(config, experiment)
   run = run_lib.Run(workdir, config, experiment)
   (step, state, *_), _ = run.restore_trained()
   if not cluster.is_first():

@@ -77,6 +77,14 @@ def at_most(bound: float, *, default: Any, help: str) -> Any:
   return field(default, help, allowed)
 
 
+def between(low: float, high: float, *, default: Any, help: str) -> Any:
+  """Returns a field for numbers from `low` to `high`."""
+  allowed = _range(
+    lambda x: low <= x <= high, f'{low} to {high}', 'is out of range'
+  )
+  return field(default, help, allowed)
+
+
 def positive(*, default: Any, help: str) -> Any:
   """Returns a field for numbers above 0."""
   allowed = _range(lambda x: x > 0, 'more than 0', 'is not positive')

@@ -16,6 +16,7 @@ from ml_collections import config_dict
 
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import loop as loop_lib
+from ldc_vae import room
 from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import requirements
@@ -50,6 +51,7 @@ def train_and_evaluate(
     experiment_lib.check_batch_size(
       config.train.batch_size, config.train.accumulate
     )
+    room.check(config, experiment)
     run.check_agreement()
     if cluster.is_first():
       run.write_config()

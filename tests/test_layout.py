@@ -37,6 +37,7 @@ _FLOORS = {
   'experiment': 8,
   'plans': 8,
   'check': 9,
+  'room': 9,
   'cli': 9,
   'run': 9,
   'usage': 9,

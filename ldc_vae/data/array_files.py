@@ -14,6 +14,7 @@ from ldc_vae.data import image_files
 from ldc_vae.data import pixels
 from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
+from ldc_vae.runtime import memory
 
 SUFFIXES = ('.npz', '.npy')
 
@@ -132,6 +133,7 @@ def _read(path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     others = set(archive.files) - used
     if others:
       logging.info('%s: left out the arrays %s', path, _list(others))
+    memory.check_archive(archive, used)
     arrays = {name: archive[name] for name in used}
   for name, array in arrays.items():
     if not isinstance(array, np.ndarray):

@@ -23,10 +23,16 @@ from ldc_vae.data import array_cache
 from ldc_vae.data import image_folder
 from ldc_vae.data import pixels
 from ldc_vae.data import request as request_lib
+from ldc_vae.runtime import memory
 
 # Images whose brightest value is at most this were probably not scaled: 4 of 8
 # or 12 of 16 bits, and 14 of 16 bits, as cameras write them.
 DARK, DARK_OF_16_BITS = 16, 64
+
+# Pictures of fewer pixels fit any memory, also some at once. Of a picture there
+# are up to three copies with four channels.
+_FEW_PIXELS, _COPIES = 2**22, 12
+_THREADS = 8
 
 _CHUNK = 32  # files per task of a thread; one may take a second
 _ANIMATED = ('AVIF', 'GIF', 'PNG', 'TIFF', 'WEBP')  # others hold previews
@@ -124,7 +130,9 @@ def write(
         stamps[rows[i]] = np.frombuffer(folder.stamps[i], np.uint8)
       return stop
 
-    pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = concurrent.futures.ThreadPoolExecutor(
+      min(_THREADS, os.cpu_count() or 1)
+    )
     try:
       with array_cache.show_progress(count) as report:
         for done in pool.map(decode_chunk, range(0, count, _CHUNK)):
@@ -138,6 +146,7 @@ def decode_file(file: pathlib.Path, request: request_lib.Request) -> Decoded:
   """Decodes one file; raises whatever its decoder raises."""
   _thread.file = file
   with Image.open(file) as image:
+    _check_pixels(*image.size)
     is_animated = getattr(image, 'is_animated', False)
     if image.format in _ANIMATED and is_animated:
       warnings.warn('only its first picture is read', stacklevel=2)
@@ -161,11 +170,24 @@ def conform(image: Image.Image, request: request_lib.Request) -> np.ndarray:
     # The shorter side becomes image_size; the other is never smaller.
     size = [max(image_size, round(side * scale)) for side in image.size]
     if size != list(image.size):
+      _check_pixels(*size)
       image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = [(side - image_size) // 2 for side in size]
     image = image.crop((left, top, left + image_size, top + image_size))
   array = np.asarray(image)
   return array if array.ndim == 3 else array[..., np.newaxis]
+
+
+def _check_pixels(width: int, height: int) -> None:
+  """Raises a `ValueError` if pictures of a size do not fit the memory."""
+  if width * height <= _FEW_PIXELS:
+    return
+  wanted, free = _THREADS * _COPIES * width * height, memory.available()
+  if wanted > free:
+    raise ValueError(
+      f'{width}x{height} pixels need {memory.gigabytes(wanted)} of memory, of'
+      f' which {memory.gigabytes(free)} are free: crop it'
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -35,6 +35,7 @@ from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier_net
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
+from ldc_vae.runtime import memory
 from ldc_vae.runtime import progress
 
 # A part of the cache key: increase it with every change of the features.
@@ -305,6 +306,7 @@ def _load(path: pathlib.Path, dataset: datasets.Dataset) -> Classifier | None:
     return None
   try:
     with np.load(path, allow_pickle=False) as file:
+      memory.check_archive(file)
       arrays = {name: file[name] for name in file.files}
     stored = str(arrays.pop('digest'))
     if stored != _digest(arrays):

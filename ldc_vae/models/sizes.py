@@ -24,14 +24,17 @@ class Sizes(fields.Options):
   sampler_width: int = fields.at_least(
     1, default=128, help="width of the sampler net's residual blocks"
   )
-  sampler_blocks: int = fields.at_least(
-    1, default=4, help='residual blocks of the sampler net'
+  sampler_blocks: int = fields.between(
+    1, 1000, default=4, help='residual blocks of the sampler net'
   )
   energy_width: int = fields.at_least(
     1, default=256, help='width of the latent energy, or of the discriminator'
   )
-  energy_blocks: int = fields.at_least(
-    1, default=2, help='blocks of the latent energy, layers of discriminator'
+  energy_blocks: int = fields.between(
+    1,
+    1000,
+    default=2,
+    help='blocks of the latent energy, layers of discriminator',
   )
   noise_size: int = fields.at_least(
     1,

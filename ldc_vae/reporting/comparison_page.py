@@ -17,6 +17,7 @@ from ldc_vae.reporting import page
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import durable
+from ldc_vae.runtime import memory
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 _TITLE = 'Methods side by side'
@@ -252,6 +253,7 @@ def draw(
       continue
     try:
       with np.load(path) as samples:
+        memory.check_archive(samples)
         own = {name: samples[name] for name in samples.files}
       if own['images'].shape[1:] != dataset.image_shape:
         raise ValueError('its images have another shape')

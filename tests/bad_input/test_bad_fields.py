@@ -177,7 +177,7 @@ for _field, _value, _remedy in (
   ('method.bandwidth', 'mean', 'too wide; use expected, or a positive'),
   ('method.bandwidth', 1e-40, 'use expected, or a positive'),
   ('model.latent_size', 0, 'use 1 or more'),
-  ('model.sampler_blocks', 0, 'use 1 or more'),
+  ('model.sampler_blocks', 0, 'use 1 to 1000'),
   ('model.scale', 0, 'use more than 0'),
   ('dataset.num_validation', 0, 'use 1 or more'),
   ('dataset.image_size', -1, 'use 0 or more'),

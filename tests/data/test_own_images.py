@@ -2,14 +2,17 @@
 
 import os
 import shutil
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from PIL import Image
 
+from ldc_vae import errors
 from ldc_vae.data import datasets
 from ldc_vae.data import own_images
+from ldc_vae.runtime import memory
 from tests.data import dataset_case
 
 _SPLITS = dataset_case.SPLITS
@@ -122,6 +125,27 @@ class FolderTest(dataset_case.FolderTestCase):
   def test_unknown_number_of_channels_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'num_channels=4'):
       self.load(num_channels=4)
+
+  @parameterized.parameters(((3000, 2000), 0), ((1, 5000), 32))
+  def test_pictures_that_the_memory_cannot_hold_are_refused(self, size, side):
+    self.write_greys(25)
+    self.write('large.png', size)
+    self.enterContext(
+      mock.patch.object(memory, 'available', lambda: 100_000_000)
+    )
+    with self.assertRaisesRegex(
+      errors.UserError, r'large.png \(\d+x\d+ pixels need 0.\d GB .*: crop it\)'
+    ):
+      self.load(image_size=side)
+
+  def test_arrays_that_the_memory_cannot_hold_are_refused_packed(self):
+    path = self.root / 'x.npz'
+    np.savez_compressed(path, images=np.zeros((25, 200, 200), np.uint8))
+    self.enterContext(mock.patch.object(memory, 'available', lambda: 900_000))
+    with self.assertRaisesRegex(
+      errors.UserError, r'arrays need 0.0 GB of memory.*np.save\(path, images'
+    ):
+      datasets.load('images', path=str(path))
 
   @parameterized.parameters('null', '[1]', '{"files": {"a": 3}}', '[' * 100_000)
   def test_a_cache_with_an_odd_index_is_made_again(self, index):

@@ -9,10 +9,52 @@ import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from ldc_vae.runtime import memory
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+class AvailableTest(parameterized.TestCase):
+  def test_is_below_that_of_the_machine(self):
+    whole = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    self.assertBetween(memory.available(), 1e8, whole)
+
+  @parameterized.parameters(
+    ('memory.max', 'memory.current', '1000000', 500_000),
+    ('memory.limit_in_bytes', 'memory.usage_in_bytes', '1000000', 500_000),
+    ('memory.max', 'memory.current', 'max', None),
+  )
+  def test_that_of_a_container_counts(self, limit, usage, most, expected):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    (folder / limit).write_text(most)
+    (folder / usage).write_text('700000')
+    (folder / 'memory.stat').write_text('anon 3\ninactive_file 200000\n')
+    with absltest.mock.patch.object(
+      memory, '_CGROUPS', [(folder, limit, usage)]
+    ):
+      self.assertEqual(memory.available() == expected, expected is not None)
+
+
+class CheckArchiveTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    path = os.path.join(self.create_tempdir().full_path, 'x.npz')
+    np.savez_compressed(path, images=np.zeros(10**6, np.uint8), labels=[1])
+    self.archive = self.enter_context(np.load(path))
+    self.enter_context(
+      absltest.mock.patch.object(memory, 'available', lambda: 10**5)
+    )
+
+  def test_what_does_not_fit_is_refused_unpacked(self):
+    with self.assertRaisesRegex(ValueError, 'need 0.0 GB of memory, of which'):
+      memory.check_archive(self.archive)
+
+  def test_only_the_named_count(self):
+    memory.check_archive(self.archive, ['labels'])
+    with self.assertRaises(ValueError):
+      memory.check_archive(self.archive, ['images'])
 
 
 class KeepFreedMemoryTest(parameterized.TestCase):

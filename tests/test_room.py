@@ -1,0 +1,62 @@
+"""Tests of ldc_vae.room."""
+
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+
+from ldc_vae import config as config_lib
+from ldc_vae import errors
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import room
+from ldc_vae.runtime import memory
+
+_SPEC = 'configs/digits.py:ldc,debug'
+
+
+def _check(*overrides, spec=_SPEC):
+  config = config_lib.load(spec, [f'--config.{each}' for each in overrides])
+  room.check(config, experiment_lib.create(config))
+
+
+class RoomTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('model.latent_size=100000000', 'needs .* of memory at least'),
+    ('model.hidden_sizes=(2000000, 2000000)', 'needs 640,0'),
+    ('model.sampler_width=100000000', 'needs '),
+    ('method.num_particles=1000000000', 'needs '),
+    ('evaluate.batch_size=1000000000', 'needs 256.0 GB'),
+    ('evaluate.importance_samples=1000000000', 'needs 256.0 GB'),
+    ('evaluate.ais_chains=1000000000', 'needs 256.0 GB'),
+  )
+  def test_an_absurd_size_is_refused_at_once(self, override, part):
+    name = override.partition('=')[0]
+    with self.assertRaisesRegex(errors.UserError, part) as raised:
+      _check(override)
+    self.assertIn(f'config.{name}=', str(raised.exception))
+    self.assertRegex(str(raised.exception), r'GB are free; lower (it|one of)')
+
+  @parameterized.parameters('ldc', 'lebm', 'vamp', 'ae', 'stein_vae')
+  def test_a_run_that_fits_passes(self, method):
+    _check(spec=f'configs/digits.py:{method}')
+
+  def test_the_bound_is_that_of_the_weights(self):
+    config = config_lib.load(_SPEC)
+    experiment = experiment_lib.create(config)
+    state = experiment.init_state()
+    arrays = lambda tree: sum(
+      x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, 'nbytes')
+    )
+    wanted = jax.device_count() * (arrays(state) + arrays(state.params))
+    for free, fits in ((wanted, True), (0.99 * wanted, False)):
+      with mock.patch.object(memory, 'available', lambda free=free: free):
+        if fits:
+          room.check(config, experiment)
+        else:
+          with self.assertRaises(errors.UserError):
+            room.check(config, experiment)
+
+
+if __name__ == '__main__':
+  absltest.main()
