@@ -36,7 +36,8 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
   --coordinator_address=HOST:PORT --num_processes=N --process_id=I
                        one run over several processes; give all three, or set
                        LDC_VAE_DISTRIBUTED=1 where jax is to find them itself
-                       (TPU pod slices, SLURM, MPI; Kubernetes with jax[k8s])
+                       (TPU pod slices, SLURM, MPI; Kubernetes with jax[k8s]);
+                       LDC_VAE_JOIN_SECONDS bounds the wait (default: 300)
   --flagfile=FILE      reads more arguments from a file, one in each line
   --help               this text; with --config, all fields of that config
 

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.runtime import rendezvous
 from ldc_vae.runtime import signals
 
 # Seconds without a heartbeat after which jax ends all processes.
@@ -33,14 +34,11 @@ HEARTBEAT = 50
 # The part of them without a sign of life after which the others end. They must
 # be first, and jax sends a heartbeat only every half of its seconds.
 _SILENCE = 0.3
+_INITIALIZATION = 60  # seconds in which jax joins those that have met
 _FAREWELL = 5.0  # seconds in which the others read why a process has failed
 _CHUNK = 1 << 26  # bytes of one broadcast
 _PREFIX = 'ldc_vae/processes'
 _VARIABLE = 'LDC_VAE_DISTRIBUTED'
-
-
-class JoinError(OSError):
-  """The processes of the run cannot find each other."""
 
 
 def join(
@@ -81,24 +79,27 @@ def join(
       ' --process_id'
     )
   else:
+    assert num_processes is not None and process_id is not None
+    rendezvous.meet(coordinator_address, num_processes, process_id)
     arguments = dict(
       coordinator_address=coordinator_address,
       num_processes=num_processes,
       process_id=process_id,
+      initialization_timeout=_INITIALIZATION,
     )
     failure = (
       f'--coordinator_address={coordinator_address}: process {process_id} of'
       f' {num_processes} could not join the others'
     )
     remedy = (
-      'start all of them within 5 minutes, with the address of process 0 and'
-      ' a port that is free there'
+      'start all of them again, with the address of process 0 and a port that'
+      ' is free there'
     )
   try:
     jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT)
   except (RuntimeError, ValueError, OSError) as error:
     reason = ' '.join(str(error).split())[:200]
-    raise JoinError(f'{failure} ({reason}); {remedy}') from error
+    raise rendezvous.JoinError(f'{failure} ({reason}); {remedy}') from error
 
 
 def is_first() -> bool:
