@@ -64,6 +64,9 @@ def run() -> NoReturn:
   _show_messages()
   try:
     code = main(sys.argv[1:])
+    sys.stdout.flush()
+  except OSError as error:  # of stdout
+    code = _fail(error)
   except KeyboardInterrupt:  # before anything was begun
     print('interrupted', file=sys.stderr)
     code = 128 + signal.SIGINT

@@ -93,8 +93,7 @@ class StopTest(main_case.MainTestCase):
 
   def test_an_extension_that_quits_is_no_stop(self):
     code, _, _, err = self.run_main('--config=toy.py', error=SystemExit(0))
-    self.assertEqual(code, 2)
-    self.assertIn('error: the run has called sys.exit() or quit();', err)
+    self.assertEqual((code, err[:31]), (2, 'error: the run has called sys.e'))
 
   def test_a_module_that_is_missing_is_no_stop(self):
     with self.assertRaisesRegex(ImportError, 'no such module'):
@@ -238,12 +237,14 @@ class ProcessesTest(main_case.MainTestCase):
     return order
 
   def test_are_joined_before_training(self):
-    flags = dict(
-      coordinator_address='localhost:8476', num_processes=2, process_id=1
-    )
+    address = 'localhost:8476'
+    flags = dict(coordinator_address=address, num_processes=2, process_id=1)
     argv = [f'--{name}={value}' for name, value in flags.items()]
     flags['heartbeat_timeout_seconds'] = cluster.HEARTBEAT
-    self.assertEqual(self.joined(*argv), [flags, 'train'])
+    flags['initialization_timeout'] = 60
+    with mock.patch.object(cluster.rendezvous, 'meet') as meet:
+      self.assertEqual(self.joined(*argv), [flags, 'train'])
+    meet.assert_called_once_with(address, 2, 1)
     # its service would take SIGTERM away from us
     self.assertIs(self.updates['jax_enable_preemption_service'], False)
 

@@ -1,10 +1,13 @@
 """What a command prints, which must never end it."""
 
+from collections.abc import Iterator
 import contextlib
 import io
 import os
 import sys
 from typing import Any, TextIO
+
+from ldc_vae.runtime import durable
 
 # Characters of a message, and of one word in it, such as a path.
 _LONGEST, _LONGEST_WORD = 1500, 400
@@ -35,15 +38,54 @@ class QuietStream:
       self._stream.flush()
 
 
+class Output:
+  """Standard output: printable text, and one sentence if it cannot be written.
+
+  A pipe that nobody reads raises the system's `BrokenPipeError`.
+  """
+
+  def __init__(self, stream: TextIO):
+    """Writes to `stream`."""
+    self._stream = stream
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    """Writes a text, without control characters."""
+    with self._explained():
+      self._stream.write(printable(text))
+    return len(text)
+
+  def flush(self) -> None:
+    """Writes what is buffered."""
+    with self._explained():
+      self._stream.flush()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Says what cannot be written."""
+    try:
+      yield
+    except BrokenPipeError:
+      raise
+    except OSError as error:
+      raise durable.FileError(
+        f'standard output cannot be written ({error.strerror}); send it to'
+        ' another file, or free some disk space',
+        error.errno,
+      ) from error
+
+
 def printable(text: str) -> str:
   r"""Returns a text whose control characters are escaped, as '\x1b'.
 
   A name of a file may hold what moves the cursor of a terminal, or renames its
-  window. Line feeds and the bytes of names that are not UTF-8 stay.
+  window. Line feeds, tabs and the bytes of names that are not UTF-8 stay.
   """
   return ''.join(
     x
-    if x.isprintable() or x == '\n' or '\udc80' <= x <= '\udcff'
+    if x.isprintable() or x in '\n\t' or '\udc80' <= x <= '\udcff'
     else x.encode('unicode_escape').decode()
     for x in text
   )
@@ -78,5 +120,6 @@ def protect() -> None:
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(encoding='utf-8', errors='surrogateescape')
-  stream = sys.stderr or open(os.devnull, 'w')  # noqa: SIM115
-  sys.stderr = QuietStream(stream)  # type: ignore[assignment]
+  nowhere = open(os.devnull, 'w')  # noqa: SIM115
+  sys.stderr = QuietStream(sys.stderr or nowhere)  # type: ignore[assignment]
+  sys.stdout = Output(sys.stdout or nowhere)  # type: ignore[assignment]

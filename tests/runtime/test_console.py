@@ -1,5 +1,6 @@
 """Tests of ldc_vae.runtime.console."""
 
+import io
 import os
 import subprocess
 import sys
@@ -71,6 +72,29 @@ class ProtectTest(parameterized.TestCase):
     stream.flush()
     with open(path) as file:
       self.assertEqual(file.read(), 'a')
+
+
+class OutputTest(parameterized.TestCase):
+  @parameterized.parameters('--help', '--help --config=digits')
+  def test_a_full_disk_is_told(self, flags):
+    ended = subprocess.run(
+      f'"{sys.executable}" -m ldc_vae.main {flags} >/dev/full',
+      shell=True,
+      check=False,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    self.assertEqual(ended.returncode, 1)
+    self.assertEqual(
+      ended.stderr,
+      'error: standard output cannot be written (No space left on device);'
+      ' send it to another file, or free some disk space\n',
+    )
+
+  def test_control_characters_are_escaped(self):
+    stream = io.StringIO()
+    print('a\x1b[2J\tb', file=console.Output(stream))
+    self.assertEqual(stream.getvalue(), 'a\\x1b[2J\tb\n')
 
 
 class PrintableTest(parameterized.TestCase):
