@@ -6,6 +6,7 @@ with torch-fidelity. It needs PyTorch, which no other part of the project uses.
 """
 
 from collections.abc import Callable
+import hashlib
 import importlib.util
 import os
 import pathlib
@@ -17,6 +18,10 @@ from ldc_vae import errors
 # The environment variable that names a file with the weights. Without it, the
 # library downloads them once.
 WEIGHTS_VARIABLE = 'LDC_VAE_INCEPTION_WEIGHTS'
+
+# Of the file with the weights. torch may run what a file says, so that the
+# digest is checked before it reads one.
+_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
 
 # The description of the features in results.json.
 PROTOCOL = (
@@ -66,16 +71,16 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
 
   path = os.environ.get(WEIGHTS_VARIABLE)
   try:
+    file = path or _download(library.URL_INCEPTION_V3)
+    _check_digest(file)
     extractor = library.FeatureExtractorInceptionV3(
-      'inception-v3-compat',
-      ['2048'],
-      feature_extractor_weights_path=path or None,
+      'inception-v3-compat', ['2048'], feature_extractor_weights_path=file
     )
   except Exception as error:  # urllib, pickle, zipfile and torch raise many
     remedy = f'{WEIGHTS_VARIABLE}={path} does not contain the weights'
     if not path:
       remedy = (
-        f'the weights cannot be downloaded; get {library.URL_INCEPTION_V3} on'
+        f'the weights cannot be had; get {library.URL_INCEPTION_V3} on'
         f' a machine with a network and set {WEIGHTS_VARIABLE} to the file'
       )
     reason = ' '.join(str(error).split()) or type(error).__name__
@@ -91,6 +96,25 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
       return extractor(batch)[0].cpu().numpy()
 
   return lambda images: features(images, extract)
+
+
+def _download(url: str) -> str:
+  """Returns the file of an address, where torch keeps it; loads it once."""
+  import torch
+
+  path = pathlib.Path(torch.hub.get_dir(), 'checkpoints', url.split('/')[-1])
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), progress=False)
+  return str(path)
+
+
+def _check_digest(path: str) -> None:
+  """Raises a `ValueError` unless a file is that of the weights."""
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  if digest != _SHA256:
+    raise ValueError(f'the SHA-256 of {path} is {digest}, not {_SHA256}')
 
 
 def features(

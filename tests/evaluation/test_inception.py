@@ -1,5 +1,6 @@
 """Tests of ldc_vae.inception, with stand-ins for its library."""
 
+import hashlib
 import importlib.machinery
 import os
 import sys
@@ -35,11 +36,8 @@ class _Extractor:
 
   def __init__(self, name, features_list, feature_extractor_weights_path=None):
     assert name == 'inception-v3-compat' and features_list == ['2048']
-    if feature_extractor_weights_path is None:
-      raise OSError('<urlopen error: no network>')
     with open(feature_extractor_weights_path, 'rb') as file:
-      if file.read() != b'weights':
-        raise RuntimeError('Invalid magic number;\ncorrupt file?')
+      assert file.read() == b'weights'
 
   def to(self, device):
     assert device == 'cpu'
@@ -51,7 +49,11 @@ class _Extractor:
     return (_Tensor(x.array.mean(axis=(2, 3))),)
 
 
-def _modules():
+def _download(url, path, progress):
+  raise OSError('<urlopen error: no network>')
+
+
+def _modules(hub):
   """Stand-ins for torch and torch_fidelity, by name."""
   names = (
     'torch',
@@ -63,6 +65,9 @@ def _modules():
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
   torch, package, library = modules.values()
   torch.from_numpy = _Tensor
+  torch.hub = types.SimpleNamespace(
+    get_dir=lambda: hub, download_url_to_file=_download
+  )
   torch.no_grad = mock.MagicMock
   torch.cuda = types.SimpleNamespace(is_available=lambda: False)
   library.FeatureExtractorInceptionV3 = _Extractor
@@ -72,8 +77,14 @@ def _modules():
 
 
 class LoadTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    digest = hashlib.sha256(b'weights').hexdigest()
+    self.enter_context(mock.patch.object(inception, '_SHA256', digest))
+    self.hub = self.create_tempdir()
+
   def _load(self, path):
-    with mock.patch.dict(sys.modules, _modules()):
+    with mock.patch.dict(sys.modules, _modules(self.hub.full_path)):
       with mock.patch.dict(os.environ, {inception.WEIGHTS_VARIABLE: path}):
         return inception.load()
 
@@ -87,7 +98,7 @@ class LoadTest(parameterized.TestCase):
   def test_no_network_is_reported_with_the_remedy(self):
     with self.assertRaisesRegex(
       inception.InceptionError,
-      r'cannot be downloaded; get https://example.org/weights.pth .* set'
+      r'cannot be had; get https://example.org/weights.pth .* set'
       r' LDC_VAE_INCEPTION_WEIGHTS to the file \(.*no network',
     ):
       self._load('')
@@ -101,7 +112,8 @@ class LoadTest(parameterized.TestCase):
   def test_a_file_of_something_else_is_reported_on_one_line(self):
     path = self.create_tempfile(content=b'spam', mode='wb').full_path
     with self.assertRaisesRegex(
-      inception.InceptionError, 'does not contain the weights.*corrupt file'
+      inception.InceptionError,
+      r'not contain the weights.*SHA-256 of .* is \w{64}, n',
     ) as caught:
       self._load(path)
     self.assertNotIn('\n', str(caught.exception))
