@@ -240,7 +240,12 @@ class _RunTable:
         len(self._runs),
       )
     else:
-      self._errors[end.job.name] = failure(end)
+      values = config_lib.flatten(run.config)
+      places = {
+        str(values[name]): name.rpartition('.')[2].upper()
+        for name in config_lib.HOST_FIELDS
+      }
+      self._errors[end.job.name] = provenance.public(failure(end), places)
       logging.warning('%s failed: %s', end.job.name, self._errors[end.job.name])
     self.write()
 

@@ -77,9 +77,11 @@ def write(
       for run in _failed(record)
     ],
     runs=[
-      (run['name'], f'{run["status"]}, {_seconds(run)} s, commit {commit}')
+      (
+        run['name'],
+        f'{run["status"]}, {_seconds(run)} s, commit {_commit(run)}',
+      )
       for run in record['runs']
-      for commit in [run['git_commit'] or '–']
     ],
     command=record['command'],
     versions=_versions(record),
@@ -94,16 +96,20 @@ def _to_markdown(
 ) -> str:
   """Returns the text of comparison.md."""
   num_seeds = len(record['seeds'])
-  parts = [f'# {_title(record)}\n', f'`{record["command"]}`\n']
+  escape = tables.escape_markdown
+  command = record['command'].replace('`', "'")
+  parts = [f'# {escape(_title(record))}\n', f'`{command}`\n']
   parts.append(f'{". ".join(_facts(record))}. {_explanation(num_seeds)}\n')
   for picture in pictures:
     parts.append(f'![{picture.caption}](figures/{picture.name}.png)\n')
   if _finished(record):
     parts.append(tables.to_markdown(record['rows'], columns, num_seeds))
-  parts += [f'* {name}: {text}' for name, text in _protocol(record)]
+  parts += [
+    f'* {escape(name)}: {escape(text)}' for name, text in _protocol(record)
+  ]
   parts.append('')
   failed = [
-    (run['name'], _seconds(run), (run['error'] or '').replace('|', r'\|'))
+    (run['name'], _seconds(run), escape(run['error'] or ''))
     for run in _failed(record)
   ]
   if failed:
@@ -114,12 +120,12 @@ def _to_markdown(
     tables.markdown_table(
       ('run', 'status', 'seconds of its commands', 'commit'),
       (
-        (run['name'], run['status'], _seconds(run), (run['git_commit'] or '–'))
+        (run['name'], run['status'], _seconds(run), escape(_commit(run)))
         for run in record['runs']
       ),
     )
   )
-  parts.append(f'{_versions(record)}.\n')
+  parts.append(f'{escape(_versions(record))}.\n')
   return '\n'.join(parts)
 
 
@@ -214,6 +220,10 @@ def _explanation(num_seeds: int) -> str:
     ' comparisons. The protocol, and where hyper-parameters come from:'
     ' docs/comparison-protocol.md.'
   )
+
+
+def _commit(run: Mapping[str, Any]) -> str:
+  return str(run['git_commit'] or '–')
 
 
 def _seconds(run: Mapping[str, Any]) -> str:

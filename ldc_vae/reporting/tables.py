@@ -17,6 +17,7 @@ from ldc_vae import formats
 from ldc_vae import methods
 from ldc_vae import names
 from ldc_vae.metrics import intervals
+from ldc_vae.runtime import console
 
 CONFIDENCE = 0.95  # of the intervals
 
@@ -227,9 +228,22 @@ def to_markdown(
 ) -> str:
   """The `sections` as text."""
   return '\n'.join(
-    f'### {title}\n\n' + '\n'.join(markdown_table(*each) for each in tables)
+    f'### {title}\n\n' + '\n'.join(_escaped_table(*each) for each in tables)
     for title, tables in sections(rows, metrics, num_seeds)
   )
+
+
+def escape_markdown(text: str) -> str:
+  """Returns a text that is only text in Markdown, of which '**' stays bold.
+
+  Names and texts come from files of results, which may be of others.
+  """
+  for old, new in (
+    *(('&', '&amp;'), ('<', '&lt;'), ('>', '&gt;')),
+    *(('\\', '\\\\'), ('[', '\\['), ('`', "'"), ('|', '\\|')),
+  ):
+    text = text.replace(old, new)
+  return console.printable(' '.join(text.split()))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -249,6 +263,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
       raise ValueError(f'row {row} has {len(row)} cells, not {len(header)}')
     lines.append(f'| {" | ".join(row)} |')
   return '\n'.join(lines) + '\n'
+
+
+def _escaped_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """A Markdown table whose cells are only text, or bold."""
+  escape = lambda row: [escape_markdown(cell) for cell in row]
+  return markdown_table(escape(header), map(escape, rows))
 
 
 def _fitted_samplers(runs: Iterable[Mapping[str, Any]]) -> list[str]:

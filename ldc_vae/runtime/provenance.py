@@ -1,9 +1,11 @@
 """The versions and the git commit that a run depends on."""
 
+from collections.abc import Mapping
 import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import subprocess
 from typing import Any
 
@@ -28,6 +30,21 @@ def describe() -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
       versions[package] = None
   return {'versions': versions, 'git_commit': _git_commit()}
+
+
+def public(text: str, places: Mapping[str, str] | None = None) -> str:
+  """Returns a text without places on this machine, and without its name.
+
+  Args:
+    text: Such as the message of an error.
+    places: Further paths, and the word for each.
+  """
+  known = {**(places or {}), os.getcwd(): '.', os.path.expanduser('~'): '~'}
+  known[platform.node()] = 'HOST'
+  for place, word in known.items():
+    if place.strip('/.~'):
+      text = re.sub(rf'(?<![\w.-]){re.escape(place)}(?![\w-])', word, text)
+  return text
 
 
 def _git_commit() -> str | None:

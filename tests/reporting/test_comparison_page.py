@@ -5,6 +5,7 @@ import re
 import tempfile
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import numpy as np
 
 from ldc_vae.reporting import comparison_page
@@ -119,6 +120,29 @@ class WriteTest(absltest.TestCase):
     page = self.write(_record(runs=runs))
     self.assertIn('0 of 2 runs are finished', page.text)
     self.assertNotIn('Not on this page', page.text)
+
+
+class EscapeTest(parameterized.TestCase):
+  @parameterized.parameters(
+    '<script>alert(1)</script>',
+    '<img src=x onerror=alert(1)>',
+    '<a href="javascript:alert(1)">x</a>',
+    '[x](javascript:alert(1))',
+    '![x](https://evil.example/x.png)',
+    '<!-- x',
+    '<https://evil.example>',
+    'a | b\n\n# heading',
+    '`</code><b>x',
+    '&lt;b&gt;',
+    '\x1b[31mred',
+  )
+  def test_a_text_stays_a_text(self, text):
+    escaped = tables.escape_markdown(f'x {text}')
+    self.assertNoCommonElements('<>`\n\x1b', escaped)
+    self.assertNotRegex(escaped, r'(?<!\\)[\[|]')
+
+  def test_bold_stays(self):
+    self.assertEqual(tables.escape_markdown('**1.5**'), '**1.5**')
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import subprocess
 
 from absl.testing import absltest
@@ -47,6 +48,18 @@ class DescribeTest(config_case.FileTestCase):
       variable = {provenance.COMMIT_VARIABLE: 'abc+dirty'}
       with absltest.mock.patch.dict(os.environ, variable):
         self.assertEqual(provenance.describe()['git_commit'], 'abc+dirty')
+
+
+class PublicTest(absltest.TestCase):
+  def test_names_no_place_and_no_host(self):
+    home, host = os.path.expanduser('~'), platform.node()
+    text = (
+      f'{home}/x is used on {host}; {os.getcwd()}/y, /data/me/z and {home}x'
+    )
+    self.assertEqual(
+      provenance.public(text, {'/data/me': 'PATH', '': 'NOTHING'}),
+      f'~/x is used on HOST; ./y, PATH/z and {home}x',
+    )
 
 
 if __name__ == '__main__':
