@@ -22,6 +22,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
 from ldc_vae import room
 from ldc_vae import run as run_lib
+from ldc_vae import sections
 from ldc_vae import streams
 from ldc_vae.evaluation import cautions
 from ldc_vae.evaluation import inception
@@ -92,6 +93,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   if not cluster.is_first():  # it evaluates alone; the others wait for it
     return cluster.barrier('evaluated')[0]
   logging.info('evaluating step %d of %s', step, workdir)
+  _log_left_out(config)
   networks = sources_lib.Networks.of_run(run, state)
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
@@ -173,6 +175,17 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   run_lib.log_files(workdir)
   cluster.barrier('evaluated', results)
   return results
+
+
+def _log_left_out(config: config_dict.ConfigDict) -> None:
+  """Says which latent samplers a short run does without."""
+  left_out = set(sections.Evaluate.samplers) - set(config.evaluate.samplers)
+  if config.debug and left_out:
+    logging.info(
+      'debug leaves out the latent samplers %s; config.evaluate.samplers may'
+      ' name them',
+      ', '.join(sorted(left_out)),
+    )
 
 
 def _check_sampler(results) -> None:
@@ -278,3 +291,5 @@ def _log(results: dict[str, Any]) -> None:
   width = max((len(label) for label, _ in headlines), default=0)
   for label, value in headlines:
     logging.info('  %s  %s', label.ljust(width), value)
+  for text in result_tables.cautions(results):
+    logging.info('  ⚠ %s', text)

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import evaluate
+from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.methods import base
@@ -130,6 +132,24 @@ class SplitsTest(parameterized.TestCase):
 def _number(rows):
   """The index of an image of rows [N, 3 or 4]."""
   return 256 * rows[:, 1].astype(np.int64) + rows[:, 2].astype(np.int64)
+
+
+class LogTest(parameterized.TestCase):
+  def test_a_caution_is_said_with_its_mark(self):
+    results = {
+      'frechet_classifier/generator': 3.0,
+      f'{names.CAUTION}frechet_classifier': 'few images',
+    }
+    with self.assertLogs(level='INFO') as logs:
+      evaluate._log(results)
+    self.assertIn('⚠ frechet_classifier: few images', logs.output[-1])
+
+  @parameterized.parameters(('mnist:ldc,debug', 1), ('mnist:ldc', 0))
+  def test_samplers_that_debug_leaves_out_are_said(self, spec, count):
+    with mock.patch.object(evaluate.logging, 'info') as info:
+      evaluate._log_left_out(config_lib.load(spec))
+    self.assertLen(info.mock_calls, count)
+    self.assertEqual(count, 'gmm_10, gmm_200, gmm_50' in str(info.mock_calls))
 
 
 if __name__ == '__main__':

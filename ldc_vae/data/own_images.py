@@ -225,7 +225,16 @@ def _report(arrays, images, labels, path: pathlib.Path) -> None:
     names = list(arrays['classes'])
     more = ', ...' if len(names) > _NUM_NAMED else ''
     classes = f'{len(names)} classes: {", ".join(names[:_NUM_NAMED])}{more}'
-  logging.info('%s: %s; %s', path, ', '.join(numbers), classes)
+  height, width, channels = images['train'].shape[1:]
+  logging.info(
+    '%s: %s; %dx%d pixels, %s; %s',
+    path,
+    ', '.join(numbers),
+    width,
+    height,
+    'grey' if channels == 1 else 'colour',
+    classes,
+  )
   lowest, highest = map(int, arrays['extremes'])
   if lowest == highest:
     logging.warning(

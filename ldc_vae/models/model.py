@@ -18,6 +18,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import errors
 from ldc_vae import fields
 from ldc_vae.models import conv
 from ldc_vae.models import convolution as convolution_lib
@@ -201,6 +202,7 @@ class Model(NamedTuple):
     if self.options.learn_scale:
       log_scale = self.modules['scale'].apply(params['scale'])
     likelihood_fn = likelihoods.LIKELIHOODS[self.options.likelihood]
+    _check_scalar(likelihood_fn, logits, images, log_scale)
     over_particles = jax.vmap(likelihood_fn, in_axes=(0, None, None))
     over_images = jax.vmap(over_particles, in_axes=(0, 0, None))
     return over_images(logits, images, log_scale)
@@ -240,6 +242,23 @@ def create_model(image_shape: tuple[int, int, int], **values: Any) -> Model:
   if create_fn is not None:
     modules['encoder'] = create_fn(torso, options)
   return Model(modules, image_shape, options)
+
+
+def _check_scalar(likelihood_fn, logits, images, log_scale) -> None:
+  """Raises a `UserError` unless a likelihood, of an extension, is a scalar."""
+  one = jax.eval_shape(
+    likelihood_fn,
+    jax.ShapeDtypeStruct(logits.shape[2:], logits.dtype),
+    jax.ShapeDtypeStruct(images.shape[1:], images.dtype),
+    log_scale,
+  )
+  shape = getattr(one, 'shape', type(one).__name__)
+  if shape != ():
+    name = getattr(likelihood_fn, '__qualname__', likelihood_fn)
+    raise errors.UserError(
+      f'config.model.likelihood: {name} returns {shape} for one image, not a'
+      ' scalar; sum over its pixels'
+    )
 
 
 def num_parameters(params: chex.ArrayTree) -> int:

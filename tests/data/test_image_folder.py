@@ -190,7 +190,7 @@ class SplitsTest(_FilledTestCase):
     self.assertEqual(
       told[-1],
       f'{self.folder}: 20 train as given, 5 validation as given, 4 test as'
-      ' given; no labels',
+      ' given; 10x10 pixels, grey; no labels',
     )
 
   def test_a_split_without_folder_is_cut_from_train(self):
@@ -245,8 +245,8 @@ class ClassesTest(_FilledTestCase):
       np.testing.assert_array_equal(dataset.labels[split], values > 0)
     self.assertEqual(
       told[-1],
-      f'{self.folder}: 20 train, 2 validation, 2 test; 2 classes: circles,'
-      ' squares',
+      f'{self.folder}: 20 train, 2 validation, 2 test; 10x10 pixels,'
+      ' grey; 2 classes: circles, squares',
     )
 
   def test_splits_have_the_same_classes(self):

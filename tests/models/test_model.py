@@ -167,6 +167,20 @@ class RegistryTest(chex.TestCase):
       rtol=1e-5,
     )
 
+  @parameterized.parameters(
+    (lambda logits, image, _: logits - image, r'\(8, 8, 1\)'),
+    (lambda logits, image, _: (logits.sum(), 0.0), 'tuple'),
+  )
+  def test_a_likelihood_that_is_no_scalar_is_refused(self, mine, shape):
+    with mock.patch.dict(likelihoods.LIKELIHOODS, mine=mine):
+      model = model_lib.create_model((8, 8, 1), **_SIZES, likelihood='mine')
+      params = _params(model, 'decoder')
+      z = jnp.zeros((2, 3, model.latent_size))
+      with self.assertRaisesRegex(
+        errors.UserError, rf'likelihood: .*lambda.* returns {shape} for one'
+      ):
+        model.log_likelihood(params, _images(2, (8, 8, 1)), z)
+
 
 if __name__ == '__main__':
   absltest.main()
