@@ -232,3 +232,12 @@ check_label() {
     fail "$name was not made by this script (it lacks the label" \
       "$label_value); delete it yourself if you mean it"
 }
+
+# Prints the commit of the project, or nothing where it is no git checkout.
+commit_of_root() {
+  local commit
+  [[ -e $root/.git ]] && command -v git > /dev/null || return 0
+  commit=$(git -C "$root" rev-parse HEAD 2> /dev/null) || return 0
+  [[ -z $(git -C "$root" status --porcelain -uno) ]] || commit+=+dirty
+  echo "$commit"
+}

@@ -64,6 +64,8 @@ train() {
   cd "$root"
   mkdir -p "$workdir" || fail "$host: cannot make --workdir=$workdir"
   ((num_workers == 1)) || export LDC_VAE_DISTRIBUTED=1
+  LDC_VAE_COMMIT=$(cat .commit 2> /dev/null) || true
+  export LDC_VAE_COMMIT
   quote "$@" > "$state/arguments"
   echo "$workdir" > "$state/workdir"
   rm -f "$state/pid" "$state/exit"

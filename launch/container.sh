@@ -35,12 +35,8 @@ main() {
 }
 
 build_image() {
-  local commit=''
-  if [[ -e $root/.git ]] && command -v git > /dev/null; then
-    commit=$(git -C "$root" rev-parse HEAD 2> /dev/null) || commit=''
-    [[ -z $commit || -z $(git -C "$root" status --porcelain -uno) ]] ||
-      commit+=+dirty
-  fi
+  local commit
+  commit=$(commit_of_root)
   run docker build "--file=$root/launch/Dockerfile" "--tag=$image" \
     "--build-arg=ACCELERATOR=$accelerator" \
     ${commit:+"--build-arg=COMMIT=$commit"} \
@@ -55,6 +51,8 @@ run_image() {
   name=$(run_name)
   flags+=("--name=$name" "--label=managed-by=$label_value"
     "--volume=$runs:/runs")
+  [[ $accelerator == tpu ]] ||
+    flags+=(--security-opt=no-new-privileges --cap-drop=ALL)
   case $accelerator in
     cuda*) flags+=(--gpus=all --shm-size=8g) ;;
     tpu) flags+=(--privileged --network=host) ;;  # the chips are host devices

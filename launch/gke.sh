@@ -130,6 +130,7 @@ yaml_words() {
 # Sets `manifest`, and `wanted` to its checksum.
 render() {
   local args env annotations security tolerations='' word
+  local capabilities='drop: [ALL]'
   args=$(yaml_words "${program[@]}")
   [[ $args != *[[:cntrl:]]* ]] ||
     mistake "${args//[[:cntrl:]]/?} has a control character, shown as ?;" \
@@ -143,12 +144,14 @@ render() {
   annotations='ldc-vae/manifest: "__digest__"'
   if [[ -n $tpu ]]; then
     security='runAsUser: 0'  # the device files are root's
+    capabilities+=', add: [DAC_OVERRIDE]'  # the volume may be of any user
     if ((hosts > 1)); then  # in one node pool, which is the slice
       annotations+=', alpha.jobset.sigs.k8s.io/exclusive-topology:'
       annotations+=' cloud.google.com/gke-nodepool'
     fi
   else
-    security='runAsUser: 1000, runAsGroup: 1000, fsGroup: 1000'
+    security='runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000,'
+    security+=' fsGroup: 1000'
     # GKE mounts the driver here.
     env+=', {name: LD_LIBRARY_PATH, value: /usr/local/nvidia/lib64}'
     # All GPUs of the host. Without it jax asks Kubernetes, which refuses.
@@ -163,7 +166,7 @@ render() {
   manifest=$(< "$root/launch/jobset.yaml")
   # `args` comes last, because it may contain the other words.
   for word in name annotations max_restarts hosts selector tolerations \
-    security image env port limits claim args; do
+    security capabilities image env port limits claim args; do
     manifest=${manifest//"__${word}__"/"${!word}"}
   done
   wanted=$(cksum <<< "$manifest")

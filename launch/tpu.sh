@@ -76,7 +76,7 @@ setup() {
   local archive=ldc_vae.tar.gz unpack
   need_node
   if ((dry_run)); then
-    say "first $root is packed into $archive, without what git ignores"
+    say "first $root is packed into $archive, with what git tracks"
   else
     scratch=$(mktemp -d) || fail 'cannot make a temporary folder'
     trap 'rm -rf "$scratch"' EXIT
@@ -87,23 +87,32 @@ setup() {
     --worker=all "${inside[@]}" "${where[@]}" ||
     fail "could not copy the code to $name; see the lines above"
   unpack="set -e; if [ -f $worker ]; then bash $worker idle; fi;"
-  unpack+=' mkdir -p ldc_vae; tar -xzf ldc_vae.tar.gz -C ldc_vae;'
+  unpack+=' mkdir -p ldc_vae; rm -rf ldc_vae/.git;'  # of earlier versions
+  unpack+=' tar -xzf ldc_vae.tar.gz -C ldc_vae;'
   on_workers "$unpack bash $worker setup${python:+ $(quote "$python")}" ||
     fail "could not set $name up; see the lines above, and give the same" \
       'command again'
 }
 
-# Packs the project: in a git checkout all files that git does not ignore, and
-# its history, because a run records its commit.
+# Packs the project: in a git checkout what git tracks, and the commit, which a
+# run records. Secrets do not travel: no history, whose config may have a token,
+# and no file that looks like a key.
 pack() {
-  local file files=(ldc_vae configs launch requirements.txt)
-  if [[ -d $root/.git ]] && command -v git > /dev/null; then
-    files=(.git)
+  local file others files=(ldc_vae configs launch requirements.txt)
+  commit_of_root > "$scratch/.commit"
+  if [[ -s $scratch/.commit ]]; then
+    files=()
     while IFS= read -r -d '' file; do
       [[ ! -e $root/$file ]] || files+=("$file")  # git lists removed ones too
-    done < <(git -C "$root" ls-files -z --cached --others --exclude-standard)
+    done < <(git -C "$root" ls-files -z --cached)
+    mapfile -t others < <(git -C "$root" ls-files --others --exclude-standard)
+    ((${#others[@]} == 0)) ||
+      say "git does not track ${#others[@]} file(s), such as ${others[0]}:" \
+        'they are not copied; git add those that the run needs'
   fi
-  printf '%s\0' "${files[@]}" | tar -czf "$1" -C "$root" --null -T -
+  printf '%s\0' "${files[@]}" |
+    tar -czf "$1" --exclude=.git --exclude='.env*' --exclude='*.pem' \
+      --exclude='*.key' -C "$root" --null -T - -C "$scratch" .commit
 }
 
 train() {

@@ -147,6 +147,8 @@ class ContainerTest(launch_case.LaunchTestCase):
         '--user=1234:567',
         f'--volume={self.root}/runs:/runs',
         '--stop-timeout=60',
+        '--security-opt=no-new-privileges',
+        '--cap-drop=ALL',
       ),
       call,
     )

@@ -207,27 +207,38 @@ class WholeWayTest(tpu_case.TpuTestCase):
     self.assertTrue((self.root / 'runs/x/mnist/metrics.jsonl').exists())
     self.assert_done(self.launch('stop', 'x', _ZONE), 'nothing is running')
 
-  def test_a_checkout_travels_with_its_history_without_what_git_ignores(self):
+  def test_of_a_checkout_what_git_tracks_travels_without_secrets(self):
     git = ('git', '-c', 'user.name=a', '-c', 'user.email=a@b', '-C', self.root)
     (self.root / '.gitignore').write_text('runs/\n')
-    for name in ('old.py', 'runs/big', 'configs/new.py'):
+    secrets = ('.env', 'configs/.env.local', 'configs/my.pem', 'key.json')
+    for name in ('old.py', 'runs/big', 'configs/new.py', *secrets):
       (self.root / name).parent.mkdir(exist_ok=True)
       (self.root / name).touch()
     subprocess.run((*git, 'init', '-q'), check=True)
-    subprocess.run((*git, 'add', 'old.py', 'launch'), check=True)
+    subprocess.run((*git, 'add', 'old.py', 'launch', *secrets[1:3]), check=True)
     subprocess.run((*git, 'commit', '-qm', 'a'), check=True)
     (self.root / 'old.py').unlink()
     self.program('git', '#!/bin/bash\nPATH=/usr/bin:/bin exec git "$@"\n')
     archive = self.folder / 'code.tar.gz'
     self.answer('*tpu-vm scp*', run=f'cp "$5" \'{archive}\'')
-    self.assert_done(self.launch('setup', 'x', _ZONE))
+    done = self.launch('setup', 'x', _ZONE)
+    self.assert_done(done)
+    self.assertIn('such as .env: they are not copied; git add', done.stderr)
     names = subprocess.run(
       ('tar', '-tzf', archive), check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    self.assertContainsSubset(
-      ('.git/HEAD', 'configs/new.py', 'launch/tpu.sh'), names
+    self.assertContainsSubset(('.commit', 'launch/tpu.sh'), names)
+    self.assertNoCommonElements(
+      ('old.py', 'runs/big', 'configs/new.py', *secrets), names
     )
-    self.assertNoCommonElements(('old.py', 'runs/big'), names)
+    self.assertFalse([x for x in names if x.startswith('.git/')])
+    commit = subprocess.run(
+      ('tar', '-xzOf', archive, '.commit'),
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout
+    self.assertRegex(commit, r'^[0-9a-f]{40}\+dirty$')
 
 
 if __name__ == '__main__':
