@@ -100,10 +100,13 @@ class _Wait:
 
 def _listen(port: int, wait: _Wait) -> socket.socket:
   """Binds the port, as jax does afterwards."""
-  dual = socket.has_dualstack_ipv6()
-  family = socket.AF_INET6 if dual else socket.AF_INET
+  if socket.has_dualstack_ipv6():
+    with contextlib.suppress(OSError):  # a host may have IPv6 switched off
+      return socket.create_server(
+        ('', port), family=socket.AF_INET6, dualstack_ipv6=True
+      )
   try:
-    return socket.create_server(('', port), family=family, dualstack_ipv6=dual)
+    return socket.create_server(('', port))
   except OSError as error:
     why = error.strerror or str(error)
     remedy = 'give another port, to all processes'
