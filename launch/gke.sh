@@ -158,6 +158,7 @@ render() {
     word=$(seq -s , 0 $((gpus_per_node - 1)))
     env+=", {name: JAX_LOCAL_DEVICE_IDS, value: \"${word%,}\"}"
   fi
+  security+=', seccompProfile: {type: RuntimeDefault}'
   if ((spot)); then
     selector+=', cloud.google.com/gke-spot: "true"'
     tolerations='{key: cloud.google.com/gke-spot, operator: Equal,'

@@ -240,7 +240,7 @@ def escape_markdown(text: str) -> str:
   """
   for old, new in (
     *(('&', '&amp;'), ('<', '&lt;'), ('>', '&gt;')),
-    *(('\\', '\\\\'), ('[', '\\['), ('`', "'"), ('|', '\\|')),
+    *(('\\', '\\\\'), ('](', ']\\('), ('`', "'"), ('|', '\\|')),
   ):
     text = text.replace(old, new)
   return console.printable(' '.join(text.split()))
