@@ -1,8 +1,15 @@
-"""LDC-VAE: variational autoencoders with a consistent latent distribution."""
+"""LDC-VAE: variational autoencoders with a consistent latent distribution.
 
+    run = ldc_vae.load('runs/mnist')     a trained run: encode, decode, sample
+
+See `docs/python.md`.
+"""
+
+import importlib
 from importlib import metadata
 import os
 import sys
+from typing import Any
 import warnings
 
 __version__ = '0.1.0'
@@ -36,3 +43,22 @@ def _avoid_wrong_sums() -> None:
 
 
 _avoid_wrong_sums()
+
+# Imported when they are first used, because jax takes a second to import.
+_PUBLIC = {
+  'TrainedRun': 'ldc_vae.api.trained_run',
+  'UserError': 'ldc_vae.errors',
+  'load': 'ldc_vae.api.trained_run',
+}
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a public name, such as `ldc_vae.load`."""
+  if name not in _PUBLIC:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+  """Returns the names of the module, those of `_PUBLIC` among them."""
+  return sorted({*globals(), *_PUBLIC})
