@@ -1,6 +1,7 @@
 """LDC-VAE: variational autoencoders with a consistent latent distribution.
 
     run = ldc_vae.load('runs/mnist')     a trained run: encode, decode, sample
+    run = ldc_vae.fit(images)            trains one from arrays
 
 See `docs/python.md`.
 """
@@ -48,6 +49,7 @@ _avoid_wrong_sums()
 _PUBLIC = {
   'TrainedRun': 'ldc_vae.api.trained_run',
   'UserError': 'ldc_vae.errors',
+  'fit': 'ldc_vae.api.fitting',
   'load': 'ldc_vae.api.trained_run',
 }
 
