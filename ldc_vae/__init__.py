@@ -2,6 +2,7 @@
 
     run = ldc_vae.load('runs/mnist')     a trained run: encode, decode, sample
     run = ldc_vae.fit(images)            trains one from arrays
+    sampler = ldc_vae.fit_sampler(z)     draws latents of any autoencoder
 
 See `docs/python.md`.
 """
@@ -47,9 +48,11 @@ _avoid_wrong_sums()
 
 # Imported when they are first used, because jax takes a second to import.
 _PUBLIC = {
+  'LatentSampler': 'ldc_vae.api.latent_sampler',
   'TrainedRun': 'ldc_vae.api.trained_run',
   'UserError': 'ldc_vae.errors',
   'fit': 'ldc_vae.api.fitting',
+  'fit_sampler': 'ldc_vae.api.latent_sampler',
   'load': 'ldc_vae.api.trained_run',
 }
 

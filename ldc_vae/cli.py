@@ -17,16 +17,16 @@ from ldc_vae import methods
 from ldc_vae import plans as plans_lib
 from ldc_vae import run_files
 
-MODES = ('train', 'evaluate', 'sample', 'compare', 'check', 'encode')
+MODES = ('train', 'evaluate', 'sample', 'compare', 'check', 'encode', 'export')
 # They need a trained workdir.
-USES = ('evaluate', 'sample', 'encode')
+USES = ('evaluate', 'sample', 'encode', 'export')
 
 _TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
 # Flags that few modes read.
 _MODES_OF_A_FLAG = {
   'num_samples': ('sample',),
   'images': ('encode',),
-  'output': ('sample', 'encode'),
+  'output': ('sample', 'encode', 'export'),
   'methods': ('compare',),
   'seeds': ('compare',),
   'jobs': ('compare',),
@@ -229,7 +229,7 @@ def resolve_trained(
     UserError: The workdir was not trained, or with another config.
   """
   stored = _read_trained(workdir, config_lib.load_extensions_of(overrides))
-  if values.output is not None:
+  if values.output is not None and values.mode != 'export':
     _check_output(values.output, stored, values)
   config = config or config_lib.override(stored, overrides)
   changed = config_lib.differences(stored, config)

@@ -225,6 +225,15 @@ def _encode(config, workdir, values):
   )
 
 
+def _export(config, workdir, values):
+  """Writes a trained run into a folder to share."""
+  from ldc_vae import use
+
+  use.export(
+    config, workdir, output=values.output or os.path.join(workdir, 'export')
+  )
+
+
 def _compare(plans, workdir, values):
   """Trains and evaluates several methods, and tabulates them."""
   from ldc_vae import cli
@@ -240,6 +249,7 @@ _JOBS = {
   'evaluate': _evaluate,
   'sample': _sample,
   'encode': _encode,
+  'export': _export,
   'compare': _compare,
 }
 

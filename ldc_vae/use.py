@@ -1,4 +1,4 @@
-"""The modes of the command line that use a trained run: sample and encode."""
+"""The modes of the command line that use a trained run."""
 
 import math
 import os
@@ -11,6 +11,7 @@ import numpy as np
 
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
+from ldc_vae.api import export as export_lib
 from ldc_vae.api import trained_run
 from ldc_vae.data import own_images
 from ldc_vae.data import splits
@@ -106,6 +107,31 @@ def encode(
   files.write_npz(output, **arrays)
   logging.info('wrote latents of %d images to %s', len(pixels), output)
   cluster.barrier('encoded')
+
+
+def export(
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike[str],
+  *,
+  output: str | os.PathLike[str],
+) -> None:
+  """Writes a run into a folder to share; see `TrainedRun.export`.
+
+  Args:
+    config: The run's config.
+    workdir: The workdir of a run with a checkpoint; its data are not needed.
+    output: The folder.
+
+  Raises:
+    OSError: No checkpoint, or a file cannot be read or written.
+    UserError: The folder has other files.
+  """
+  export_lib.check_folder(pathlib.Path(output))
+  run = trained_run.restore(config, workdir)
+  if cluster.is_first():
+    run.export(output)
+    logging.info('wrote the run to %s', output)
+  cluster.barrier('exported')
 
 
 def _read(

@@ -62,6 +62,16 @@ class WorkdirModesTest(main_case.MainTestCase):
     _, ((_, _, _, kwargs),), _, _ = self.run_main(*argv, '--output=x.npz')
     self.assertEqual(kwargs['output'], 'x.npz')
 
+  def test_export_gets_a_folder(self):
+    workdir = self.trained()
+    argv = ('--mode=export', f'--workdir={workdir}')
+    _, ((name, _, _, kwargs),), _, _ = self.run_main(*argv)
+    self.assertEqual(
+      (name, kwargs), ('export', {'output': f'{workdir}/export'})
+    )
+    _, ((_, _, _, kwargs),), _, _ = self.run_main(*argv, '--output=shared')
+    self.assertEqual(kwargs, {'output': 'shared'})
+
   def test_the_images_to_encode_are_not_replaced(self):
     workdir = self.trained()
     self.assert_refused(

@@ -386,7 +386,7 @@ logging.warning('their warning')
     self.assertEqual(
       result.stderr,
       'error: --mode=x: unknown mode; known: train, evaluate, sample,'
-      ' compare, check, encode\n',
+      ' compare, check, encode, export\n',
     )
 
 

@@ -29,6 +29,7 @@ from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import streams
+from ldc_vae.api import export as export_lib
 from ldc_vae.api import functions as functions_lib
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
@@ -37,9 +38,12 @@ from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import compiled
+from ldc_vae.runtime import files
+from ldc_vae.runtime import outputs
 
 # Importance samples and AIS chains where the run's config asks for none.
 _NUM_SAMPLES, _NUM_CHAINS = 64, 10
+_NUM_SHOWN = 100  # samples in the picture of an export
 
 
 class TrainedRun:
@@ -127,7 +131,7 @@ class TrainedRun:
       UserError: The images have another shape, type or range.
     """
     images = self._checked_images(images)
-    key = jax.random.key(_checked_number('seed', seed, 0))
+    key = jax.random.key(checked_number('seed', seed, 0))
     return self._networks.encode(images, key)
 
   def decode(self, latents: Any) -> np.ndarray:
@@ -155,9 +159,9 @@ class TrainedRun:
       UserError: The number or the seed is none.
       FloatingPointError: A latent is not finite.
     """
-    num = _checked_number('num', num, 1)
+    num = checked_number('num', num, 1)
     seed = self.config.seed if seed is None else seed
-    key = jax.random.key(_checked_number('seed', seed, 0))
+    key = jax.random.key(checked_number('seed', seed, 0))
     key = jax.random.fold_in(key, streams.Stream.SAMPLE.value)
     z = self._networks.generate(num, key)
     sources_lib.require_finite({'generator': z})
@@ -185,7 +189,7 @@ class TrainedRun:
     Raises:
       UserError: The two are not alike, or are neither images nor latents.
     """
-    num_steps = _checked_number('num_steps', num_steps, 2)
+    num_steps = checked_number('num_steps', num_steps, 2)
     first, last = self._latents_of(starts), self._latents_of(stops)
     if len(first) != len(last):
       raise errors.UserError(
@@ -224,12 +228,12 @@ class TrainedRun:
         images have another shape, type or range.
     """
     images = self._checked_images(images)
-    key = jax.random.key(_checked_number('seed', seed, 0))
+    key = jax.random.key(checked_number('seed', seed, 0))
     options = self.config.evaluate
     if method == 'importance':
       functions_lib.require_densities(self._trained)
       default = options.importance_samples or _NUM_SAMPLES
-      num_samples = _checked_number('num_samples', num_samples or default, 1)
+      num_samples = checked_number('num_samples', num_samples or default, 1)
       return likelihood.importance_bounds(
         self._trained, images, key, num_samples=num_samples
       )[1]
@@ -247,10 +251,31 @@ class TrainedRun:
       self._trained,
       images,
       key,
-      num_chains=_checked_number('num_samples', num_samples or default, 1),
+      num_chains=checked_number('num_samples', num_samples or default, 1),
       num_temperatures=options.ais_temperatures,
       num_samples=0,
     )[0]
+
+  def export(self, folder: str | os.PathLike[str]) -> None:
+    """Writes a folder to share, which `ldc_vae.load` reads.
+
+    It has the weights, the config without places on this machine, a model card
+    with the results of the last evaluation, and a picture of 100 samples.
+
+    Args:
+      folder: Made if it is missing; an earlier export in it is replaced.
+
+    Raises:
+      UserError: The folder has other files.
+      OSError: A file cannot be read or written.
+    """
+    export_lib.write(
+      self._trained,
+      folder,
+      images=self.sample(_NUM_SHOWN),
+      record=files.read_json(self.workdir / 'config.json') or {},
+      results=files.read_json(self.workdir / outputs.RESULTS),
+    )
 
   def _latents_of(self, values) -> np.ndarray:
     """Returns latents [N, D] of images or latents."""
@@ -303,7 +328,8 @@ def load(
   are kept in the cache of this project, unless jax has a cache already.
 
   Args:
-    path: The workdir of a run.
+    path: The workdir of a run, or a folder that `TrainedRun.export` has
+      written.
     checkpoint: 'latest', or 'best' by validation loss; None for what
       `config.evaluate.checkpoint` says.
     extensions: The run's files of `config.extensions`, where they have moved.
@@ -325,6 +351,8 @@ def load(
     raise errors.UserError(
       f'checkpoint={checkpoint!r} is unknown; known: latest, best'
     )
+  if export_lib.is_export(path):
+    return TrainedRun(export_lib.read(path, extensions), path)
   return restore(config_lib.read(path, extensions), path, checkpoint)
 
 
@@ -355,7 +383,7 @@ def _use_cache() -> None:
     logging.warning('%s', error)
 
 
-def _checked_number(name: str, value: int, least: int) -> int:
+def checked_number(name: str, value: int, least: int) -> int:
   """Returns a whole number of at least `least`, or raises a `UserError`."""
   try:
     number = operator.index(value)

@@ -43,7 +43,7 @@ _FLAGS = {
   ),
   'output_of_training': _Case(
     (f'--config={_CONFIG}', '--output=x.npz'),
-    r'--output: read by --mode=sample and --mode=encode only; leave it out',
+    r'--output: read by --mode=sample and --mode=encode and --mode=export only',
   ),
   'encode_without_images': _Case(
     ('--mode=encode', '--workdir=trained'),
