@@ -55,15 +55,18 @@ _PUBLIC = {
   'fit_sampler': 'ldc_vae.api.latent_sampler',
   'load': 'ldc_vae.api.trained_run',
 }
+_MODULES = ('elbo', 'energy', 'svgd')  # pure functions, usable alone
 
 
 def __getattr__(name: str) -> Any:
-  """Imports a public name, such as `ldc_vae.load`."""
+  """Imports a public name, such as `ldc_vae.load`, or `ldc_vae.svgd`."""
+  if name in _MODULES:
+    return importlib.import_module(f'{__name__}.{name}')
   if name not in _PUBLIC:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-  """Returns the names of the module, those of `_PUBLIC` among them."""
-  return sorted({*globals(), *_PUBLIC})
+  """Returns the names of the module, those that are imported later too."""
+  return sorted({*globals(), *_PUBLIC, *_MODULES})

@@ -233,7 +233,7 @@ class ImportTest(absltest.TestCase):
   def test_jax_is_imported_when_it_is_used(self):
     code = (
       'import sys, ldc_vae; assert "jax" not in sys.modules;'
-      ' assert "load" in dir(ldc_vae); ldc_vae.load;'
+      ' assert "load" in dir(ldc_vae); ldc_vae.load; ldc_vae.svgd.rbf;'
       ' assert "jax" in sys.modules'
     )
     subprocess.run(
