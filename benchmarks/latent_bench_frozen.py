@@ -61,8 +61,10 @@ def load_run(
       f'--workdirs={workdir} holds no checkpoint; train it first'
     )
   apply = sources_lib.Networks(
-    experiment,
-    restored.state,
+    experiment.model,
+    experiment.algorithm,
+    restored.state.ema_params,
+    restored.state.stats,
     binarize=config.dataset.binarize,
     batch_size=config.evaluate.batch_size,
   )

@@ -1,8 +1,17 @@
-"""LDC-VAE: variational autoencoders with a consistent latent distribution."""
+"""LDC-VAE: variational autoencoders with a consistent latent distribution.
 
+    run = ldc_vae.load('runs/mnist')     a trained run: encode, decode, sample
+    run = ldc_vae.fit(images)            trains one from arrays
+    sampler = ldc_vae.fit_sampler(z)     draws latents of any autoencoder
+
+See `docs/python.md`.
+"""
+
+import importlib
 from importlib import metadata
 import os
 import sys
+from typing import Any
 import warnings
 
 __version__ = '0.1.0'
@@ -36,3 +45,28 @@ def _avoid_wrong_sums() -> None:
 
 
 _avoid_wrong_sums()
+
+# Imported when they are first used, because jax takes a second to import.
+_PUBLIC = {
+  'LatentSampler': 'ldc_vae.api.latent_sampler',
+  'TrainedRun': 'ldc_vae.api.trained_run',
+  'UserError': 'ldc_vae.errors',
+  'fit': 'ldc_vae.api.fitting',
+  'fit_sampler': 'ldc_vae.api.latent_sampler',
+  'load': 'ldc_vae.api.trained_run',
+}
+_MODULES = ('elbo', 'energy', 'svgd')  # pure functions, usable alone
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a public name, such as `ldc_vae.load`, or `ldc_vae.svgd`."""
+  if name in _MODULES:
+    return importlib.import_module(f'{__name__}.{name}')
+  if name not in _PUBLIC:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+  """Returns the names of the module, those that are imported later too."""
+  return sorted({*globals(), *_PUBLIC, *_MODULES})

@@ -17,18 +17,21 @@ from ldc_vae import methods
 from ldc_vae import plans as plans_lib
 from ldc_vae import run_files
 
-MODES = ('train', 'evaluate', 'sample', 'compare', 'check')
+MODES = ('train', 'evaluate', 'sample', 'compare', 'check', 'encode', 'export')
+# They need a trained workdir.
+USES = ('evaluate', 'sample', 'encode', 'export')
 
 _LONGEST_FLAG = 100  # characters of its name, and more
 
 _TOGETHER = ('coordinator_address', 'num_processes', 'process_id')
-# Flags that one mode alone reads.
-_FLAGS_OF_A_MODE = {
-  'num_samples': 'sample',
-  'output': 'sample',
-  'methods': 'compare',
-  'seeds': 'compare',
-  'jobs': 'compare',
+# Flags that few modes read.
+_MODES_OF_A_FLAG = {
+  'num_samples': ('sample',),
+  'images': ('encode',),
+  'output': ('sample', 'encode', 'export'),
+  'methods': ('compare',),
+  'seeds': ('compare',),
+  'jobs': ('compare',),
 }
 
 
@@ -38,6 +41,7 @@ def _define_flags() -> flags.FlagValues:
   for name in (
     'config',
     'workdir',
+    'images',
     'output',
     'methods',
     'seeds',
@@ -99,7 +103,7 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
       f'{rest[0]!r} is not a flag; see --help for the flags'
     )
   _check_flags(values)
-  for name in ('workdir', 'output'):
+  for name in ('workdir', 'output', 'images'):
     path = values[name].value
     if path is not None:
       values[name].value = os.path.expanduser(path)
@@ -112,12 +116,17 @@ def _check_flags(values: flags.FlagValues) -> None:
     raise errors.UserError(
       f'--mode={values.mode}: unknown mode; known: {", ".join(MODES)}'
     )
-  for name, mode in _FLAGS_OF_A_MODE.items():
-    if values[name].value is not None and values.mode != mode:
+  for name, modes in _MODES_OF_A_FLAG.items():
+    if values[name].value is not None and values.mode not in modes:
       raise errors.UserError(
-        f'--{name}: read by --mode={mode} only; leave it out of'
-        f' --mode={values.mode}'
+        f'--{name}: read by --mode={" and --mode=".join(modes)} only; leave it'
+        f' out of --mode={values.mode}'
       )
+  if values.mode == 'encode' and not values.images:
+    raise errors.UserError(
+      '--images is missing; give a folder of images, an .npz or an .npy file,'
+      ' or a split (train, validation, test)'
+    )
   for name in ('workdir', 'output'):
     path = values[name].value
     if path is None:
@@ -228,8 +237,8 @@ def resolve_trained(
     UserError: The workdir was not trained, or with another config.
   """
   stored = _read_trained(workdir, config_lib.load_extensions_of(overrides))
-  if values.output is not None:
-    _check_output(values.output, stored)
+  if values.output is not None and values.mode != 'export':
+    _check_output(values.output, stored, values)
   config = config or config_lib.override(stored, overrides)
   changed = config_lib.differences(stored, config)
   if changed:
@@ -283,20 +292,21 @@ def _check_workdir(workdir: str) -> None:
     raise errors.UserError(f'--workdir={workdir}: it is a file; give a folder')
 
 
-def _check_output(output: str, config) -> None:
-  """Raises unless samples may be written there.
+def _check_output(output: str, config, values: flags.FlagValues) -> None:
+  """Raises unless samples or latents may be written there.
 
   Args:
     output: The .npz file.
     config: Of the run.
+    values: The flags.
   """
   path = pathlib.Path(output)
   if path.suffix != '.npz':
+    beside = ' (a grid is put beside it, as a .png)' * (values.mode == 'sample')
     raise errors.UserError(
       f'--output={output}: not the name of an .npz file; give one that ends'
-      ' in .npz (a grid is put beside it, as a .png)'
+      f' in .npz{beside}'
     )
-  data = config.dataset.path
   is_of_a_run = path.name == 'samples.npz' and any(
     os.path.exists(path.parent / name)
     for name in ('config.json', 'results.json')
@@ -304,20 +314,29 @@ def _check_output(output: str, config) -> None:
   kept = None
   if is_of_a_run:
     kept = 'the samples that a run was evaluated with'
-  elif data and os.path.realpath(output) == os.path.realpath(
-    os.path.expanduser(data)
-  ):
+  elif _is_same_file(output, config.dataset.path):
     kept = 'the images that the run was trained on'
+  elif _is_same_file(output, values.images):
+    kept = 'the images to encode'
   if kept:
     raise errors.UserError(
       f'--output={output}: {kept} are there; give another name'
     )
+  if values.mode != 'sample':
+    return
   picture = path.with_suffix('.png')
   if os.path.exists(picture) and not os.path.exists(path):
     raise errors.UserError(
       f'--output={output}: the grid beside it would replace {picture}; give'
       ' another name, or move that file away'
     )
+
+
+def _is_same_file(path: str, other: str | None) -> bool:
+  """Returns whether another path, if there is one, names the same file."""
+  if not other:
+    return False
+  return os.path.realpath(path) == os.path.realpath(os.path.expanduser(other))
 
 
 def _read_trained(workdir: str, extensions: Sequence[str] | None):

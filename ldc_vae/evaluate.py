@@ -1,14 +1,12 @@
-"""The final evaluation of a run, and sampling from it.
+"""The final evaluation of a run.
 
 The distance of decoded images from the test split is reported for each latent
 source of one checkpoint. So the loss by the latent distribution is separate
 from the loss by the decoder. All weights are the averaged ones.
 """
 
-import math
 import os
 import pathlib
-import shutil
 import time
 from typing import Any
 
@@ -17,7 +15,6 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
 from ldc_vae import room
@@ -34,12 +31,10 @@ from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.reporting import evaluation_figures
 from ldc_vae.reporting import report
 from ldc_vae.reporting import result_tables
-from ldc_vae.reporting import run_figures
 from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import jobs
 from ldc_vae.runtime import lock
-from ldc_vae.runtime import memory
 from ldc_vae.runtime import outputs
 from ldc_vae.runtime import progress
 
@@ -89,12 +84,13 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   requirements.check(config, experiment.dataset)
   room.check(config, experiment)
   run = run_lib.Run(workdir, config, experiment)
-  (step, state, *_), last_step = run.restore_trained()
+  restored, last_step = run.restore_trained()
+  step, state = restored.step, restored.state
   if not cluster.is_first():  # it evaluates alone; the others wait for it
     return cluster.barrier('evaluated')[0]
   logging.info('evaluating step %d of %s', step, workdir)
   _log_left_out(config)
-  networks = sources_lib.Networks.of_run(run, state)
+  networks = sources_lib.Networks.of_run(run.trained(restored))
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
   sources_key, projections_key, importance_key, annealed_key, time_key = (
@@ -199,68 +195,6 @@ def _check_sampler(results) -> None:
       ' or with more config.method.num_latent_updates',
       share,
     )
-
-
-def _check_room(num_samples, model, output) -> None:
-  """Raises an error if the samples do not fit the memory or the disk."""
-  wanted = num_samples * (math.prod(model.image_shape) + 4 * model.latent_size)
-  available = memory.available()
-  free = shutil.disk_usage(output.absolute().parent).free
-  # in memory they are there twice while batches are joined
-  if 2 * wanted > available or wanted > free:
-    raise errors.UserError(
-      f'--num_samples={num_samples} makes {wanted:,} bytes, of which'
-      f' {available // 2:,} fit half of the free memory and {free:,} the disk'
-      f' of {output}: draw fewer at a time'
-    )
-
-
-def sample(
-  config: config_dict.ConfigDict,
-  workdir: str | os.PathLike[str],
-  *,
-  num_samples: int,
-  output: str | os.PathLike[str],
-) -> None:
-  """Draws images from a trained run into an .npz file like samples.npz.
-
-  Args:
-    config: The run's config.
-    workdir: The workdir of a run with a checkpoint.
-    num_samples: How many.
-    output: The .npz file; `images` uint8 [N, H, W, C], `latents` float32
-      [N, D]. A grid of the first hundred is put beside it as a PNG.
-
-  Raises:
-    FloatingPointError: A latent is not finite.
-    OSError: No checkpoint, or a file cannot be read or written.
-    UserError: So many samples have no room.
-  """
-  workdir, output = pathlib.Path(workdir), pathlib.Path(output)
-  picture = output.with_suffix('.png')
-  files.check_writable(output)
-  files.check_writable(picture)
-  experiment = experiment_lib.create(config)
-  room.check(config, experiment)
-  run = run_lib.Run(workdir, config, experiment)
-  (step, state, *_), _ = run.restore_trained()
-  if not cluster.is_first():
-    cluster.barrier('sampled')
-    return
-  _check_room(num_samples, experiment.model, output)
-  networks = sources_lib.Networks.of_run(run, state)
-  key = jax.random.fold_in(experiment.key, streams.Stream.SAMPLE.value)
-  z = networks.generate(num_samples, key)
-  sources_lib.require_finite({'generator': z})
-  images = networks.decode(z)
-  files.write_npz(output, images=images, latents=z)
-  run_figures.sample_grid(
-    images[: evaluation_figures.SHOWN],
-    picture,
-    title=f'Samples of {workdir.name}, step {step}',
-  )
-  logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
-  cluster.barrier('sampled')
 
 
 def _sampling_seconds(

@@ -6,6 +6,7 @@ Config objects are read here and in the loops, and go no further down.
 from collections.abc import Callable, Mapping
 import functools
 import math
+import os
 from typing import NamedTuple
 
 from absl import logging
@@ -63,6 +64,29 @@ class Experiment(NamedTuple):
   def abstract_state(self) -> step_lib.TrainState:
     """Returns the shapes and dtypes of a state; computes nothing."""
     return jax.eval_shape(self.init_state)
+
+
+def abstract_state(
+  config: config_dict.ConfigDict,
+  model: model_lib.Model,
+  algorithm: base.Algorithm,
+) -> step_lib.TrainState:
+  """Returns the shapes and dtypes of a state, for which no data are needed.
+
+  Args:
+    config: A validated config.
+    model: Its networks.
+    algorithm: Its method with these networks.
+  """
+  txs = optimizers.create_optimizers(
+    algorithm,
+    sections.Optimizer.from_config(config.optimizer),
+    num_steps=1,  # no shape depends on it
+  )
+  return jax.eval_shape(
+    lambda key: step_lib.create_train_state(key, model, algorithm, txs),
+    jax.random.key(0),
+  )
 
 
 def create(config: config_dict.ConfigDict) -> Experiment:
@@ -187,6 +211,16 @@ def log_parameters(state: step_lib.TrainState) -> None:
   }
   listed = ', '.join(f'{name} {count:,}' for name, count in counts.items())
   logging.info('parameters: %s; in all %s', listed, f'{sum(counts.values()):,}')
+
+
+def require_float32() -> None:
+  """Raises a `UserError` if jax has 64 bits: a run has the numbers of 32."""
+  if jax.config.read('jax_enable_x64'):
+    given = os.environ.get('JAX_ENABLE_X64', 'True')
+    raise errors.UserError(
+      f'JAX_ENABLE_X64={given}: runs and their checkpoints are in float32;'
+      ' unset JAX_ENABLE_X64'
+    )
 
 
 def check_batch_size(batch_size: int, accumulate: int) -> None:

@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
       from ldc_vae import check  # no device is needed
 
       return 0 if check.check(workdir) else _RUNTIME_ERROR
-    is_trained = values.mode in ('evaluate', 'sample')
+    is_trained = values.mode in cli.USES
     is_shared = is_trained and cli.several_processes(values)
     if is_trained and not is_shared:
       config = cli.resolve_trained(values, overrides, config, workdir)
@@ -215,13 +215,34 @@ def _evaluate(config, workdir, values):
 
 def _sample(config, workdir, values):
   """Draws images from a trained workdir."""
-  from ldc_vae import evaluate
+  from ldc_vae import use
 
-  evaluate.sample(
+  use.sample(
     config,
     workdir,
     num_samples=values.num_samples or 64,
     output=values.output or os.path.join(workdir, 'generated.npz'),
+  )
+
+
+def _encode(config, workdir, values):
+  """Writes the latents of images."""
+  from ldc_vae import use
+
+  use.encode(
+    config,
+    workdir,
+    images=values.images,
+    output=values.output or os.path.join(workdir, 'latents.npz'),
+  )
+
+
+def _export(config, workdir, values):
+  """Writes a trained run into a folder to share."""
+  from ldc_vae import use
+
+  use.export(
+    config, workdir, output=values.output or os.path.join(workdir, 'export')
   )
 
 
@@ -239,6 +260,8 @@ _JOBS = {
   'train': _train,
   'evaluate': _evaluate,
   'sample': _sample,
+  'encode': _encode,
+  'export': _export,
   'compare': _compare,
 }
 
@@ -272,16 +295,13 @@ def _set_up_jax(values: flags.FlagValues, watch) -> None:
   """Turns the compilation cache on and joins the other processes."""
   import jax
 
+  from ldc_vae import experiment
   from ldc_vae.data import datasets
   from ldc_vae.runtime import cluster
   from ldc_vae.runtime import compiled
 
   compiled.use_cache(datasets.cache_dir() / 'xla')
-  if jax.config.read('jax_enable_x64'):
-    raise errors.UserError(
-      f'JAX_ENABLE_X64={os.environ.get("JAX_ENABLE_X64")}: runs and their'
-      ' checkpoints are in float32; unset JAX_ENABLE_X64'
-    )
+  experiment.require_float32()
   if values.mode == 'compare':  # its runs need the accelerator, not it
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_platform_name', 'cpu')

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -21,6 +21,8 @@ from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae.data import datasets
+from ldc_vae.methods import base
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import cluster
@@ -130,6 +132,18 @@ class Run:
             ' process the same config and data'
           )
 
+  def trained(self, restored: checkpoint.Restored) -> 'Trained':
+    """Returns the trained networks of a restored checkpoint."""
+    experiment, state = self.experiment, restored.state
+    return Trained(
+      self.config,
+      experiment.model,
+      experiment.algorithm,
+      state.ema_params,
+      state.stats,
+      restored.step,
+    )
+
   def restore_trained(self) -> tuple[checkpoint.Restored, int]:
     """Restores the checkpoint that `evaluate.checkpoint` names.
 
@@ -145,20 +159,95 @@ class Run:
       restored = self.restore(checkpointer, self.config.evaluate.checkpoint)
       # process 0 alone sees the files
       last_step = checkpointer.latest_step()
-    if restored is None:
-      raise errors.UserError(
-        f'{self.workdir} holds no checkpoint; train in it first (--mode=train)',
-        exit_code=1,
-      )
-    bad = health.first_non_finite(restored.state.ema_params)
-    if bad is not None:  # decoded, it would look like black images
-      raise errors.UserError(
-        f'{self.checkpoints}/{restored.step} has numbers in {bad} that are'
-        ' not finite; train again with a lower'
-        ' config.optimizer.learning_rate',
-        exit_code=1,
-      )
+    restored = _require_trained(restored, self.workdir)
     return restored, last_step or restored.step
+
+
+class Trained(NamedTuple):
+  """The trained networks of a run, which need no data.
+
+  Attributes:
+    config: The run's config.
+    model: The networks.
+    algorithm: The method with these networks.
+    params: The averaged weights by network name.
+    stats: The method's statistics.
+    step: The step of their checkpoint.
+  """
+
+  config: config_dict.ConfigDict
+  model: model_lib.Model
+  algorithm: base.Algorithm
+  params: dict[str, Any]
+  stats: Any
+  step: int
+
+
+def restore_without_data(
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike[str],
+  which: str | None = None,
+) -> Trained:
+  """Restores the networks of a checkpoint; no data and no lock are needed.
+
+  Args:
+    config: The run's config.
+    workdir: Its workdir; another process may be training there.
+    which: 'latest' or 'best'; None for what `evaluate.checkpoint` says.
+
+  Raises:
+    UserError: There is no checkpoint, it is of another config, or it has
+      numbers that are not finite.
+    OSError: It cannot be read.
+  """
+  workdir = pathlib.Path(workdir)
+  checkpoints = workdir / 'checkpoints'
+  shape = _image_shape(config, checkpoints) if cluster.is_first() else None
+  shape = cluster.barrier('image_shape', shape)[0]
+  model = experiment_lib.create_model(config, tuple(shape))
+  algorithm = experiment_lib.create_algorithm(config, model)
+  template = experiment_lib.abstract_state(config, model, algorithm)
+  cluster.meet('restore')
+  with checkpoint.Checkpointer(checkpoints, read_only=True) as checkpointer:
+    restored = checkpointer.restore(
+      template, which or config.evaluate.checkpoint
+    )
+  restored = _require_trained(restored, workdir)
+  config_lib.check_same_run(restored.meta['config'], config, str(checkpoints))
+  state = restored.state
+  return Trained(
+    config, model, algorithm, state.ema_params, state.stats, restored.step
+  )
+
+
+def _image_shape(
+  config: config_dict.ConfigDict, checkpoints: pathlib.Path
+) -> tuple[int, ...]:
+  """Returns (H, W, C) of the images that a run was trained on."""
+  meta = checkpoint_folder.read_meta(checkpoints) or {}
+  if meta.get('data'):  # the shape [N, H, W, C] and a digest
+    return tuple(meta['data']['train'][1:4])
+  return experiment_lib.load_dataset(config).image_shape
+
+
+def _require_trained(
+  restored: checkpoint.Restored | None, workdir: pathlib.Path
+) -> checkpoint.Restored:
+  """Returns a checkpoint, or raises if there is none or if it diverged."""
+  if restored is None:
+    raise errors.UserError(
+      f'{workdir} holds no checkpoint; train in it first (--mode=train)',
+      exit_code=1,
+    )
+  bad = health.first_non_finite(restored.state.ema_params)
+  if bad is not None:  # decoded, it would look like black images
+    raise errors.UserError(
+      f'{workdir / "checkpoints"}/{restored.step} has numbers in {bad} that'
+      ' are not finite; train again with a lower'
+      ' config.optimizer.learning_rate',
+      exit_code=1,
+    )
+  return restored
 
 
 @contextlib.contextmanager

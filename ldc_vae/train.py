@@ -28,7 +28,10 @@ from ldc_vae.runtime import signals
 
 
 def train_and_evaluate(
-  config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike[str],
+  *,
+  with_evaluation: bool = True,
 ) -> None:
   """Trains until `config`'s number of steps is reached, then evaluates.
 
@@ -38,6 +41,7 @@ def train_and_evaluate(
   Args:
     config: A validated config.
     workdir: Made if it is missing; holds the files of the run.
+    with_evaluation: Whether to evaluate after the training.
 
   Raises:
     UserError: The config is not the one that `workdir` was begun with.
@@ -57,6 +61,8 @@ def train_and_evaluate(
       run.write_config()
     with checkpoint.Checkpointer(run.checkpoints) as checkpointer:
       _train(run, checkpointer, watch)
+    if not with_evaluation:
+      return
     # process 0 decides: the others never look at the workdir
     done = cluster.is_first() and run_lib.is_evaluated(
       run.workdir,

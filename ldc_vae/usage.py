@@ -26,10 +26,16 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
   --mode=MODE          train (default): train, evaluate, draw pictures
                        evaluate: evaluate a trained workdir again
                        sample: draw images from a trained workdir
+                       encode: write the latents of images
+                       export: write a folder to share
                        compare: train and evaluate several methods, tabulate
                        check: say which files of a workdir are as written
   --num_samples=N      sample: how many images (default: 64)
-  --output=FILE.npz    sample: where to write (default: WORKDIR/generated.npz)
+  --images=PATH        encode: a folder, an .npz or .npy file, or train,
+                       validation or test, a split of the run's own data
+  --output=PATH        where to write: an .npz file of sample (default:
+                       WORKDIR/generated.npz) and encode (WORKDIR/latents.npz),
+                       a folder of export (WORKDIR/export)
   --methods=A,B        compare: which methods (default: all)
   --seeds=0,1,2        compare: of each method (default: 0,1,2)
   --jobs=N             compare: runs at once, each on its own cores (default: 1)
@@ -44,7 +50,7 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
 Methods:
 {methods}
 
-evaluate and sample read the config of the workdir where --config is missing.
+Modes that use a trained workdir read its config where --config is missing.
 Caches lie under $LDC_VAE_CACHE (default: ~/.cache/ldc_vae). LDC_VAE_TRACEBACK=1
 shows where an error was raised. SIGINT, SIGTERM and SIGHUP save and stop a run.
 Exit code 2: the same command would fail again; 1: it may succeed.

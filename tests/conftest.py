@@ -38,6 +38,7 @@ _LONG = (
   'torture',
   'evaluate_methods',
   'evaluate_sources',
+  'python_page',
   'sharded_step',
   'ldc_autoencoder',
   'step',

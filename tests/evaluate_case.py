@@ -96,7 +96,12 @@ class RunTest(parameterized.TestCase):
     cls.experiment = experiment_lib.create(cls.config)
     cls.untrained = cls.experiment.init_state()
     cls.apply = sources_lib.Networks(
-      cls.experiment, cls.untrained, binarize=False, batch_size=50
+      cls.experiment.model,
+      cls.experiment.algorithm,
+      cls.untrained.ema_params,
+      cls.untrained.stats,
+      binarize=False,
+      batch_size=50,
     )
     with checkpoint.Checkpointer(
       cls.workdir / 'checkpoints', read_only=True

@@ -25,7 +25,7 @@ def get_config(arg=''):
 
 
 class _Jobs:
-  """Stands in for ldc_vae.train and ldc_vae.evaluate; records their calls."""
+  """Stands in for the modules of the modes; records their calls."""
 
   def __init__(self, error=None):
     self.calls = []
@@ -74,13 +74,15 @@ class MainTestCase(parameterized.TestCase):
     jobs = _Jobs(error)
     out, err = io.StringIO(), io.StringIO()
     modules = {
-      f'ldc_vae.{name}': jobs for name in ('train', 'evaluate', 'compare')
+      f'ldc_vae.{name}': jobs
+      for name in ('train', 'evaluate', 'use', 'compare')
     }
     package = sys.modules['ldc_vae']
     with (
       mock.patch.dict(sys.modules, modules),
       mock.patch.object(package, 'train', jobs, create=True),
       mock.patch.object(package, 'evaluate', jobs, create=True),
+      mock.patch.object(package, 'use', jobs, create=True),
       mock.patch.object(package, 'compare', jobs, create=True),
       contextlib.redirect_stdout(out),
       contextlib.redirect_stderr(err),

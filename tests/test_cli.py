@@ -51,6 +51,37 @@ class WorkdirModesTest(main_case.MainTestCase):
       kwargs, {'num_samples': 64, 'output': f'{workdir}/generated.npz'}
     )
 
+  def test_encode_gets_images_and_output(self):
+    workdir = self.trained()
+    argv = ('--mode=encode', f'--workdir={workdir}', '--images=test')
+    _, ((name, _, _, kwargs),), _, _ = self.run_main(*argv)
+    self.assertEqual(name, 'encode')
+    self.assertEqual(
+      kwargs, {'images': 'test', 'output': f'{workdir}/latents.npz'}
+    )
+    _, ((_, _, _, kwargs),), _, _ = self.run_main(*argv, '--output=x.npz')
+    self.assertEqual(kwargs['output'], 'x.npz')
+
+  def test_export_gets_a_folder(self):
+    workdir = self.trained()
+    argv = ('--mode=export', f'--workdir={workdir}')
+    _, ((name, _, _, kwargs),), _, _ = self.run_main(*argv)
+    self.assertEqual(
+      (name, kwargs), ('export', {'output': f'{workdir}/export'})
+    )
+    _, ((_, _, _, kwargs),), _, _ = self.run_main(*argv, '--output=shared')
+    self.assertEqual(kwargs, {'output': 'shared'})
+
+  def test_the_images_to_encode_are_not_replaced(self):
+    workdir = self.trained()
+    self.assert_refused(
+      '--mode=encode',
+      f'--workdir={workdir}',
+      '--images=x.npz',
+      '--output=./x.npz',
+      part='--output=./x.npz: the images to encode are there',
+    )
+
   def test_a_config_that_was_trained_is_accepted(self):
     workdir = self.trained()
     code, *_ = self.run_main(
@@ -70,12 +101,14 @@ class WorkdirModesTest(main_case.MainTestCase):
       part='config.seed differs from',
     )
 
-  @parameterized.parameters('evaluate', 'sample')
-  def test_a_workdir_is_needed(self, mode):
-    self.assert_refused(f'--mode={mode}', part='--workdir is missing')
-    self.assert_refused(
-      f'--mode={mode}', '--workdir=nowhere', part='no such folder'
-    )
+  @parameterized.parameters(
+    ('--mode=evaluate',),
+    ('--mode=sample',),
+    ('--mode=encode', '--images=test'),
+  )
+  def test_a_workdir_is_needed(self, *argv):
+    self.assert_refused(*argv, part='--workdir is missing')
+    self.assert_refused(*argv, '--workdir=nowhere', part='no such folder')
 
   def test_a_trained_workdir_is_needed(self):
     os.mkdir('empty')
@@ -118,7 +151,7 @@ class MistakesTest(main_case.MainTestCase):
     (['--config=toy.py', '--config.sede=1'], 'did you mean seed?'),
     (['--config=toy.py', '--mode=tarin'], 'train, evaluate, sample'),
     (['--config=toy.py', '--num_samples=3'], '--mode=sample only'),
-    (['--config=toy.py', '--output=3'], '--mode=sample only'),
+    (['--config=toy.py', '--output=3'], '--mode=sample and --mode=encode'),
     (['--mode=sample', '--num_samples=0'], 'num_samples=0'),
     (['--mode=sample', '--num_samples=many'], 'num_samples=many'),
     (['--config=toy.py', '--process_id=0'], '--coordinator_address is mis'),

@@ -202,27 +202,6 @@ class EvaluateTest(evaluate_case.RunTest):
       delta=5 * np.std(nll) / np.sqrt(8) + 1e-3,
     )
 
-  def test_sample_writes_the_number_asked_for(self):
-    output = self.workdir / 'more' / 'some.npz'
-    output.parent.mkdir(exist_ok=True)
-    evaluate.sample(self.config, self.workdir, num_samples=7, output=output)
-    with np.load(output) as samples:
-      self.assertEqual(samples['images'].shape, (7, 8, 8, 1))
-    self.assertTrue(output.with_suffix('.png').exists())
-
-  def test_a_sample_needs_no_inception_and_a_place_for_its_picture(self):
-    output = self.workdir / 'pictures' / 'some.npz'
-    output.with_suffix('.png').mkdir(parents=True)
-    output.write_text('kept')
-    config = config_lib.override(self.config, {'evaluate.inception': True})
-    with mock.patch.object(inception, 'require', side_effect=AssertionError):
-      with self.assertRaisesRegex(OSError, 'some.png'):
-        evaluate.sample(config, self.workdir, num_samples=7, output=output)
-      self.assertEqual(output.read_text(), 'kept')
-      output.with_suffix('.png').rmdir()
-      evaluate.sample(config, self.workdir, num_samples=7, output=output)
-    self.assertTrue(output.with_suffix('.png').is_file())
-
   def test_an_evaluation_that_fails_leaves_the_one_before(self):
     workdir = self.workdir.with_name('stopped')
     shutil.copytree(self.evaluated, workdir)

@@ -83,7 +83,12 @@ class MethodsTest(parameterized.TestCase):
     state = experiment.init_state()
     self.assertNotIn('encoder', state.params)
     apply = sources_lib.Networks(
-      experiment, state, binarize=False, batch_size=50
+      experiment.model,
+      experiment.algorithm,
+      state.ema_params,
+      state.stats,
+      binarize=False,
+      batch_size=50,
     )
     images = experiment.dataset.images['test'][:70]
     posterior = apply.encode(images, jax.random.key(0))

@@ -223,7 +223,12 @@ class SourcesTest(evaluate_case.RunTest):
 
   def test_draws_are_those_of_any_batch_size(self):
     other = sources_lib.Networks(
-      self.experiment, self.untrained, binarize=False, batch_size=32
+      self.experiment.model,
+      self.experiment.algorithm,
+      self.untrained.ema_params,
+      self.untrained.stats,
+      binarize=False,
+      batch_size=32,
     )
     images = self.experiment.dataset.images['test'][:70]
     key = jax.random.key(0)

@@ -47,8 +47,10 @@ _FLOORS = {
   'reporting': 11,
   'evaluate': 12,
   'train': 13,
+  'api': 14,
   'compare': 14,
-  'main': 15,
+  'use': 15,
+  'main': 16,
 }
 
 _FLOOR_0_IMPORTS = {'jax', 'numpy', 'scipy', 'chex'}

@@ -392,7 +392,7 @@ logging.warning('their warning')
     self.assertEqual(
       result.stderr,
       'error: --mode=x: unknown mode; known: train, evaluate, sample,'
-      ' compare, check\n',
+      ' compare, check, encode, export\n',
     )
 
 

@@ -8,6 +8,7 @@ path and a remedy.
 import functools
 import pathlib
 import shutil
+import tempfile
 
 from absl import logging
 import numpy as np
@@ -73,6 +74,67 @@ def load(
   if labels is None:
     return images, None, 0
   return images, cut(labels), len(arrays['classes'])
+
+
+class _Given(request_lib.Request):
+  """Images of --mode=encode: errors name its flag."""
+
+  def conflict(self, names, explanation: str) -> errors.UserError:
+    """Returns the error '--images=PATH ...'."""
+    del names
+    return errors.UserError(f'--images={self.path} {explanation}')
+
+
+def read(
+  path: str, image_shape: tuple[int, int, int], background: int
+) -> np.ndarray:
+  """Reads a folder, an .npz or an .npy file; no image is held out or moved.
+
+  Args:
+    path: Its files are sorted by name. Files are resized and cropped where the
+      images are square.
+    image_shape: (H, W, C).
+    background: The grey level behind transparent pixels.
+
+  Returns:
+    uint8, shape [N, H, W, C].
+
+  Raises:
+    UserError: The path cannot be used, or its images have another shape.
+  """
+  height, width, num_channels = image_shape
+  request = _Given(
+    name='images',
+    path=path,
+    image_size=height if height == width else 0,
+    num_channels=num_channels if num_channels in (1, 3) else 0,
+    background=background,
+  )
+  source = array_cache.expand(path)
+  with tempfile.TemporaryDirectory() as folder:
+    target = pathlib.Path(folder)
+    if source.is_dir():
+      found = image_folder.find(source, request)
+      rows = np.arange(len(found.files))
+      error = image_files.write(source, found, rows, request, target, {})
+      if error is not None:
+        raise error
+    elif source.is_file() and source.suffix.lower() in array_files.SUFFIXES:
+      arrays = array_files.read(source, request)
+      rows = np.arange(int(arrays.sizes.sum()))
+      array_files.write(arrays, rows, request, target)
+    else:
+      raise request.refuse(
+        'is no folder, .npz or .npy file, and no split (train, validation,'
+        ' test)'
+      )
+    images = np.load(target / 'images.npy')
+  if images.shape[1:] != tuple(image_shape):
+    raise request.refuse(
+      f'holds images of shape {images.shape[1:]}, but the run has'
+      f' {tuple(image_shape)}'
+    )
+  return images
 
 
 # What is written into the cache, all in one order: images.npy, dark.npy and

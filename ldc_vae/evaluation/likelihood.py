@@ -17,6 +17,7 @@ import numpy as np
 
 from ldc_vae import elbo
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import streams
 from ldc_vae.data import datasets
@@ -51,30 +52,54 @@ def importance(
   """
   num_samples = config.evaluate.importance_samples
   images = _reference(config, experiment)[: config.evaluate.num_nll_images]
-  if not num_samples or not _has_densities(experiment) or not len(images):
+  trained = _trained(config, experiment, state)
+  if not num_samples or not has_densities(trained) or not len(images):
     return {}
+  bound, log_evidence = importance_bounds(
+    trained, images, key, num_samples=num_samples
+  )
+  return {
+    'nll/elbo': -float(np.mean(bound)),
+    'nll/importance': -float(np.mean(log_evidence)),
+  }
+
+
+def importance_bounds(
+  trained: run_lib.Trained, images: np.ndarray, key: Array, *, num_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns two lower bounds of log p(x) of each image, in nats.
+
+  Burda et al. (2016), https://arxiv.org/abs/1509.00519, equation 8.
+
+  Args:
+    trained: Networks whose posterior and prior have densities.
+    images: uint8, or floats in [0, 1], shape [N, H, W, C].
+    key: PRNG key.
+    num_samples: Latents for each image.
+
+  Returns:
+    The ELBO [N], and the importance-weighted bound [N], float64.
+  """
 
   @jax.jit
   def bounds(params, stats, images, key, first):
     images, keys = step_lib.eval_images(
-      images, key, config.dataset.binarize, first
+      images, key, trained.config.dataset.binarize, first
     )
-    log_weights = _log_weights(
-      experiment, params, stats, images, keys, num_samples
-    )
+    weights = log_weights(trained, params, stats, images, keys, num_samples)
     return (
-      jnp.mean(log_weights, axis=1),
-      jax.vmap(elbo.importance_weighted_bound)(log_weights),
+      jnp.mean(weights, axis=1),
+      jax.vmap(elbo.importance_weighted_bound)(weights),
     )
 
-  bound, log_evidence = _means(
-    functools.partial(bounds, state.ema_params, state.stats),
+  bound, log_evidence = _values(
+    functools.partial(bounds, trained.params, trained.stats),
     images,
     _DECODES_AT_ONCE // num_samples,
     key,
     'estimating the likelihood by importance sampling',
   )
-  return {'nll/elbo': -bound, 'nll/importance': -log_evidence}
+  return bound, log_evidence
 
 
 def annealed(
@@ -111,65 +136,134 @@ def annealed(
   log_prior = experiment.algorithm.log_prior
   if not num_chains or log_prior is None or not len(images):
     return {}
-  batch_size = _DECODES_AT_ONCE // num_chains
-  enclose = functools.partial(
-    _enclose, experiment, num_chains, config.evaluate.ais_temperatures
+  trained = _trained(config, experiment, state)
+  chains = {
+    'num_chains': num_chains,
+    'num_temperatures': config.evaluate.ais_temperatures,
+  }
+  test_key, model_key = jax.random.split(key)
+  bounds = annealed_bounds(
+    trained,
+    images,
+    test_key,
+    **chains,
+    num_samples=num_samples if has_densities(trained) else 0,
   )
-  weighted = num_samples and _has_densities(experiment)
+  names = ('nll/ais', 'nll/ais_importance')
+  results = {name: -float(np.mean(x)) for name, x in zip(names, bounds)}
+  if log_prior is base.normal_log_prior:
+    gaps = _gaps(trained, images, model_key, **chains)
+    results['nll/ais_gap'] = float(np.mean(gaps))
+  return results
+
+
+def annealed_bounds(
+  trained: run_lib.Trained,
+  images: np.ndarray,
+  key: Array,
+  *,
+  num_chains: int,
+  num_temperatures: int,
+  num_samples: int,
+) -> tuple[np.ndarray, ...]:
+  """Returns lower bounds of log p(x) of each image by AIS, in nats.
+
+  Args:
+    trained: Networks whose prior has a density.
+    images: uint8, or floats in [0, 1], shape [N, H, W, C].
+    key: PRNG key.
+    num_chains: Chains for each image.
+    num_temperatures: Temperatures of a chain.
+    num_samples: Latents of the importance-weighted bound of the same images;
+      0 leaves it out.
+
+  Returns:
+    The bound [N] by AIS and, unless `num_samples` is 0, the one by importance
+    sampling [N]; float64.
+  """
 
   @jax.jit
-  def test_bounds(params, stats, images, key, first):
+  def bounds(params, stats, images, key, first):
     images, keys = step_lib.eval_images(
-      images, key, config.dataset.binarize, first
+      images, key, trained.config.dataset.binarize, first
     )
-    lower, _ = jax.vmap(functools.partial(enclose, params, stats))(images, keys)
-    if not weighted:
+    enclose = functools.partial(
+      _enclose, trained, num_chains, num_temperatures, params, stats
+    )
+    lower, _ = jax.vmap(enclose)(images, keys)
+    if not num_samples:
       return (lower,)
 
     def importance_bound(inputs):
       image, key = inputs
-      log_weights = _log_weights(
-        experiment, params, stats, image[None], key[None], num_samples
+      weights = log_weights(
+        trained, params, stats, image[None], key[None], num_samples
       )
-      return elbo.importance_weighted_bound(log_weights[0])
+      return elbo.importance_weighted_bound(weights[0])
 
     return lower, jax.lax.map(importance_bound, (images, keys))
 
+  return _values(
+    functools.partial(bounds, trained.params, trained.stats),
+    images,
+    _DECODES_AT_ONCE // num_chains,
+    key,
+    'estimating the likelihood by annealed importance sampling',
+  )
+
+
+def _gaps(
+  trained: run_lib.Trained,
+  images: np.ndarray,
+  key: Array,
+  *,
+  num_chains: int,
+  num_temperatures: int,
+) -> np.ndarray:
+  """Returns upper minus lower bound for N images of the model, [N]."""
+  model = trained.model
+
   @jax.jit
-  def model_bounds(params, stats, images, key, first):
+  def gaps(params, stats, images, key, first):
     keys = streams.image_keys(key, images.shape[0], None, first)
+    enclose = functools.partial(
+      _enclose, trained, num_chains, num_temperatures, params, stats
+    )
 
     def gap(key):
       z_key, image_key, chain_key = jax.random.split(key, 3)
-      z = jax.random.normal(z_key, (experiment.model.latent_size,))
-      image = _simulate(experiment.model, params, z, image_key)
-      lower, upper = enclose(params, stats, image, chain_key, z)
+      z = jax.random.normal(z_key, (model.latent_size,))
+      image = _simulate(model, params, z, image_key)
+      lower, upper = enclose(image, chain_key, z)
       return upper - lower
 
     return (jax.vmap(gap)(keys),)
 
-  means = lambda bounds, key, what: _means(
-    functools.partial(bounds, state.ema_params, state.stats),
+  return _values(
+    functools.partial(gaps, trained.params, trained.stats),
     images,
-    batch_size,
+    _DECODES_AT_ONCE // num_chains,
     key,
-    what,
-  )
-  what = 'estimating the likelihood by annealed importance sampling'
-  test_key, model_key = jax.random.split(key)
-  log_evidences = means(test_bounds, test_key, what)
-  names = ('nll/ais', 'nll/ais_importance')
-  results = {name: -value for name, value in zip(names, log_evidences)}
-  if log_prior is base.normal_log_prior:
-    what = 'bounding the error of annealed importance sampling'
-    results['nll/ais_gap'] = means(model_bounds, model_key, what)[0]
-  return results
+    'bounding the error of annealed importance sampling',
+  )[0]
 
 
-def _has_densities(experiment: experiment_lib.Experiment) -> bool:
+def has_densities(trained: run_lib.Trained) -> bool:
   """Returns whether posterior and prior have densities, for the weights."""
-  gaussian = experiment.model.encoder == 'gaussian'
-  return gaussian and experiment.algorithm.log_prior is not None
+  has_prior = trained.algorithm.log_prior is not None
+  return trained.model.encoder == 'gaussian' and has_prior
+
+
+def _trained(config, experiment, state) -> run_lib.Trained:
+  """Returns the networks of a checkpoint."""
+  return run_lib.Trained(
+    config,
+    experiment.model,
+    experiment.algorithm,
+    state.ema_params,
+    state.stats,
+    step=0,
+  )
 
 
 def _reference(config, experiment) -> np.ndarray:
@@ -177,8 +271,8 @@ def _reference(config, experiment) -> np.ndarray:
   return experiment.dataset.images[config.evaluate.split]
 
 
-def _log_weights(
-  experiment: experiment_lib.Experiment,
+def log_weights(
+  trained: run_lib.Trained,
   params: chex.ArrayTree,
   stats: chex.ArrayTree,
   images: Array,
@@ -186,12 +280,13 @@ def _log_weights(
   num_samples: int,
 ) -> Array:
   """Returns log [p(x|z) p(z) / q(z|x)] of K draws of each posterior, [B, K]."""
-  model = experiment.model
+  model, algorithm = trained.model, trained.algorithm
   z, mean, logvar = model.particles(params, images, keys, num_samples)
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
 
   def log_weight(log_likelihood, z, mean, logvar):
-    log_prior = experiment.algorithm.log_prior(params, stats, z)
+    assert algorithm.log_prior is not None  # see `has_densities`
+    log_prior = algorithm.log_prior(params, stats, z)
     return log_likelihood + log_prior - elbo.gaussian_log_prob(z, mean, logvar)
 
   over_particles = jax.vmap(log_weight, in_axes=(0, 0, None, None))
@@ -199,7 +294,7 @@ def _log_weights(
 
 
 def _enclose(
-  experiment: experiment_lib.Experiment,
+  trained: run_lib.Trained,
   num_chains: int,
   num_temperatures: int,
   params: chex.ArrayTree,
@@ -209,12 +304,13 @@ def _enclose(
   z: Array | None = None,
 ) -> tuple[Array, Array | None]:
   """Returns bounds of log p(x): a lower one and, given an exact z, an upper."""
-  model = experiment.model
+  model, algorithm = trained.model, trained.algorithm
   log_initial_fn = elbo.standard_normal_log_prob
 
   def log_joint_fn(z):
     log_likelihood = model.log_likelihood(params, image[None], z[None, None])
-    log_prior = experiment.algorithm.log_prior(params, stats, z)
+    assert algorithm.log_prior is not None  # the callers ask for it
+    log_prior = algorithm.log_prior(params, stats, z)
     return log_prior + log_likelihood[0, 0]
 
   path = ais_lib.sigmoid_schedule(num_temperatures)
@@ -272,34 +368,32 @@ _SIMULATORS = {
 }
 
 
-def _means(
+def _values(
   batch_fn: Callable[[np.ndarray, Array, int], tuple[Array, ...]],
   images: np.ndarray,
   batch_size: int,
   key: Array,
   what: str,
-) -> tuple[float, ...]:
-  """Returns means over images of each output [B] of `batch_fn`.
+) -> tuple[np.ndarray, ...]:
+  """Returns the values of all images, of each output [B] of `batch_fn`.
 
   Args:
     batch_fn: A function `(batch, key, number of its first image)`.
-    images: uint8, shape [N, H, W, C].
+    images: Shape [N, H, W, C].
     batch_size: B.
     key: PRNG key.
     what: What is estimated, in words.
 
   Returns:
-    One mean for each output.
+    An array [N] for each output, float64.
   """
   batch_size = max(1, min(batch_size, len(images)))
-  totals = []
+  parts = []
   with progress.activity(what) as report:
     for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, batch_size)
     ):
       values = batch_fn(batch, key, index * batch_size)
-      totals.append(
-        [np.sum(np.asarray(each, np.float64)[mask]) for each in values]
-      )
+      parts.append([np.asarray(each, np.float64)[mask] for each in values])
       report(min((index + 1) * batch_size, len(images)), len(images))
-  return tuple(float(total) for total in np.sum(totals, axis=0) / len(images))
+  return tuple(np.concatenate(each) for each in zip(*parts, strict=True))

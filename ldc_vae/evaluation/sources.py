@@ -18,6 +18,7 @@ from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
+from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import progress
 from ldc_vae.samplers import registry
 
@@ -58,19 +59,29 @@ class Sources(NamedTuple):
 class Networks:
   """The networks of a checkpoint as jitted functions with one batch shape."""
 
-  def __init__(self, experiment, state, *, binarize: bool, batch_size: int):
-    """Creates the functions, with the averaged weights of `state`.
+  def __init__(
+    self,
+    model: model_lib.Model,
+    algorithm: base.Algorithm,
+    params,
+    stats,
+    *,
+    binarize: bool,
+    batch_size: int,
+  ):
+    """Creates the functions.
 
     Args:
-      experiment: The run.
-      state: The state in a checkpoint.
+      model: The networks.
+      algorithm: The method with these networks.
+      params: Their weights.
+      stats: The method's statistics.
       binarize: Whether images are binarised before they are encoded.
       batch_size: Images at a time.
     """
-    self._experiment, self._batch_size = experiment, batch_size
-    self._params, self._stats = state.ema_params, state.stats
+    self._image_shape, self._batch_size = model.image_shape, batch_size
     # The weights are arguments, because jit would compile constants in.
-    model, algorithm = experiment.model, experiment.algorithm
+    self._params, self._stats = params, stats
 
     @jax.jit
     def encode(params, stats, images, key, first):
@@ -90,13 +101,15 @@ class Networks:
     self._encode, self._decode, self._generate = encode, decode, generate
 
   @classmethod
-  def of_run(cls, run: run_lib.Run, state) -> 'Networks':
+  def of_run(cls, trained: run_lib.Trained) -> 'Networks':
     """Returns the networks of a run's checkpoint."""
     return cls(
-      run.experiment,
-      state,
-      binarize=run.config.dataset.binarize,
-      batch_size=run.config.evaluate.batch_size,
+      trained.model,
+      trained.algorithm,
+      trained.params,
+      trained.stats,
+      binarize=trained.config.dataset.binarize,
+      batch_size=trained.config.evaluate.batch_size,
     )
 
   def encode(self, images, key: Array) -> base.Posterior:
@@ -107,7 +120,7 @@ class Networks:
       key: PRNG key of all noise.
     """
     images = np.asanyarray(images)  # a memory map stays one
-    pixels.check(images, self._experiment.dataset.image_shape)
+    pixels.check(images, self._image_shape)
     parts = []
     for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, self._batch_size)
@@ -130,6 +143,26 @@ class Networks:
       images = self._decode(self._params, padded)
       parts.append(np.asarray(images)[: len(batch)])
     return np.concatenate(parts)
+
+  def interpolate(
+    self, starts: np.ndarray, stops: np.ndarray, num_steps: int
+  ) -> np.ndarray:
+    """Decodes latents on the straight lines from one latent to another.
+
+    Args:
+      starts: Shape [N, D].
+      stops: Shape [N, D].
+      num_steps: S, with the two ends.
+
+    Returns:
+      uint8 [N, S, H, W, C].
+    """
+    fractions = np.linspace(0.0, 1.0, num_steps)
+    walks = np.stack(
+      [(1.0 - t) * starts + t * stops for t in fractions], axis=1
+    ).astype(np.float32)
+    decoded = self.decode(walks.reshape(-1, walks.shape[-1]))
+    return decoded.reshape(*walks.shape[:2], *decoded.shape[1:])
 
   def generate(self, num_samples: int, key: Array) -> np.ndarray:
     """Draws latents [num_samples, D] from the method's own generator."""

@@ -56,13 +56,8 @@ def draw(
       ends[: len(ends) // 2],
       ends[len(ends) // 2 :][: len(ends) // 2],
     )
-    fractions = np.linspace(0.0, 1.0, _INTERPOLATION_STEPS)
-    walks = np.stack(
-      [(1.0 - t) * starts + t * stops for t in fractions], axis=1
-    ).astype(np.float32)
-    decoded = networks.decode(walks.reshape(-1, walks.shape[-1]))
     run_figures.interpolations(
-      decoded.reshape(*walks.shape[:2], *decoded.shape[1:]),
+      networks.interpolate(starts, stops, _INTERPOLATION_STEPS),
       folder / 'interpolations.png',
       title=f'From one image to another, in latent space ({name})',
     )

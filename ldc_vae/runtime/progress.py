@@ -81,9 +81,9 @@ def _so_far(seconds: float, num_done: int, total: int) -> str:
 class ProgressBar:
   """Shows steps, steps per second, the time left and the loss.
 
-  On a terminal it is a bar; elsewhere, as in a log file, a line now and then.
-  It appears after the first step, which compiles. With several processes,
-  process 0 alone shows it.
+  On a terminal or in a notebook it is a bar; elsewhere, as in a log file, a
+  line now and then. It appears after the first step, which compiles. With
+  several processes, process 0 alone shows it.
   """
 
   def __init__(self, total: int, *, file: TextIO | None = None):
@@ -95,7 +95,8 @@ class ProgressBar:
     """
     self._total = total
     self._file = file or sys.stderr
-    self._is_terminal = self._file.isatty()
+    # a notebook's stderr is no terminal, but follows carriage returns
+    self._is_terminal = self._file.isatty() or 'ipykernel' in sys.modules
     self._interval = 0.1 if self._is_terminal else _SECONDS
     self._bar: tqdm.tqdm | None = None
     self._loss_fn: Callable[[], float] | None = None

@@ -154,15 +154,23 @@ class Fit:
   """A trained sampler net; called, it draws latents by one pass of it.
 
   Attributes:
-    sample_fn: Maps `(num, seed)` to float32 [num, D].
+    params: The weights of the net.
+    affine: The arrays of the map from its output to a latent: 'own_mean' [D],
+      'matrix' [D, D], 'unit' [D] and 'mean' [D].
     metrics: Those of `objective`, each of shape [num_steps].
   """
 
-  sample_fn: Callable[[int, int], np.ndarray]
+  params: chex.ArrayTree
+  affine: dict[str, np.ndarray]
   metrics: dict[str, np.ndarray]
 
   def __call__(self, num: int, seed: int) -> np.ndarray:
-    return self.sample_fn(num, seed)
+    own_mean, matrix, unit, mean = (
+      self.affine[name] for name in ('own_mean', 'matrix', 'unit', 'mean')
+    )
+    key = training.draw_key(seed)
+    raw = np.asarray(draws(self.params, key, (num, len(mean))), np.float64)
+    return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
 
 
 def fit(
@@ -210,14 +218,13 @@ def fit(
   training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
   own_mean, matrix = _affine_match(np.asarray(own, np.float64), u)
-
-  def sample(num: int, seed: int) -> np.ndarray:
-    key = training.draw_key(seed)
-    raw = np.asarray(draws(params, key, (num, u.shape[1])), np.float64)
-    return (mean + unit * ((raw - own_mean) @ matrix)).astype(np.float32)
-
+  fitted = Fit(
+    params,
+    {'own_mean': own_mean, 'matrix': matrix, 'unit': unit, 'mean': mean},
+    {name: np.asarray(x) for name, x in metrics.items()},
+  )
   rows = np.random.default_rng(seed).permutation(len(latents))[:_NUM_CHECKED]
-  share = latent_metrics.missed_share(latents[rows], sample(_NUM_CHECKED, seed))
+  share = latent_metrics.missed_share(latents[rows], fitted(_NUM_CHECKED, seed))
   if share > latent_metrics.LARGEST_MISSED_SHARE:
     logging.warning(
       'the sampler net misses a share of %.2g of the latents after'
@@ -226,7 +233,7 @@ def fit(
       num_steps,
       learning_rate,
     )
-  return Fit(sample, {name: np.asarray(x) for name, x in metrics.items()})
+  return fitted
 
 
 @functools.partial(jax.jit, static_argnames='shape')

@@ -46,7 +46,15 @@ _FLAGS = {
   ),
   'output_of_training': _Case(
     (f'--config={_CONFIG}', '--output=x.npz'),
-    r'--output: read by --mode=sample only; leave it out of',
+    r'--output: read by --mode=sample and --mode=encode and --mode=export only',
+  ),
+  'encode_without_images': _Case(
+    ('--mode=encode', '--workdir=trained'),
+    r'--images is missing; give a folder of images, an .npz or an .npy file',
+  ),
+  'images_of_sample': _Case(
+    ('--mode=sample', '--workdir=trained', '--images=x'),
+    r'--images: read by --mode=encode only; leave it out of --mode=sample',
   ),
   'no_flagfile': _Case(
     ('--flagfile=no.txt',),

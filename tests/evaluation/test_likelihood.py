@@ -162,7 +162,7 @@ class AnnealedTest(parameterized.TestCase):
     self.assertEqual(results, {})
 
 
-class MeansTest(parameterized.TestCase):
+class ValuesTest(parameterized.TestCase):
   @parameterized.parameters(1, 3, 4, 100)
   def test_padding_of_the_last_batch_does_not_count(self, batch_size):
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
@@ -173,10 +173,10 @@ class MeansTest(parameterized.TestCase):
       firsts.append(first)
       return 1.0 + batch[:, 0, 0, 0], np.ones(len(batch))
 
-    means = likelihood._means(
+    values = likelihood._values(
       batch_fn, images, batch_size, jax.random.key(0), 'a test'
     )
-    self.assertEqual(means, (2.5, 1.0))
+    self.assertEqual([x.tolist() for x in values], [[1, 2, 3, 4], [1] * 4])
     self.assertEqual(firsts, list(range(0, 4, min(batch_size, 4))))
 
 

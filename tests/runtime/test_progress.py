@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 import time
 from unittest import mock
 
@@ -69,6 +70,12 @@ class ProgressBarTest(absltest.TestCase):
     self.assertIn('100%|', last)
     self.assertIn('loss=10', last)
     self.assertEndsWith(file.getvalue(), '\n')
+
+  def test_a_notebook_shows_a_bar(self):
+    file = io.StringIO()
+    with mock.patch.dict(sys.modules, ipykernel=mock.Mock()):
+      self.run_steps(file)
+    self.assertIn('100%|', file.getvalue().split('\r')[-1])
 
   def test_terminal_is_redrawn_at_most_ten_times_a_second(self):
     file = _Terminal()

@@ -1,0 +1,150 @@
+"""Tests of ldc_vae.api.export: a run as a folder to share."""
+
+import json
+import pathlib
+import shutil
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+from PIL import Image
+
+import ldc_vae
+from ldc_vae import config as config_lib
+from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
+from ldc_vae import use
+from ldc_vae.api import export
+from tests import evaluate_case
+
+
+class ExportTest(evaluate_case.RunTest):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.run_ = ldc_vae.load(cls.workdir)
+    cls.folder = cls.workdir / 'export'
+    use.export(cls.config, cls.workdir, output=cls.folder)
+
+  def copy(self):
+    folder = pathlib.Path(self.create_tempdir().full_path, 'shared')
+    shutil.copytree(self.folder, folder)
+    return folder
+
+  def test_the_folder_alone_samples_identically(self):
+    run = ldc_vae.load(self.copy())
+    np.testing.assert_array_equal(run.sample(20), self.run_.sample(20))
+    images = self.experiment.dataset.images['test'][:5]
+    np.testing.assert_array_equal(
+      run.encode(images, seed=1), self.run_.encode(images, seed=1)
+    )
+    self.assertEqual(run.step, self.run_.step)
+    self.assertEmpty(config_lib.differences(run.config, self.config))
+
+  def test_no_place_of_this_machine_is_told(self):
+    for name in ('config.json', 'README.md', 'results.json'):
+      text = (self.folder / name).read_text()
+      self.assertNotIn(str(self.workdir.parent), text)
+      self.assertNotIn(str(self.evaluated.parent), text)
+
+  def test_the_card_has_results_and_a_picture(self):
+    card = (self.folder / 'README.md').read_text()
+    self.assertIn('](sample_grid.png)', card)
+    self.assertIn('| images | 8x8, 1 channel |', card)
+    own = json.loads((self.folder / 'results.json').read_text())
+    self.assertEqual(
+      own['eval/reconstruction_mse'], self.results['eval/reconstruction_mse']
+    )
+    self.assertRegex(card, r'\| [^|]*reconstruction[^|]* \| [\d.e-]+ ?\S* \|')
+    self.assertIn('Compared with the test split', card)
+    commit = json.loads((self.workdir / 'config.json').read_text())
+    self.assertIn(
+      f'commit of the code | {commit["git_commit"] or "unknown"}', card
+    )
+    with Image.open(self.folder / 'sample_grid.png') as image:
+      self.assertGreater(min(image.size), 100)
+
+  def test_an_export_can_be_exported_again(self):
+    folder = self.copy()
+    run = ldc_vae.load(folder)
+    other = folder.with_name('other')
+    for target in (folder, other):  # onto itself, too
+      run.export(target)
+      again = ldc_vae.load(target)
+      np.testing.assert_array_equal(again.sample(5), self.run_.sample(5))
+      for name in ('README.md', 'results.json'):
+        self.assertEqual(
+          (target / name).read_text(), (self.folder / name).read_text()
+        )
+
+  def test_a_run_without_results_says_so(self):
+    folder = self.copy()
+    (folder / 'results.json').unlink()
+    ldc_vae.load(folder).export(folder)
+    self.assertIn(
+      'This run was not evaluated.', (folder / 'README.md').read_text()
+    )
+    self.assertFalse((folder / 'results.json').exists())
+
+  def test_other_files_are_kept(self):
+    folder = self.copy()
+    (folder / 'thesis.tex').write_text('mine')
+    file = folder.with_name('file')
+    file.write_text('mine')
+    for target in (folder, file):
+      with self.assertRaisesRegex(ldc_vae.UserError, 'other files are there'):
+        use.export(self.config, self.workdir, output=target)
+    self.assertEqual(file.read_text(), 'mine')
+
+  def test_what_is_not_as_written_is_refused(self):
+    folder = self.copy()
+    data = bytearray((folder / 'model.npz').read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / 'model.npz').write_bytes(data)
+    with self.assertRaisesRegex(ldc_vae.UserError, 'model.npz is not as it'):
+      ldc_vae.load(folder)
+
+  def test_weights_of_another_version_are_refused(self):
+    folder = self.copy()
+    with np.load(folder / 'model.npz') as archive:
+      arrays = dict(archive)
+    name, array = arrays.popitem()
+    np.savez(folder / 'model.npz', **arrays, other=array)
+    record = json.loads((folder / 'config.json').read_text())
+    record['model_sha256'] = export._digest(folder / 'model.npz')
+    (folder / 'config.json').write_text(json.dumps(record))
+    with self.assertRaisesRegex(ldc_vae.UserError, f'have {name}; use the com'):
+      ldc_vae.load(folder)
+
+
+class UntrainedTest(parameterized.TestCase):
+  @parameterized.parameters('lebm', 'aae', 'vamp', 'rae_gp', 'stein_vae')
+  def test_any_method_comes_back(self, method):
+    folder = pathlib.Path(self.create_tempdir().full_path) / 'export'
+    config = config_lib.load(
+      f'images:{method},debug', {'dataset.path': '/home/me/photos'}
+    )
+    model = experiment_lib.create_model(config, (8, 8, 3))
+    algorithm = experiment_lib.create_algorithm(config, model)
+    trained = run_lib.Trained(
+      config,
+      model,
+      algorithm,
+      model.init(jax.random.key(0), algorithm.trained),
+      algorithm.init_stats(),
+      step=5,
+    )
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    export.write(trained, folder, images=images, record={}, results=None)
+    read = export.read(folder)
+    self.assertEqual(read.config.dataset.path, 'photos')
+    self.assertEqual(read.model.image_shape, (8, 8, 3))
+    wanted = jax.tree.leaves((trained.params, trained.stats))
+    actual = jax.tree.leaves((read.params, read.stats))
+    for a, b in zip(actual, wanted, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+if __name__ == '__main__':
+  absltest.main()
