@@ -38,6 +38,7 @@ MAY_CHANGE = (
   *HOST_FIELDS,
   'dataset.background',
   'evaluate.*',
+  'logging.*',
   'model.convolution',
   'train.checkpoint_*',
   'train.log_every',
@@ -48,9 +49,7 @@ MAY_CHANGE = (
 # Fields that decide others: they are named first where configs differ.
 _CAUSES = ('method.name', 'dataset.name', 'debug')
 
-
-# Fields that the word after the colon of --config decides.
-_CHOSEN_BY_ARG = ('debug', 'method.name')
+_CHOSEN_BY_ARG = ('debug', 'method.name')  # by the word after its colon
 
 _loaded: set[str] = set()  # the extensions of this process
 
@@ -246,12 +245,13 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     raise errors.UserError(
       'the record has no group "config", as config.json has; restore it'
     )
-  config = config_dict.ConfigDict(_with_tuples(record['config']))
+  stored = {'logging': {}, **_with_tuples(record['config'])}
+  config = config_dict.ConfigDict(stored)
   for section in sections.SECTIONS:  # an earlier version had fewer fields
     group = config.get(section.group)
     for name, value in dataclasses.asdict(section()).items():
-      if _may_change(f'{section.group}.{name}') and group and name not in group:
-        group[name] = value
+      if group is not None and _may_change(f'{section.group}.{name}'):
+        group[name] = group.get(name, value)
   validate(config)
   return config.lock()
 
