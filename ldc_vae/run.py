@@ -111,19 +111,20 @@ class Run:
           logging.warning('%s: %s; its curves are wrong', self.workdir, damage)
     return restored
 
-  def open_copies(self, step: int) -> copies.Copies:
+  def open_copies(self, step: int, *, training: bool) -> copies.Copies:
     """Returns the writers of `config.logging`, which close as a context.
 
     Args:
-      step: The step from which the training goes on; later rows of
-        metrics.jsonl are gone.
+      step: The last step.
+      training: Whether the rows of metrics.jsonl are written, which no other
+        process may do at once.
     """
     names = set(self.config.logging.writers) & set(writers.WRITERS)
     path = self.workdir / metric_writer.NAME
     rows: list[dict[str, Any]] = []
     if not cluster.is_first():
       names = set()
-    elif names and path.exists():
+    elif names and training:
       rows = metric_writer.read_metrics(path)
     target = writers.Target(
       folder=self.workdir / writers.FOLDER,

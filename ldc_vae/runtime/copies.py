@@ -25,8 +25,9 @@ from ldc_vae.runtime import writers
 
 # Rows that may wait for a slow writer. Later ones are lost to it.
 _MAX_WAITING = 10_000
-# Seconds that the end of a training or an evaluation waits for a writer.
-_PATIENCE, _EVALUATION_PATIENCE = 3.0, 30.0
+# Seconds that the end of a training or an evaluation waits for writers, and
+# one that is interrupted.
+_PATIENCE, _SHORT_PATIENCE = 30.0, 3.0
 
 
 class Copies:
@@ -47,7 +48,6 @@ class Copies:
         not written in an earlier start.
     """
     self._workers = []
-    self._patience = _PATIENCE
     for name in set(names) & set(writers.WRITERS):
       writer = writers.WRITERS[name]
       if importlib.util.find_spec(writer.package) is None:
@@ -64,8 +64,8 @@ class Copies:
   def __enter__(self) -> 'Copies':
     return self
 
-  def __exit__(self, *unused_exc_info) -> None:
-    self.close()
+  def __exit__(self, error_type, *unused_exc_info) -> None:
+    self.close(_SHORT_PATIENCE if error_type else _PATIENCE)
 
   def scalars(self, step: int, row: Mapping[str, float | None]) -> None:
     """Gives a row of metrics to every writer."""
@@ -91,11 +91,10 @@ class Copies:
     found = writers.Evaluation(step, _numbers(results), pictures, latents)
     for worker in self._workers:
       worker.put(lambda writer, record: writer.evaluation(found))
-    self._patience = _EVALUATION_PATIENCE
 
-  def close(self) -> None:
-    """Ends the writers; leaves one that takes long to itself."""
-    end = time.monotonic() + self._patience
+  def close(self, patience: float = _PATIENCE) -> None:
+    """Ends the writers, and leaves out one that takes longer, in seconds."""
+    end = time.monotonic() + patience
     for worker in self._workers:
       worker.put(None)
     for worker in self._workers:
@@ -167,8 +166,9 @@ class _Worker:
       record = _Record(self._name, self._target)
       writer = self._writer(self._target, record.identity, record.step)
       for row in self._rows:
-        _write_row(writer, record, row['step'], row)
-      while (call := self._calls.get()) is not None:
+        if not self._has_failed:
+          _write_row(writer, record, row['step'], row)
+      while not self._has_failed and (call := self._calls.get()) is not None:
         call(writer, record)
       writer.close()
     except Exception as error:  # whatever a package of others raises

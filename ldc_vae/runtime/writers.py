@@ -94,8 +94,13 @@ class TensorBoard(Writer):
 
   def __init__(self, target, identity, last_step):
     import tensorboardX
+    from tensorboardX import event_file_writer
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.proto import summary_pb2
 
     self._module = tensorboardX
+    self._open = event_file_writer.EventsWriter
+    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
     self._config = target.config
     self._folder = target.folder / 'tensorboard'
     if last_step < 0:  # events of another run, which had nothing to lose
@@ -106,11 +111,18 @@ class TensorBoard(Writer):
 
   def scalars(self, step, values):
     if self._writer is None:
-      self._writer = self._module.SummaryWriter(
-        str(self._folder), filename_suffix=self._suffix
+      self._folder.mkdir(exist_ok=True)
+      self._writer = self._open(str(self._folder / 'events'), self._suffix)
+    # one event for the row; a SummaryWriter keeps the last of them in a queue
+    row = [
+      self._summary.Value(tag=name, simple_value=value)
+      for name, value in values.items()
+    ]
+    self._writer.write_event(
+      self._event(
+        wall_time=time.time(), step=step, summary=self._summary(value=row)
       )
-    for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
+    )
     self._writer.flush()
 
   def evaluation(self, found):

@@ -256,7 +256,9 @@ class RunsTest(train_case.TrainTest):
     for is_first in (False, True):
       with mock.patch.object(cluster, 'is_first', lambda is_=is_first: is_):
         config = self._config('memory')
-        with run_lib.Run(self.dir, config, None).open_copies(0) as each:
+        with run_lib.Run(self.dir, config, None).open_copies(
+          0, training=False
+        ) as each:
           each.scalars(1, {'a': 1.0})
       self.assertLen(_Memory.given, int(is_first))
 

@@ -41,7 +41,7 @@ class _WriterTest(absltest.TestCase):
     )
     with (
       self.assertNoLogs('absl', 'WARNING'),
-      mock.patch.object(copies, '_PATIENCE', 100.0),
+      mock.patch.object(copies, '_PATIENCE', 100.0),  # of a busy machine
       copies.Copies([name], target) as each,
     ):
       for step in steps:
