@@ -119,6 +119,8 @@ class _Record:
       identity, step = str(content['id']), int(content['step'])
       if target.step > 0 or content['config'] == self._config:
         self.identity, self.step = identity, step
+        return
+    self.advance(-1)  # an evaluation alone has no step to write
 
   def advance(self, step: int) -> None:
     """Says that a step is written."""

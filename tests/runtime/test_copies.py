@@ -201,6 +201,17 @@ class CopiesTest(parameterized.TestCase):
     self.assertEqual((found.step, found.pictures), (7, expected))
     self.assertEqual((found.results, found.latents), ({'kid': 1.0}, latents))
 
+  def test_evaluations_without_a_training_are_of_one_run(self):
+    for _ in range(2):
+      with copies.Copies(['memory'], self.target) as each:
+        each.evaluation(7, {'kid': 1.0}, _FIGURES, {})
+    self.assertLen(_Memory.given, 1)
+    # the rows come when the training goes on
+    self._start(8, rows=(6, 7), step=7)
+    ((*evaluations, six, seven, eight),) = _Memory.given.values()
+    self.assertLen(evaluations, 2)
+    self.assertEqual([six[0], seven[0], eight[0]], [6, 7, 8])
+
 
 class RunsTest(train_case.TrainTest):
   """Whole runs that die and go on."""
