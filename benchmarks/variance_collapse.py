@@ -8,7 +8,8 @@ as draws of Laplace's approximation, whose standard deviations are right within
 a hundredth, and follows all-pairs SVGD until it rests. The kernel sees the
 weights as they are, or whitened by Laplace's covariance. That covariance also
 preconditions every step, which moves no resting point. A row also has twice
-the steps, which should change nothing.
+the steps, which should change nothing. Rows with noise are of noisy SVGD
+(`svgd.Noise`), whose steps are small because their size widens the result.
 """
 
 import argparse
@@ -32,17 +33,25 @@ MODULE = 'benchmarks.variance_collapse'
 _NUM_CHAINS, _NUM_WARMUP = 4, 1000  # of NUTS
 _NEWTON_STEPS = 20
 # Of the steps: near the largest for which the linear kernel is stable.
-_RATE, _LINEAR_RATE = 0.5, 0.05
+_RATE, _LINEAR_RATE, _NOISY_RATE = 0.5, 0.05, 0.1
 
-# name -> kernel and rate
+# name -> kernel, rate and weight of the noise
 CASES = {
   **{
-    f'rbf, {factor:g} of the rule': (svgd.rbf('mean', factor=factor), _RATE)
+    f'rbf, {factor:g} of the rule': (
+      svgd.rbf('mean', factor=factor),
+      _RATE,
+      0.0,
+    )
     for factor in (0.05, 0.3, 1.0, 4.0)
   },
-  'imq': (svgd.imq('mean'), _RATE),
-  'multi_scale': (svgd.multi_scale('mean'), _RATE),
-  'linear': (svgd.linear(1.0), _LINEAR_RATE),
+  'imq': (svgd.imq('mean'), _RATE, 0.0),
+  'multi_scale': (svgd.multi_scale('mean'), _RATE, 0.0),
+  'linear': (svgd.linear(1.0), _LINEAR_RATE, 0.0),
+  **{
+    f'rbf, noise {weight:g}': (svgd.rbf('mean'), _NOISY_RATE, weight)
+    for weight in (0.01, 0.1, 1.0)
+  },
 }
 
 
@@ -132,6 +141,7 @@ def run_svgd(
   num_steps: int,
   rate: float,
   seeds: Sequence[int],
+  noise: float = 0.0,
 ) -> np.ndarray:
   """Sets of particles after `num_steps` and after twice as many.
 
@@ -142,7 +152,8 @@ def run_svgd(
     num_particles: n.
     num_steps: The number of steps of each half.
     rate: The rate of the steps.
-    seeds: The seeds of the particles at the start.
+    seeds: The seeds of the particles at the start, and of their noise.
+    noise: The weight of the noise, see `svgd.Noise`.
 
   Returns:
     Shape [2, seeds, n, D].
@@ -151,7 +162,7 @@ def run_svgd(
   weights_fn = lambda u: mode[None] + u @ factor.T
   score_fn = jax.vmap(jax.grad(log_density), in_axes=(0, None))
 
-  def step(u, _):  # u: whitened particles [n, D]
+  def step(u, key):  # u: whitened particles [n, D]
     weights = weights_fn(u)
     scores = score_fn(weights, posterior.features)
     if whiten:
@@ -164,20 +175,26 @@ def run_svgd(
         @ svgd.svgd_direction(weights, scores, kernel, off_diagonal=False).T
       )
       direction = direction.T
+    if noise:
+      direction += noise * scores @ factor
+      jump = jax.random.normal(key, u.shape)
+      u += jnp.sqrt(2.0 * noise * rate) * jump
     return u + rate * direction, None
 
   @jax.jit
   @jax.vmap
-  def run(u):
-    half, _ = jax.lax.scan(step, u, length=num_steps)
-    whole, _ = jax.lax.scan(step, half, length=num_steps)
+  def run(u, key):
+    keys = jax.random.split(key, 2 * num_steps)
+    half, _ = jax.lax.scan(step, u, keys[:num_steps])
+    whole, _ = jax.lax.scan(step, half, keys[num_steps:])
     return weights_fn(half), weights_fn(whole)
 
   starts = [
     jax.random.normal(jax.random.key(seed), (num_particles, len(mode)))
     for seed in seeds
   ]
-  return np.stack(run(jnp.stack(starts)))
+  keys = jnp.stack([jax.random.key(seed + 1) for seed in seeds])
+  return np.stack(run(jnp.stack(starts), keys))
 
 
 def measure(particles: np.ndarray, draws: np.ndarray) -> dict[str, float]:
@@ -211,7 +228,7 @@ def main(argv: Sequence[str]) -> int:
   chains, record['nuts'] = run_nuts(posterior, args.nuts_samples, args.seeds[0])
   draws = chains.reshape(-1, chains.shape[-1])
   record['rows'] = []
-  for whiten, (name, (kernel, rate)) in itertools.product(
+  for whiten, (name, (kernel, rate, noise)) in itertools.product(
     (False, True), CASES.items()
   ):
     half, whole = run_svgd(
@@ -222,6 +239,7 @@ def main(argv: Sequence[str]) -> int:
       num_steps=args.num_steps,
       rate=rate,
       seeds=args.seeds,
+      noise=noise,
     )
     found = [measure(particles, draws) for particles in half]
     record['rows'].append(

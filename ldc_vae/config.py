@@ -35,6 +35,7 @@ MAY_CHANGE = (
   *HOST_FIELDS,
   'dataset.background',
   'evaluate.*',
+  'logging.*',
   'model.convolution',
   'train.checkpoint_*',
   'train.log_every',
@@ -45,9 +46,7 @@ MAY_CHANGE = (
 # Fields that decide others: they are named first where configs differ.
 _CAUSES = ('method.name', 'dataset.name', 'debug')
 
-
-# Fields that the word after the colon of --config decides.
-_CHOSEN_BY_ARG = ('debug', 'method.name')
+_CHOSEN_BY_ARG = ('debug', 'method.name')  # by the word after its colon
 
 # The fields outside of groups, each with a value of its type.
 _EXAMPLES = {'seed': 0, 'debug': False, 'extensions': ('my_method.py',)}
@@ -231,8 +230,9 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     raise errors.UserError(
       'it has no group "config", as config.json has; restore it'
     )
+  stored = {'logging': {}, **_with_tuples(record['config'])}
   try:
-    config = config_dict.ConfigDict(_with_tuples(record['config']))
+    config = config_dict.ConfigDict(stored)
   except ValueError as error:  # a name with a dot
     raise errors.UserError(f'it holds no config ({error})') from None
   for section in sections.SECTIONS:  # an earlier version had fewer fields

@@ -167,6 +167,9 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
     report.write_report(workdir, folder)
     results[outputs.DIGESTS] = outputs.seal(folder, results)
     files.write_json(folder / outputs.RESULTS, results)
+  with run.open_copies(step, training=False) as copies:
+    figures = workdir / outputs.FIGURES
+    copies.evaluation(step, results, figures, sources.latents)
   _log(results)
   run_lib.log_files(workdir)
   cluster.barrier('evaluated', results)

@@ -54,6 +54,7 @@ class Loop:
     checkpointer,
     watch,
     metric_writer,
+    copies,
     progress,
     *,
     state,
@@ -67,6 +68,7 @@ class Loop:
       checkpointer: Saves into its workdir.
       watch: Says when the run is to stop, see `signals.watch`.
       metric_writer: Writes its metrics.
+      copies: The `copies.Copies` of its metrics.
       progress: Shows its steps.
       state: The train state to go on from.
       step: The train steps done.
@@ -83,6 +85,7 @@ class Loop:
     self._checkpointer = checkpointer
     self._watch = watch
     self._metric_writer = metric_writer
+    self._copies = copies
     self._progress = progress
     self._train_step = step_lib.pmap_train_step(
       experiment_lib.make_train_step(
@@ -199,6 +202,7 @@ class Loop:
       if cluster.is_first():
         self._alarms.check(self.step, row)
       self._metric_writer.write(self.step, row)
+      self._copies.scalars(self.step, row)
     self._unfinished = None
     if is_checkpoint:
       self._metrics = row

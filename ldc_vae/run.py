@@ -20,17 +20,20 @@ from ml_collections import config_dict
 from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import fields
 from ldc_vae.data import datasets
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import cluster
+from ldc_vae.runtime import copies
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
 from ldc_vae.runtime import lock
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import outputs
+from ldc_vae.runtime import writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,37 @@ class Run:
         if damage:
           logging.warning('%s: %s; its curves are wrong', self.workdir, damage)
     return restored
+
+  def open_copies(self, step: int, *, training: bool) -> copies.Copies:
+    """Returns the writers of `config.logging`, which close as a context.
+
+    Args:
+      step: The last step.
+      training: Whether the rows of metrics.jsonl are written, which no other
+        process may do at once.
+    """
+    names = set(self.config.logging.writers) & set(writers.WRITERS)
+    path = self.workdir / metric_writer.NAME
+    rows: list[dict[str, Any]] = []
+    if not cluster.is_first():
+      names = set()
+    elif names and training:
+      rows = metric_writer.read_metrics(path)
+    target = writers.Target(
+      folder=self.workdir / writers.FOLDER,
+      name=self.workdir.absolute().name,
+      project=self.config.logging.project,
+      config={
+        name: value
+        if isinstance(value, (bool, int, float, str))
+        else fields.show(value)
+        for name, value in config_lib.flatten(
+          config_lib.public(self.config)
+        ).items()
+      },
+      step=step,
+    )
+    return copies.Copies(names, target, rows)
 
   def check_agreement(self) -> None:
     """Waits for the other processes; refuses another config or other data."""

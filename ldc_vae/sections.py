@@ -12,6 +12,7 @@ from ldc_vae import fields
 from ldc_vae.data import datasets
 from ldc_vae.data import request
 from ldc_vae.models import model as model_lib
+from ldc_vae.runtime import writers as writers_lib
 from ldc_vae.samplers import registry
 
 SCHEDULES = ('cosine', 'constant')
@@ -222,7 +223,40 @@ class Evaluate(fields.Options):
   )
 
 
-SECTIONS = (Dataset, model_lib.Options, Optimizer, Train, Evaluate)
+@dataclasses.dataclass(frozen=True)
+class Logging(fields.Options):
+  """Copies of curves and pictures for viewers; none of them can stop a run."""
+
+  group: ClassVar[str] = 'logging'
+
+  writers: tuple[str, ...] = fields.field(
+    (writers_lib.JSONL,),
+    'where curves go; all but jsonl, which every run has, need the extra of'
+    ' that name',
+    fields.Range(
+      lambda x: writers_lib.JSONL in x and not _explain_writers(x),
+      lambda: ', '.join((writers_lib.JSONL, *writers_lib.WRITERS)),
+      lambda x: _explain_writers(x) or 'lacks jsonl, which every run has',
+    ),
+  )
+  project: str = fields.field(
+    'ldc_vae', 'the project of wandb, or the experiment of mlflow'
+  )
+
+
+def _explain_writers(names: tuple[str, ...]) -> str:
+  """Says what is wrong with the names of writers; '' if nothing is."""
+  known = (writers_lib.JSONL, *writers_lib.WRITERS)
+  for name in names:
+    if name not in known:
+      return (
+        f'holds an unknown writer {name!r}{fields.suggest(name, known)}; known:'
+        f' {", ".join(known)}'
+      )
+  return 'holds a writer twice' if len(set(names)) < len(names) else ''
+
+
+SECTIONS = (Dataset, model_lib.Options, Optimizer, Train, Evaluate, Logging)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +268,7 @@ class Groups:
   optimizer: Optimizer
   train: Train
   evaluate: Evaluate
+  logging: Logging
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -96,6 +96,7 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
     metric_writer.truncate_after(
       step - (unfinished is not None), meta.get(metric_writer_lib.NAME)
     )
+    copies = stack.enter_context(run.open_copies(step, training=True))
     progress = stack.enter_context(progress_lib.ProgressBar(num_steps))
     stack.enter_context(watch.stepping(num_steps))
     loop = loop_lib.Loop(
@@ -103,6 +104,7 @@ def _train(run: run_lib.Run, checkpointer, watch) -> None:
       checkpointer,
       watch,
       metric_writer,
+      copies,
       progress,
       state=state,
       step=step,

@@ -229,6 +229,28 @@ class ValidateTest(config_case.FileTestCase):
     self.assertStartsWith(message, 'config.seed is missing')
 
 
+class LoggingTest(config_case.FileTestCase):
+  @parameterized.parameters(
+    ('jsonl,tensorbord', "unknown writer 'tensorbord' (did you mean tensorbo"),
+    ('tensorboard', 'lacks jsonl, which every run has'),
+    ('jsonl,wandb,wandb', 'holds a writer twice'),
+  )
+  def test_names_of_writers_are_checked(self, text, message):
+    fields = {'logging.writers': text}
+    found = self.message_of(config_lib.override, default.create(), fields)
+    self.assertStartsWith(found, 'config.logging.writers=(')
+    self.assertIn(message, found)
+
+  def test_a_run_of_a_version_without_it_goes_on(self):
+    config = config_lib.override(
+      default.create(), {'logging.writers': 'jsonl,wandb'}
+    )
+    record = config_lib.to_json(default.create())
+    del record['config']['logging']
+    self.assertEqual(config_lib.from_json(record), default.create())
+    config_lib.check_same_run(record['config'], config, 'a workdir')
+
+
 class RegisterTest(parameterized.TestCase):
   def test_a_name_that_is_taken_is_refused(self):
     with self.assertRaisesRegex(errors.UserError, "'vae' is a method already"):

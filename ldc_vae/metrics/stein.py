@@ -40,11 +40,54 @@ def kernel_stein_discrepancy(
     A scalar. It is unbiased: 0 in expectation for a sample of p, and often
     negative.
   """
+  num = _num_points(points, scores)
+  stein_kernel = _stein_kernel(points, scores, scale)
+  rows = jnp.arange(num)
+  stein_kernel = jnp.where(rows[:, None] == rows[None], 0.0, stein_kernel)
+  # row by row, as one sum of millions of terms loses digits
+  return jnp.mean(jnp.sum(stein_kernel, axis=1) / (num - 1))
+
+
+def effective_sample_size(
+  points: Array, scores: Array, scale: Array | float
+) -> Array:
+  """Returns how many independent draws of p are as good as a sample.
+
+  The mean of the Stein kernel over all pairs, x = y among them, is the squared
+  discrepancy of the sample's points and p. For n independent draws of p, its
+  expectation is the mean of the kernel at x = y, over n. The result is the n
+  for which both are equal, with the mean at x = y taken over the sample.
+
+  Points that coincide count as 1. Particles of SVGD repel each other, so they
+  may count as more than they are.
+
+  Args:
+    points: The sample, shape [n, D], n at least 2.
+    scores: grad log p at the points, shape [n, D].
+    scale: c > 0 of `kernel_stein_discrepancy`.
+
+  Returns:
+    A scalar, at least 1.
+  """
+  num = _num_points(points, scores)
+  stein_kernel = _stein_kernel(points, scores, scale)
+  whole = jnp.mean(jnp.sum(stein_kernel, axis=1) / num)
+  return jnp.mean(jnp.diagonal(stein_kernel)) / whole
+
+
+def _num_points(points: Array, scores: Array) -> int:
+  """Returns n, at least 2, of points [n, D] and their scores."""
   chex.assert_equal_shape([points, scores])
   chex.assert_rank(points, 2)
-  num, dim = points.shape
+  num = points.shape[0]
   if num < 2:
     raise ValueError(f'{num} points have no pairs; give at least 2')
+  return num
+
+
+def _stein_kernel(points: Array, scores: Array, scale: Array | float) -> Array:
+  """Returns the Stein kernel of all pairs of points, shape [n, n]."""
+  dim = points.shape[1]
   # the points are centred: far from 0, distances from a matmul lose digits
   x = points - jnp.mean(points, axis=0, keepdims=True)
   norms = jnp.sum(jnp.square(x), axis=1)
@@ -56,14 +99,10 @@ def kernel_stein_discrepancy(
   own = jnp.sum(scores * x, axis=1)
   across = _matmul(scores, x.T)
   drift = own[:, None] + own[None] - across - across.T
-  stein_kernel = kernel * (
+  return kernel * (
     _matmul(scores, scores.T)
     + inverse * (drift + dim - 3.0 * inverse * squared)
   )
-  rows = jnp.arange(num)
-  stein_kernel = jnp.where(rows[:, None] == rows[None], 0.0, stein_kernel)
-  # row by row, as one sum of millions of terms loses digits
-  return jnp.mean(jnp.sum(stein_kernel, axis=1) / (num - 1))
 
 
 def mixture_score(

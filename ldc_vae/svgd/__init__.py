@@ -32,11 +32,14 @@ deviations are these fractions of those of NUTS:
     `imq`                             0.82
     `rbf('mean')` with factor 4       0.95
     `linear(1.0)` with n > D          1.04
+    `rbf('mean')` and `Noise(0.1, r)` 0.95
 
 The means are right within 0.14 standard deviations. Whitening does not help.
 The linear kernel is exact in the mean and covariance of a Gaussian, and sees
-nothing else. Other remedies: train a net that draws new particles at every
-step, over the pairs j != i, or sample by NUTS.
+nothing else. Other remedies: noisy SVGD (`Noise`), a net that draws new
+particles at every step, over the pairs j != i, or NUTS.
+
+`run` samples a log density in one call, `init` and `step` do it step by step.
 
 Here k(x, y) = exp(-|x - y|^2 / h) has no factor 2 in front of h. All functions
 are pure, batch by `vmap`, and know no network, config or device.
@@ -71,12 +74,27 @@ from ldc_vae.svgd.kernels import rbf
 from ldc_vae.svgd.kernels import rbf_kernel
 from ldc_vae.svgd.particles import follow
 from ldc_vae.svgd.particles import stein_particles
+from ldc_vae.svgd.sampling import init
+from ldc_vae.svgd.sampling import LogDensity
+from ldc_vae.svgd.sampling import Noise
+from ldc_vae.svgd.sampling import Optimizer
+from ldc_vae.svgd.sampling import ravel
+from ldc_vae.svgd.sampling import Result
+from ldc_vae.svgd.sampling import run
+from ldc_vae.svgd.sampling import scores
+from ldc_vae.svgd.sampling import State
+from ldc_vae.svgd.sampling import step
 
 __all__ = [
   'BANDWIDTH_FLOOR',
   'KERNELS',
   'Kernel',
   'KernelFn',
+  'LogDensity',
+  'Noise',
+  'Optimizer',
+  'Result',
+  'State',
   'Update',
   'choose_block',
   'expected_bandwidth',
@@ -85,6 +103,7 @@ __all__ = [
   'gather',
   'imq',
   'imq_kernel',
+  'init',
   'linear',
   'linear_kernel',
   'make_bandwidth_fn',
@@ -96,10 +115,14 @@ __all__ = [
   'multi_scale_kernel',
   'normalised_update',
   'radial',
+  'ravel',
   'rbf',
   'rbf_kernel',
+  'run',
+  'scores',
   'smoothed_flow',
   'squared_distances',
   'stein_particles',
+  'step',
   'svgd_direction',
 ]

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.stats
 
 from benchmarks import few_particles
@@ -137,6 +138,38 @@ class VarianceCollapseTest(parameterized.TestCase):
     start = mode + np.random.default_rng(0).normal(size=(4, 31)) @ factor.T
     # at rate 1/2 attraction alone leaves less than (1 - 1/8)^400
     self.assertLess(speed(ends[1, 0]), 1e-2 * speed(start))
+
+  def test_noise_is_that_of_the_package(self):
+    posterior = variance_collapse.create_posterior()
+    found = variance_collapse.run_svgd(
+      posterior,
+      svgd.rbf('mean'),
+      whiten=True,
+      num_particles=4,
+      num_steps=1,
+      rate=0.1,
+      seeds=(0,),
+      noise=0.5,
+    )[0, 0]
+
+    def log_density(u):
+      weights = posterior.mode + posterior.factor @ u
+      return variance_collapse.log_density(weights, posterior.features)
+
+    # the key of its first step, of seed 0
+    state = svgd.init(
+      jax.random.normal(jax.random.key(0), (4, 31)), optax.sgd(0.1)
+    )
+    state = svgd.step(
+      state,
+      log_density,
+      optax.sgd(0.1),
+      svgd.rbf('mean'),
+      noise=svgd.Noise(0.5, 0.1),
+      key=jax.random.split(jax.random.key(1), 2)[0],
+    )
+    weights = posterior.mode + state.particles @ posterior.factor.T
+    np.testing.assert_allclose(found, weights, rtol=1e-4, atol=1e-4)  # float32
 
   def test_small_form_has_a_row_for_each_kernel(self):
     _without_cache(self)

@@ -85,6 +85,44 @@ class KernelSteinDiscrepancyTest(_RankPromotionTest):
       stein.kernel_stein_discrepancy(_normal(0, 1, 2), _normal(0, 1, 2), 1.0)
 
 
+class EffectiveSampleSizeTest(_RankPromotionTest):
+  @chex.all_variants(with_pmap=False)
+  def test_two_points_have_a_closed_form(self):
+    # As above: the pair has u = -3 * 5^-3/2 - 12 * 5^-5/2. At x = y the kernel
+    # is s^2 + 1, which is 1 and 5: their mean 3, over that of all four.
+    points = np.array([[0.0], [2.0]], np.float32)
+    pair = -3.0 * 5**-1.5 - 12.0 * 5**-2.5
+    actual = self.variant(stein.effective_sample_size)(points, -points, 1.0)
+    np.testing.assert_allclose(actual, 12.0 / (6.0 + 2.0 * pair), rtol=1e-6)
+
+  def test_points_that_coincide_are_one(self):
+    points, scores = np.ones((20, 3), np.float32), _normal(0, 1, 3)
+    actual = stein.effective_sample_size(
+      points, np.repeat(scores, 20, axis=0), 1.0
+    )
+    np.testing.assert_allclose(actual, 1.0, rtol=1e-6)
+
+  def test_independent_draws_count_as_they_are(self):
+    size_fn = jax.jit(stein.effective_sample_size)
+    inverse = []
+    for seed in range(100):
+      x = _normal(seed, 50, 3)
+      inverse.append(50.0 / float(size_fn(x, -x, 1.0)))
+    error = np.std(inverse) / np.sqrt(len(inverse))
+    # three standard errors; the mean at x = y is of the sample itself
+    np.testing.assert_allclose(np.mean(inverse), 1.0, atol=3 * error + 0.02)
+    self.assertLess(error, 0.05)
+
+  def test_narrow_draws_count_less(self):
+    x = _normal(0, 200, 3)
+    sizes = [
+      float(stein.effective_sample_size(width * x, -width * x, 1.0))
+      for width in (1.0, 0.7, 0.3)
+    ]
+    self.assertGreater(sizes[0], 5 * sizes[1])
+    self.assertGreater(sizes[1], sizes[2])
+
+
 class MixtureScoreTest(_RankPromotionTest):
   def _mixture(self, num, dim):
     rng = np.random.default_rng(0)

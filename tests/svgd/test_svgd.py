@@ -10,12 +10,13 @@ from ldc_vae.svgd import directions
 from ldc_vae.svgd import flows
 from ldc_vae.svgd import kernels
 from ldc_vae.svgd import particles
+from ldc_vae.svgd import sampling
 
 
 class NamesTest(absltest.TestCase):
   def test_the_package_has_what_its_modules_are_for(self):
     self.assertEqual(svgd.mean_bandwidth, bandwidths.mean_bandwidth)
-    modules = bandwidths, directions, flows, kernels, particles
+    modules = bandwidths, directions, flows, kernels, particles, sampling
     expected = {
       name
       for module in modules
