@@ -57,8 +57,11 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     np.testing.assert_array_equal(load().images['train'], before)
     self.assertEqual(decode.call_count, 1)
 
-  @parameterized.parameters('truncated', 'flipped', 'index', 'absent')
-  def test_damaged_cache_is_made_again(self, damage):
+  @parameterized.product(
+    damage=('truncated', 'flipped', 'index', 'absent'), limit=(10_000, 2**30)
+  )
+  def test_damaged_cache_is_made_again(self, damage, limit):
+    self.enterContext(mock.patch.object(array_cache, '_MEMMAP_BYTES', limit))
     self.prepare(self.root)
     load = lambda: datasets.load(
       'mnist', data_dir=os.fspath(self.root), num_validation=8
