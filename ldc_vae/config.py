@@ -325,7 +325,7 @@ def read(
       f'{path} cannot be read ({error.strerror}); make it a file that you may'
       ' read, or give another --workdir'
     ) from error
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+  except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
     raise errors.UserError(
       f'{path}: not valid JSON ({error}); restore it, or delete it and run'
       ' --mode=train: the checkpoints hold the config too'

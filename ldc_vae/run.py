@@ -182,6 +182,10 @@ def open_run(
   with lock.lock_workdir(workdir):
     if cluster.is_first():
       check_same(workdir, config)
+      # pictures of an evaluation that was killed would stay for ever
+      with contextlib.suppress(lock.LockedError):
+        with lock.lock_workdir(workdir, lock.EVALUATION_LOCK_NAME):
+          outputs.recover(workdir)
     yield Run(workdir, config, experiment_lib.create(config))
 
 

@@ -206,6 +206,27 @@ def first_line(error: BaseException) -> str:
   return lines[0].rstrip(':. ')
 
 
+def entries() -> list[pathlib.Path]:
+  """Returns the folders of all entries of the cache."""
+  folder = cache_dir() / 'arrays'
+  return sorted(path.parent for path in folder.glob('*/index.json'))
+
+
+def damage(directory: pathlib.Path) -> str:
+  """Returns what is wrong with an entry, in words; '' if nothing is."""
+  try:
+    _read_entry(directory)
+  except Exception as error:  # NumPy and json raise many types
+    return f'damaged ({first_line(error)})'
+  return ''
+
+
+def delete(directory: pathlib.Path) -> None:
+  """Deletes an entry; who has mapped its arrays keeps them."""
+  with locked(directory.with_suffix('.lock')):
+    durable.remove(directory)
+
+
 def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
   """Writes the index of sizes and checksums that `_read_cache` verifies."""
   files = {}
@@ -223,28 +244,32 @@ def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
 
 def _read_cache(directory: pathlib.Path) -> tuple[str, Arrays]:
   """Returns an entry's fingerprint and arrays; none if absent or damaged."""
-  arrays = {}
   try:
-    index = json.loads((directory / 'index.json').read_text())
-    for name, expected in index['files'].items():
-      path = directory / f'{name}.npy'
-      if path.stat().st_size != expected['size']:
-        raise ValueError(f'{path} does not have the size in its index')
-      large = _is_large(path)
-      array = np.load(path, mmap_mode='r' if large else None)
-      if [list(array.shape), str(array.dtype)] != [
-        expected['shape'],
-        expected['dtype'],
-      ] or expected['crc32'] not in (None, zlib.crc32(array)):
-        raise ValueError(f'{path} does not have the content in its index')
-      array.flags.writeable = False
-      arrays[name] = array
-    return index['fingerprint'], arrays
+    return _read_entry(directory)
   except FileNotFoundError:
     pass
-  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+  except Exception as error:  # NumPy and json raise many types
     logging.warning('writing a cache entry again: %s', first_line(error))
   return '', {}
+
+
+def _read_entry(directory: pathlib.Path) -> tuple[str, Arrays]:
+  """Returns an entry's fingerprint and arrays, if it is whole."""
+  arrays = {}
+  index = json.loads((directory / 'index.json').read_text())
+  for name, expected in index['files'].items():
+    path = directory / f'{name}.npy'
+    if path.stat().st_size != expected['size']:
+      raise ValueError(f'{path} does not have the size in its index')
+    array = np.load(path, mmap_mode='r' if _is_large(path) else None)
+    if [list(array.shape), str(array.dtype)] != [
+      expected['shape'],
+      expected['dtype'],
+    ] or expected['crc32'] not in (None, zlib.crc32(array)):
+      raise ValueError(f'{path} does not have the content in its index')
+    array.flags.writeable = False
+    arrays[name] = array
+  return index['fingerprint'], arrays
 
 
 def _is_large(path: pathlib.Path) -> bool:

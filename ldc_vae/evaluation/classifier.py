@@ -287,6 +287,20 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
+def entries() -> list[pathlib.Path]:
+  """Returns the files of all classifiers in the cache."""
+  return sorted((datasets.cache_dir() / 'classifiers').glob('*.npz'))
+
+
+def damage(path: pathlib.Path) -> str:
+  """Returns what is wrong with the file of a classifier; '' if nothing is."""
+  try:
+    _read(path)
+  except Exception as error:  # NumPy and zipfile raise many types
+    return f'damaged ({array_cache.first_line(error)})'
+  return ''
+
+
 def _save(path: pathlib.Path, classifier: Classifier) -> None:
   """Writes the classifier and its digest atomically; a failure only warns."""
   arrays = flax.traverse_util.flatten_dict(classifier.params, sep='/')
@@ -304,16 +318,20 @@ def _load(path: pathlib.Path, dataset: datasets.Dataset) -> Classifier | None:
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
-    stored = str(arrays.pop('digest'))
-    if stored != _digest(arrays):
-      raise ValueError('its digest does not match')
-    test_accuracy = float(arrays.pop('test_accuracy'))
-  except files.NPZ_ERRORS as error:
+    arrays, test_accuracy = _read(path)
+  except Exception as error:  # NumPy and zipfile raise many types
     logging.warning('%s is damaged (%s); it is trained again.', path, error)
     return None
   params = flax.traverse_util.unflatten_dict(arrays, sep='/')
   return Classifier(
     dataset.image_shape, dataset.num_classes, params, test_accuracy
   )
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], float]:
+  """Returns the weights and the test accuracy in a file, if they verify."""
+  with np.load(path, allow_pickle=False) as file:
+    arrays = {name: file[name] for name in file.files}
+  if str(arrays.pop('digest')) != _digest(arrays):
+    raise ValueError('its digest does not match')
+  return arrays, float(arrays.pop('test_accuracy'))

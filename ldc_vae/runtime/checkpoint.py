@@ -152,8 +152,9 @@ class Checkpointer:
       The checkpoint, or None if there is none.
 
     Raises:
-      CheckpointError: If there are checkpoints but none verifies, or if the
-        one that does differs from `like` in a name, a shape or a dtype.
+      AllDamagedError: If there are checkpoints but none verifies.
+      CheckpointError: If the one that does differs from `like` in a name, a
+        shape or a dtype.
     """
     if which not in ('latest', 'best'):
       raise ValueError(f'which={which!r} must be one of: latest, best')
@@ -253,7 +254,7 @@ class Checkpointer:
       return manifest, values
     if corrupt:
       reasons = '; '.join(f'{step}: {why}' for step, why in corrupt.items())
-      raise manifest_lib.CheckpointError(
+      raise manifest_lib.AllDamagedError(
         f'every checkpoint in {self._directory} is damaged ({reasons}); put a'
         ' backup in its place, or remove the directory to train from the'
         ' start'
@@ -266,10 +267,8 @@ class Checkpointer:
     if self._read_only:
       outcome = 'ignored'
     else:
-      aside = folder.free_name(self._directory / f'{step}.corrupt')
       try:
-        path.rename(aside)
-        outcome = f'set aside as {aside.name}'
+        outcome = f'set aside as {folder.set_aside(path, "corrupt").name}'
       except OSError as error:
         outcome = f'left there ({error.strerror})'
     logging.warning(

@@ -144,6 +144,13 @@ def ranked(losses: dict[int, float], which: str) -> list[int]:
   return sorted(losses, key=lambda step: (losses[step], -step))
 
 
+def set_aside(path: pathlib.Path, suffix: str) -> pathlib.Path:
+  """Renames `path` to `path`.`suffix`, or to that name with _2, _3, ..."""
+  aside = free_name(path.with_name(f'{path.name}.{suffix}'))
+  path.rename(aside)
+  return aside
+
+
 def free_name(path: pathlib.Path) -> pathlib.Path:
   """Returns `path`, or the first of `path`_2, `path`_3, ... that is free."""
   free, count = path, 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import math
 import os
@@ -81,13 +82,14 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
       temporary.unlink()
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, name: str = '*') -> None:
   """Removes what killed processes have left of `open_atomically`.
 
   Args:
     folder: The folder that they wrote to.
+    name: The file that they wrote; all files if it is left out.
   """
-  for path in pathlib.Path(folder).glob('.*.tmp'):
+  for path in pathlib.Path(folder).glob(f'.{name}.*.tmp'):
     if _TEMPORARY.fullmatch(path.name):
       with contextlib.suppress(OSError), open(path, 'rb') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it is in use
@@ -114,7 +116,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     with open(temporary, 'xb'):
-      pass
+      remove_unfinished(path.parent, glob.escape(path.name))
   except OSError as error:
     raise file_error(path, error) from error
   finally:
@@ -156,7 +158,7 @@ def read_json(path: Path) -> Any | None:
   """
   try:
     return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+  except (FileNotFoundError, ValueError, RecursionError):
     return None
   except OSError as error:
     raise FileError(

@@ -181,6 +181,15 @@ def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
   )
 
 
+def count_torn(path: files.Path) -> int:
+  """Returns how many lines of a file cannot be read; 0 where it is missing."""
+  try:
+    lines = pathlib.Path(path).read_bytes().splitlines()
+  except FileNotFoundError:
+    return 0
+  return sum(_parse_row(line) is None for line in lines)
+
+
 def read_metrics(path: files.Path) -> list[dict[str, Any]]:
   """Reads what a `MetricWriter` wrote.
 
@@ -214,5 +223,5 @@ def _parse_row(line: bytes) -> dict[str, Any] | None:
   try:
     row = json.loads(line)
     return row if isinstance(row['step'], int) else None
-  except (ValueError, TypeError, KeyError):
+  except (ValueError, TypeError, KeyError, RecursionError):
     return None

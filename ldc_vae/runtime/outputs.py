@@ -35,9 +35,8 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
   Args:
     workdir: No other process may do this meanwhile.
   """
-  finish(workdir)
+  recover(workdir)
   folder = workdir / _UNFINISHED
-  durable.delete(folder)
   try:
     folder.mkdir()
     yield folder
@@ -49,6 +48,16 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     raise files.file_error(workdir, error) from error
   finally:
     durable.delete(folder)
+
+
+def recover(workdir: pathlib.Path) -> None:
+  """Completes or removes what a killed evaluation has left.
+
+  Args:
+    workdir: No other process may evaluate it meanwhile.
+  """
+  finish(workdir)
+  durable.delete(workdir / _UNFINISHED)
 
 
 def is_interrupted(workdir: pathlib.Path) -> bool:

@@ -131,6 +131,16 @@ class CheckWritableTest(folder_case.FolderTestCase):
       with self.assertRaisesRegex(files.FileError, reason):
         files.check_writable(path)
 
+  def test_what_a_killed_process_left_of_the_file_is_removed(self):
+    path = self.directory / 'x[1].npz'
+    own, other = (
+      self.directory / f'.{name}.{"0" * 12}.tmp' for name in (path.name, 'x1')
+    )
+    own.touch()
+    other.touch()
+    files.check_writable(path)
+    self.assertEqual(self.names(), {other.name})
+
   def test_other_processes_of_the_run_need_not_see_the_folder(self):
     with absltest.mock.patch('jax.process_index', return_value=1):
       files.check_writable(self.directory / 'no' / 'x.json')
