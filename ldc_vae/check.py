@@ -145,8 +145,8 @@ def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
     path: The file.
     stored: The config that the newest checkpoint holds; empty if unknown.
   """
-  record = files.read_json(path)
-  if not isinstance(record, Mapping):
+  record = files.read_record(path)
+  if record is None:
     damage, record = 'missing or damaged: the next start writes it again', {}
   else:
     changed = stored and config_lib.differences(
@@ -167,10 +167,10 @@ def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
 def _results(run: pathlib.Path) -> _Part:
   """Returns the part results.json, which stands for all files beside it."""
   path = run / outputs.RESULTS
-  results = files.read_json(path)
+  results = files.read_record(path)
   if outputs.is_interrupted(run):
     damage = 'was being replaced'
-  elif isinstance(results, Mapping):
+  elif results is not None:
     damage = outputs.damage(run, results)
   elif path.exists():
     damage = 'damaged'

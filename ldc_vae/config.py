@@ -25,6 +25,7 @@ from ldc_vae import fields
 from ldc_vae import methods
 from ldc_vae import run_files
 from ldc_vae import sections
+from ldc_vae.runtime import files
 from ldc_vae.runtime import provenance
 
 # Fields that say where files are on one host. Hosts of one run may differ in
@@ -47,7 +48,6 @@ MAY_CHANGE = (
 
 # Fields that decide others: they are named first where configs differ.
 _CAUSES = ('method.name', 'dataset.name', 'debug')
-
 
 # Fields that the word after the colon of --config decides.
 _CHOSEN_BY_ARG = ('debug', 'method.name')
@@ -231,7 +231,8 @@ def _may_change(name: str) -> bool:
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
   """Returns what config.json holds: the config, versions and git commit."""
-  return {'config': config.to_dict(), **provenance.describe()}
+  record = {'format': files.FORMAT, 'config': config.to_dict()}
+  return {**record, **provenance.describe()}
 
 
 def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
@@ -246,6 +247,7 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     raise errors.UserError(
       'the record has no group "config", as config.json has; restore it'
     )
+  files.check_format(record)
   config = config_dict.ConfigDict(_with_tuples(record['config']))
   for section in sections.SECTIONS:  # an earlier version had fewer fields
     group = config.get(section.group)
@@ -288,9 +290,8 @@ def check_same_run(
   before = config_dict.ConfigDict(_with_tuples(stored))
   changed = differences(before, config)
   if changed:
-    missing = 'nothing'
-    old = flatten(before).get(changed[0], missing)
-    new = flatten(config).get(changed[0], missing)
+    old = flatten(before).get(changed[0], 'nothing')
+    new = flatten(config).get(changed[0], 'nothing')
     raise errors.UserError(
       f'{where} holds a run with config.{changed[0]}={fields.show(old)}, not'
       f' {fields.show(new)}; use its config, or another --workdir'

@@ -84,6 +84,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   start = time.monotonic()
   experiment = experiment or experiment_lib.create(config)
   requirements.check(config, experiment.dataset)
+  if cluster.is_first():  # those of a newer version are not replaced
+    files.read_record(workdir / outputs.RESULTS)
   run = run_lib.Run(workdir, config, experiment)
   (step, state, *_), last_step = run.restore_trained()
   if not cluster.is_first():  # it evaluates alone; the others wait for it
@@ -137,6 +139,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
     results['protocol/left_out'] = '; '.join(
       f'{name}: {why}' for name, why in sources.left_out.items()
     )
+  results['format'] = files.FORMAT
   results['seed'] = config.seed
   results['step'] = step
   results['last_step'] = last_step

@@ -4,7 +4,7 @@ A workdir belongs to process 0. The others never look at it: they take part in
 `Run.restore`, which gives them process 0's checkpoint, and wait at barriers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -240,8 +240,8 @@ def is_evaluated(
     data: The `datasets.descriptions` of the data that the results must be of;
       empty for any.
   """
-  results = files.read_json(workdir / outputs.RESULTS)
-  if not isinstance(results, Mapping):
+  results = files.read_record(workdir / outputs.RESULTS)
+  if results is None:
     return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
   is_of_run = (

@@ -14,7 +14,9 @@ import numpy as np
 from ldc_vae import check
 from ldc_vae import config as config_lib
 from ldc_vae import errors
+from ldc_vae import evaluate
 from ldc_vae import main
+from ldc_vae import train
 from ldc_vae.data import array_cache
 from ldc_vae.runtime import files
 from ldc_vae.runtime import lock
@@ -111,6 +113,30 @@ class CheckTest(evaluate_case.RunTest):
     code, bad, _ = self._check(folder)
     self.assertEqual(code, 1)
     self.assertIn(name, bad[0])
+
+  @parameterized.parameters(
+    ('results.json', evaluate.evaluate),
+    ('config.json', lambda unused_config, path: config_lib.read(path)),
+  )
+  def test_a_file_of_a_newer_version_is_refused_and_left(self, name, use_fn):
+    workdir = self._copy(f'newer_{name}')
+    record = files.read_json(workdir / name)
+    self.assertEqual(record['format'], 1)
+    files.write_json(workdir / name, {**record, 'format': 2})
+    before = _contents(workdir)
+    for refuse_fn in (
+      lambda: check.check(workdir, repair=True),
+      lambda: train.train_and_evaluate(self.config, workdir),
+      lambda: use_fn(self.config, workdir),
+    ):
+      with self.assertRaisesRegex(
+        errors.UserError,
+        f'{name}: it has format 2 but this version reads format 1; use the',
+      ):
+        refuse_fn()
+    del before[workdir / 'config.json']  # with the commit that continued it
+    left = _contents(workdir)
+    self.assertEqual(left | before, left)
 
   def test_what_is_not_evaluated_is_told_and_no_mistake(self):
     workdir = self._copy('not_evaluated')

@@ -23,12 +23,14 @@ from absl import logging
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import progress
 
 CHUNK = 512  # images that are decoded at a time
 
 _MEMMAP_BYTES = 2**30  # larger files are memory-mapped, not loaded
+_MAX_BYTES = 64 * 2**30  # of all entries
 _FORMAT = 2  # version of the cache's format; a new one makes all entries stale
 SLOW_SECONDS = 5.0  # decoding that takes longer shows its progress
 
@@ -77,6 +79,17 @@ def load_or_write(
   """
   digest = hashlib.sha256(json.dumps([_FORMAT, *source]).encode()).hexdigest()
   directory = cache_dir() / 'arrays' / f'{label}-{digest[:16]}'
+  arrays = _load_or_write(directory, fingerprint, write_fn)
+  caches.hold(directory)
+  return arrays
+
+
+def _load_or_write(
+  directory: pathlib.Path,
+  fingerprint: str,
+  write_fn: Callable[[pathlib.Path, Arrays], errors.UserError | None],
+) -> Arrays:
+  """Returns the arrays of `load_or_write`."""
   stored, arrays = _read_cache(directory)
   if stored == fingerprint:
     return arrays
@@ -102,6 +115,7 @@ def load_or_write(
     raise OSError(
       f'{directory} was just written but cannot be read: check the disk'
     )
+  caches.drop_oldest(entries(), _MAX_BYTES)
   return arrays
 
 
@@ -209,7 +223,8 @@ def first_line(error: BaseException) -> str:
 def entries() -> list[pathlib.Path]:
   """Returns the folders of all entries of the cache."""
   folder = cache_dir() / 'arrays'
-  return sorted(path.parent for path in folder.glob('*/index.json'))
+  found = sorted(path.parent for path in folder.glob('*/index.json'))
+  return [path for path in found if not path.suffix]  # those are unfinished
 
 
 def damage(directory: pathlib.Path) -> str:

@@ -33,6 +33,7 @@ from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier_net
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from ldc_vae.runtime import progress
@@ -42,6 +43,7 @@ VERSION = 1
 
 Array = jax.Array
 
+_MAX_BYTES = 2**30  # of all classifiers in the cache
 _TRAIN_BATCH = 128
 _EVAL_BATCH = 500
 _NUM_EPOCHS = 5
@@ -309,6 +311,7 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
     durable.make_folder(path.parent)
     with files.open_atomically(path) as file:
       np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
+    caches.drop_oldest(path.parent.glob('*.npz'), _MAX_BYTES)
   except OSError as error:
     logging.warning('Cannot write the feature classifier: %s', error)
 

@@ -21,9 +21,12 @@ import zlib
 import jax
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.runtime import durable
 
 Path = str | os.PathLike[str]
+
+FORMAT = 1  # of config.json and results.json
 
 _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
 
@@ -164,6 +167,36 @@ def read_json(path: Path) -> Any | None:
     raise FileError(
       f'{path} cannot be read ({error.strerror}); move it away', error.errno
     ) from error
+
+
+def check_format(record: Mapping[str, Any]) -> None:
+  """Raises a `UserError` if a newer version has written config or results."""
+  found = record.get('format', FORMAT)  # earlier versions have none
+  if isinstance(found, int) and found > FORMAT:
+    raise errors.UserError(
+      f'it has format {found} but this version reads format {FORMAT}; use the'
+      ' version that wrote it'
+    )
+
+
+def read_record(path: Path) -> Mapping[str, Any] | None:
+  """Returns config.json or results.json; None where it is missing or broken.
+
+  Args:
+    path: The file.
+
+  Raises:
+    UserError: A newer version has written it.
+    FileError: If it is there and cannot be read, or is a folder.
+  """
+  record = read_json(path)
+  if not isinstance(record, Mapping):
+    return None
+  try:
+    check_format(record)
+  except errors.UserError as error:
+    raise errors.UserError(f'{path}: {error}') from None
+  return record
 
 
 def write_npz(path: Path, /, **arrays: Any) -> None:
