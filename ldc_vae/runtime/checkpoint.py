@@ -12,7 +12,7 @@ what it restored. Only what writes imports Orbax, a third of a second: the first
 step need not wait for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import concurrent.futures
 import importlib.util
 import json
@@ -27,6 +27,7 @@ import numpy as np
 
 from ldc_vae.runtime import checkpoint_folder as folder
 from ldc_vae.runtime import cluster
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import manifest as manifest_lib
 from ldc_vae.runtime import orbax_writer
 
@@ -96,6 +97,7 @@ class Checkpointer:
     *,
     metrics: Mapping[str, float],
     meta: Mapping[str, Any],
+    before_fn: Callable[[], None] = lambda: None,
   ) -> None:
     """Copies `state` to the host and writes it in the background.
 
@@ -107,6 +109,8 @@ class Checkpointer:
       state: A pytree of numbers, NumPy arrays, jax arrays and PRNG keys.
       metrics: Scalars; `validation/loss` among them decides which is best.
       meta: Anything that JSON can hold; its keys become strings.
+      before_fn: What the background does before it writes: it syncs the files
+        that `meta` speaks of.
 
     Raises:
       CheckpointError: If this directory is read-only, or if the save before
@@ -133,7 +137,9 @@ class Checkpointer:
       },
       'meta': manifest_lib.to_json(meta),
     }
-    self._saving = self._executor.submit(self._write, manifest, values)
+    self._saving = self._executor.submit(
+      self._write, manifest, values, before_fn
+    )
 
   def restore(self, like: PyTree, which: str = 'latest') -> Restored | None:
     """Restores the newest, or the best, checkpoint that verifies.
@@ -203,7 +209,10 @@ class Checkpointer:
       self._executor.shutdown()
 
   def _write(
-    self, manifest: dict[str, Any], values: dict[str, np.ndarray]
+    self,
+    manifest: dict[str, Any],
+    values: dict[str, np.ndarray],
+    before_fn: Callable[[], None],
   ) -> None:
     """Writes one checkpoint; runs in the background."""
     step = manifest['step']
@@ -214,6 +223,7 @@ class Checkpointer:
     }
     manifest['digest'] = manifest_lib.digest(manifest)
     try:
+      before_fn()
       if path.exists() and manifest_lib.is_whole(path, manifest['digest']):
         return
       losses = folder.losses(self._directory) | {step: folder.loss(manifest)}
@@ -225,7 +235,7 @@ class Checkpointer:
         *folder.ranked(losses, 'latest')[: folder.NUM_LATEST],
       }
       folder.delete_all_but(self._directory, kept)
-    except ImportError:
+    except (ImportError, durable.FileError):
       raise
     except Exception as error:
       raise folder.save_error(self._directory, step, error) from error
