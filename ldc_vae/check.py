@@ -146,22 +146,27 @@ def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
     stored: The config that the newest checkpoint holds; empty if unknown.
   """
   record = files.read_record(path)
+  damage = ''
   if record is None:
-    damage, record = 'missing or damaged: the next start writes it again', {}
-  else:
-    changed = stored and config_lib.differences(
-      stored, record.get('config') or {}
-    )
-    damage = changed and (
+    damage = 'missing or damaged: the next start writes it again'
+  elif changed := stored and config_lib.differences(
+    stored, record.get('config') or {}
+  ):
+    damage = (
       f'differs from its checkpoint in config.{changed[0]}; delete it and start'
       ' the run again'
     )
+  elif files.is_changed(record):
+    damage = 'is not as it was written; start the run again'
+  repair_fn = functools.partial(_write_config, path, stored)
+  return _Part(path, damage, repair_fn if stored else None)
 
-  def repair() -> str:
-    files.write_json(path, {**record, 'config': stored})
-    return 'written again from the checkpoint'
 
-  return _Part(path, damage or '', repair if stored else None)
+def _write_config(path: pathlib.Path, stored: Mapping[str, Any]) -> str:
+  """Writes config.json without the versions, which a checkpoint lacks."""
+  record = {'format': files.FORMAT, 'config': stored}
+  files.write_json(path, {**record, 'digest': files.digest_of(record)})
+  return 'written again from the checkpoint'
 
 
 def _results(run: pathlib.Path) -> _Part:

@@ -2,8 +2,7 @@
 
 A config is an `ml_collections.ConfigDict` that a run file's `get_config(arg)`
 returns. Its groups are checked by the dataclasses that define their fields:
-`sections.SECTIONS` and the method's own. A user's mistake raises a `UserError`
-that names the field, its value and the remedy.
+`sections.SECTIONS` and the method's own. A mistake raises a `UserError`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -314,6 +313,7 @@ def read(
   path = pathlib.Path(workdir) / 'config.json'
   try:
     record = json.loads(path.read_text(encoding='utf-8'))
+    files.warn_if_changed(path, record)
     if extensions is not None and 'config' in record:
       record['config']['extensions'] = list(extensions)
     return from_json(record)

@@ -75,6 +75,7 @@ class Run:
       later = [each for each in dict.fromkeys(commits) if each != first]
       if later:
         record['later_commits'] = later
+    record['digest'] = files.digest_of(record)
     files.write_json(path, record)
 
   def restore(

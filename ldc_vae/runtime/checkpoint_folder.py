@@ -101,8 +101,9 @@ def _check_writable(directory: pathlib.Path) -> None:
   try:
     probe.mkdir()
   finally:
-    with contextlib.suppress(OSError):
-      probe.rmdir()
+    for path in directory.glob('.*.tmp'):  # also of a killed process
+      with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def steps(directory: pathlib.Path) -> list[int]:

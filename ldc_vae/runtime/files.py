@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import uuid
 import zipfile
 import zlib
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -197,6 +199,24 @@ def read_record(path: Path) -> Mapping[str, Any] | None:
   except errors.UserError as error:
     raise errors.UserError(f'{path}: {error}') from None
   return record
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of a record as JSON gives it back, without 'digest'."""
+  content = {name: x for name, x in record.items() if name != 'digest'}
+  text = json.dumps(finite(content), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_changed(record: Mapping[str, Any]) -> bool:
+  """Returns whether a record has a 'digest', and not its own."""
+  return 'digest' in record and record['digest'] != digest_of(record)
+
+
+def warn_if_changed(path: Path, record: Any) -> None:
+  """Warns of a file that somebody has edited, or a disk has damaged."""
+  if isinstance(record, Mapping) and is_changed(record):
+    logging.warning('%s is not as it was written', path)
 
 
 def write_npz(path: Path, /, **arrays: Any) -> None:

@@ -9,7 +9,6 @@ files. After one between the moves, `finish` moves the rest.
 from collections.abc import Iterator, Mapping
 import contextlib
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -129,6 +128,4 @@ def _digest(path: pathlib.Path) -> str:
 
 def _digest_of_results(results: Mapping[str, Any]) -> str:
   """The SHA-256 of all results but the digests."""
-  content = {name: x for name, x in results.items() if name != DIGESTS}
-  text = json.dumps(files.finite(content), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return files.digest_of({k: x for k, x in results.items() if k != DIGESTS})
