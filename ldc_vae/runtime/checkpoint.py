@@ -298,7 +298,9 @@ class Checkpointer:
       try:
         found = self._find(like, which)
       except OSError as error:
-        header, failure = {'error': str(error)}, error
+        is_lost = isinstance(error, manifest_lib.AllDamagedError)
+        header = {'error': str(error), 'is_lost': is_lost}
+        failure = error
       else:
         if found is not None:
           header = {'manifest': found[0]}
@@ -306,6 +308,8 @@ class Checkpointer:
     header = json.loads(cluster.broadcast(json.dumps(header).encode()))
     body = cluster.broadcast(body)
     if 'error' in header:
+      if failure is None and header['is_lost']:
+        failure = manifest_lib.AllDamagedError(header['error'])
       raise failure or manifest_lib.CheckpointError(header['error'])
     if 'manifest' not in header:
       return None
