@@ -27,6 +27,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
+from ldc_vae.runtime import memory
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import provenance
 
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--turns', type=common.positive, default=3)
   parser.add_argument('--output', default='')
   args, overrides = common.parse_overrides(parser, argv)
+  memory.keep_freed_memory()  # as the command does, or copies take longer
   record = common.create_record('benchmarks.syncing', argv, seeds=[0])
   config = config_lib.load(args.config, overrides)
   record['load_before'] = os.getloadavg()[0]
