@@ -32,6 +32,7 @@ _MODES_OF_A_FLAG = {
   'methods': ('compare',),
   'seeds': ('compare',),
   'jobs': ('compare',),
+  'repair': ('check',),
 }
 
 
@@ -49,6 +50,7 @@ def _define_flags() -> flags.FlagValues:
   ):
     flags.DEFINE_string(name, None, '', flag_values=values)
   flags.DEFINE_string('mode', 'train', '', flag_values=values)
+  flags.DEFINE_boolean('repair', None, '', flag_values=values)
   flags.DEFINE_integer('jobs', None, '', lower_bound=1, flag_values=values)
   flags.DEFINE_integer(
     'num_samples', None, '', lower_bound=1, flag_values=values

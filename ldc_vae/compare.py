@@ -167,13 +167,13 @@ def create_runs(
   ]
 
 
-def is_finished(run: Run, num_steps: int, data: str) -> bool:
+def is_finished(run: Run, num_steps: int, data: Sequence[str]) -> bool:
   """Whether the results of a run are there, and are of its own config.
 
   Args:
     run: The run; its folder may be missing.
     num_steps: Of its training.
-    data: What `datasets.describe` says of it.
+    data: The `datasets.descriptions` of its data.
   """
   return run_lib.is_evaluated(run.workdir, run.config, num_steps, data)
 
@@ -204,7 +204,7 @@ class _RunTable:
       method: experiment_lib.count_steps(plan.config, num_train)
       for method, plan in plans.items()
     }
-    self._data = datasets.describe(dataset)
+    self._data = datasets.descriptions(dataset, datasets.fingerprint(dataset))
     self._errors = {}
     # by name; looked up once, because the digests of the results take time
     self._finished = {

@@ -2,8 +2,7 @@
 
 A config is an `ml_collections.ConfigDict` that a run file's `get_config(arg)`
 returns. Its groups are checked by the dataclasses that define their fields:
-`sections.SECTIONS` and the method's own. A user's mistake raises a `UserError`
-that names the field, its value and the remedy.
+`sections.SECTIONS` and the method's own. A mistake raises a `UserError`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -215,7 +214,8 @@ def _may_change(name: str) -> bool:
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
   """Returns what config.json holds: the config, versions and git commit."""
-  return {'config': config.to_dict(), **provenance.describe()}
+  record = {'format': files.FORMAT, 'config': config.to_dict()}
+  return {**record, **provenance.describe()}
 
 
 def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
@@ -230,6 +230,7 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
     raise errors.UserError(
       'it has no group "config", as config.json has; restore it'
     )
+  files.check_format(record)
   stored = {'logging': {}, **_with_tuples(record['config'])}
   try:
     config = config_dict.ConfigDict(stored)
@@ -278,9 +279,8 @@ def check_same_run(
   before = config_dict.ConfigDict(_with_tuples(stored))
   changed = differences(before, config)
   if changed:
-    missing = 'nothing'
-    old = flatten(before).get(changed[0], missing)
-    new = flatten(config).get(changed[0], missing)
+    old = flatten(before).get(changed[0], 'nothing')
+    new = flatten(config).get(changed[0], 'nothing')
     raise errors.UserError(
       f'{where} holds a run with config.{changed[0]}={fields.show(old)}, not'
       f' {fields.show(new)}; use its config, or another --workdir'
@@ -303,6 +303,7 @@ def read(
   path = pathlib.Path(workdir) / 'config.json'
   try:
     record = files.parse_json(path.read_bytes())
+    files.warn_if_changed(path, record)
   except FileNotFoundError:
     raise errors.UserError(
       f'{path}: no such file; give a --workdir that was trained in'

@@ -83,6 +83,8 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   experiment = experiment or experiment_lib.create(config)
   requirements.check(config, experiment.dataset)
   room.check(config, experiment)
+  if cluster.is_first():  # those of a newer version are not replaced
+    files.read_record(workdir / outputs.RESULTS)
   run = run_lib.Run(workdir, config, experiment)
   restored, last_step = run.restore_trained()
   step, state = restored.step, restored.state
@@ -138,6 +140,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
     results['protocol/left_out'] = '; '.join(
       f'{name}: {why}' for name, why in sources.left_out.items()
     )
+  results['format'] = files.FORMAT
   results['seed'] = config.seed
   results['step'] = step
   results['last_step'] = last_step

@@ -212,11 +212,15 @@ class Loop:
   def _save(self) -> None:
     """Saves the state, unless it is not finite."""
     self._updates.check_state(self.step, self.state)
-    meta = {**self._meta, metric_writer_lib.NAME: self._metric_writer.sync()}
+    meta = {**self._meta, metric_writer_lib.NAME: self._metric_writer.record}
     if self._unfinished is not None:  # the next start validates
       meta['unfinished'] = self._unfinished
     self._checkpointer.save(
-      self.step, self.state, metrics=self._metrics, meta=meta
+      self.step,
+      self.state,
+      metrics=self._metrics,
+      meta=meta,
+      before_fn=self._metric_writer.sync,
     )
     self._saved, self._saved_at = self.step, time.monotonic()
 

@@ -114,9 +114,11 @@ def main(argv: Sequence[str]) -> int:
     values, overrides = cli.parse(argv)
     config, workdir = cli.resolve(values, overrides)
     if values.mode == 'check':
-      from ldc_vae import check  # no device is needed
+      os.environ['JAX_PLATFORMS'] = 'cpu'  # a run may have the accelerator
+      from ldc_vae import check
 
-      return 0 if check.check(workdir) else _RUNTIME_ERROR
+      is_whole = check.check(workdir, repair=bool(values.repair))
+      return 0 if is_whole else _RUNTIME_ERROR
     is_trained = values.mode in cli.USES
     is_shared = is_trained and cli.several_processes(values)
     if is_trained and not is_shared:
@@ -358,9 +360,9 @@ def _fail(error: Exception) -> int:
   if isinstance(error, BrokenPipeError):  # the reader of stdout has enough
     return 128 + signal.SIGPIPE
   print(f'error: {_sentence(error)}', file=sys.stderr)
-  if isinstance(error, errors.UserError):
-    return error.exit_code
-  return _LASTING_ERROR if isinstance(error, _LASTING) else _RUNTIME_ERROR
+  is_lasting = isinstance(error, _LASTING)
+  code = _LASTING_ERROR if is_lasting else _RUNTIME_ERROR
+  return getattr(error, 'exit_code', code)
 
 
 def _sentence(error: BaseException) -> str:

@@ -288,6 +288,7 @@ RUN_FIELDS = (
   'num_samples',
   'wall_seconds',
   'digests',
+  'format',
 )
 
 

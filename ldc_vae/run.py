@@ -4,7 +4,7 @@ A workdir belongs to process 0. The others never look at it: they take part in
 `Run.restore`, which gives them process 0's checkpoint, and wait at barriers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ class Run:
     return self.workdir / 'checkpoints'
 
   @functools.cached_property
-  def data(self) -> dict[str, list[int]]:
+  def data(self) -> dict[str, list[Any]]:
     """The fingerprint of the images, taken once."""
     return datasets.fingerprint(self.experiment.dataset)
 
@@ -82,6 +82,7 @@ class Run:
       record['git_commit'] = before['git_commit']
       if later:
         record['later_commits'] = later
+    record['digest'] = files.digest_of(record)
     files.write_json(path, record)
 
   def restore(
@@ -105,7 +106,9 @@ class Run:
     if restored is not None:
       place = str(self.checkpoints)
       config_lib.check_same_run(restored.meta['config'], self.config, place)
-      datasets.check_same(restored.meta.get('data'), self.data, place)
+      datasets.check_same(
+        restored.meta.get('data'), self.data, self.experiment.dataset, place
+      )
       if cluster.is_first():
         damage = metric_writer.damage(
           self.workdir / metric_writer.NAME,
@@ -305,6 +308,10 @@ def open_run(
   with lock.lock_workdir(workdir):
     if cluster.is_first():
       check_same(workdir, config)
+      # pictures of an evaluation that was killed would stay for ever
+      with contextlib.suppress(lock.LockedError):
+        with lock.lock_workdir(workdir, lock.EVALUATION_LOCK_NAME):
+          outputs.recover(workdir)
     yield Run(workdir, config, experiment_lib.create(config))
 
 
@@ -348,7 +355,7 @@ def is_evaluated(
   workdir: pathlib.Path,
   config: config_dict.ConfigDict,
   step: int,
-  data: str | None = None,
+  data: Sequence[str] = (),
 ) -> bool:
   """Returns whether the workdir has the results of a run's end, undamaged.
 
@@ -356,18 +363,18 @@ def is_evaluated(
     workdir: The folder.
     config: Its `evaluate` must be that of the results.
     step: The step of the latest checkpoint.
-    data: What `datasets.describe` says of the data that the results must be
-      of; None for any.
+    data: The `datasets.descriptions` of the data that the results must be of;
+      empty for any.
   """
-  results = files.read_json(workdir / outputs.RESULTS)
-  if not isinstance(results, Mapping):
+  results = files.read_record(workdir / outputs.RESULTS)
+  if results is None:
     return False
   of_best = config.evaluate.checkpoint == 'best'  # whichever step that is
   is_of_run = (
     results.get('last_step') == step
     and (of_best or results.get('step') == step)
     and results.get('protocol/evaluate') == describe_evaluation(config)
-    and data in (None, results.get('protocol/data', data))
+    and (not data or results.get('protocol/data', data[0]) in data)
     and (workdir / outputs.REPORT).exists()
   )
   if not is_of_run:

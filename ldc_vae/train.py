@@ -68,7 +68,7 @@ def train_and_evaluate(
       run.workdir,
       config,
       experiment.num_steps,
-      datasets.describe(experiment.dataset),
+      datasets.descriptions(experiment.dataset, run.data),
     )
     if not cluster.barrier('trained', done)[0]:
       # pictures take a second to import, which steps need not wait for

@@ -39,6 +39,7 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
   --methods=A,B        compare: which methods (default: all)
   --seeds=0,1,2        compare: of each method (default: 0,1,2)
   --jobs=N             compare: runs at once, each on its own cores (default: 1)
+  --repair             check: mend what can be mended without a loss
   --coordinator_address=HOST:PORT --num_processes=N --process_id=I
                        one run over several processes; give all three, or set
                        LDC_VAE_DISTRIBUTED=1 where jax is to find them itself

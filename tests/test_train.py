@@ -19,6 +19,7 @@ from ldc_vae.data import datasets
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
+from ldc_vae.runtime import lock
 from ldc_vae.runtime import manifest
 from ldc_vae.runtime import metric_writer
 from ldc_vae.runtime import orbax_writer
@@ -34,6 +35,18 @@ _rows = train_case.rows
 
 
 class TrainAndEvaluateTest(train_case.TrainTest):
+  def test_a_start_removes_what_a_killed_evaluation_left(self):
+    config = _config(**{'train.num_steps': 3})
+    train.train_and_evaluate(config, self.dir)
+    left = self.dir / '.evaluation-unfinished'
+    left.mkdir()
+    (left / 'samples.npz').write_bytes(b'PK')
+    with lock.lock_workdir(self.dir, lock.EVALUATION_LOCK_NAME):
+      train.train_and_evaluate(config, self.dir)
+      self.assertTrue(left.exists())  # another process may be at work
+    train.train_and_evaluate(config, self.dir)
+    self.assertFalse(left.exists())
+
   @parameterized.named_parameters(
     ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'vae', 5)
   )

@@ -5,12 +5,15 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax.numpy as jnp
+import numpy as np
 
 from ldc_vae import config as config_lib
+from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import train
+from ldc_vae.data import datasets
 from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import health
@@ -134,6 +137,53 @@ class RefusalTest(train_case.TrainTest):
         ):
           train.train_and_evaluate(config, self.dir)
 
+  def test_images_that_are_exchanged_later_are_found(self):
+    path = self.dir / 'images.npz'
+    images = np.random.default_rng(0).integers(
+      0, 256, (5500, 8, 8), dtype=np.uint8
+    )
+    np.savez(path, images=images)
+    config = config_lib.load(
+      'configs/images.py:vae,debug',
+      {
+        'dataset.path': str(path),
+        'dataset.image_size': 0,
+        'train.num_steps': 5,
+      },
+    )
+    workdir = self.dir / 'run'
+    train.train_and_evaluate(config, workdir)
+    before = _contents(workdir)
+    used = experiment_lib.load_dataset(config).images['train']
+    kept = {each.tobytes() for each in used[::4]}
+    exchanged = {each.tobytes() for each in used} - kept
+    for i, each in enumerate(images):
+      if each.tobytes() in exchanged:
+        images[i] = 0
+    self.assertLen(exchanged, 3 * len(used) // 4)
+    np.savez(path, images=images)
+    with self.assertRaisesRegex(
+      errors.UserError, 'holds a run on other train images: training and test'
+    ):
+      train.train_and_evaluate(config, workdir)
+    self.assertEqual(_contents(workdir), before)
+
+  def test_a_run_that_has_sampled_its_images_goes_on_with_the_same(self):
+    config = _config(**{'train.num_steps': 5})
+    whole = experiment_lib.load_dataset(config)
+    earlier = datasets._sampled_fingerprint(whole)
+    # of the version that has sampled them
+    self.assertEqual(earlier['train'], [1373, 8, 8, 1, 2415956631])
+    with mock.patch.object(datasets, 'fingerprint', return_value=earlier):
+      train.train_and_evaluate(config, self.dir)
+    train.train_and_evaluate(config, self.dir)
+    images = {**whole.images, 'test': whole.images['test'][::-1]}
+    with mock.patch.object(
+      experiment_lib, 'load_dataset', return_value=whole._replace(images=images)
+    ):
+      with self.assertRaisesRegex(ValueError, 'other test images'):
+        train.train_and_evaluate(config, self.dir)
+
   def test_a_run_of_a_version_with_fewer_fields_goes_on(self):
     config = _config(**{'train.num_steps': 5})
     train.train_and_evaluate(config, self.dir)
@@ -175,6 +225,13 @@ class RefusalTest(train_case.TrainTest):
         run_lib.Run(
           self.dir, config, experiment_lib.create(config)
         ).check_agreement()
+
+
+def _contents(folder):
+  """The bytes of every file in a folder."""
+  return {
+    path: path.read_bytes() for path in folder.rglob('*') if path.is_file()
+  }
 
 
 if __name__ == '__main__':

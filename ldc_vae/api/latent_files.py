@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from ldc_vae import errors
-from ldc_vae.runtime import files
+from ldc_vae.runtime import memory
 
 # Names of an array of latents, the most telling first.
 _NAMES = ('latents', 'z', 'embeddings', 'codes', 'means')
@@ -39,7 +39,9 @@ def read(
     )
   try:
     arrays = _load(path)
-  except files.NPZ_ERRORS as error:
+  except errors.UserError:  # a package is missing
+    raise
+  except Exception as error:  # NumPy and zipfile raise many types
     reason = str(error).partition('\n')[0]
     raise errors.UserError(f'{path} cannot be read ({reason})') from error
   for name, convert in (('stds', lambda x: x), ('logvars', _std)):
@@ -66,15 +68,13 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
         f'{path}: the package safetensors is missing; install it, or give an'
         ' .npy or an .npz file'
       ) from None
-    try:
-      return safetensors.load_file(path)
-    except Exception as error:  # its own type, which is no ValueError
-      raise ValueError(str(error)) from error
+    return safetensors.load_file(path)
   # never allow_pickle: loading a pickle runs whatever its author wrote
   loaded = np.load(path, allow_pickle=False)
   if isinstance(loaded, np.ndarray):
     return {'latents': loaded}
   with loaded as archive:
+    memory.check_archive(archive)
     return {name: archive[name] for name in archive.files}
 
 

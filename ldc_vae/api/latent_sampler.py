@@ -136,7 +136,7 @@ class LatentSampler:
       tree = traverse_util.unflatten_dict(flat, sep='/')
       net = sampler_net.Fit(tree['weights'], tree['affine'], metrics={})
       return cls(net, described['distances'], described['num_held_out'])
-    except files.NPZ_ERRORS as error:
+    except Exception as error:  # NumPy, zipfile and json raise many types
       raise errors.UserError(
         f'{path} cannot be read as a sampler ({error}); give a file that'
         ' LatentSampler.save has written'

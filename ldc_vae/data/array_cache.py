@@ -23,12 +23,14 @@ from absl import logging
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import progress
 
 CHUNK = 512  # images that are decoded at a time
 
 _MEMMAP_BYTES = 2**30  # larger files are memory-mapped, not loaded
+_MAX_BYTES = 64 * 2**30  # of all entries
 _FORMAT = 2  # version of the cache's format; a new one makes all entries stale
 SLOW_SECONDS = 5.0  # decoding that takes longer shows its progress
 
@@ -77,6 +79,17 @@ def load_or_write(
   """
   digest = hashlib.sha256(json.dumps([_FORMAT, *source]).encode()).hexdigest()
   directory = cache_dir() / 'arrays' / f'{label}-{digest[:16]}'
+  arrays = _load_or_write(directory, fingerprint, write_fn)
+  caches.hold(directory)
+  return arrays
+
+
+def _load_or_write(
+  directory: pathlib.Path,
+  fingerprint: str,
+  write_fn: Callable[[pathlib.Path, Arrays], errors.UserError | None],
+) -> Arrays:
+  """Returns the arrays of `load_or_write`."""
   stored, arrays = _read_cache(directory)
   if stored == fingerprint:
     return arrays
@@ -102,6 +115,7 @@ def load_or_write(
     raise OSError(
       f'{directory} was just written but cannot be read: check the disk'
     )
+  caches.drop_oldest(entries(), _MAX_BYTES)
   return arrays
 
 
@@ -206,6 +220,28 @@ def first_line(error: BaseException) -> str:
   return lines[0].rstrip(':. ')
 
 
+def entries() -> list[pathlib.Path]:
+  """Returns the folders of all entries of the cache."""
+  folder = cache_dir() / 'arrays'
+  found = sorted(path.parent for path in folder.glob('*/index.json'))
+  return [path for path in found if not path.suffix]  # those are unfinished
+
+
+def damage(directory: pathlib.Path) -> str:
+  """Returns what is wrong with an entry, in words; '' if nothing is."""
+  try:
+    _read_entry(directory)
+  except Exception as error:  # NumPy and json raise many types
+    return f'damaged ({first_line(error)})'
+  return ''
+
+
+def delete(directory: pathlib.Path) -> None:
+  """Deletes an entry; who has mapped its arrays keeps them."""
+  with locked(directory.with_suffix('.lock')):
+    durable.remove(directory)
+
+
 def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
   """Writes the index of sizes and checksums that `_read_cache` verifies."""
   files = {}
@@ -215,7 +251,7 @@ def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
       shape=array.shape,
       dtype=str(array.dtype),
       size=path.stat().st_size,
-      crc32=None if _is_large(path) else zlib.crc32(array),
+      crc32=zlib.crc32(array),
     )
   index = dict(fingerprint=fingerprint, files=files)
   (folder / 'index.json').write_text(json.dumps(index))
@@ -223,28 +259,32 @@ def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
 
 def _read_cache(directory: pathlib.Path) -> tuple[str, Arrays]:
   """Returns an entry's fingerprint and arrays; none if absent or damaged."""
-  arrays = {}
   try:
-    index = json.loads((directory / 'index.json').read_text())
-    for name, expected in index['files'].items():
-      path = directory / f'{name}.npy'
-      if path.stat().st_size != expected['size']:
-        raise ValueError(f'{path} does not have the size in its index')
-      large = _is_large(path)
-      array = np.load(path, mmap_mode='r' if large else None)
-      if [list(array.shape), str(array.dtype)] != [
-        expected['shape'],
-        expected['dtype'],
-      ] or (not large and zlib.crc32(array) != expected['crc32']):
-        raise ValueError(f'{path} does not have the content in its index')
-      array.flags.writeable = False
-      arrays[name] = array
-    return index['fingerprint'], arrays
+    return _read_entry(directory)
   except FileNotFoundError:
     pass
-  except Exception as error:  # json and NumPy raise many types
+  except Exception as error:  # NumPy and json raise many types
     logging.warning('writing a cache entry again: %s', first_line(error))
   return '', {}
+
+
+def _read_entry(directory: pathlib.Path) -> tuple[str, Arrays]:
+  """Returns an entry's fingerprint and arrays, if it is whole."""
+  arrays = {}
+  index = json.loads((directory / 'index.json').read_text())
+  for name, expected in index['files'].items():
+    path = directory / f'{name}.npy'
+    if path.stat().st_size != expected['size']:
+      raise ValueError(f'{path} does not have the size in its index')
+    array = np.load(path, mmap_mode='r' if _is_large(path) else None)
+    if [list(array.shape), str(array.dtype)] != [
+      expected['shape'],
+      expected['dtype'],
+    ] or expected['crc32'] not in (None, zlib.crc32(array)):
+      raise ValueError(f'{path} does not have the content in its index')
+    array.flags.writeable = False
+    arrays[name] = array
+  return index['fingerprint'], arrays
 
 
 def _is_large(path: pathlib.Path) -> bool:

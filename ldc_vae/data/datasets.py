@@ -8,9 +8,11 @@ run. The train step, not this module, binarises images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import concurrent.futures
+import hashlib
 import importlib.metadata
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import zlib
 
 import numpy as np
@@ -23,7 +25,7 @@ from ldc_vae.data import splits
 
 cache_dir = array_cache.cache_dir
 Parts = tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]
-_FINGERPRINT_IMAGES = 1000  # number of sampled images in each split
+_BLOCK_BYTES = 2**22  # of images that a core digests at a time
 
 _DIGITS_TEST = 360  # a fifth of the 1,797 images
 _DIGITS_VALIDATION = 180
@@ -51,8 +53,8 @@ class Dataset(NamedTuple):
     return self.images['train'].shape[1:]
 
 
-def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
-  """Returns the shapes of the images, and checksums of a sample of them.
+def fingerprint(dataset: Dataset) -> dict[str, list[Any]]:
+  """Returns the shape and a digest of the images of each split.
 
   Two data sets with equal fingerprints are taken to be the same.
 
@@ -61,12 +63,30 @@ def fingerprint(dataset: Dataset) -> dict[str, list[int]]:
 
   Returns:
     A dict, which JSON can store. It maps each split to the shape of its images
-    and a CRC-32 of about a thousand of them, evenly spaced.
+    and half of a SHA-256 of all their bytes.
   """
+  return {
+    split: [*images.shape, _digest(images)]
+    for split, images in sorted(dataset.images.items())
+  }
+
+
+def _digest(images: np.ndarray) -> str:
+  """Returns a digest of the digests of blocks, which all cores compute."""
+  size = max(1, _BLOCK_BYTES // max(1, images[:1].nbytes))
+  digest_fn = lambda start: hashlib.sha256(
+    np.ascontiguousarray(images[start : start + size]).data
+  ).digest()
+  with concurrent.futures.ThreadPoolExecutor() as executor:
+    parts = executor.map(digest_fn, range(0, len(images), size))
+    return hashlib.sha256(b''.join(parts)).hexdigest()[:32]
+
+
+def _sampled_fingerprint(dataset: Dataset) -> dict[str, list[Any]]:
+  """Returns what earlier versions recorded: a CRC-32 of a sample of images."""
   found = {}
   for split, images in sorted(dataset.images.items()):
-    stride = max(1, len(images) // _FINGERPRINT_IMAGES)
-    sample = images[::stride].tobytes()
+    sample = images[:: max(1, len(images) // 1000)].tobytes()
     found[split] = [*images.shape, zlib.crc32(sample)]
   return found
 
@@ -78,7 +98,26 @@ def describe(dataset: Dataset) -> str:
   labels. A user can add or change labels later, which changes the feature
   classifier.
   """
-  seen = fingerprint(dataset)
+  return _describe(dataset, fingerprint(dataset))
+
+
+def descriptions(
+  dataset: Dataset, seen: Mapping[str, list[Any]]
+) -> tuple[str, ...]:
+  """Returns what `describe` says of the data, and what it said earlier.
+
+  Args:
+    dataset: The data.
+    seen: Their `fingerprint`.
+  """
+  return tuple(
+    _describe(dataset, each) for each in (seen, _sampled_fingerprint(dataset))
+  )
+
+
+def _describe(dataset: Dataset, seen: Mapping[str, list[Any]]) -> str:
+  """Returns what `describe` says of data with a fingerprint."""
+  seen = {split: list(value) for split, value in seen.items()}
   if dataset.name == 'images' and dataset.labels is not None:
     for split, labels in sorted(dataset.labels.items()):
       seen[split].append(zlib.crc32(labels.tobytes()))
@@ -87,8 +126,9 @@ def describe(dataset: Dataset) -> str:
 
 
 def check_same(
-  stored: Mapping[str, list[int]] | None,
-  present: Mapping[str, list[int]],
+  stored: Mapping[str, list[Any]] | None,
+  present: Mapping[str, list[Any]],
+  dataset: Dataset,
   where: str,
 ) -> None:
   """Raises a `UserError` if a run was trained on other images.
@@ -96,10 +136,14 @@ def check_same(
   Args:
     stored: The `fingerprint` of the run's training data; None is not checked.
     present: The `fingerprint` of the present data.
+    dataset: The present data.
     where: The run's folder, for the message.
   """
+  stored = stored or {}
+  if any(isinstance(value[-1], int) for value in stored.values()):
+    present = _sampled_fingerprint(dataset)  # as an earlier version did
   for split, now in present.items():
-    before = (stored or {}).get(split, now)
+    before = stored.get(split, now)
     if list(before) != now:
       num, total = before[0], now[0]
       what = (

@@ -33,6 +33,7 @@ from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import classifier_net
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from ldc_vae.runtime import memory
@@ -43,6 +44,7 @@ VERSION = 1
 
 Array = jax.Array
 
+_MAX_BYTES = 2**30  # of all classifiers in the cache
 _TRAIN_BATCH = 128
 _EVAL_BATCH = 500
 _NUM_EPOCHS = 5
@@ -288,6 +290,20 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
+def entries() -> list[pathlib.Path]:
+  """Returns the files of all classifiers in the cache."""
+  return sorted((datasets.cache_dir() / 'classifiers').glob('*.npz'))
+
+
+def damage(path: pathlib.Path) -> str:
+  """Returns what is wrong with the file of a classifier; '' if nothing is."""
+  try:
+    _read(path)
+  except Exception as error:  # NumPy and zipfile raise many types
+    return f'damaged ({array_cache.first_line(error)})'
+  return ''
+
+
 def _save(path: pathlib.Path, classifier: Classifier) -> None:
   """Writes the classifier and its digest atomically; a failure only warns."""
   arrays = flax.traverse_util.flatten_dict(classifier.params, sep='/')
@@ -296,6 +312,7 @@ def _save(path: pathlib.Path, classifier: Classifier) -> None:
     durable.make_folder(path.parent)
     with files.open_atomically(path) as file:
       np.savez(file, digest=np.asarray(_digest(arrays)), **arrays)
+    caches.drop_oldest(path.parent.glob('*.npz'), _MAX_BYTES)
   except OSError as error:
     logging.warning('Cannot write the feature classifier: %s', error)
 
@@ -305,13 +322,7 @@ def _load(path: pathlib.Path, dataset: datasets.Dataset) -> Classifier | None:
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as file:
-      memory.check_archive(file)
-      arrays = {name: file[name] for name in file.files}
-    stored = str(arrays.pop('digest'))
-    if stored != _digest(arrays):
-      raise ValueError('its digest does not match')
-    test_accuracy = float(arrays.pop('test_accuracy'))
+    arrays, test_accuracy = _read(path)
   except Exception as error:  # NumPy and zipfile raise many types
     logging.warning('%s is damaged (%s); it is trained again.', path, error)
     return None
@@ -319,3 +330,13 @@ def _load(path: pathlib.Path, dataset: datasets.Dataset) -> Classifier | None:
   return Classifier(
     dataset.image_shape, dataset.num_classes, params, test_accuracy
   )
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], float]:
+  """Returns the weights and the test accuracy in a file, if they verify."""
+  with np.load(path, allow_pickle=False) as file:
+    memory.check_archive(file)
+    arrays = {name: file[name] for name in file.files}
+  if str(arrays.pop('digest')) != _digest(arrays):
+    raise ValueError('its digest does not match')
+  return arrays, float(arrays.pop('test_accuracy'))

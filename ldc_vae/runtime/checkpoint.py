@@ -12,7 +12,7 @@ what it restored. Only what writes imports Orbax, a third of a second: the first
 step need not wait for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import concurrent.futures
 import importlib.util
 import json
@@ -27,6 +27,7 @@ import numpy as np
 
 from ldc_vae.runtime import checkpoint_folder as folder
 from ldc_vae.runtime import cluster
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import manifest as manifest_lib
 from ldc_vae.runtime import orbax_writer
 
@@ -96,6 +97,7 @@ class Checkpointer:
     *,
     metrics: Mapping[str, float],
     meta: Mapping[str, Any],
+    before_fn: Callable[[], None] = lambda: None,
   ) -> None:
     """Copies `state` to the host and writes it in the background.
 
@@ -107,6 +109,8 @@ class Checkpointer:
       state: A pytree of numbers, NumPy arrays, jax arrays and PRNG keys.
       metrics: Scalars; `validation/loss` among them decides which is best.
       meta: Anything that JSON can hold; its keys become strings.
+      before_fn: What the background does before it writes: it syncs the files
+        that `meta` speaks of.
 
     Raises:
       CheckpointError: If this directory is read-only, or if the save before
@@ -133,7 +137,9 @@ class Checkpointer:
       },
       'meta': manifest_lib.to_json(meta),
     }
-    self._saving = self._executor.submit(self._write, manifest, values)
+    self._saving = self._executor.submit(
+      self._write, manifest, values, before_fn
+    )
 
   def restore(self, like: PyTree, which: str = 'latest') -> Restored | None:
     """Restores the newest, or the best, checkpoint that verifies.
@@ -152,8 +158,9 @@ class Checkpointer:
       The checkpoint, or None if there is none.
 
     Raises:
-      CheckpointError: If there are checkpoints but none verifies, or if the
-        one that does differs from `like` in a name, a shape or a dtype.
+      AllDamagedError: If there are checkpoints but none verifies.
+      CheckpointError: If the one that does differs from `like` in a name, a
+        shape or a dtype.
     """
     if which not in ('latest', 'best'):
       raise ValueError(f'which={which!r} must be one of: latest, best')
@@ -202,7 +209,10 @@ class Checkpointer:
       self._executor.shutdown()
 
   def _write(
-    self, manifest: dict[str, Any], values: dict[str, np.ndarray]
+    self,
+    manifest: dict[str, Any],
+    values: dict[str, np.ndarray],
+    before_fn: Callable[[], None],
   ) -> None:
     """Writes one checkpoint; runs in the background."""
     step = manifest['step']
@@ -213,6 +223,7 @@ class Checkpointer:
     }
     manifest['digest'] = manifest_lib.digest(manifest)
     try:
+      before_fn()
       if path.exists() and manifest_lib.is_whole(path, manifest['digest']):
         return
       losses = folder.losses(self._directory) | {step: folder.loss(manifest)}
@@ -224,7 +235,7 @@ class Checkpointer:
         *folder.ranked(losses, 'latest')[: folder.NUM_LATEST],
       }
       folder.delete_all_but(self._directory, kept)
-    except ImportError:
+    except (ImportError, durable.FileError):
       raise
     except Exception as error:
       raise folder.save_error(self._directory, step, error) from error
@@ -253,7 +264,7 @@ class Checkpointer:
       return manifest, values
     if corrupt:
       reasons = '; '.join(f'{step}: {why}' for step, why in corrupt.items())
-      raise manifest_lib.CheckpointError(
+      raise manifest_lib.AllDamagedError(
         f'every checkpoint in {self._directory} is damaged ({reasons}); put a'
         ' backup in its place, or remove the directory to train from the'
         ' start'
@@ -266,10 +277,8 @@ class Checkpointer:
     if self._read_only:
       outcome = 'ignored'
     else:
-      aside = folder.free_name(self._directory / f'{step}.corrupt')
       try:
-        path.rename(aside)
-        outcome = f'set aside as {aside.name}'
+        outcome = f'set aside as {folder.set_aside(path, "corrupt").name}'
       except OSError as error:
         outcome = f'left there ({error.strerror})'
     logging.warning(
@@ -289,7 +298,9 @@ class Checkpointer:
       try:
         found = self._find(like, which)
       except OSError as error:
-        header, failure = {'error': str(error)}, error
+        is_lost = isinstance(error, manifest_lib.AllDamagedError)
+        header = {'error': str(error), 'is_lost': is_lost}
+        failure = error
       else:
         if found is not None:
           header = {'manifest': found[0]}
@@ -297,6 +308,8 @@ class Checkpointer:
     header = json.loads(cluster.broadcast(json.dumps(header).encode()))
     body = cluster.broadcast(body)
     if 'error' in header:
+      if failure is None and header['is_lost']:
+        failure = manifest_lib.AllDamagedError(header['error'])
       raise failure or manifest_lib.CheckpointError(header['error'])
     if 'manifest' not in header:
       return None

@@ -101,8 +101,9 @@ def _check_writable(directory: pathlib.Path) -> None:
   try:
     probe.mkdir()
   finally:
-    with contextlib.suppress(OSError):
-      probe.rmdir()
+    for path in directory.glob('.*.tmp'):  # also of a killed process
+      with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def steps(directory: pathlib.Path) -> list[int]:
@@ -142,6 +143,13 @@ def ranked(losses: dict[int, float], which: str) -> list[int]:
   if which == 'latest':
     return sorted(losses, reverse=True)
   return sorted(losses, key=lambda step: (losses[step], -step))
+
+
+def set_aside(path: pathlib.Path, suffix: str) -> pathlib.Path:
+  """Renames `path` to `path`.`suffix`, or to that name with _2, _3, ..."""
+  aside = free_name(path.with_name(f'{path.name}.{suffix}'))
+  path.rename(aside)
+  return aside
 
 
 def free_name(path: pathlib.Path) -> pathlib.Path:

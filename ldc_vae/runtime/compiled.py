@@ -15,6 +15,7 @@ from absl import logging
 import jax
 
 from ldc_vae import errors
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import durable
 
 _ENTRIES = '*-cache'  # jax's names for them
@@ -54,7 +55,7 @@ def use_cache(folder: pathlib.Path) -> None:
       folder,
     )
     return
-  _drop_oldest(folder)
+  caches.drop_oldest(folder.glob(_ENTRIES), _MAX_BYTES)
   _drop_damaged(folder)
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
@@ -70,22 +71,6 @@ def _make_private(folder: pathlib.Path) -> bool:
     with contextlib.suppress(OSError):  # some network disks have no rights
       folder.chmod(0o700)
   return status.st_uid in (0, os.geteuid())  # root can do anything anyway
-
-
-def _drop_oldest(folder: pathlib.Path) -> None:
-  """Deletes the entries used longest ago, if all together are too large."""
-  entries = []
-  for path in folder.glob(_ENTRIES):
-    with contextlib.suppress(OSError):  # another process has deleted it
-      status = path.lstat()
-      used = max(status.st_atime, status.st_mtime)
-      entries.append((used, status.st_size, path))
-  size = sum(entry[1] for entry in entries)
-  for _, num_bytes, path in sorted(entries):
-    if size <= _MAX_BYTES:
-      return
-    durable.delete(path)
-    size -= num_bytes
 
 
 def _drop_damaged(folder: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ and a deletion before both. So `replace` waits for the content first and for the
 folder afterwards; only then may anything older be deleted.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -109,10 +110,9 @@ def replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
   """
   is_folder = temporary.is_dir()
   if is_folder:
-    for folder, _, names in os.walk(temporary, topdown=False):
-      for name in names:
-        sync(os.path.join(folder, name))
-      sync(folder)
+    # together: a disk is done with many as soon as with a few
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+      list(executor.map(sync, (temporary, *temporary.rglob('*'))))
   else:
     sync(temporary)
   aside = path.with_name(path.name + REPLACED)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import fcntl
+import glob
+import hashlib
 import json
 import math
 import os
@@ -15,12 +17,16 @@ import re
 from typing import Any, BinaryIO
 import uuid
 
+from absl import logging
 import jax
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.runtime import durable
 
 Path = str | os.PathLike[str]
+
+FORMAT = 1  # of config.json and results.json
 
 _TEMPORARY = re.compile(r'\..+\.[0-9a-f]{12}\.tmp')
 
@@ -68,13 +74,14 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
       temporary.unlink()
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, name: str = '*') -> None:
   """Removes what killed processes have left of `open_atomically`.
 
   Args:
     folder: The folder that they wrote to.
+    name: The file that they wrote; all files if it is left out.
   """
-  for path in pathlib.Path(folder).glob('.*.tmp'):
+  for path in pathlib.Path(folder).glob(f'.{name}.*.tmp'):
     if _TEMPORARY.fullmatch(path.name):
       with contextlib.suppress(OSError), open(path, 'rb') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it is in use
@@ -101,7 +108,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     with open(temporary, 'xb'):
-      pass
+      remove_unfinished(path.parent, glob.escape(path.name))
   except OSError as error:
     raise file_error(path, error) from error
   finally:
@@ -171,6 +178,54 @@ def read_object(path: Path) -> dict[str, Any]:
   """
   value = read_json(path)
   return value if isinstance(value, dict) else {}
+
+
+def check_format(record: Mapping[str, Any]) -> None:
+  """Raises a `UserError` if a newer version has written config or results."""
+  found = record.get('format', FORMAT)  # earlier versions have none
+  if isinstance(found, int) and found > FORMAT:
+    raise errors.UserError(
+      f'it has format {found} but this version reads format {FORMAT}; use the'
+      ' version that wrote it'
+    )
+
+
+def read_record(path: Path) -> Mapping[str, Any] | None:
+  """Returns config.json or results.json; None where it is missing or broken.
+
+  Args:
+    path: The file.
+
+  Raises:
+    UserError: A newer version has written it.
+    FileError: If it is there and cannot be read, or is a folder.
+  """
+  record = read_json(path)
+  if not isinstance(record, Mapping):
+    return None
+  try:
+    check_format(record)
+  except errors.UserError as error:
+    raise errors.UserError(f'{path}: {error}') from None
+  return record
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of a record as JSON gives it back, without 'digest'."""
+  content = {name: x for name, x in record.items() if name != 'digest'}
+  text = json.dumps(finite(content), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_changed(record: Mapping[str, Any]) -> bool:
+  """Returns whether a record has a 'digest', and not its own."""
+  return 'digest' in record and record['digest'] != digest_of(record)
+
+
+def warn_if_changed(path: Path, record: Any) -> None:
+  """Warns of a file that somebody has edited, or a disk has damaged."""
+  if isinstance(record, Mapping) and is_changed(record):
+    logging.warning('%s is not as it was written', path)
 
 
 def write_npz(path: Path, /, **arrays: Any) -> None:

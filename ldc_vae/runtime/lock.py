@@ -15,6 +15,7 @@ import jax
 
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
+from ldc_vae.runtime import outputs
 
 LOCK_NAME = '.lock'
 EVALUATION_LOCK_NAME = '.evaluation.lock'
@@ -61,7 +62,8 @@ def lock_workdir(
       raise
     except OSError as error:
       raise files.file_error(path, error) from error
-    files.remove_unfinished(path)
+    for folder in (path, path / outputs.FIGURES):
+      files.remove_unfinished(folder)
     try:
       yield
     finally:

@@ -34,6 +34,12 @@ class CheckpointError(OSError):
     self.errno = number
 
 
+class AllDamagedError(CheckpointError):
+  """No checkpoint of a folder verifies, which another start cannot mend."""
+
+  exit_code = 2
+
+
 class CorruptError(Exception):
   """A checkpoint does not hold what was saved."""
 

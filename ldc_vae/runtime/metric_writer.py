@@ -82,18 +82,20 @@ class MetricWriter:
       raise files.file_error(self._path, error) from error
     self._record = record_of((line,), self._record)
 
-  def sync(self) -> dict[str, Any]:
-    """Waits until the lines are on the disk; returns their count and digest.
+  @property
+  def record(self) -> dict[str, Any]:
+    """The count and the digest of the lines as they were written.
 
-    The count and the digest are those of the lines as they were written, which
-    `damage` compares with the file.
+    `damage` compares them with the file.
     """
-    if self._file is not None:
-      try:
-        durable.sync(self._path)
-      except OSError as error:
-        raise files.file_error(self._path, error) from error
     return self._record
+
+  def sync(self) -> None:
+    """Waits until the lines are on the disk; on process 0, as all writing."""
+    try:
+      durable.sync(self._path)
+    except OSError as error:
+      raise files.file_error(self._path, error) from error
 
   def truncate_after(
     self, step: int, record: Mapping[str, Any] | None = None
@@ -104,7 +106,7 @@ class MetricWriter:
 
     Args:
       step: The last step to keep; -1 drops every line.
-      record: What `sync` returned for those lines, if that is known.
+      record: What `record` was for those lines, if that is known.
     """
     if self._file is not None:
       self._keep_lines(lambda row: row['step'] <= step)
@@ -164,7 +166,7 @@ def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
 
   Args:
     path: The file.
-    record: What `MetricWriter.sync` returned; None passes everything.
+    record: What `MetricWriter.record` was; None passes everything.
   """
   if record is None:
     return ''
@@ -179,6 +181,15 @@ def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
     f'{NAME} is not as it was written: among its first {record["rows"]} lines'
     ' some are lost, doubled or changed'
   )
+
+
+def count_torn(path: files.Path) -> int:
+  """Returns how many lines of a file cannot be read; 0 where it is missing."""
+  try:
+    lines = pathlib.Path(path).read_bytes().splitlines()
+  except FileNotFoundError:
+    return 0
+  return sum(_parse_row(line) is None for line in lines)
 
 
 def read_metrics(path: files.Path) -> list[dict[str, Any]]:
@@ -214,5 +225,5 @@ def _parse_row(line: bytes) -> dict[str, Any] | None:
   try:
     row = files.parse_json(line)
     return row if isinstance(row['step'], int) else None
-  except (ValueError, TypeError, KeyError):
+  except (ValueError, TypeError, KeyError, RecursionError):
     return None

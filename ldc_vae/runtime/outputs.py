@@ -9,7 +9,6 @@ files. After one between the moves, `finish` moves the rest.
 from collections.abc import Iterator, Mapping
 import contextlib
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -35,9 +34,8 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
   Args:
     workdir: No other process may do this meanwhile.
   """
-  finish(workdir)
+  recover(workdir)
   folder = workdir / _UNFINISHED
-  durable.delete(folder)
   try:
     folder.mkdir()
     yield folder
@@ -49,6 +47,16 @@ def replaced(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     raise files.file_error(workdir, error) from error
   finally:
     durable.delete(folder)
+
+
+def recover(workdir: pathlib.Path) -> None:
+  """Completes or removes what a killed evaluation has left.
+
+  Args:
+    workdir: No other process may evaluate it meanwhile.
+  """
+  finish(workdir)
+  durable.delete(workdir / _UNFINISHED)
 
 
 def is_interrupted(workdir: pathlib.Path) -> bool:
@@ -121,6 +129,4 @@ def _digest(path: pathlib.Path) -> str:
 
 def _digest_of_results(results: Mapping[str, Any]) -> str:
   """The SHA-256 of all results but the digests."""
-  content = {name: x for name, x in results.items() if name != DIGESTS}
-  text = json.dumps(files.finite(content), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return files.digest_of({k: x for k, x in results.items() if k != DIGESTS})

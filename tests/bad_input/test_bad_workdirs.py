@@ -201,7 +201,7 @@ _WORKDIRS = {
     rf' \({_STEP}: [\w.]+ (cannot be read from state/d/\w+|does not match its'
     r' digest)(; [^()]*)?\); put a backup in'
     ' its place, or remove the directory to train from the start$',
-    _RUNTIME,
+    _LASTING,
     _trained(_damage_all),
   ),
   'weights_that_are_nan': _Case(
@@ -213,7 +213,7 @@ _WORKDIRS = {
   'corrupt_checkpoint_to_resume': _Case(
     _RESUME,
     r'every checkpoint in .*checkpoints is damaged \(',
-    _RUNTIME,
+    _LASTING,
     _trained(_damage_all),
   ),
   'results_are_a_folder': _Case(

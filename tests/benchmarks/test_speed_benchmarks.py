@@ -21,8 +21,10 @@ from benchmarks import operations
 from benchmarks import scaling
 from benchmarks import scaling_machines
 from benchmarks import start
+from benchmarks import syncing
 from benchmarks import train_step
 from ldc_vae import config as config_lib
+from ldc_vae.runtime import durable
 
 
 def _folder(test):
@@ -55,6 +57,30 @@ class StartTest(absltest.TestCase):
   def test_median_of_each_figure(self):
     turns = [{'a': 1.0, 'b': 5.0}, {'a': 3.0, 'b': 6.0}, {'a': 2.0, 'b': 0.0}]
     self.assertEqual(start.median(turns), {'a': 2.0, 'b': 5.0})
+
+
+class SyncingTest(absltest.TestCase):
+  def test_saves_with_and_without_syncing_take_turns(self):
+    config = config_lib.load('configs/digits.py:vae,debug')
+    synced = []
+    with absltest.mock.patch.object(os, 'fsync', side_effect=synced.append):
+      turns = syncing.save_seconds(config, 2, _folder(self) / 'saves')
+    self.assertLen(turns['synced'], 2)
+    self.assertLen(turns['not synced'], 2)
+    for turn in (*turns['synced'], *turns['not synced']):
+      self.assertBetween(turn['seconds'], turn['loop_seconds'], 60.0)
+    # metrics, the checkpoint and its parts, their folder
+    self.assertGreater(len(synced), 3 * 10)
+    before = len(synced)
+    with absltest.mock.patch.object(os, 'fsync', side_effect=synced.append):
+      with syncing.syncing(False):
+        durable.sync(_folder(self))
+      durable.sync(_folder(self))
+    self.assertLen(synced, before + 1)
+
+  def test_a_run_that_fails_is_reported(self):
+    with self.assertRaisesRegex(OSError, 'exit code 2: error: .*nothing.py'):
+      syncing.run_seconds(['--config=nothing.py'], _folder(self) / 'run', True)
 
 
 class TrainStepTest(parameterized.TestCase):

@@ -14,6 +14,7 @@ from PIL import Image
 from ldc_vae.data import array_cache
 from ldc_vae.data import datasets
 from ldc_vae.data import tfds_sets
+from ldc_vae.runtime import caches
 from tests.data import dataset_case
 
 
@@ -57,8 +58,11 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     np.testing.assert_array_equal(load().images['train'], before)
     self.assertEqual(decode.call_count, 1)
 
-  @parameterized.parameters('truncated', 'flipped', 'index', 'absent')
-  def test_damaged_cache_is_made_again(self, damage):
+  @parameterized.product(
+    damage=('truncated', 'flipped', 'index', 'absent'), limit=(10_000, 2**30)
+  )
+  def test_damaged_cache_is_made_again(self, damage, limit):
+    self.enterContext(mock.patch.object(array_cache, '_MEMMAP_BYTES', limit))
     self.prepare(self.root)
     load = lambda: datasets.load(
       'mnist', data_dir=os.fspath(self.root), num_validation=8
@@ -89,6 +93,22 @@ class ArrayCacheTest(dataset_case.PreparedTestCase):
     self.assertNotIsInstance(dataset.images['test'], np.memmap)
     batch = next(datasets.train_batches(dataset.images['train'], 4, seed=0))
     self.assertIs(type(batch), np.ndarray)
+
+  def test_sets_used_longest_ago_make_room(self):
+    self.prepare(self.root)
+    load = lambda seed: datasets.load(
+      'mnist', data_dir=os.fspath(self.root), num_validation=8, seed=seed
+    )
+    load(0)
+    (oldest,) = array_cache.entries()
+    while caches._held:  # as the end of the process does
+      os.close(caches._held.popitem()[1])
+    self.enterContext(mock.patch.object(array_cache, '_MAX_BYTES', 1))
+    load(1)
+    (kept,) = array_cache.entries()
+    self.assertNotEqual(kept, oldest)
+    load(2)  # the one before is in use
+    self.assertLen(array_cache.entries(), 2)
 
   def test_unwritable_cache_is_named(self):
     self.prepare(self.root)

@@ -2,10 +2,15 @@
 
 import ast
 import dataclasses
+import hashlib
 import itertools
+import json
 import os
 import pathlib
 import re
+import time
+from unittest import mock
+import zlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -104,6 +109,52 @@ class DigitsTest(dataset_case.DatasetTestCase):
     dataset = datasets.load('digits', num_validation=20)
     sizes = [len(dataset.images[split]) for split in _SPLITS]
     self.assertEqual(sizes, [1417, 20, 360])
+
+
+class FingerprintTest(parameterized.TestCase):
+  def _dataset(self, count=300):
+    images = np.random.default_rng(0).integers(
+      0, 256, (count, 5, 5, 1), dtype=np.uint8
+    )
+    return datasets.Dataset('mnist', {'train': images}, None, 0)
+
+  def test_is_the_digest_of_the_digests_of_blocks(self):
+    dataset = self._dataset()
+    content = dataset.images['train'].tobytes()
+    with mock.patch.object(datasets, '_BLOCK_BYTES', 1024):  # 40 images
+      (value,) = datasets.fingerprint(dataset).values()
+    digest = hashlib.sha256()
+    for start in range(0, len(content), 1000):
+      part = hashlib.sha256(content[start : start + 1000])
+      digest.update(part.digest())
+    self.assertEqual(value, [300, 5, 5, 1, digest.hexdigest()[:32]])
+
+  @parameterized.parameters(0, 4321, 7499)
+  def test_every_byte_counts(self, position):
+    dataset = self._dataset()
+    before = datasets.fingerprint(dataset), datasets.describe(dataset)
+    dataset.images['train'].reshape(-1)[position] ^= 1
+    self.assertNotEqual(datasets.fingerprint(dataset), before[0])
+    self.assertNotEqual(datasets.describe(dataset), before[1])
+
+  def test_a_set_as_large_as_mnist_takes_no_time(self):
+    images = np.ones((70_000, 28, 28, 1), np.uint8)
+    dataset = datasets.Dataset('mnist', {'train': images}, None, 0)
+    seconds = []
+    for _ in range(5):  # the best of some, as the machine may be busy
+      start = time.monotonic()
+      datasets.fingerprint(dataset)
+      seconds.append(time.monotonic() - start)
+    self.assertLess(min(seconds), 0.2)
+
+  def test_results_of_a_version_that_sampled_are_known(self):
+    dataset = self._dataset()
+    seen = datasets.fingerprint(dataset)
+    now, before = datasets.descriptions(dataset, seen)
+    self.assertEqual(now, datasets.describe(dataset))
+    sampled = [300, 5, 5, 1, zlib.crc32(dataset.images['train'].tobytes())]
+    text = json.dumps({'train': sampled})
+    self.assertEqual(before, f'{zlib.crc32(text.encode()):08x}')
 
 
 class TrainBatchesTest(parameterized.TestCase):

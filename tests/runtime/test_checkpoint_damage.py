@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import shutil
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,6 +15,7 @@ import pytest
 
 from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import checkpoint_folder
+from ldc_vae.runtime import cluster
 from ldc_vae.runtime import manifest
 from tests.runtime import checkpoint_case as case
 
@@ -56,6 +58,22 @@ class CorruptionTest(case.CheckpointTestCase):
         r' digest)\); .*remove',
       ):
         self.restore()
+
+  def test_all_processes_end_with_the_same_exit_code(self):
+    self.save(1)
+    (self.directory / '1' / 'manifest' / 'metadata').write_bytes(b'')
+    sent = []
+    with (
+      mock.patch('jax.process_count', return_value=2),
+      mock.patch.object(cluster, 'broadcast') as broadcast,
+    ):
+      broadcast.side_effect = lambda data: sent.append(data) or data
+      with self.assertRaises(manifest.AllDamagedError):
+        self.restore()
+      broadcast.side_effect = list(sent)
+      with mock.patch('jax.process_index', return_value=1):
+        with self.assertRaisesRegex(manifest.AllDamagedError, 'is damaged'):
+          self.restore()
 
   def test_verify_names_the_corrupt(self):
     self.save(1, 2)

@@ -75,12 +75,17 @@ class PowerCutTest(folder_case.FolderTestCase):
           step,
           {'x': np.full(9, loss), 'y': {'z': np.arange(step)}},
           metrics={'validation/loss': loss},
-          meta={'rows': writer.sync()},
+          meta={'rows': writer.record},
+          before_fn=writer.sync,
         )
         checkpointer.wait()
         done.append(step)
       checkpointer.save(  # replaces it
-        step, {'x': np.zeros(9)}, metrics={}, meta={'rows': writer.sync()}
+        step,
+        {'x': np.zeros(9)},
+        metrics={},
+        meta={'rows': writer.record},
+        before_fn=writer.sync,
       )
     check_end = self._each_cut(check)
     check_end()

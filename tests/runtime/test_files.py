@@ -12,6 +12,7 @@ from absl.testing import parameterized
 import jax.numpy as jnp
 import numpy as np
 
+from ldc_vae import errors
 from ldc_vae.runtime import files
 from tests.runtime import folder_case
 
@@ -131,9 +132,27 @@ class CheckWritableTest(folder_case.FolderTestCase):
       with self.assertRaisesRegex(files.FileError, reason):
         files.check_writable(path)
 
+  def test_what_a_killed_process_left_of_the_file_is_removed(self):
+    path = self.directory / 'x[1].npz'
+    own, other = (
+      self.directory / f'.{name}.{"0" * 12}.tmp' for name in (path.name, 'x1')
+    )
+    own.touch()
+    other.touch()
+    files.check_writable(path)
+    self.assertEqual(self.names(), {other.name})
+
   def test_other_processes_of_the_run_need_not_see_the_folder(self):
     with absltest.mock.patch('jax.process_index', return_value=1):
       files.check_writable(self.directory / 'no' / 'x.json')
+
+  def test_records_of_a_newer_version_are_refused(self):
+    for record in ({}, {'format': None}, {'format': files.FORMAT}):
+      files.check_format(record)
+    with self.assertRaisesRegex(
+      errors.UserError, 'format 2 but this version reads format 1; use the'
+    ):
+      files.check_format({'format': 2})
 
   def test_json_that_cannot_be_read_is_no_missing_file(self):
     with self.assertRaisesRegex(files.FileError, r'\(Is a directory\)'):

@@ -105,7 +105,9 @@ class LockTest(folder_case.FolderTestCase):
       pass
 
   def test_what_a_killed_process_was_writing_is_removed(self):
-    (self.directory / '.results.json.0123456789ab.tmp').touch()
+    (self.directory / 'figures').mkdir()
+    for name in ('.results.json', 'figures/.comparison_samples.png'):
+      (self.directory / f'{name}.0123456789ab.tmp').touch()
     # not ours
     (self.directory / 'notes.tmp').touch()
     (self.directory / '.bash_history-01234.tmp').touch()
@@ -114,8 +116,14 @@ class LockTest(folder_case.FolderTestCase):
       pass
     self.assertEqual(
       self.names(),
-      {'notes.tmp', '.bash_history-01234.tmp', '.x.0123456789ab.tmp'},
+      {
+        'figures',
+        'notes.tmp',
+        '.bash_history-01234.tmp',
+        '.x.0123456789ab.tmp',
+      },
     )
+    self.assertEmpty(list((self.directory / 'figures').iterdir()))
 
   def test_what_is_being_written_is_left_alone(self):
     path = self.directory / 'generated.npz'

@@ -135,19 +135,19 @@ class RecordTest(folder_case.FolderTestCase):
     with metric_writer_lib.MetricWriter(self.path) as writer:
       for step in range(4):
         writer.write(step, {'loss': 1.0 / (step + 1)})
-      self.record = writer.sync()
+      self.record = writer.record
 
   def test_it_is_that_of_the_lines_however_they_were_written(self):
     self.assertEqual(self.record['rows'], 4)
     with metric_writer_lib.MetricWriter(self.path) as writer:
-      self.assertEqual(writer.sync(), self.record)
+      self.assertEqual(writer.record, self.record)
       writer.write(4, {'loss': 0.0})
       writer.write(5, {'loss': 0.0})
-      self.assertNotEqual(writer.sync(), self.record)
+      self.assertNotEqual(writer.record, self.record)
     self.assertEmpty(metric_writer_lib.damage(self.path, self.record))
     with metric_writer_lib.MetricWriter(self.path) as writer:
       writer.truncate_after(3)
-      self.assertEqual(writer.sync(), self.record)
+      self.assertEqual(writer.record, self.record)
     self.assertEmpty(metric_writer_lib.damage(self.path, None))
 
   @parameterized.named_parameters(
@@ -167,7 +167,7 @@ class RecordTest(folder_case.FolderTestCase):
     with metric_writer_lib.MetricWriter(self.path) as writer:
       writer.truncate_after(3, self.record)
       writer.write(4, {'loss': 0.0})
-      later = writer.sync()
+      later = writer.record
     self.assertIn(
       'among its first 5', metric_writer_lib.damage(self.path, later)
     )
