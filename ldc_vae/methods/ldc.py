@@ -122,9 +122,10 @@ class Ldc(gibbs.SteinMethod, sampler_options.SamplerOptions):
     'optimizer.latent_final_fraction': 0.0,
   }
 
-  # 1 gives the Bayes posterior; the scale of the likelihood is learned
+  # 1 gives the Bayes posterior. Above 1 posteriors are narrower and images are
+  # sharper: docs/lab-notes.md. The scale of the likelihood is learned.
   inverse_temperature: float = fields.positive(
-    default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
+    default=8.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
   )
   whiten: bool = fields.field(
     True,

@@ -57,5 +57,5 @@ class SamplerOptions(fields.Options):
     low=False, default=0.7, help='fraction of training in which T falls'
   )
   gradient_penalty: float = fields.at_least(
-    0, default=0.2, help='weight c of the penalty in energy.paired_loss'
+    0, default=1.0, help='weight c of the penalty in energy.paired_loss'
   )
