@@ -5,11 +5,13 @@
 #   LDC_VAE_VENV         the folder of the environment (default: ROOT/.venv)
 #   LDC_VAE_PYTHON       the Python to make it with (default: it looks for one)
 #   LDC_VAE_ACCELERATOR  cpu, cuda or tpu (default: what the machine has)
+# and installs the file $requirements, which a launcher may set.
 
 # Without -u: bash 3.2, which macOS has, calls an empty array unset.
 set -eo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+requirements=$root/requirements.txt
 
 fail() {
   echo "error: $*" >&2
@@ -68,7 +70,7 @@ is_current() {
 }
 
 requirements_line() {
-  echo "requirements $(cksum < "$root/requirements.txt")"
+  echo "requirements $(cksum < "$requirements")"
 }
 
 # Prints the version of an interpreter, such as 3.11.
@@ -99,9 +101,9 @@ make_environment() {
   fi
   # -I: packages of PYTHONPATH or of the user do not count as installed.
   "$python" -I -m pip install --disable-pip-version-check \
-    -r "$root/requirements.txt" "${extra[@]}" >&2 ||
-    fail 'pip could not install requirements.txt; see the lines above, and' \
-      'run the same command again'
+    -r "$requirements" "${extra[@]}" >&2 ||
+    fail "pip could not install ${requirements#"$root/"}; see the lines" \
+      'above, and run the same command again'
   {
     requirements_line
     echo "version $(version_of "$base")"

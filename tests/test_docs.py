@@ -9,6 +9,8 @@ import urllib.parse
 from absl.testing import absltest
 from absl.testing import parameterized
 
+import ldc_vae
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MAX_LINES, _MAX_COLUMNS, _MAX_WORDS = 150, 100, 30
 
@@ -142,6 +144,24 @@ class PagesTest(parameterized.TestCase):
   def test_examples_in_python_are_python(self, name):
     for block in _PYTHON.findall(_read(name)):
       compile(block, name, 'exec')
+
+
+class SiteTest(absltest.TestCase):
+  """mkdocs.yml and docs/reference.md; launch/docs.sh builds the site."""
+
+  def test_every_page_of_docs_is_in_the_navigation(self):
+    text = _read('mkdocs.yml')
+    for path in sorted((_ROOT / 'docs').glob('*.md')):
+      self.assertIn(f': docs/{path.name}\n', text)
+
+  def test_the_reference_has_every_public_name(self):
+    entries = re.findall(r'^::: (\S+)$', _read('docs/reference.md'), re.M)
+    expected = {f'{module}.{name}' for name, module in ldc_vae._PUBLIC.items()}
+    expected |= {f'ldc_vae.{name}' for name in (*ldc_vae._MODULES, 'metrics')}
+    self.assertContainsSubset(expected, entries)
+    headings = re.findall(r'heading: (\S+),', _read('docs/reference.md'))
+    for name in ldc_vae._PUBLIC:
+      self.assertIn(f'ldc_vae.{name}', headings)
 
 
 class ReaderTest(absltest.TestCase):

@@ -10,6 +10,7 @@ Letters: B images, N latents, D latent size, H W C image.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from jax.typing import ArrayLike
@@ -23,6 +24,7 @@ from ldc_vae.evaluation import likelihood
 from ldc_vae.methods import base
 
 Array = jax.Array
+Params = dict[str, Any]  # the weights by network name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Functions:
 
   trained: run_lib.Trained
 
-  def encode(self, params, images: ArrayLike, key: Array) -> base.Posterior:
+  def encode(
+    self, params: Params, images: ArrayLike, key: Array
+  ) -> base.Posterior:
     """Returns the posteriors of images.
 
     Args:
@@ -53,11 +57,11 @@ class Functions:
       trained.algorithm, trained.model, params, trained.stats, images, keys
     )
 
-  def decode(self, params, latents: ArrayLike) -> Array:
+  def decode(self, params: Params, latents: ArrayLike) -> Array:
     """Returns the mean images [..., H, W, C] in [0, 1] of latents [..., D]."""
     return self.trained.model.decode(params, jax.numpy.asarray(latents))
 
-  def sample_latents(self, params, key: Array, num: int) -> Array:
+  def sample_latents(self, params: Params, key: Array, num: int) -> Array:
     """Draws latents [num, D] from the method's own generator.
 
     Args:
@@ -69,16 +73,16 @@ class Functions:
     trained = self.trained
     return trained.algorithm.generate(params, trained.stats, keys)
 
-  def sample(self, params, key: Array, num: int) -> Array:
+  def sample(self, params: Params, key: Array, num: int) -> Array:
     """Draws images [num, H, W, C] in [0, 1]; see `sample_latents`."""
     return self.decode(params, self.sample_latents(params, key, num))
 
-  def reconstruct(self, params, images: ArrayLike, key: Array) -> Array:
+  def reconstruct(self, params: Params, images: ArrayLike, key: Array) -> Array:
     """Decodes the posterior means of images, [B, H, W, C] in [0, 1]."""
     return self.decode(params, self.encode(params, images, key).mean)
 
   def interpolate(
-    self, params, starts: ArrayLike, stops: ArrayLike, num_steps: int
+    self, params: Params, starts: ArrayLike, stops: ArrayLike, num_steps: int
   ) -> Array:
     """Decodes latents on the straight lines between latents.
 
@@ -97,7 +101,7 @@ class Functions:
     return self.decode(params, walks)
 
   def log_likelihood(
-    self, params, images: ArrayLike, key: Array, num_samples: int
+    self, params: Params, images: ArrayLike, key: Array, num_samples: int
   ) -> Array:
     """Estimates log p(x) of images by importance sampling, a lower bound.
 

@@ -5,10 +5,10 @@ cache. Its penultimate layer gives the features of `frechet_classifier/*` and
 `kid_classifier/*`. Such a distance compares methods on one data set. It is not
 an FID, which needs the Inception network.
 
-  classifier = load_or_train(dataset)
-  frechet.frechet_distance(
+    classifier = load_or_train(dataset)
+    frechet.frechet_distance(
       classifier.features(samples), classifier.features(dataset.images['test'])
-  )
+    )
 
 Letters: N images of a set, B images of a batch, H W C the shape of an image, F
 features.

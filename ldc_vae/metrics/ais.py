@@ -10,11 +10,11 @@ Its weight is an unbiased estimate of the normaliser of p_1, even if the chain
 mixes badly. For p_1(z) = p(x, z) this normaliser is p(x). No density of an
 encoder is needed. Each function takes one chain; lift it by `vmap`:
 
-  z = jax.random.normal(z_key, (num_chains, latent_size))
-  step_sizes = adapt_step_sizes(adapt_key, z, ...)
-  fresh_z = jax.random.normal(fresh_key, z.shape)
-  weights = vmap(lambda key, z: ais(key, z, ...).log_weight)(keys, fresh_z)
-  log_evidence = elbo.importance_weighted_bound(weights)
+    z = jax.random.normal(z_key, (num_chains, latent_size))
+    step_sizes = adapt_step_sizes(adapt_key, z, ...)
+    fresh_z = jax.random.normal(fresh_key, z.shape)
+    weights = vmap(lambda key, z: ais(key, z, ...).log_weight)(keys, fresh_z)
+    log_evidence = elbo.importance_weighted_bound(weights)
 
 A chain can also run backwards, from an exact draw of p_1 to p_0. Its mean
 weight estimates the inverse normaliser, which gives an upper bound. For an

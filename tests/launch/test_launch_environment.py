@@ -1,6 +1,7 @@
 """Tests of local.sh, test.sh and of the environment that they make."""
 
 import os
+import re
 import signal
 import subprocess
 
@@ -88,6 +89,40 @@ class LocalTest(_LocalTestCase):
     self.launch_well(LDC_VAE_VENV='some/where')  # relative
     self.assertTrue((self.root / 'some/where/bin/python').exists())
     self.assertFalse(self.venv.exists())
+
+
+class DocsTest(_LocalTestCase):
+  SCRIPT = 'docs.sh'
+
+  def setUp(self):
+    super().setUp()
+    text = (self.root / 'launch/docs.sh').read_text()
+    for name in re.search(r'parts=\((.*?)\)', text, re.DOTALL)[1].split():
+      self.assertTrue((launch_case.ROOT / name).exists(), name)
+      if '.' in name or name == 'LICENSE':
+        (self.root / name).write_text('text')
+      else:
+        (self.root / name).mkdir()
+        (self.root / name / 'page.md').touch()
+    (self.root / 'docs/requirements.txt').write_text('mkdocs==1\n')
+
+  def test_has_an_environment_of_its_own_and_builds_from_a_copy(self):
+    for _ in range(2):
+      self.launch_well(LDC_VAE_VENV='elsewhere')
+    (pip,) = self.calls('pip')
+    self.assertIn(str(self.root / 'docs/requirements.txt'), pip)
+    self.assertTrue((self.root / 'build/docs_venv/bin/python').exists())
+    self.assertTrue((self.root / 'build/pages/docs/page.md').exists())
+    self.assertLen(self.calls('mkdocs', '--strict'), 2)
+    self.assertLen(self.calls('twine', 'check', '--strict'), 2)
+
+  @parameterized.parameters(('mkdocs', 3), ('build', 1), ('twine', 3))
+  def test_fails_with_each_of_its_programs(self, name, code):
+    self.assertEqual(self.launch(FAKE_FAILING=f'{name} ').returncode, code)
+
+  def test_a_failed_installation_names_its_file(self):
+    result = self.launch(FAKE_PIP_CODE='1')
+    self.assert_failed(result, 'docs/requirements.txt')
 
 
 class BrokenEnvironmentTest(_LocalTestCase):

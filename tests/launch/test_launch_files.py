@@ -21,6 +21,7 @@ _ROOT = launch_case.ROOT
 _FILES = sorted(
   path.relative_to(_ROOT).as_posix() for path in (_ROOT / 'launch').iterdir()
 )
+_PINNED = ('requirements.txt', 'docs/requirements.txt')
 _SCRIPTS = [name for name in _FILES if name.endswith('.sh')]
 
 
@@ -216,6 +217,9 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
       ' '.join(self._promised()),
     )
     results = ', '.join(f'"{key}": null' for key in keys)
+    (self.root / 'launch/docs.sh').write_text(
+      'touch "$FAKES/site"; exit "${FAKE_SITE:-0}"'
+    )
     (self.root / 'launch/local.sh').write_text(
       'w="${2#--workdir=}"\n'
       'mkdir -p "$w/figures" "$w/checkpoints/1"\n'
@@ -271,20 +275,36 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
   def test_a_failing_run_fails_it(self):
     self.assertEqual(self.check(FAKE_DAMAGE='exit 4').returncode, 4)
 
+  @parameterized.parameters((0, True), (1, False))
+  def test_the_site_is_built_where_pip_reaches_an_index(self, code, built):
+    self.program('python3')
+    self.answer('python3 -m pip * mkdocs', code=code)
+    self.assertEqual(self.check().returncode, 0)
+    self.assertEqual((self.fakes / 'site').exists(), built)
+
+  def test_a_failing_site_fails_it(self):
+    self.program('python3')
+    self.assertEqual(self.check(FAKE_SITE='6').returncode, 6)
+
 
 class RequirementsTest(parameterized.TestCase):
-  def test_everything_is_pinned(self):
-    for line in _requirements():
+  @parameterized.parameters(*_PINNED)
+  def test_everything_is_pinned(self, name):
+    for line in _requirements(name):
       marker = r"(; python_version [<>]=? '3\.12')?"
       self.assertRegex(line, rf'^[\w.-]+==[\w.]+{marker}$')
 
-  def test_setup_asks_for_nothing_else(self):
+  @parameterized.parameters(*_PINNED)
+  def test_setup_asks_for_nothing_else(self, name):
     setup = configparser.ConfigParser()
     setup.read(_ROOT / 'setup.cfg')
-    pinned = {_normal(line) for line in _requirements()}
-    asked = setup['options']['install_requires'].split()
-    asked += setup['options.extras_require']['test'].split()
-    self.assertEmpty({_normal(line) for line in asked} - pinned)
+    pinned = {_normal(line) for line in _requirements(name)}
+    extras = setup['options.extras_require']
+    if name == 'requirements.txt':
+      asked = setup['options']['install_requires'] + extras['test']
+    else:
+      asked = extras['docs']
+    self.assertEmpty({_normal(line) for line in asked.split()} - pinned)
 
   @parameterized.parameters(
     ('ldc_vae', False),
@@ -318,8 +338,8 @@ class RequirementsTest(parameterized.TestCase):
       self.assertNotEmpty(names & asked, f'{folder} imports {package}')
 
 
-def _requirements():
-  lines = (_ROOT / 'requirements.txt').read_text().splitlines()
+def _requirements(name):
+  lines = (_ROOT / name).read_text().splitlines()
   lines = [line.partition('#')[0].strip() for line in lines]
   return [line for line in lines if line]
 
