@@ -165,7 +165,7 @@ def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
 def _write_config(path: pathlib.Path, stored: Mapping[str, Any]) -> str:
   """Writes config.json without the versions, which a checkpoint lacks."""
   record = {'format': files.FORMAT, 'config': stored}
-  files.write_json(path, {**record, 'digest': files.digest_of(record)})
+  files.write_record(path, record)
   return 'written again from the checkpoint'
 
 

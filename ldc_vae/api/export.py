@@ -116,7 +116,7 @@ def write(
     'step': trained.step,
     'model_sha256': _digest(folder / MODEL),
   }
-  files.write_json(folder / CONFIG, record)
+  files.write_record(folder / CONFIG, record)
 
 
 def check_folder(folder: pathlib.Path) -> None:

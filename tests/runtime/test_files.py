@@ -154,6 +154,13 @@ class CheckWritableTest(folder_case.FolderTestCase):
     ):
       files.check_format({'format': 2})
 
+  def test_json_that_holds_no_object_is_broken(self):
+    path = self.directory / 'x.json'
+    for text in ('[1]', '"a"', '3', 'null', '{', ''):
+      path.write_text(text)
+      self.assertIsNone(files.read_json(path))
+      self.assertIsNone(files.read_record(path))
+
   def test_json_that_cannot_be_read_is_no_missing_file(self):
     with self.assertRaisesRegex(files.FileError, r'\(Is a directory\)'):
       files.read_json(self.directory)
