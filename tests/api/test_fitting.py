@@ -133,14 +133,16 @@ class MistakesTest(FitTest):
   @parameterized.named_parameters(
     ('shape', np.zeros((9, 5)), r'images have shape \(9, 5\); give \[N, H, W'),
     ('channels', np.zeros((9, 5, 5, 2)), r'\(9, 5, 5, 2\)'),
-    ('none', np.zeros((0, 5, 5)), r'\(0, 5, 5, 1\)'),
+    ('none', np.zeros((0, 5, 5)), r'\(0, 5, 5\)'),
     ('range', np.full((9, 5, 5), 16.0), r'in \[16, 16\]; give uint8, or float'),
     (
       'integers',
       np.zeros((9, 5, 5), int),
       'dtype int64; give uint8, or floats',
     ),
-    ('few', np.zeros((2, 8, 8)), 'need at least 3'),
+    ('few', np.zeros((2, 8, 8)), 'there are 2 images; give at least 3'),
+    ('ragged', [[1], [2, 3]], 'images make no NumPy array'),
+    ('nothing', None, r'shape \(\)'),
   )
   def test_images(self, images, part):
     with self.assertRaisesRegex(ldc_vae.UserError, part):
@@ -149,6 +151,8 @@ class MistakesTest(FitTest):
   @parameterized.named_parameters(
     ('method', {'method': 'vea'}, r"'vea' is unknown \(did you mean vae\?\)"),
     ('no_method', {'method': {'beta': 2.0}}, 'give a name, such as'),
+    ('none', {'method': None}, 'method=None: give a name, such as'),
+    ('twice', {'config': 'mnist:vae'}, "mnist:vae': say method='vae' instead"),
     ('bare', {'epochs': 3}, 'config.epochs: no such field; did you mean'),
     ('field', {'train': {'num_epoch': 3}}, 'did you mean train.num_epochs'),
     ('type', {'train': {'num_epochs': 'x'}}, 'num_epochs=x: not a whole numb'),
@@ -158,6 +162,7 @@ class MistakesTest(FitTest):
     ('path', {'dataset': {'path': 'x'}}, 'dataset.path: fit takes its images'),
     ('config', {'config': 'mnits'}, 'did you mean mnist'),
     ('labels', {'labels': [1, 2]}, r'int64\[2\]; give .* of the 300 images'),
+    ('ragged', {'labels': [[1], [2, 3]]}, 'labels make no NumPy array'),
     ('batch', {'train': {'batch_size': 4000}}, 'more than the 240 training'),
   )
   def test_options(self, options, part):
