@@ -188,18 +188,13 @@ def _results(run: pathlib.Path) -> _Part:
 
 def _parts_of_caches() -> Iterator[_Part]:
   """Yields each entry of the caches of images and of classifiers."""
-  for path in array_cache.entries():
-    yield _Part(
-      path,
-      array_cache.damage(path),
-      functools.partial(_delete, array_cache.delete, path),
-    )
-  for path in classifier.entries():
-    yield _Part(
-      path,
-      classifier.damage(path),
-      functools.partial(_delete, pathlib.Path.unlink, path),
-    )
+  for cache, delete_fn in (
+    (array_cache, array_cache.delete),
+    (classifier, pathlib.Path.unlink),
+  ):
+    for path in cache.entries():
+      repair_fn = functools.partial(_delete, delete_fn, path)
+      yield _Part(path, cache.damage(path), repair_fn)
 
 
 def _set_aside(path: pathlib.Path, suffix: str) -> str:

@@ -25,6 +25,7 @@ from ldc_vae.api import arguments
 from ldc_vae.api import trained_run
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
@@ -34,6 +35,7 @@ from ldc_vae.runtime import signals
 _SMALL, _SMALL_CONFIG, _CONFIG = 16, 'digits', 'images'
 
 _FEWEST = 3  # images
+_MAX_BYTES = 16 * 2**30  # of all arrays that are kept
 
 # Fields that the arguments decide.
 _GIVEN = ('dataset.name', 'dataset.path', 'dataset.data_dir')
@@ -201,4 +203,6 @@ def _keep(images: np.ndarray, labels: np.ndarray | None) -> pathlib.Path:
   if not path.exists():
     durable.make_folder(folder)
     files.write_npz(path, **arrays)
+  caches.hold(path)
+  caches.drop_oldest(folder.glob('*.npz'), _MAX_BYTES)
   return path

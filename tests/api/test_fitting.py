@@ -68,11 +68,22 @@ class SameCodeTest(FitTest):
   def test_the_same_images_are_kept_once(self):
     self.fit(_IMAGES)
     (path,) = self.kept()
-    before = path.stat().st_mtime_ns
+    before = path.stat().st_ino
     images = np.round(255 * _IMAGES).astype(np.uint8)[..., np.newaxis]
     run = self.fit(images)  # trained already
-    self.assertEqual([x.stat().st_mtime_ns for x in self.kept()], [before])
+    self.assertEqual([x.stat().st_ino for x in self.kept()], [before])
     self.assertEqual(run.step, 12)
+
+  def test_what_is_kept_has_a_bound(self):
+    folder = pathlib.Path(self.cache, 'fitted')
+    folder.mkdir()
+    old = folder / 'old.npz'
+    old.write_bytes(b'x')
+    os.utime(old, (0, 0))
+    with mock.patch.object(fitting, '_MAX_BYTES', 1):
+      self.fit()
+    self.assertLen(self.kept(), 1)
+    self.assertNotIn(old, self.kept())
 
   def test_an_evaluation_can_be_asked_for(self):
     run = self.fit(labels=np.arange(300) % 10, with_evaluation=True)
