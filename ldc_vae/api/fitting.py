@@ -138,8 +138,8 @@ def _checked_images(images: Any) -> np.ndarray:
     )
   if len(images) < _FEWEST:
     raise errors.UserError(
-      f'there are {len(images)} images; give at least {_FEWEST}, as train,'
-      ' validation and test need one each'
+      f'images have shape {given.shape}; give at least {_FEWEST} images, one'
+      ' each for train, validation and test'
     )
   pixels.check(images, images.shape[1:])
   return images if images.dtype == np.uint8 else pixels.from_unit(images)

@@ -33,6 +33,7 @@ import numpy as np
 import optax
 
 from ldc_vae import energy
+from ldc_vae import errors
 from ldc_vae import svgd
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.models import latent_nets
@@ -198,9 +199,15 @@ def fit(
     The trained net, which makes one pass for each draw.
 
   Raises:
-    UserError: The training diverged, or has no steps.
+    UserError: The training diverged or has no steps, or the batch is too small.
   """
   training.check_steps(num_steps, 'sampler net')
+  described = sampler_options.SamplerOptions(**options)
+  if batch_size - 1 <= described.sampler_mass:
+    raise errors.UserError(
+      f'batch_size={batch_size} is too small; use more than'
+      f' sampler_mass={described.sampler_mass:g} + 1'
+    )
   latents = np.asarray(latents, np.float64)
   chex.assert_rank(latents, 2)
   mean, std = latents.mean(axis=0), latents.std(axis=0)
@@ -213,7 +220,7 @@ def fit(
     num_steps,
     batch_size,
     learning_rate,
-    sampler_options.SamplerOptions(**options),
+    described,
   )
   training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))

@@ -151,7 +151,7 @@ class MistakesTest(FitTest):
       np.zeros((9, 5, 5), int),
       'dtype int64; give uint8, or floats',
     ),
-    ('few', np.zeros((2, 8, 8)), 'there are 2 images; give at least 3'),
+    ('few', np.zeros((2, 8, 8)), 'give at least 3 images, one'),
     ('ragged', [[1], [2, 3]], 'images make no NumPy array'),
     ('nothing', None, r'shape \(\)'),
   )
