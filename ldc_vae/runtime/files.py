@@ -36,8 +36,6 @@ REMEDIES = {
   errno.EFBIG: 'raise the file size limit (ulimit -f)',
 }
 
-FileError = durable.FileError
-
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
@@ -152,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
   except (FileNotFoundError, ValueError):
     return None
   except OSError as error:
-    raise FileError(
+    raise durable.FileError(
       f'{path} cannot be read ({error.strerror}); move it away', error.errno
     ) from error
   return value if isinstance(value, dict) else None
@@ -254,9 +252,9 @@ def finite(obj: Any) -> Any:
   return obj
 
 
-def file_error(path: pathlib.Path, error: OSError) -> FileError:
+def file_error(path: pathlib.Path, error: OSError) -> durable.FileError:
   """Returns the sentence to raise for a file that cannot be written."""
-  if isinstance(error, FileError):
+  if isinstance(error, durable.FileError):
     return error
   remedy = {
     **REMEDIES,
@@ -269,4 +267,4 @@ def file_error(path: pathlib.Path, error: OSError) -> FileError:
   }.get(error.errno or 0, 'choose a place that can be written to')
   cause = error.strerror or str(error)
   message = f'{path} cannot be written ({cause}); {remedy}'
-  return FileError(message, error.errno)
+  return durable.FileError(message, error.errno)
