@@ -130,12 +130,10 @@ def _interrupted(workdir: pathlib.Path) -> str:
 def _checked_images(images: Any) -> np.ndarray:
   """Returns images uint8 [N, H, W, C], or raises a `UserError`."""
   given = arguments.array('images', images)
-  images = given[..., np.newaxis] if given.ndim == 3 else given
-  if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-    raise errors.UserError(
-      f'images have shape {given.shape}; give [N, H, W], [N, H, W, 1] or'
-      ' [N, H, W, 3]'
-    )
+  try:
+    images = pixels.with_channels(given)
+  except ValueError as error:
+    raise errors.UserError(f'images have {error}') from None
   if len(images) < _FEWEST:
     raise errors.UserError(
       f'images have shape {given.shape}; give at least {_FEWEST} images, one'

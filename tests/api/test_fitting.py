@@ -142,8 +142,10 @@ class MistakesTest(FitTest):
       self.fit(seed=1)
 
   @parameterized.named_parameters(
-    ('shape', np.zeros((9, 5)), r'images have shape \(9, 5\); give \[N, H, W'),
+    ('shape', np.zeros((9, 5)), r'images have shape \(9, 5\): expected \[N, H'),
     ('channels', np.zeros((9, 5, 5, 2)), r'\(9, 5, 5, 2\)'),
+    ('one', np.zeros((9, 5, 3)), r'\(9, 5, 3\): .*, not one image'),
+    ('first', np.zeros((9, 3, 5, 5)), r'images.transpose\(0, 2, 3, 1\)'),
     ('none', np.zeros((0, 5, 5)), r'\(0, 5, 5\)'),
     ('range', np.full((9, 5, 5), 16.0), r'in \[16, 16\]; give uint8, or float'),
     (
