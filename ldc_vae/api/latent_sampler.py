@@ -131,9 +131,8 @@ class LatentSampler:
       UserError: The file is none of a sampler.
     """
     try:
-      with np.load(path, allow_pickle=False) as arrays:
-        described = json.loads(str(arrays['described']))
-        flat = {name: arrays[name] for name in arrays if '/' in name}
+      flat = files.read_npz(path)
+      described = json.loads(str(flat.pop('described')))
       tree = traverse_util.unflatten_dict(flat, sep='/')
       net = sampler_net.Fit(tree['weights'], tree['affine'], metrics={})
       return cls(net, described['distances'], described['num_held_out'])

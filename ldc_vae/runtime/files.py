@@ -22,6 +22,7 @@ import numpy as np
 
 from ldc_vae import errors
 from ldc_vae.runtime import durable
+from ldc_vae.runtime import memory
 
 Path = str | os.PathLike[str]
 
@@ -229,6 +230,21 @@ def write_npz(path: Path, /, **arrays: Any) -> None:
       )
   with open_atomically(path) as file:
     np.savez_compressed(file, **arrays)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an `.npz` file by name.
+
+  Raises:
+    Exception: It cannot be read; NumPy and zipfile raise many types.
+  """
+  # never allow_pickle: loading a pickle runs whatever its author wrote
+  archive = np.load(path, allow_pickle=False)
+  if isinstance(archive, np.ndarray):
+    raise ValueError('it is an .npy file')
+  with archive:
+    memory.check_archive(archive)
+    return {name: archive[name] for name in archive.files}
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
