@@ -198,7 +198,7 @@ class MistakesTest(parameterized.TestCase):
     ('text', (np.eye(30),), {'num_steps': 'x'}, "num_steps='x'"),
     ('batch', (np.eye(30),), {'batch_size': -3}, 'batch_size=-3'),
     ('rate', (np.eye(30),), {'learning_rate': -1.0}, 'learning_rate=-1.0'),
-    ('value', (np.ones((30, 2)),), {'sampler_mass': -1.0}, 'sampler_mass=-1.0'),
+    ('value', (np.eye(30),), {'sampler_mass': -1.0}, 'sampler_mass=-1.0'),
     ('steps', (np.ones((30, 2)),), {'num_steps': 0}, 'num_steps=0'),
     ('seed', (np.ones((30, 2)),), {'seed': -1}, 'seed=-1'),
   )

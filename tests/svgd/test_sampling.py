@@ -136,7 +136,6 @@ class StepTest(svgd_case.StrictTest):
       key=jax.random.key(0),
     )
     self.assertEqual(state.particles.dtype, jnp.bfloat16)
-    self.assertEqual(state.speed.dtype, jnp.float32)
 
   @parameterized.parameters(False, True)
   def test_sets_in_a_vmap_are_independent(self, has_noise):
@@ -369,7 +368,6 @@ class RunTest(svgd_case.StrictTest):
       warnings.simplefilter('error')
       state = sampling.init(z, optax.sgd(0.1))
     self.assertEqual(state.particles.dtype, jnp.float32)
-    self.assertEqual(state.speed.dtype, jnp.float32)
 
   def test_negative_steps_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'num_steps=-1 is negative'):
