@@ -25,7 +25,6 @@ import optax
 
 from benchmarks import common
 from benchmarks import latent_bench_sets
-from ldc_vae.models import latent_nets
 from ldc_vae.reporting import style
 from ldc_vae.runtime import files
 from ldc_vae.runtime import outputs
@@ -35,8 +34,7 @@ from ldc_vae.samplers import training
 
 Array = jax.Array
 
-_NUM_LATENTS, _NUM_SHOWN, _BATCH_SIZE = 20_000, 800, 256
-_RATE, _B1 = 2e-3, 0.5
+_NUM_LATENTS, _NUM_SHOWN = 20_000, 800
 _INCHES, _DPI, _FRAMES_A_SECOND, _LAST_SECONDS = 4.2, 80, 12, 2
 _GRID = 60  # points of a side, at which f is computed
 
@@ -75,31 +73,24 @@ def train(
     seed: The seed of weights, batches and noise.
   """
   u, options = jnp.asarray(u, jnp.float32), sampler_options.SamplerOptions()
-  # as wide and deep as in sampler_net.fit
-  sampler = latent_nets.SamplerNet(128, 4)
-  energy = latent_nets.LatentEnergy(128, 2)
+  sampler, energy = sampler_net.sampler(), sampler_net.latent_energy()
   keys = jax.random.split(jax.random.key(seed), 4)
   params = {
     'sampler': sampler.init(keys[0], u[0]),
     'energy': energy.init(keys[1], u[0]),
   }
-  tx = optax.adam(optax.cosine_decay_schedule(_RATE, steps[-1]), b1=_B1)
+  rate = optax.cosine_decay_schedule(sampler_net.LEARNING_RATE, steps[-1])
+  tx = optax.adam(rate, b1=sampler_net.B1)
   noise = jax.random.normal(keys[2], (_NUM_SHOWN, u.shape[1]))
 
   def update(index, carry):
     params, opt_state = carry
-    rows_key, noise_key, penalty_key = jax.random.split(
-      jax.random.fold_in(keys[3], index), 3
-    )
-    rows = jax.random.randint(rows_key, (_BATCH_SIZE,), 0, len(u))
-    grads, _ = jax.grad(sampler_net.objective, has_aux=True)(
+    grads, _ = jax.grad(sampler_net.batch_objective, has_aux=True)(
       params,
-      jax.random.normal(noise_key, (_BATCH_SIZE, u.shape[1])),
-      u[rows],
-      jax.random.bernoulli(penalty_key, shape=(_BATCH_SIZE,)),
+      u,
+      jax.random.fold_in(keys[3], index),
       index / steps[-1],
-      sampler_fn=sampler.apply,
-      energy_fn=energy.apply,
+      batch_size=sampler_net.BATCH_SIZE,
       options=options,
     )
     updates, opt_state = tx.update(grads, opt_state)

@@ -131,8 +131,8 @@ def create_trials(
 
 def is_finished(trial: Trial) -> bool:
   """Whether this very trial has been trained and evaluated before."""
-  meant = files.read_json(trial.workdir / _MEANT)
-  same = common.same_run(meant, trial.arguments)
+  meant = files.read_json(trial.workdir / _MEANT) or {}
+  same = common.same_run(meant.get('arguments'), trial.arguments)
   return same and _results(trial) is not None
 
 
@@ -147,7 +147,8 @@ def run(trials: Sequence[Trial], num_jobs: int) -> list[str]:
   def on_end(end: jobs_lib.End) -> None:
     trial = waiting[end.job.name]
     if end.code == 0:
-      files.write_json(trial.workdir / _MEANT, list(trial.arguments))
+      meant = {'arguments': trial.arguments}
+      files.write_json(trial.workdir / _MEANT, meant)
     elif end.code is not None:
       failed.append(end.job.name)
     logging.info(

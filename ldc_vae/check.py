@@ -87,10 +87,11 @@ def _report(parts: Iterator[_Part], repair: bool) -> bool:
   whole = True
   for part in parts:
     text = part.damage or part.state
-    if part.damage and repair and part.repair_fn:
-      text = f'{text}: {part.repair_fn()}'
-    else:
-      whole = whole and not part.damage
+    if part.damage and part.repair_fn and repair:
+      text += f': {part.repair_fn()}'
+    elif part.damage:
+      text += '; --repair mends it' if part.repair_fn else ''
+      whole = False
     print(f'{part.path}: {text}')
   return whole
 
@@ -127,7 +128,7 @@ def _metrics(run: pathlib.Path, record: Mapping[str, Any] | None) -> _Part:
     return _Part(path, damage)
   return _Part(
     path,
-    f'{num_torn} lines at its end are torn',
+    f'torn lines at its end ({num_torn})',
     functools.partial(_drop_torn, path),
   )
 
@@ -150,14 +151,11 @@ def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
   config = record.get('config') if record else None
   config = config if isinstance(config, Mapping) else {}
   if record is None:
-    damage = 'missing or damaged: the next start writes it again'
+    damage = 'missing or damaged'
   elif changed := stored and config_lib.differences(stored, config):
-    damage = (
-      f'differs from its checkpoint in config.{changed[0]}; delete it and start'
-      ' the run again'
-    )
+    damage = f'differs from its checkpoint in config.{changed[0]}'
   elif files.is_changed(record):
-    damage = 'is not as it was written; start the run again'
+    damage = 'is not as it was written'
   repair_fn = functools.partial(_write_config, path, stored)
   return _Part(path, damage, repair_fn if stored else None)
 
@@ -165,7 +163,7 @@ def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
 def _write_config(path: pathlib.Path, stored: Mapping[str, Any]) -> str:
   """Writes config.json without the versions, which a checkpoint lacks."""
   record = {'format': files.FORMAT, 'config': stored}
-  files.write_json(path, {**record, 'digest': files.digest_of(record)})
+  files.write_record(path, record)
   return 'written again from the checkpoint'
 
 
@@ -181,25 +179,23 @@ def _results(run: pathlib.Path) -> _Part:
     damage = 'damaged'
   else:
     return _Part(path, state='not evaluated yet')
-  if damage:
-    damage += '; evaluate again (--mode=evaluate)'
-  return _Part(path, damage, functools.partial(_set_aside, path, 'damaged'))
+  return _Part(path, damage, functools.partial(_set_aside_results, path))
 
 
 def _parts_of_caches() -> Iterator[_Part]:
   """Yields each entry of the caches of images and of classifiers."""
-  for path in array_cache.entries():
-    yield _Part(
-      path,
-      array_cache.damage(path),
-      functools.partial(_delete, array_cache.delete, path),
-    )
-  for path in classifier.entries():
-    yield _Part(
-      path,
-      classifier.damage(path),
-      functools.partial(_delete, pathlib.Path.unlink, path),
-    )
+  for cache, delete_fn in (
+    (array_cache, array_cache.delete),
+    (classifier, pathlib.Path.unlink),
+  ):
+    for path in cache.entries():
+      repair_fn = functools.partial(_delete, delete_fn, path)
+      yield _Part(path, cache.damage(path), repair_fn)
+
+
+def _set_aside_results(path: pathlib.Path) -> str:
+  """Renames results.json, so that the next evaluation replaces all of it."""
+  return f'{_set_aside(path, "damaged")}; evaluate again (--mode=evaluate)'
 
 
 def _set_aside(path: pathlib.Path, suffix: str) -> str:

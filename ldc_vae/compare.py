@@ -279,7 +279,7 @@ class _RunTable:
     name = run.workdir.name
     done = self._finished[name]
     status = FINISHED if done else FAILED if name in self._errors else WAITING
-    stored = files.read_object(run.workdir / 'config.json')
+    stored = files.read_json(run.workdir / 'config.json') or {}
     return {
       'name': name,
       'method': run.method,
@@ -297,7 +297,7 @@ class _RunTable:
 
 def _seconds(path: pathlib.Path) -> float | None:
   """The seconds that all commands of a run have taken, if they are known."""
-  seconds = files.read_object(path).get('seconds')
+  seconds = (files.read_json(path) or {}).get('seconds')
   return seconds if formats.is_number(seconds) else None
 
 

@@ -13,6 +13,7 @@ import pathlib
 import re
 from typing import Any
 
+from absl import logging
 from ml_collections import config_dict
 
 from ldc_vae import errors
@@ -303,7 +304,8 @@ def read(
   path = pathlib.Path(workdir) / 'config.json'
   try:
     record = files.parse_json(path.read_bytes())
-    files.warn_if_changed(path, record)
+    if isinstance(record, dict) and files.is_changed(record):
+      logging.warning('%s is not as it was written', path)
   except FileNotFoundError:
     raise errors.UserError(
       f'{path}: no such file; give a --workdir that was trained in'

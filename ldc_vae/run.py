@@ -73,7 +73,7 @@ class Run:
     """Writes config.json; a run that goes on keeps the commit that began it."""
     record = config_lib.to_json(self.config)
     path = self.workdir / 'config.json'
-    before = files.read_object(path)
+    before = files.read_json(path) or {}
     if has_begun(self.workdir) and 'git_commit' in before:
       later = before.get('later_commits')
       later = later if isinstance(later, list) else []
@@ -82,8 +82,7 @@ class Run:
       record['git_commit'] = before['git_commit']
       if later:
         record['later_commits'] = later
-    record['digest'] = files.digest_of(record)
-    files.write_json(path, record)
+    files.write_record(path, record)
 
   def restore(
     self, checkpointer: checkpoint.Checkpointer, which: str = 'latest'

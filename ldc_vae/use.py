@@ -1,6 +1,5 @@
 """The modes of the command line that use a trained run."""
 
-import math
 import os
 import pathlib
 import shutil
@@ -52,7 +51,8 @@ def sample(
   if not cluster.is_first():
     cluster.barrier('sampled')
     return
-  _check_room(num_samples, run.model, output)
+  wanted = trained_run.require_memory('--num_samples', num_samples, run.model)
+  _check_disk(num_samples, wanted, output)
   z = run.sample_latents(num_samples)
   images = run.decode(z)
   files.write_npz(output, images=images, latents=z)
@@ -147,15 +147,12 @@ def _read(
   return dataset.images[images], labels
 
 
-def _check_room(num_samples, model, output) -> None:
-  """Raises an error if the samples do not fit the memory or the disk."""
-  wanted = num_samples * (math.prod(model.image_shape) + 4 * model.latent_size)
-  available = memory.available()
+def _check_disk(num_samples: int, wanted: int, output: pathlib.Path) -> None:
+  """Raises a `UserError` if the samples do not fit the disk."""
   free = shutil.disk_usage(output.absolute().parent).free
-  # in memory they are there twice while batches are joined
-  if 2 * wanted > available or wanted > free:
+  if wanted > free:
     raise errors.UserError(
-      f'--num_samples={num_samples} makes {wanted:,} bytes, of which'
-      f' {available // 2:,} fit half of the free memory and {free:,} the disk'
-      f' of {output}: draw fewer at a time'
+      f'--num_samples={num_samples} makes {memory.gigabytes(wanted)}, of which'
+      f' {memory.gigabytes(free)} fit the disk of {output}; draw fewer at a'
+      ' time'
     )

@@ -83,7 +83,7 @@ class CheckTest(evaluate_case.RunTest):
       bad,
       [
         f'{workdir}/config.json: differs from its checkpoint in config.seed;'
-        ' delete it and start the run again'
+        ' --repair mends it'
       ],
     )
 
@@ -179,16 +179,19 @@ class CheckTest(evaluate_case.RunTest):
     left[0].write_bytes(b'PNG')
     for path in left[1:]:
       path.mkdir()
-    self.assertLen(self._check(workdir)[1], 4)
+    _, bad, _ = self._check(workdir)
+    self.assertLen(bad, 4)
+    for line in bad:
+      self.assertEndsWith(line, '; --repair mends it')
     code, bad, _ = self._check(workdir, '--repair')
     self.assertEqual(code, 0)
     for line, end in zip(
       bad,
       (
         'set aside as 8.corrupt',
-        '1 lines at its end are torn: dropped them',
-        'written again from the checkpoint',
-        '(--mode=evaluate): set aside as results.json.damaged',
+        'torn lines at its end (1): dropped them',
+        'config.json: missing or damaged: written again from the checkpoint',
+        'set aside as results.json.damaged; evaluate again (--mode=evaluate)',
       ),
       strict=True,
     ):

@@ -116,7 +116,7 @@ def write(
     'step': trained.step,
     'model_sha256': _digest(folder / MODEL),
   }
-  files.write_json(folder / CONFIG, record)
+  files.write_record(folder / CONFIG, record)
 
 
 def check_folder(folder: pathlib.Path) -> None:
@@ -165,8 +165,7 @@ def read(
   leaves = dict(
     zip(manifest.leaf_names(template), jax.tree.leaves(template), strict=True)
   )
-  with np.load(folder / MODEL, allow_pickle=False) as archive:
-    values = {name: archive[name] for name in archive.files}
+  values = files.read_npz(folder / MODEL)
   for name in {**leaves, **values}:
     if name not in values or name not in leaves:
       raise errors.UserError(

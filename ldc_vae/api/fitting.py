@@ -21,9 +21,11 @@ from ldc_vae import fields as fields_lib
 from ldc_vae import methods
 from ldc_vae import run_files
 from ldc_vae import train
+from ldc_vae.api import arguments
 from ldc_vae.api import trained_run
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
+from ldc_vae.runtime import caches
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
@@ -31,6 +33,9 @@ from ldc_vae.runtime import signals
 
 # Images with shorter sides have dense nets by default.
 _SMALL, _SMALL_CONFIG, _CONFIG = 16, 'digits', 'images'
+
+_FEWEST = 3  # images
+_MAX_BYTES = 16 * 2**30  # of all arrays that are kept
 
 # Fields that the arguments decide.
 _GIVEN = ('dataset.name', 'dataset.path', 'dataset.data_dir')
@@ -89,9 +94,12 @@ def fit(
   labels = _checked_labels(labels, len(images))
   overrides, name = _overrides(method, fields)
   path, arg = run_files.split(config or _default_config(images))
-  words = [name, *(word for word in arg.split(',') if word)]
+  words = [word for word in arg.split(',') if word]
+  for word in words:
+    if word in methods.METHODS:
+      raise errors.UserError(f'config={config!r}: say method={word!r} instead')
   overrides |= {'dataset.name': 'images', 'dataset.path': 'given'}
-  resolved = config_lib.load(f'{path}:{",".join(words)}', overrides)
+  resolved = config_lib.load(f'{path}:{",".join([name, *words])}', overrides)
   # after the mistakes, as it may be large
   kept = str(_keep(images, labels))
   resolved = config_lib.override(resolved, {'dataset.path': kept})
@@ -121,13 +129,15 @@ def _interrupted(workdir: pathlib.Path) -> str:
 
 def _checked_images(images: Any) -> np.ndarray:
   """Returns images uint8 [N, H, W, C], or raises a `UserError`."""
-  images = np.asarray(images)
-  if images.ndim == 3:
-    images = images[..., np.newaxis]
-  if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+  given = arguments.array('images', images)
+  try:
+    images = pixels.with_channels(given)
+  except ValueError as error:
+    raise errors.UserError(f'images have {error}') from None
+  if len(images) < _FEWEST:
     raise errors.UserError(
-      f'images have shape {images.shape}; give [N, H, W], [N, H, W, 1] or'
-      ' [N, H, W, 3]'
+      f'images have shape {given.shape}; give at least {_FEWEST} images, one'
+      ' each for train, validation and test'
     )
   pixels.check(images, images.shape[1:])
   return images if images.dtype == np.uint8 else pixels.from_unit(images)
@@ -137,7 +147,7 @@ def _checked_labels(labels: Any, num_images: int) -> np.ndarray | None:
   """Returns labels [N], or raises a `UserError`."""
   if labels is None:
     return None
-  labels = np.asarray(labels)
+  labels = arguments.array('labels', labels)
   if labels.shape != (num_images,) or labels.dtype.kind not in 'iubUS':
     raise errors.UserError(
       f'labels are {labels.dtype}{list(labels.shape)}; give a whole number or a'
@@ -155,7 +165,9 @@ def _overrides(
   method: str | Mapping[str, Any], fields: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
   """Returns fields by dotted name, and the name of the method."""
-  own = {'name': method} if isinstance(method, str) else dict(method)
+  own = {'name': method}
+  if isinstance(method, Mapping):
+    own = dict(method)
   if not isinstance(own.get('name'), str):
     raise errors.UserError(
       f"method={method!r}: give a name, such as 'vae', or a dict with one, such"
@@ -189,4 +201,6 @@ def _keep(images: np.ndarray, labels: np.ndarray | None) -> pathlib.Path:
   if not path.exists():
     durable.make_folder(folder)
     files.write_npz(path, **arrays)
+  caches.hold(path)
+  caches.drop_oldest(folder.glob('*.npz'), _MAX_BYTES)
   return path

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from ldc_vae import errors
-from ldc_vae.runtime import memory
+from ldc_vae.runtime import files
 
 # Names of an array of latents, the most telling first.
 _NAMES = ('latents', 'z', 'embeddings', 'codes', 'means')
@@ -69,13 +69,10 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
         ' .npy or an .npz file'
       ) from None
     return safetensors.load_file(path)
-  # never allow_pickle: loading a pickle runs whatever its author wrote
-  loaded = np.load(path, allow_pickle=False)
-  if isinstance(loaded, np.ndarray):
-    return {'latents': loaded}
-  with loaded as archive:
-    memory.check_archive(archive)
-    return {name: archive[name] for name in archive.files}
+  if path.suffix == '.npz':
+    return files.read_npz(path)
+  with open(path, 'rb') as file:
+    return {'latents': np.lib.format.read_array(file, allow_pickle=False)}
 
 
 def _std(logvar: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ import numpy as np
 
 from ldc_vae import errors
 from ldc_vae import fields as fields_lib
+from ldc_vae.api import arguments
 from ldc_vae.api import latent_files
 from ldc_vae.api import trained_run
 from ldc_vae.metrics import latent as latent_metrics
@@ -77,8 +78,8 @@ class LatentSampler:
       UserError: The number or the seed is none.
     """
     return self.net(
-      trained_run.checked_number('num', num, 1),
-      trained_run.checked_number('seed', seed, 0),
+      arguments.number('num', num, 1),
+      arguments.number('seed', seed, 0),
     )
 
   def table(self) -> str:
@@ -130,9 +131,8 @@ class LatentSampler:
       UserError: The file is none of a sampler.
     """
     try:
-      with np.load(path, allow_pickle=False) as arrays:
-        described = json.loads(str(arrays['described']))
-        flat = {name: arrays[name] for name in arrays if '/' in name}
+      flat = files.read_npz(path)
+      described = json.loads(str(flat.pop('described')))
       tree = traverse_util.unflatten_dict(flat, sep='/')
       net = sampler_net.Fit(tree['weights'], tree['affine'], metrics={})
       return cls(net, described['distances'], described['num_held_out'])
@@ -178,7 +178,7 @@ def fit_sampler(
     OSError: A file cannot be read.
   """
   trained_run.prepare_jax()
-  seed = trained_run.checked_number('seed', seed, 0)
+  seed = arguments.number('seed', seed, 0)
   compare = _checked_names(compare)
   _check_options(options)
   if isinstance(latents, (str, os.PathLike)):
@@ -222,37 +222,19 @@ def _timed(what: str, verbose: bool) -> Iterator[None]:
 
 def _checked(latents: Any, stds: Any) -> tuple[np.ndarray, np.ndarray | None]:
   """Returns the arrays as float64, or raises a `UserError`."""
-  latents = _checked_array('latents', latents)
+  latents = arguments.points('latents', latents, fewest=_FEWEST)
+  latents = latents.astype(np.float64)
   if stds is None:
+    if not np.ptp(latents, axis=0).any():
+      raise errors.UserError('latents are all equal; give some that vary')
     return latents, None
-  stds = _checked_array('stds', stds)
+  stds = arguments.points('stds', stds, fewest=_FEWEST).astype(np.float64)
   if stds.shape != latents.shape or stds.min() < 0.0:
     raise errors.UserError(
       f'stds have shape {stds.shape} and are at least {stds.min():.3g}; give'
       f' numbers from 0 on in the shape of the latents, {latents.shape}'
     )
   return latents, stds
-
-
-def _checked_array(name: str, values: Any) -> np.ndarray:
-  """Returns finite float64 [N, D], or raises a `UserError`."""
-  values = np.asarray(values)
-  try:
-    values = values.astype(np.float64)
-  except (TypeError, ValueError):
-    raise errors.UserError(
-      f'{name} have dtype {values.dtype}; give numbers'
-    ) from None
-  if values.ndim != 2 or len(values) < _FEWEST or not values.shape[1]:
-    raise errors.UserError(
-      f'{name} have shape {values.shape}; give [N, D], N at least {_FEWEST}'
-    )
-  num_bad = int(np.sum(~np.isfinite(values).all(axis=1)))
-  if num_bad:
-    raise errors.UserError(
-      f'{num_bad} of {len(values)} {name} are not finite; leave them out'
-    )
-  return values
 
 
 def _split(
@@ -311,7 +293,7 @@ def _checked_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-  """Raises a `UserError` for the first option that is unknown."""
+  """Raises a `UserError` for an option that is unknown or out of range."""
   of_fit = inspect.signature(sampler_net.fit).parameters
   own = {'latents', 'seed', 'options'}
   known = [name for name in of_fit if name not in own]
@@ -323,3 +305,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
         f'{name} is no option{fields_lib.suggest(name, known)}; known:'
         f' {", ".join(known)}'
       )
+  for name in ('num_steps', 'batch_size'):
+    arguments.number(name, options.get(name, 1), 1)
+  rate = options.get('learning_rate', 1.0)
+  if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+    raise errors.UserError(f'learning_rate={rate!r}: give a number above 0')

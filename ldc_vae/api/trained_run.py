@@ -14,7 +14,7 @@ Letters: N images or latents, D latent size, H W C image.
 
 from collections.abc import Iterable
 import functools
-import operator
+import math
 import os
 import pathlib
 from typing import Any
@@ -29,6 +29,7 @@ from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import streams
+from ldc_vae.api import arguments
 from ldc_vae.api import export as export_lib
 from ldc_vae.api import functions as functions_lib
 from ldc_vae.data import datasets
@@ -39,6 +40,7 @@ from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import compiled
 from ldc_vae.runtime import files
+from ldc_vae.runtime import memory
 from ldc_vae.runtime import outputs
 
 # Importance samples and AIS chains where the run's config asks for none.
@@ -131,7 +133,7 @@ class TrainedRun:
       UserError: The images have another shape, type or range.
     """
     images = self._checked_images(images)
-    key = jax.random.key(checked_number('seed', seed, 0))
+    key = jax.random.key(arguments.number('seed', seed, 0))
     return self._networks.encode(images, key)
 
   def decode(self, latents: Any) -> np.ndarray:
@@ -159,9 +161,10 @@ class TrainedRun:
       UserError: The number or the seed is none.
       FloatingPointError: A latent is not finite.
     """
-    num = checked_number('num', num, 1)
+    num = arguments.number('num', num, 1)
+    require_memory('num', num, self.model)
     seed = self.config.seed if seed is None else seed
-    key = jax.random.key(checked_number('seed', seed, 0))
+    key = jax.random.key(arguments.number('seed', seed, 0))
     key = jax.random.fold_in(key, streams.Stream.SAMPLE.value)
     z = self._networks.generate(num, key)
     sources_lib.require_finite({'generator': z})
@@ -189,7 +192,7 @@ class TrainedRun:
     Raises:
       UserError: The two are not alike, or are neither images nor latents.
     """
-    num_steps = checked_number('num_steps', num_steps, 2)
+    num_steps = arguments.number('num_steps', num_steps, 2)
     first, last = self._latents_of(starts), self._latents_of(stops)
     if len(first) != len(last):
       raise errors.UserError(
@@ -228,12 +231,13 @@ class TrainedRun:
         images have another shape, type or range.
     """
     images = self._checked_images(images)
-    key = jax.random.key(checked_number('seed', seed, 0))
+    key = jax.random.key(arguments.number('seed', seed, 0))
     options = self.config.evaluate
     if method == 'importance':
       functions_lib.require_densities(self._trained)
-      default = options.importance_samples or _NUM_SAMPLES
-      num_samples = checked_number('num_samples', num_samples or default, 1)
+      if num_samples is None:
+        num_samples = options.importance_samples or _NUM_SAMPLES
+      num_samples = arguments.number('num_samples', num_samples, 1)
       return likelihood.importance_bounds(
         self._trained, images, key, num_samples=num_samples
       )[1]
@@ -246,12 +250,13 @@ class TrainedRun:
         f'the prior of config.method.name={self.config.method.name} has no'
         ' density, so that images have no likelihood'
       )
-    default = options.ais_chains or _NUM_CHAINS
+    if num_samples is None:
+      num_samples = options.ais_chains or _NUM_CHAINS
     return likelihood.annealed_bounds(
       self._trained,
       images,
       key,
-      num_chains=checked_number('num_samples', num_samples or default, 1),
+      num_chains=arguments.number('num_samples', num_samples, 1),
       num_temperatures=options.ais_temperatures,
       num_samples=0,
     )[0]
@@ -279,41 +284,28 @@ class TrainedRun:
 
   def _latents_of(self, values) -> np.ndarray:
     """Returns latents [N, D] of images or latents."""
-    if np.ndim(values) == 2:
+    values = arguments.array('starts and stops', values)
+    if values.ndim == 2:
       return self._checked_latents(values)
     return self.encode(values)
 
   def _checked_images(self, images) -> np.ndarray:
     """Returns images [N, H, W, C], or raises a `UserError`."""
-    images = np.asanyarray(images)  # a memory map stays one
-    if images.ndim == 3 and self.model.image_shape[2] == 1:
+    images = arguments.array('images', images)
+    shape = self.model.image_shape
+    if images.ndim == 3 and (*images.shape[1:], 1) == shape:
       images = images[..., np.newaxis]
-    pixels.check(images, self.model.image_shape)
+    pixels.check(images, shape)
     if not len(images):
       raise errors.UserError('there are 0 images; give at least one')
     return images
 
   def _checked_latents(self, latents) -> np.ndarray:
     """Returns latents float32 [N, D], or raises a `UserError`."""
-    latents = np.asarray(latents)
     size = self.model.latent_size
-    if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
-      raise errors.UserError(
-        f'latents have shape {latents.shape}; give shape [N, {size}], N > 0'
-      )
-    if latents.dtype.kind not in 'fiu' and not jax.numpy.issubdtype(
-      latents.dtype, jax.numpy.floating
-    ):
-      raise errors.UserError(
-        f'latents have dtype {latents.dtype}; give float32'
-      )
-    latents = latents.astype(np.float32)
-    num_bad = int(np.sum(~np.isfinite(latents).all(axis=1)))
-    if num_bad:  # decoded, they would look like black images
-      raise errors.UserError(
-        f'{num_bad} of {len(latents)} latents are not finite; leave them out'
-      )
-    return latents
+    with np.errstate(over='ignore'):  # beyond float32 is not finite
+      latents = arguments.points('latents', latents, size=size)
+      return arguments.points('latents', latents.astype(np.float32))
 
 
 def load(
@@ -366,6 +358,29 @@ def restore(
   return TrainedRun(trained, pathlib.Path(workdir))
 
 
+def require_memory(name: str, num: int, model: model_lib.Model) -> int:
+  """Returns the bytes of samples, images and latents.
+
+  Args:
+    name: What the user calls their number.
+    num: The number.
+    model: The networks.
+
+  Raises:
+    UserError: They do not fit half of the free memory. They are there twice
+      while batches are joined.
+  """
+  wanted = num * (math.prod(model.image_shape) + 4 * model.latent_size)
+  free = memory.available() // 2
+  if wanted > free:
+    raise errors.UserError(
+      f'{name}={num} makes {memory.gigabytes(wanted)}, of which'
+      f' {memory.gigabytes(free)} fit half of the free memory; draw fewer at'
+      ' a time'
+    )
+  return wanted
+
+
 def prepare_jax() -> None:
   """Checks jax's types, and turns on the cache of compiled programs."""
   experiment_lib.require_float32()
@@ -381,16 +396,3 @@ def _use_cache() -> None:
     compiled.use_cache(datasets.cache_dir() / 'xla')
   except errors.UserError as error:  # it only saves time
     logging.warning('%s', error)
-
-
-def checked_number(name: str, value: int, least: int) -> int:
-  """Returns a whole number of at least `least`, or raises a `UserError`."""
-  try:
-    number = operator.index(value)
-  except TypeError:
-    number = -1
-  if isinstance(value, bool) or not least <= number < 2**32:
-    raise errors.UserError(
-      f'{name}={value!r}: give a whole number from {least} on'
-    )
-  return number

@@ -205,21 +205,10 @@ def _check_images(
       f'holds {images.dtype} images: convert them to uint8, or to float in'
       ' [0, 1]'
     )
-  shape = images.shape
-  one = images.ndim == 3 and shape[2] == 3 and min(shape) > 0
-  if images.ndim == 3 and not one:
-    images = images[..., np.newaxis]
-  if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-    hint = ''
-    if one:
-      hint = ', not one image'
-    elif images.ndim == 4 and images.shape[1] in (1, 3):
-      hint = '; move the channels to the end by images.transpose(0, 2, 3, 1)'
-    raise request.refuse(
-      f'holds an array of shape {shape}: expected [N, H, W], [N, H, W, 1] or'
-      f' [N, H, W, 3]{hint}'
-    )
-  return images
+  try:
+    return pixels.with_channels(images)
+  except ValueError as error:
+    raise request.refuse(f'holds an array of {error}') from None
 
 
 def _check_labels(

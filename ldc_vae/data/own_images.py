@@ -5,6 +5,7 @@ says what was understood, and a warning what may be wrong. Every error names the
 path and a remedy.
 """
 
+from collections.abc import Callable
 import functools
 import pathlib
 import shutil
@@ -20,6 +21,8 @@ from ldc_vae.data import image_files
 from ldc_vae.data import image_folder
 from ldc_vae.data import request as request_lib
 from ldc_vae.data import splits
+
+_Found = image_folder.Folder | array_files.ArrayFile
 
 _NUM_NAMED = 10  # classes that a line names
 
@@ -57,15 +60,15 @@ def load(
     ) from error
   if path.is_dir():
     folder = image_folder.find(path, request)
-    fingerprint = folder.fingerprint
-    write_fn = functools.partial(_write_folder, path, folder, request)
+    fingerprint, read_fn = folder.fingerprint, lambda: folder
   elif path.is_file() and path.suffix.lower() in array_files.SUFFIXES:
     fingerprint = array_cache.fingerprint_of([path])
-    write_fn = functools.partial(_write_arrays, path, request)
+    read_fn = functools.partial(array_files.read, path, request)
   else:
     raise request.refuse(
       'must be a folder, an .npz or an .npy file; give an image by its folder'
     )
+  write_fn = functools.partial(_write_entry, path, read_fn, request)
   arrays = array_cache.load_or_write('images', source, fingerprint, write_fn)
   sizes = _split_sizes(arrays['sizes'], request)
   cut = lambda array: _cut(array, arrays['sizes'], sizes)
@@ -114,20 +117,18 @@ def read(
   with tempfile.TemporaryDirectory() as folder:
     target = pathlib.Path(folder)
     if source.is_dir():
-      found = image_folder.find(source, request)
-      rows = np.arange(len(found.files))
-      error = image_files.write(source, found, rows, request, target, {})
-      if error is not None:
-        raise error
+      found: _Found = image_folder.find(source, request)
     elif source.is_file() and source.suffix.lower() in array_files.SUFFIXES:
-      arrays = array_files.read(source, request)
-      rows = np.arange(int(arrays.sizes.sum()))
-      array_files.write(arrays, rows, request, target)
+      found = array_files.read(source, request)
     else:
       raise request.refuse(
         'is no folder, .npz or .npy file, and no split (train, validation,'
         ' test)'
       )
+    rows = np.arange(int(found.sizes.sum()))
+    error = _convert(source, found, rows, request, target, {})
+    if error is not None:
+      raise error
     images = np.load(target / 'images.npy')
   if images.shape[1:] != tuple(image_shape):
     raise request.refuse(
@@ -142,34 +143,31 @@ def read(
 # split, classes.npy the names of classes, extremes.npy the values of pixels.
 
 
-def _write_folder(
+def _write_entry(
   path: pathlib.Path,
-  folder: image_folder.Folder,
+  read_fn: Callable[[], _Found],
   request: request_lib.Request,
   target: pathlib.Path,
   previous: array_cache.Arrays,
 ) -> errors.UserError | None:
-  """Decodes a folder; returns the error for files that cannot be decoded."""
-  order = _begin(folder.sizes, request, target)
-  error = image_files.write(
-    path, folder, np.argsort(order), request, target, previous
-  )
+  """Writes an entry; returns the error for files that cannot be decoded."""
+  found = read_fn()
+  order = _begin(found.sizes, request, target)
+  rows = np.argsort(order)
+  error = _convert(path, found, rows, request, target, previous)
   if error is None:
-    _finish(folder, order, target)
+    _finish(found, order, target)
   return error
 
 
-def _write_arrays(
-  path: pathlib.Path,
-  request: request_lib.Request,
-  target: pathlib.Path,
-  unused_previous: array_cache.Arrays,
-) -> None:
-  """Converts an array file."""
-  source = array_files.read(path, request)
-  order = _begin(source.sizes, request, target)
-  array_files.write(source, np.argsort(order), request, target)
-  _finish(source, order, target)
+def _convert(
+  path, found: _Found, rows: np.ndarray, request, target, previous
+) -> errors.UserError | None:
+  """Writes images.npy and dark.npy; image i becomes row rows[i]."""
+  if isinstance(found, image_folder.Folder):
+    return image_files.write(path, found, rows, request, target, previous)
+  array_files.write(found, rows, request, target)
+  return None
 
 
 def _begin(sizes: np.ndarray, request: request_lib.Request, target):
@@ -188,9 +186,7 @@ def _begin(sizes: np.ndarray, request: request_lib.Request, target):
   return splits.order(sizes, request.seed)
 
 
-def _finish(
-  source: image_folder.Folder | array_files.ArrayFile, order, target
-) -> None:
+def _finish(source: _Found, order, target) -> None:
   """Writes sizes, extremes, labels and classes beside the images."""
   images = np.load(target / 'images.npy', mmap_mode='r')
   starts = range(0, len(images), array_cache.CHUNK)

@@ -37,6 +37,28 @@ def check(images: np.ndarray, image_shape: Sequence[int]) -> None:
     )
 
 
+def with_channels(images: np.ndarray) -> np.ndarray:
+  """Returns images of shape [N, H, W] or [N, H, W, C] as [N, H, W, C].
+
+  Raises:
+    ValueError: They have another shape, are none, or are one image.
+  """
+  shape = images.shape
+  one = images.ndim == 3 and shape[2] == 3 and min(shape) > 0
+  if images.ndim == 3 and not one:
+    images = images[..., np.newaxis]
+  if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+    hint = ''
+    if one:
+      hint = ', not one image'
+    elif images.ndim == 4 and images.shape[1] in (1, 3):
+      hint = '; move the channels to the end by images.transpose(0, 2, 3, 1)'
+    raise ValueError(
+      f'shape {shape}: expected [N, H, W], [N, H, W, 1] or [N, H, W, 3]{hint}'
+    )
+  return images
+
+
 def check_uint8(images: np.ndarray, name: str) -> None:
   """Raises a `UserError` unless images are uint8 [N, H, W, C].
 

@@ -36,7 +36,6 @@ from ldc_vae.evaluation import classifier_net
 from ldc_vae.runtime import caches
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
-from ldc_vae.runtime import memory
 from ldc_vae.runtime import progress
 
 # A part of the cache key: increase it with every change of the features.
@@ -334,9 +333,7 @@ def _load(path: pathlib.Path, dataset: datasets.Dataset) -> Classifier | None:
 
 def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], float]:
   """Returns the weights and the test accuracy in a file, if they verify."""
-  with np.load(path, allow_pickle=False) as file:
-    memory.check_archive(file)
-    arrays = {name: file[name] for name in file.files}
+  arrays = files.read_npz(path)
   if str(arrays.pop('digest')) != _digest(arrays):
     raise ValueError('its digest does not match')
   return arrays, float(arrays.pop('test_accuracy'))

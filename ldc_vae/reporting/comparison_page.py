@@ -17,7 +17,7 @@ from ldc_vae.reporting import page
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import durable
-from ldc_vae.runtime import memory
+from ldc_vae.runtime import files
 
 FINISHED, FAILED, WAITING = 'finished', 'failed', 'waiting'
 _TITLE = 'Methods side by side'
@@ -262,9 +262,7 @@ def draw(
     if not path.exists():  # taken away, as it is large
       continue
     try:
-      with np.load(path) as samples:
-        memory.check_archive(samples)
-        own = {name: samples[name] for name in samples.files}
+      own = files.read_npz(path)
       if own['images'].shape[1:] != dataset.image_shape:
         raise ValueError('its images have another shape')
       images[label] = own['images'][:_SHOWN]

@@ -12,7 +12,7 @@ from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.reporting import curves
 from ldc_vae.reporting import latent_map
 from ldc_vae.reporting import run_figures
-from ldc_vae.runtime import files
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import metric_writer
 
 _NUM_INTERPOLATIONS = 8
@@ -87,7 +87,7 @@ def draw(
   )
   try:
     rows = metric_writer.read_metrics(workdir / 'metrics.jsonl')
-  except files.FileError as error:  # the results do not need it
+  except durable.FileError as error:  # the results do not need it
     logging.warning('no training curves are drawn: %s', error)
     rows = []
   curves.training_curves(

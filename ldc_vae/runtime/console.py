@@ -13,11 +13,8 @@ from ldc_vae.runtime import durable
 _LONGEST, _LONGEST_WORD = 1500, 400
 
 
-class QuietStream:
-  """A text stream that drops what cannot be written.
-
-  Its disk may be full, and who reads its pipe may be gone.
-  """
+class _Stream:
+  """A text stream around another one."""
 
   def __init__(self, stream: TextIO):
     """Writes to `stream`."""
@@ -25,6 +22,13 @@ class QuietStream:
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
+
+
+class QuietStream(_Stream):
+  """A text stream that drops what cannot be written.
+
+  Its disk may be full, and who reads its pipe may be gone.
+  """
 
   def write(self, text: str) -> int:
     """Writes a text, or drops it."""
@@ -38,18 +42,11 @@ class QuietStream:
       self._stream.flush()
 
 
-class Output:
+class Output(_Stream):
   """Standard output: printable text, and one sentence if it cannot be written.
 
   A pipe that nobody reads raises the system's `BrokenPipeError`.
   """
-
-  def __init__(self, stream: TextIO):
-    """Writes to `stream`."""
-    self._stream = stream
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
     """Writes a text, without control characters."""

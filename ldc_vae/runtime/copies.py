@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib.util
 import json
-import math
 import pathlib
 import queue
 import secrets
@@ -21,6 +20,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from ldc_vae import formats
 from ldc_vae.runtime import writers
 
 # Rows that may wait for a slow writer. Later ones are lost to it.
@@ -51,13 +51,7 @@ class Copies:
     for name in set(names) & set(writers.WRITERS):
       writer = writers.WRITERS[name]
       if importlib.util.find_spec(writer.package) is None:
-        logging.warning(
-          'config.logging.writers: %s needs the package %s, which is not'
-          " installed (pip install 'ldc_vae[%s]'); the run goes on without it",
-          name,
-          writer.distribution,
-          name,
-        )
+        _warn_of_missing(name)
         continue
       self._workers.append(_Worker(name, writer, target, rows))
 
@@ -197,13 +191,22 @@ def _write_row(writer: writers.Writer, record: _Record, step: int, row) -> None:
   writer.scalars(step, _numbers(row))
 
 
+@functools.cache
+def _warn_of_missing(name: str) -> None:
+  """Warns once, though training and evaluation both start the writers."""
+  logging.warning(
+    'config.logging.writers: %s needs the package %s, which is not installed'
+    " (pip install 'ldc_vae[%s]'); the run goes on without it",
+    name,
+    writers.WRITERS[name].distribution,
+    name,
+  )
+
+
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
   """Returns the finite numbers among values, but for the step."""
   return {
     name: float(value)
     for name, value in values.items()
-    if name not in ('step', 'last_step')
-    and isinstance(value, (int, float, np.floating, np.integer))
-    and not isinstance(value, bool)
-    and math.isfinite(value)
+    if name not in ('step', 'last_step') and formats.is_number(value)
   }

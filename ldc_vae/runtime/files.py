@@ -17,12 +17,12 @@ import re
 from typing import Any, BinaryIO
 import uuid
 
-from absl import logging
 import jax
 import numpy as np
 
 from ldc_vae import errors
 from ldc_vae.runtime import durable
+from ldc_vae.runtime import memory
 
 Path = str | os.PathLike[str]
 
@@ -36,8 +36,6 @@ REMEDIES = {
   errno.EDQUOT: 'free some of the disk quota',
   errno.EFBIG: 'raise the file size limit (ulimit -f)',
 }
-
-FileError = durable.FileError
 
 
 @contextlib.contextmanager
@@ -139,8 +137,8 @@ def write_json(path: Path, obj: Any) -> None:
     file.write(text.encode() + b'\n')
 
 
-def read_json(path: Path) -> Any | None:
-  """Returns what a JSON file holds; None where it is missing or broken.
+def read_json(path: Path) -> dict[str, Any] | None:
+  """Returns the object of a JSON file; None where it is missing or broken.
 
   Args:
     path: The file.
@@ -149,13 +147,14 @@ def read_json(path: Path) -> Any | None:
     FileError: If it is there and cannot be read, or is a folder.
   """
   try:
-    return parse_json(pathlib.Path(path).read_bytes())
+    value = parse_json(pathlib.Path(path).read_bytes())
   except (FileNotFoundError, ValueError):
     return None
   except OSError as error:
-    raise FileError(
+    raise durable.FileError(
       f'{path} cannot be read ({error.strerror}); move it away', error.errno
     ) from error
+  return value if isinstance(value, dict) else None
 
 
 def parse_json(text: bytes) -> Any:
@@ -170,16 +169,6 @@ def parse_json(text: bytes) -> Any:
     raise ValueError('it is nested too deeply') from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-  """Returns the object that a JSON file holds; {} where it holds none.
-
-  Raises:
-    FileError: As in `read_json`.
-  """
-  value = read_json(path)
-  return value if isinstance(value, dict) else {}
-
-
 def check_format(record: Mapping[str, Any]) -> None:
   """Raises a `UserError` if a newer version has written config or results."""
   found = record.get('format', FORMAT)  # earlier versions have none
@@ -190,24 +179,24 @@ def check_format(record: Mapping[str, Any]) -> None:
     )
 
 
-def read_record(path: Path) -> Mapping[str, Any] | None:
-  """Returns config.json or results.json; None where it is missing or broken.
-
-  Args:
-    path: The file.
+def read_record(path: Path) -> dict[str, Any] | None:
+  """Returns what `read_json` does of config.json or results.json.
 
   Raises:
     UserError: A newer version has written it.
-    FileError: If it is there and cannot be read, or is a folder.
+    FileError: As in `read_json`.
   """
   record = read_json(path)
-  if not isinstance(record, Mapping):
-    return None
   try:
-    check_format(record)
+    check_format(record or {})
   except errors.UserError as error:
     raise errors.UserError(f'{path}: {error}') from None
   return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+  """Writes config.json, with its digest."""
+  write_json(path, {**record, 'digest': digest_of(record)})
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
@@ -220,12 +209,6 @@ def digest_of(record: Mapping[str, Any]) -> str:
 def is_changed(record: Mapping[str, Any]) -> bool:
   """Returns whether a record has a 'digest', and not its own."""
   return 'digest' in record and record['digest'] != digest_of(record)
-
-
-def warn_if_changed(path: Path, record: Any) -> None:
-  """Warns of a file that somebody has edited, or a disk has damaged."""
-  if isinstance(record, Mapping) and is_changed(record):
-    logging.warning('%s is not as it was written', path)
 
 
 def write_npz(path: Path, /, **arrays: Any) -> None:
@@ -249,6 +232,21 @@ def write_npz(path: Path, /, **arrays: Any) -> None:
     np.savez_compressed(file, **arrays)
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an `.npz` file by name.
+
+  Raises:
+    Exception: It cannot be read; NumPy and zipfile raise many types.
+  """
+  # never allow_pickle: loading a pickle runs whatever its author wrote
+  archive = np.load(path, allow_pickle=False)
+  if isinstance(archive, np.ndarray):
+    raise ValueError('it is an .npy file')
+  with archive:
+    memory.check_archive(archive)
+    return {name: archive[name] for name in archive.files}
+
+
 def _temporary(path: pathlib.Path) -> pathlib.Path:
   """Returns a new hidden name beside `path`."""
   # Not tempfile: its files are readable by their owner alone.
@@ -270,9 +268,9 @@ def finite(obj: Any) -> Any:
   return obj
 
 
-def file_error(path: pathlib.Path, error: OSError) -> FileError:
+def file_error(path: pathlib.Path, error: OSError) -> durable.FileError:
   """Returns the sentence to raise for a file that cannot be written."""
-  if isinstance(error, FileError):
+  if isinstance(error, durable.FileError):
     return error
   remedy = {
     **REMEDIES,
@@ -285,4 +283,4 @@ def file_error(path: pathlib.Path, error: OSError) -> FileError:
   }.get(error.errno or 0, 'choose a place that can be written to')
   cause = error.strerror or str(error)
   message = f'{path} cannot be written ({cause}); {remedy}'
-  return FileError(message, error.errno)
+  return durable.FileError(message, error.errno)

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
+from ldc_vae.runtime import durable
+
 PyTree = Any
 
 FORMAT = 1  # of the manifest
@@ -26,12 +28,8 @@ FORMAT = 1  # of the manifest
 _JAX_LEAF = (jax.Array, jax.ShapeDtypeStruct)
 
 
-class CheckpointError(OSError):
+class CheckpointError(durable.FileError):
   """A checkpoint cannot be written, or cannot be restored as asked."""
-
-  def __init__(self, message: str, number: int | None = None):
-    super().__init__(message)  # no '[Errno 28]' before the sentence
-    self.errno = number
 
 
 class AllDamagedError(CheckpointError):

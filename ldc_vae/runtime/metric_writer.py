@@ -208,7 +208,7 @@ def read_metrics(path: files.Path) -> list[dict[str, Any]]:
   try:
     lines = pathlib.Path(path).read_bytes().splitlines()
   except OSError as error:
-    raise files.FileError(
+    raise durable.FileError(
       f'{path} cannot be read ({error.strerror}); give the workdir of a run',
       error.errno,
     ) from error

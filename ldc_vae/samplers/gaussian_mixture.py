@@ -119,11 +119,6 @@ def maximise(
   return mixture, gain
 
 
-def joint_log_probs(mixture: Mixture, u: np.ndarray) -> np.ndarray:
-  """Returns log p(u, k) of latents u [N, A], shape [N, K], in nats."""
-  return _features(u) @ _coefficients(mixture).T
-
-
 def _expectations(mixture, u) -> tuple[float, np.ndarray]:
   """Returns the mean log density of u, and each component's feature sums."""
   coefficients = _coefficients(mixture)

@@ -33,6 +33,7 @@ import numpy as np
 import optax
 
 from ldc_vae import energy
+from ldc_vae import errors
 from ldc_vae import svgd
 from ldc_vae.metrics import latent as latent_metrics
 from ldc_vae.models import latent_nets
@@ -43,10 +44,10 @@ Array = jax.Array
 
 NUM_STEPS = 12_000  # updates of a fit
 
-_BATCH_SIZE = 256
-_LEARNING_RATE = 2e-3  # the rate after the warm-up; it falls along a cosine
+BATCH_SIZE = 256
+LEARNING_RATE = 2e-3  # the rate after the warm-up; it falls along a cosine
 _WARMUP_STEPS = 200
-_B1 = 0.5  # Adam's momentum is low, because the target moves
+B1 = 0.5  # Adam's momentum is low, because the target moves
 _EMA_DECAY = 0.999
 _SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
 _ENERGY_WIDTH, _ENERGY_BLOCKS = 128, 2
@@ -178,8 +179,8 @@ def fit(
   *,
   seed: int,
   num_steps: int = NUM_STEPS,
-  batch_size: int = _BATCH_SIZE,
-  learning_rate: float = _LEARNING_RATE,
+  batch_size: int = BATCH_SIZE,
+  learning_rate: float = LEARNING_RATE,
   **options: Any,
 ) -> Fit:
   """Trains a sampler net on fixed latents.
@@ -198,9 +199,15 @@ def fit(
     The trained net, which makes one pass for each draw.
 
   Raises:
-    UserError: The training diverged, or has no steps.
+    UserError: The training diverged or has no steps, or the batch is too small.
   """
   training.check_steps(num_steps, 'sampler net')
+  described = sampler_options.SamplerOptions(**options)
+  if batch_size - 1 <= described.sampler_mass:
+    raise errors.UserError(
+      f'batch_size={batch_size} is too small; use more than'
+      f' sampler_mass={described.sampler_mass:g} + 1'
+    )
   latents = np.asarray(latents, np.float64)
   chex.assert_rank(latents, 2)
   mean, std = latents.mean(axis=0), latents.std(axis=0)
@@ -213,7 +220,7 @@ def fit(
     num_steps,
     batch_size,
     learning_rate,
-    sampler_options.SamplerOptions(**options),
+    described,
   )
   training.check_trained(params, num_steps, 'sampler net')
   own = draws(params, jax.random.key(seed), (_MOMENT_DRAWS, u.shape[1]))
@@ -239,12 +246,50 @@ def fit(
 @functools.partial(jax.jit, static_argnames='shape')
 def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws standardised latents of shape [n, D]."""
-  return _sampler().apply(params, jax.random.normal(key, shape))
+  return sampler().apply(params, jax.random.normal(key, shape))
 
 
-def _sampler() -> latent_nets.SamplerNet:
+def sampler() -> latent_nets.SamplerNet:
   """Returns the sampler net that `fit` trains."""
   return latent_nets.SamplerNet(_SAMPLER_WIDTH, _SAMPLER_BLOCKS)
+
+
+def latent_energy() -> latent_nets.LatentEnergy:
+  """Returns the net of the latent energy f that `fit` trains."""
+  return latent_nets.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
+
+
+def batch_objective(
+  params: chex.ArrayTree,
+  u: Array,
+  key: Array,
+  progress: Array | float,
+  *,
+  batch_size: int,
+  options: sampler_options.SamplerOptions,
+) -> tuple[Array, dict[str, Array]]:
+  """Returns the `objective` of the nets of `fit` on a random batch.
+
+  Args:
+    params: Weights by name, 'sampler' and 'energy'.
+    u: Standardised latents, shape [N, D].
+    key: PRNG key of rows, noise and penalty.
+    progress: Fraction of the training done, a scalar in [0, 1].
+    batch_size: n.
+    options: The options of the training.
+  """
+  rows_key, noise_key, penalty_key = jax.random.split(key, 3)
+  rows = jax.random.randint(rows_key, (batch_size,), 0, len(u))
+  return objective(
+    params,
+    jax.random.normal(noise_key, (batch_size, u.shape[1])),
+    u[rows],
+    jax.random.bernoulli(penalty_key, shape=(batch_size,)),
+    progress,
+    sampler_fn=sampler().apply,
+    energy_fn=latent_energy().apply,
+    options=options,
+  )
 
 
 def _affine_match(
@@ -292,30 +337,22 @@ def _train(
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
   """Trains on u [N, D]; returns the sampler's averaged weights and metrics."""
   sampler_key, energy_key, steps_key = jax.random.split(key, 3)
-  energy_net = latent_nets.LatentEnergy(_ENERGY_WIDTH, _ENERGY_BLOCKS)
-  dim = u.shape[1]
   params = {
-    'sampler': _sampler().init(sampler_key, u[0]),
-    'energy': energy_net.init(energy_key, u[0]),
+    'sampler': sampler().init(sampler_key, u[0]),
+    'energy': latent_energy().init(energy_key, u[0]),
   }
   rate = optax.warmup_cosine_decay_schedule(
     0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
   )
-  tx = optax.adam(rate, b1=_B1)
+  tx = optax.adam(rate, b1=B1)
 
   def loss_fn(params, index):
-    rows_key, noise_key, penalty_key = jax.random.split(
-      jax.random.fold_in(steps_key, index), 3
-    )
-    rows = jax.random.randint(rows_key, (batch_size,), 0, u.shape[0])
-    return objective(
+    return batch_objective(
       params,
-      jax.random.normal(noise_key, (batch_size, dim)),
-      u[rows],
-      jax.random.bernoulli(penalty_key, shape=(batch_size,)),
+      u,
+      jax.random.fold_in(steps_key, index),
       index / num_steps,
-      sampler_fn=_sampler().apply,
-      energy_fn=energy_net.apply,
+      batch_size=batch_size,
       options=options,
     )
 

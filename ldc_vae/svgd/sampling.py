@@ -5,9 +5,9 @@ be closed over, and both functions work under `jit`, `scan`, `vmap` and `pmap`.
 """
 
 from collections.abc import Callable
+import operator
 from typing import Any, NamedTuple, Protocol
 
-import chex
 import jax
 from jax import flatten_util
 import jax.numpy as jnp
@@ -88,6 +88,7 @@ def init(particles: Tree, optimizer: Optimizer) -> State:
     particles: One array [n, ...], or a tree of them with the same n.
     optimizer: Any optimiser of optax.
   """
+  particles = jax.tree.map(jnp.asarray, particles)
   flat, _ = _ravel(particles)
   speed = jnp.full((), jnp.nan, arithmetic.at_least_float32(flat))
   return State(particles, optimizer.init(particles), speed)
@@ -128,7 +129,7 @@ def step(
 
   Raises:
     ValueError: There is noise without a key, or of a negative weight or step
-      size; or see `svgd_direction`.
+      size; or the particles are no floats [n, ...]; or see `svgd_direction`.
   """
   z, unravel_fn = _ravel(state.particles)
   own_scores = scores(log_density, state.particles, batch)
@@ -197,8 +198,11 @@ def run(
     The particles, and how fast they moved.
 
   Raises:
-    ValueError: There is no key for batches or noise; or see `step`.
+    ValueError: There is no key for batches or noise, or the number of steps is
+      negative; or see `step`.
   """
+  if operator.index(num_steps) < 0:
+    raise ValueError(f'num_steps={num_steps} is negative; use 0 or more')
   if key is None and (batch_fn is not None or noise is not None):
     raise ValueError('batches and noise are random: give run(..., key=KEY)')
 
@@ -252,9 +256,19 @@ def ravel(particles: Tree) -> Array:
 
 def _ravel(particles: Tree) -> tuple[Array, Callable[[Array], Tree]]:
   """The particles as one array [n, D], and the way back."""
+  particles = jax.tree.map(jnp.asarray, particles)
   leaves = jax.tree.leaves(particles)
-  chex.assert_equal_shape_prefix(leaves, 1)
-  one = jax.tree.map(lambda x: jnp.asarray(x)[0], particles)
+  if (
+    len({x.shape[:1] for x in leaves}) != 1
+    or not all(x.size and x.ndim for x in leaves)
+    or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in leaves)
+  ):
+    shown = ', '.join(f'{x.dtype}{list(x.shape)}' for x in leaves[:5])
+    raise ValueError(
+      f'particles are {shown or "no arrays"}; give an array of floats [n, ...],'
+      ' or a tree of such arrays with the same n'
+    )
+  one = jax.tree.map(lambda x: x[0], particles)
   unravel_fn = flatten_util.ravel_pytree(one)[1]
   flat = jax.vmap(lambda tree: flatten_util.ravel_pytree(tree)[0])(particles)
   return flat, jax.vmap(unravel_fn)

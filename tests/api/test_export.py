@@ -33,7 +33,8 @@ class ExportTest(evaluate_case.RunTest):
     return folder
 
   def test_the_folder_alone_samples_identically(self):
-    run = ldc_vae.load(self.copy())
+    with self.assertNoLogs(level='WARNING'):  # as it was written
+      run = ldc_vae.load(self.copy())
     np.testing.assert_array_equal(run.sample(20), self.run_.sample(20))
     images = self.experiment.dataset.images['test'][:5]
     np.testing.assert_array_equal(
@@ -71,7 +72,8 @@ class ExportTest(evaluate_case.RunTest):
     other = folder.with_name('other')
     for target in (folder, other):  # onto itself, too
       run.export(target)
-      again = ldc_vae.load(target)
+      with self.assertNoLogs(level='WARNING'):
+        again = ldc_vae.load(target)
       np.testing.assert_array_equal(again.sample(5), self.run_.sample(5))
       for name in ('README.md', 'results.json'):
         self.assertEqual(

@@ -68,11 +68,22 @@ class SameCodeTest(FitTest):
   def test_the_same_images_are_kept_once(self):
     self.fit(_IMAGES)
     (path,) = self.kept()
-    before = path.stat().st_mtime_ns
+    before = path.stat().st_ino
     images = np.round(255 * _IMAGES).astype(np.uint8)[..., np.newaxis]
     run = self.fit(images)  # trained already
-    self.assertEqual([x.stat().st_mtime_ns for x in self.kept()], [before])
+    self.assertEqual([x.stat().st_ino for x in self.kept()], [before])
     self.assertEqual(run.step, 12)
+
+  def test_what_is_kept_has_a_bound(self):
+    folder = pathlib.Path(self.cache, 'fitted')
+    folder.mkdir()
+    old = folder / 'old.npz'
+    old.write_bytes(b'x')
+    os.utime(old, (0, 0))
+    with mock.patch.object(fitting, '_MAX_BYTES', 1):
+      self.fit()
+    self.assertLen(self.kept(), 1)
+    self.assertNotIn(old, self.kept())
 
   def test_an_evaluation_can_be_asked_for(self):
     run = self.fit(labels=np.arange(300) % 10, with_evaluation=True)
@@ -131,16 +142,20 @@ class MistakesTest(FitTest):
       self.fit(seed=1)
 
   @parameterized.named_parameters(
-    ('shape', np.zeros((9, 5)), r'images have shape \(9, 5\); give \[N, H, W'),
+    ('shape', np.zeros((9, 5)), r'images have shape \(9, 5\): expected \[N, H'),
     ('channels', np.zeros((9, 5, 5, 2)), r'\(9, 5, 5, 2\)'),
-    ('none', np.zeros((0, 5, 5)), r'\(0, 5, 5, 1\)'),
+    ('one', np.zeros((9, 5, 3)), r'\(9, 5, 3\): .*, not one image'),
+    ('first', np.zeros((9, 3, 5, 5)), r'images.transpose\(0, 2, 3, 1\)'),
+    ('none', np.zeros((0, 5, 5)), r'\(0, 5, 5\)'),
     ('range', np.full((9, 5, 5), 16.0), r'in \[16, 16\]; give uint8, or float'),
     (
       'integers',
       np.zeros((9, 5, 5), int),
       'dtype int64; give uint8, or floats',
     ),
-    ('few', np.zeros((2, 8, 8)), 'need at least 3'),
+    ('few', np.zeros((2, 8, 8)), 'give at least 3 images, one'),
+    ('ragged', [[1], [2, 3]], 'images make no NumPy array'),
+    ('nothing', None, r'shape \(\)'),
   )
   def test_images(self, images, part):
     with self.assertRaisesRegex(ldc_vae.UserError, part):
@@ -149,6 +164,8 @@ class MistakesTest(FitTest):
   @parameterized.named_parameters(
     ('method', {'method': 'vea'}, r"'vea' is unknown \(did you mean vae\?\)"),
     ('no_method', {'method': {'beta': 2.0}}, 'give a name, such as'),
+    ('none', {'method': None}, 'method=None: give a name, such as'),
+    ('twice', {'config': 'mnist:vae'}, "mnist:vae': say method='vae' instead"),
     ('bare', {'epochs': 3}, 'config.epochs: no such field; did you mean'),
     ('field', {'train': {'num_epoch': 3}}, 'did you mean train.num_epochs'),
     ('type', {'train': {'num_epochs': 'x'}}, 'num_epochs=x: not a whole numb'),
@@ -158,6 +175,7 @@ class MistakesTest(FitTest):
     ('path', {'dataset': {'path': 'x'}}, 'dataset.path: fit takes its images'),
     ('config', {'config': 'mnits'}, 'did you mean mnist'),
     ('labels', {'labels': [1, 2]}, r'int64\[2\]; give .* of the 300 images'),
+    ('ragged', {'labels': [[1], [2, 3]]}, 'labels make no NumPy array'),
     ('batch', {'train': {'batch_size': 4000}}, 'more than the 240 training'),
   )
   def test_options(self, options, part):

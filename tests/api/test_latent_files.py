@@ -62,7 +62,13 @@ class ReadTest(parameterized.TestCase):
     np.savez(self.folder / 'two.npz', a=_Z, b=_Z)
     np.save(self.folder / 'pickle.npy', np.array([{}]), allow_pickle=True)
     (self.folder / 'torn.npz').write_bytes(b'PK')
+    with open(self.folder / 'array.npz', 'wb') as file:
+      np.save(file, _Z)
+    with open(self.folder / 'archive.npy', 'wb') as file:
+      np.savez(file, z=_Z)
     for name, part in (
+      ('array.npz', 'array.npz cannot be read .it is an .npy file'),
+      ('archive.npy', 'archive.npy cannot be read'),
       ('two.npz', "has the arrays a, b; name one of them 'latents'"),
       ('pickle.npy', 'pickle.npy cannot be read'),
       ('torn.npz', 'torn.npz cannot be read'),

@@ -163,7 +163,7 @@ class TrainedOnTest(absltest.TestCase):
 
 class MistakesTest(parameterized.TestCase):
   @parameterized.named_parameters(
-    ('one_axis', (np.zeros(30),), {}, r'shape \(30,\); give \[N, D\]'),
+    ('one_axis', (np.zeros(30),), {}, r'shape \(30,\); give shape \[N, D\]'),
     ('few', (np.zeros((5, 2)),), {}, r'shape \(5, 2\); .* N at least 20'),
     ('empty', (np.zeros((30, 0)),), {}, r'shape \(30, 0\)'),
     ('texts', (np.full((30, 2), 'a'),), {}, 'have dtype <U1; give numbers'),
@@ -192,8 +192,14 @@ class MistakesTest(parameterized.TestCase):
       {'num_step': 3},
       r'num_step is no option \(did you mean num_steps\?\)',
     ),
-    ('value', (np.ones((30, 2)),), {'sampler_mass': -1.0}, 'sampler_mass=-1.0'),
-    ('steps', (np.ones((30, 2)),), {'num_steps': 0}, 'num_steps=0 trains no'),
+    ('ragged', ([[1], [2, 3]],), {}, 'latents make no NumPy array'),
+    ('complex', (np.full((30, 2), 1j),), {}, 'have dtype complex128'),
+    ('equal', (np.full((30, 2), 3.0),), {}, 'latents are all equal'),
+    ('text', (np.eye(30),), {'num_steps': 'x'}, "num_steps='x'"),
+    ('batch', (np.eye(30),), {'batch_size': -3}, 'batch_size=-3'),
+    ('rate', (np.eye(30),), {'learning_rate': -1.0}, 'learning_rate=-1.0'),
+    ('value', (np.eye(30),), {'sampler_mass': -1.0}, 'sampler_mass=-1.0'),
+    ('steps', (np.ones((30, 2)),), {'num_steps': 0}, 'num_steps=0'),
     ('seed', (np.ones((30, 2)),), {'seed': -1}, 'seed=-1'),
   )
   def test_told_in_a_sentence(self, args, options, part):

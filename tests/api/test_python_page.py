@@ -31,6 +31,7 @@ class PythonPageTest(absltest.TestCase):
         code = compile(block, f'{_PAGE.name}, block {index}', 'exec')
         exec(code, names)
     self.assertEqual(names['decoded'].shape, (1797, 8, 8, 1))
+    self.assertTrue((names['same_as_more'] == names['more']).all())
     self.assertEqual(names['nats'].shape, (100,))
     self.assertEqual(names['new'].shape, (16, 8, 8, 1))
     self.assertTrue((names['again'].sample(9) == names['run'].sample(9)).all())

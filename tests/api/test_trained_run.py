@@ -187,8 +187,11 @@ def _untrained(arg):
 
 class MistakesTest(LoadedTest):
   @parameterized.named_parameters(
-    ('shape', np.zeros((3, 9, 9)), r'shape \(3, 9, 9, 1\); .* \[N, 8, 8, 1\]'),
+    ('shape', np.zeros((3, 9, 9)), r'shape \(3, 9, 9\); .* \[N, 8, 8, 1\]'),
     ('one', np.zeros((8, 8)), r'shape \(8, 8\)'),
+    ('one_grey', np.zeros((8, 8, 1)), r'shape \(8, 8, 1\)'),
+    ('ragged', [[1], [2, 3]], 'images make no NumPy array'),
+    ('objects', np.full((2, 8, 8), None), 'dtype object; give uint8'),
     ('none', np.zeros((0, 8, 8)), 'there are 0 images'),
     ('range', np.full((2, 8, 8), 16.0), r'are in \[16, 16\]; give uint8, or'),
     ('nan', np.full((2, 8, 8), np.nan), r'in \[nan, nan\]'),
@@ -208,7 +211,11 @@ class MistakesTest(LoadedTest):
     ('size', np.zeros((3, 5)), r'shape \(3, 5\); give shape \[N, 8\]'),
     ('one', np.zeros(8), r'shape \(8,\)'),
     ('none', np.zeros((0, 8)), r'shape \(0, 8\)'),
+    ('ragged', [[1], [2, 3]], 'latents make no NumPy array'),
     ('texts', np.full((1, 8), 'a'), 'have dtype'),
+    ('complex', np.full((1, 8), 1j), 'have dtype complex128'),
+    ('objects', np.full((1, 8), None), 'have dtype object'),
+    ('huge', np.full((1, 8), 1e99), '1 of 1 latents are not finite'),
     ('nan', np.full((1, 8), np.nan), '1 of 1 latents are not finite'),
   )
   def test_latents(self, latents, part):
@@ -218,11 +225,21 @@ class MistakesTest(LoadedTest):
   def test_numbers(self):
     z = np.zeros((2, 8))
     for call, part in (
-      (lambda: self.run_.sample(0), 'num=0: give a whole number from 1 on'),
+      (lambda: self.run_.sample(0), 'num=0: give a whole number from 1 to'),
+      (lambda: self.run_.sample(2**40), r'num=1099511627776: .* to 2\*\*32'),
+      (lambda: self.run_.sample(2**32 - 1), 'GB fit half of the free memory'),
       (lambda: self.run_.sample(2.0), 'num=2.0'),
       (lambda: self.run_.sample(True), 'num=True'),
-      (lambda: self.run_.sample(2, seed=-1), 'seed=-1: .* from 0 on'),
-      (lambda: self.run_.interpolate(z, z, 1), 'num_steps=1: .* from 2 on'),
+      (lambda: self.run_.sample(2, seed=-1), 'seed=-1: .* from 0 to'),
+      (lambda: self.run_.interpolate(z, z, 1), 'num_steps=1: .* from 2 to'),
+      (
+        lambda: self.run_.log_likelihood(np.zeros((1, 8, 8)), num_samples=0),
+        'num_samples=0',
+      ),
+      (
+        lambda: self.run_.interpolate([[1], [2, 3]], z, 3),
+        'starts and stops make no NumPy array',
+      ),
       (lambda: self.run_.interpolate(z, z[:1], 3), '2 starts and 1 stops'),
     ):
       with self.assertRaisesRegex(ldc_vae.UserError, part):

@@ -288,7 +288,7 @@ _WORKDIRS = {
   ),
   'output_has_no_room': _Case(
     (*_SAMPLE, '--output=x.npz', '--num_samples=100000000000'),
-    r'--num_samples=100000000000 makes [\d,]+ bytes, .*: draw fewer',
+    r'--num_samples=100000000000 makes [\d,.]+ GB, .*; draw fewer',
     setup=_trained(),
   ),
   'output_is_a_folder': _Case(

@@ -72,7 +72,8 @@ class SearchTest(parameterized.TestCase):
         'protocol/split': 'validation' if value else 'test',
       }
       (trial.workdir / 'results.json').write_text(json.dumps(results))
-      files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
+      meant = {'arguments': trial.arguments}
+      files.write_json(trial.workdir / 'trial.json', meant)
     rows = search.collect(trials)
     self.assertEqual(
       [(row['method'], row['options']) for row in rows if row['chosen']],
@@ -135,7 +136,8 @@ class SearchTest(parameterized.TestCase):
           }
         )
       )
-      files.write_json(trial.workdir / 'trial.json', list(trial.arguments))
+      meant = {'arguments': trial.arguments}
+      files.write_json(trial.workdir / 'trial.json', meant)
     argv = [
       '--config=configs/digits.py',
       '--methods=ae',

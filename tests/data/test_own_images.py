@@ -169,7 +169,7 @@ class FolderTest(dataset_case.FolderTestCase):
 
   def test_cache_follows_the_files(self):
     self.write_greys(5)
-    decode = self.count_calls(own_images, '_write_folder')
+    decode = self.count_calls(own_images, '_write_entry')
     self.load()
     self.load(num_test=2)
     self.assertEqual(decode.call_count, 1)

@@ -204,12 +204,12 @@ class LinkTest(folder_case.FolderTestCase):
     link.symlink_to(self.kept)
     for mode in ('rb', 'wb', 'ab', 'r+b'):
       with self.assertRaisesRegex(
-        files.FileError, 'link is a link or no regular file; move it away'
+        durable.FileError, 'link is a link or no regular file; move it away'
       ):
         open(link, mode, opener=durable.opener)
     link.unlink()
     link.symlink_to(self.directory / 'new')
-    with self.assertRaises(files.FileError):
+    with self.assertRaises(durable.FileError):
       open(link, 'ab', opener=durable.opener)
     self.assertEqual(self.kept.read_text(), 'mine')
     self.assertEqual(self.names(), {'kept', 'link'})
@@ -218,13 +218,13 @@ class LinkTest(folder_case.FolderTestCase):
     pipe = self.directory / 'pipe'
     os.mkfifo(pipe)
     for mode in ('rb', 'ab'):
-      with self.assertRaises(files.FileError):
+      with self.assertRaises(durable.FileError):
         open(pipe, mode, opener=durable.opener)
 
   def test_metrics_do_not_grow_in_another_file(self):
     link = self.directory / 'metrics.jsonl'
     link.symlink_to(self.kept)
-    with self.assertRaisesRegex(files.FileError, 'is a link'):
+    with self.assertRaisesRegex(durable.FileError, 'is a link'):
       metric_writer.MetricWriter(link)
     self.assertEqual(self.kept.read_text(), 'mine')
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from tests.runtime import folder_case
 
@@ -104,7 +105,7 @@ class AtomicFileTest(folder_case.FolderTestCase):
   def test_read_only_place(self):
     error = OSError(errno.EROFS, 'Read-only file system')
     with absltest.mock.patch('builtins.open', side_effect=error):
-      with self.assertRaisesRegex(files.FileError, 'that can be written to'):
+      with self.assertRaisesRegex(durable.FileError, 'that can be written to'):
         files.write_json(self.path, {})
 
   def test_permissions_are_those_of_any_new_file(self):
@@ -129,7 +130,7 @@ class CheckWritableTest(folder_case.FolderTestCase):
       (self.directory / 'no' / 'x.json', 'create .*no first'),
       (self.directory, 'a directory has this name'),
     ):
-      with self.assertRaisesRegex(files.FileError, reason):
+      with self.assertRaisesRegex(durable.FileError, reason):
         files.check_writable(path)
 
   def test_what_a_killed_process_left_of_the_file_is_removed(self):
@@ -154,8 +155,15 @@ class CheckWritableTest(folder_case.FolderTestCase):
     ):
       files.check_format({'format': 2})
 
+  def test_json_that_holds_no_object_is_broken(self):
+    path = self.directory / 'x.json'
+    for text in ('[1]', '"a"', '3', 'null', '{', ''):
+      path.write_text(text)
+      self.assertIsNone(files.read_json(path))
+      self.assertIsNone(files.read_record(path))
+
   def test_json_that_cannot_be_read_is_no_missing_file(self):
-    with self.assertRaisesRegex(files.FileError, r'\(Is a directory\)'):
+    with self.assertRaisesRegex(durable.FileError, r'\(Is a directory\)'):
       files.read_json(self.directory)
 
 

@@ -10,6 +10,7 @@ import time
 
 from absl.testing import absltest
 
+from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from ldc_vae.runtime import lock
 from tests.runtime import folder_case
@@ -72,7 +73,7 @@ class LockTest(folder_case.FolderTestCase):
     target = self.directory / 'notes'
     target.write_text('mine')
     (self.directory / lock.LOCK_NAME).symlink_to(target)
-    with self.assertRaises(files.FileError):
+    with self.assertRaises(durable.FileError):
       with lock.lock_workdir(self.directory):
         self.fail('entered')
     self.assertEqual(target.read_text(), 'mine')

@@ -27,7 +27,6 @@ _NETS = {
   'svgd': (
     sampler_net,
     dict(
-      _BATCH_SIZE=32,
       _MOMENT_DRAWS=1000,
       _SAMPLER_WIDTH=8,
       _SAMPLER_BLOCKS=1,

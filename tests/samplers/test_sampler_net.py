@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae import energy
+from ldc_vae import errors
 from ldc_vae import svgd
 from ldc_vae.samplers import registry
 from ldc_vae.samplers import sampler_net
@@ -337,7 +338,8 @@ class FitTest(parameterized.TestCase):
     self.assertIn('num_steps=2', logs.output[0])
 
   def test_a_mass_above_the_batch_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'mass=300.0 of 256 points'):
+    part = r'batch_size=256 is too small; use more than sampler_mass=300 \+ 1'
+    with self.assertRaisesRegex(errors.UserError, part):
       sampler_net.fit(
         latent_case.two_clusters(10), seed=0, num_steps=1, sampler_mass=300.0
       )

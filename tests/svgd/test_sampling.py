@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -135,7 +136,6 @@ class StepTest(svgd_case.StrictTest):
       key=jax.random.key(0),
     )
     self.assertEqual(state.particles.dtype, jnp.bfloat16)
-    self.assertEqual(state.speed.dtype, jnp.float32)
 
   @parameterized.parameters(False, True)
   def test_sets_in_a_vmap_are_independent(self, has_noise):
@@ -349,6 +349,35 @@ class RunTest(svgd_case.StrictTest):
     # the fixed point is p^(1/T), a quarter of the variance; 32 particles
     ratio = np.var(ends[1]) / np.var(ends[0])
     np.testing.assert_allclose(ratio, 0.25, rtol=0.02)
+
+  @parameterized.parameters(
+    (np.zeros(()), r'are float32\[\]; give an array of floats \[n, ...\]'),
+    (np.zeros((0, 2)), r'float32\[0, 2\]'),
+    (np.zeros((4, 2), int), r'int32\[4, 2\]'),
+    ([[1, 2], [3, 4]], r'int32\[\], int32\[\]'),
+    ({'a': np.zeros((4, 2)), 'b': np.zeros((3, 2))}, 'with the same n'),
+    ({}, 'no arrays'),
+  )
+  def test_what_is_no_set_of_particles_is_named(self, particles, part):
+    with self.assertRaisesRegex(ValueError, part):
+      sampling.init(particles, optax.sgd(0.1))
+
+  def test_numpy_particles_are_as_good_as_those_of_jax(self):
+    z = np.random.default_rng(0).normal(size=(4, 2))  # float64
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      state = sampling.init(z, optax.sgd(0.1))
+    self.assertEqual(state.particles.dtype, jnp.float32)
+
+  def test_negative_steps_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'num_steps=-1 is negative'):
+      sampling.run(
+        _standard,
+        _normal(0, 4, 2),
+        optimizer=optax.sgd(0.1),
+        kernel=svgd.rbf('mean'),
+        num_steps=-1,
+      )
 
   def test_random_parts_need_a_key(self):
     for options in (
