@@ -66,9 +66,7 @@ def make_trained(workdir):
   """Makes a workdir as training leaves it, but that the weights are new."""
   workdir.mkdir()
   config = config_lib.load(VAE)
-  record = config_lib.to_json(config)
-  record['digest'] = files.digest_of(record)
-  files.write_json(workdir / 'config.json', record)
+  files.write_record(workdir / 'config.json', config_lib.to_json(config))
   files.write_json(workdir / 'results.json', {'step': STEP})
   (workdir / 'metrics.jsonl').write_text('{"step": 24, "train/loss": 1.0}\n')
   with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:

@@ -83,7 +83,8 @@ class DryRunTest(tpu_case.TpuTestCase):
       'setup',
       (),
       f'set -e; if [ -f {_WORKER} ]; then bash {_WORKER} idle; fi;'
-      ' mkdir -p ldc_vae; rm -rf ldc_vae/.git; tar -xzf ldc_vae.tar.gz -C ldc_vae;'
+      ' mkdir -p ldc_vae; rm -rf ldc_vae/.git;'
+      ' tar -xzf ldc_vae.tar.gz -C ldc_vae;'
       f' bash {_WORKER} setup',
     ),
     ('train', _RUN, f'bash {_WORKER} train 1 {" ".join(_RUN[1:])}'),
