@@ -144,6 +144,11 @@ class Ldc(gibbs.SteinMethod, sampler_options.SamplerOptions):
     ' enough',
   )
   moments_decay: float = moments.decay_field('latents')
+  # More than for fixed latents: with 0.2 the sampler net does not follow the
+  # narrow posteriors of lambda = 8, see docs/lab-notes.md.
+  gradient_penalty: float = fields.at_least(
+    0, default=1.0, help='weight c of the penalty in energy.paired_loss'
+  )
 
   def check(self) -> None:
     super().check()

@@ -36,6 +36,8 @@ HEARTBEAT = 50
 _SILENCE = 0.3
 _INITIALIZATION = 60  # seconds in which jax joins those that have met
 _FAREWELL = 5.0  # seconds in which the others read why a process has failed
+# Seconds from a farewell to the end of a process, on a busy machine.
+_LAST_WORDS = 0.5
 _CHUNK = 1 << 26  # bytes of one broadcast
 _PREFIX = 'ldc_vae/processes'
 _VARIABLE = 'LDC_VAE_DISTRIBUTED'
@@ -351,6 +353,8 @@ class _Peers:
         for index, status in _read(f'{_PREFIX}/').items()
       ):
         time.sleep(0.05)
+      if self._index == 0:
+        time.sleep(_LAST_WORDS)
     os._exit(code)
 
 

@@ -28,7 +28,7 @@ class _PositiveKernels(Iterable):
 class SamplerOptions(fields.Options):
   """The options of the training of the sampler net and the latent energy.
 
-  The defaults were measured on eight sets of latents: docs/results.md.
+  The defaults were measured on several sets of latents: docs/lab-notes.md.
   """
 
   group: ClassVar[str] = 'svgd'
@@ -57,5 +57,5 @@ class SamplerOptions(fields.Options):
     low=False, default=0.7, help='fraction of training in which T falls'
   )
   gradient_penalty: float = fields.at_least(
-    0, default=1.0, help='weight c of the penalty in energy.paired_loss'
+    0, default=0.2, help='weight c of the penalty in energy.paired_loss'
   )
