@@ -57,7 +57,7 @@ TRIALS = {
     {'method.r1_weight': 0.02, 'optimizer.latent_learning_rate': 2e-4},
     {'method.r1_weight': 0.1, 'optimizer.latent_learning_rate': 5e-4},
   ),
-  'ldc': _values('inverse_temperature', 2.0, 4.0, 8.0),
+  'ldc': _values('inverse_temperature', 1.0, 1.5, 2.0),
 }
 _METRICS = {  # of results.json, in the table
   'frechet_classifier/generator': 'Fréchet, own generator',

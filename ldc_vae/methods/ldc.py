@@ -122,10 +122,9 @@ class Ldc(gibbs.SteinMethod, sampler_options.SamplerOptions):
     'optimizer.latent_final_fraction': 0.0,
   }
 
-  # 1 gives the Bayes posterior. Above 1 posteriors are narrower and images are
-  # sharper: docs/lab-notes.md. The scale of the likelihood is learned.
+  # 1 gives the Bayes posterior; the scale of the likelihood is learned
   inverse_temperature: float = fields.positive(
-    default=8.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
+    default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
   )
   whiten: bool = fields.field(
     True,
@@ -144,11 +143,6 @@ class Ldc(gibbs.SteinMethod, sampler_options.SamplerOptions):
     ' enough',
   )
   moments_decay: float = moments.decay_field('latents')
-  # More than for fixed latents: with 0.2 the sampler net does not follow the
-  # narrow posteriors of lambda = 8, see docs/lab-notes.md.
-  gradient_penalty: float = fields.at_least(
-    0, default=1.0, help='weight c of the penalty in energy.paired_loss'
-  )
 
   def check(self) -> None:
     super().check()
