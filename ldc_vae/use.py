@@ -48,20 +48,18 @@ def sample(
   files.check_writable(output)
   files.check_writable(picture)
   run = trained_run.restore(config, workdir)
-  if not cluster.is_first():
-    cluster.barrier('sampled')
-    return
-  wanted = trained_run.require_memory('--num_samples', num_samples, run.model)
-  _check_disk(num_samples, wanted, output)
-  z = run.sample_latents(num_samples)
-  images = run.decode(z)
-  files.write_npz(output, images=images, latents=z)
-  run_figures.sample_grid(
-    images[:_SHOWN],
-    picture,
-    title=f'Samples of {workdir.name}, step {run.step}',
-  )
-  logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
+  if cluster.is_first():
+    wanted = trained_run.require_memory('--num_samples', num_samples, run.model)
+    _check_disk(num_samples, wanted, output)
+    z = run.sample_latents(num_samples)
+    images = run.decode(z)
+    files.write_npz(output, images=images, latents=z)
+    run_figures.sample_grid(
+      images[:_SHOWN],
+      picture,
+      title=f'Samples of {workdir.name}, step {run.step}',
+    )
+    logging.info('wrote %d samples to %s and %s', num_samples, output, picture)
   cluster.barrier('sampled')
 
 
@@ -93,20 +91,18 @@ def encode(
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   files.check_writable(output)
   run = trained_run.restore(config, workdir)
-  if not cluster.is_first():
-    cluster.barrier('encoded')
-    return
-  pixels, labels = _read(config, images, run.model.image_shape)
-  posterior = run.posterior(pixels, seed=config.seed)
-  arrays = {
-    'latents': posterior.z,
-    'means': posterior.mean,
-    'logvars': posterior.logvar,
-    'labels': labels,
-  }
-  arrays = {name: x for name, x in arrays.items() if x is not None}
-  files.write_npz(output, **arrays)
-  logging.info('wrote latents of %d images to %s', len(pixels), output)
+  if cluster.is_first():
+    pixels, labels = _read(config, images, run.model.image_shape)
+    posterior = run.posterior(pixels, seed=config.seed)
+    arrays = {
+      'latents': posterior.z,
+      'means': posterior.mean,
+      'logvars': posterior.logvar,
+      'labels': labels,
+    }
+    arrays = {name: x for name, x in arrays.items() if x is not None}
+    files.write_npz(output, **arrays)
+    logging.info('wrote latents of %d images to %s', len(pixels), output)
   cluster.barrier('encoded')
 
 

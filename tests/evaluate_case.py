@@ -13,6 +13,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+import ldc_vae
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import train
@@ -95,19 +96,24 @@ class RunTest(parameterized.TestCase):
     # of no field of `evaluate`: what differs in these only may share them
     cls.experiment = experiment_lib.create(cls.config)
     cls.untrained = cls.experiment.init_state()
-    cls.apply = sources_lib.Networks(
-      cls.experiment.model,
-      cls.experiment.algorithm,
-      cls.untrained.ema_params,
-      cls.untrained.stats,
-      binarize=False,
-      batch_size=50,
-    )
+    cls.apply = cls.untrained_networks(batch_size=50)
     with checkpoint.Checkpointer(
       cls.workdir / 'checkpoints', read_only=True
     ) as checkpointer:
       template = cls.experiment.abstract_state()
       cls.trained = checkpointer.restore(template).state
+
+  @classmethod
+  def untrained_networks(cls, *, batch_size):
+    """The networks of new weights as functions of images and latents."""
+    return sources_lib.Networks(
+      cls.experiment.model,
+      cls.experiment.algorithm,
+      cls.untrained.ema_params,
+      cls.untrained.stats,
+      binarize=False,
+      batch_size=batch_size,
+    )
 
   @contextlib.contextmanager
   def without_measures(self):
@@ -128,3 +134,13 @@ class RunTest(parameterized.TestCase):
     return sources_lib.make_sources(
       config, self.experiment, self.apply, jax.random.key(0)
     )
+
+
+class LoadedTest(RunTest):
+  """The same run as `ldc_vae.load` gives it, and seven images."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.run_ = ldc_vae.load(cls.workdir)
+    cls.images = cls.experiment.dataset.images['test'][:7]

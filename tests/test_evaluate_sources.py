@@ -14,7 +14,6 @@ from ldc_vae import evaluate
 from ldc_vae import run as run_lib
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
-from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.reporting import style
 from ldc_vae.samplers import langevin
 from ldc_vae.samplers import registry
@@ -222,14 +221,7 @@ class SourcesTest(evaluate_case.RunTest):
       self.assertIn(name, sources.images)
 
   def test_draws_are_those_of_any_batch_size(self):
-    other = sources_lib.Networks(
-      self.experiment.model,
-      self.experiment.algorithm,
-      self.untrained.ema_params,
-      self.untrained.stats,
-      binarize=False,
-      batch_size=32,
-    )
+    other = self.untrained_networks(batch_size=32)
     images = self.experiment.dataset.images['test'][:70]
     key = jax.random.key(0)
     for draw_fn in (

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.data import array_cache
 
 
 def array(name: str, values: Any) -> np.ndarray:
@@ -14,7 +15,7 @@ def array(name: str, values: Any) -> np.ndarray:
   try:
     return np.asanyarray(values)
   except Exception as error:  # rows that differ, or a tensor with gradients
-    reason = str(error).partition('\n')[0]
+    reason = array_cache.first_line(error)
     raise errors.UserError(
       f'{name} make no NumPy array ({reason}); give one array'
     ) from error

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.data import array_cache
 from ldc_vae.runtime import files
 
 # Names of an array of latents, the most telling first.
@@ -42,7 +43,7 @@ def read(
   except errors.UserError:  # a package is missing
     raise
   except Exception as error:  # NumPy and zipfile raise many types
-    reason = str(error).partition('\n')[0]
+    reason = array_cache.first_line(error)
     raise errors.UserError(f'{path} cannot be read ({reason})') from error
   for name, convert in (('stds', lambda x: x), ('logvars', _std)):
     if 'means' in arrays and name in arrays:

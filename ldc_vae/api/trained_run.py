@@ -6,7 +6,7 @@
     latents = run.encode(images)
     new_images = run.sample(64, seed=1)
 
-A run needs neither its data set nor a lock: it can be loaded while another
+A run is loaded without its data set and without a lock, also while another
 process trains it.
 
 Letters: N images or latents, D latent size, H W C image.
@@ -190,7 +190,7 @@ class TrainedRun:
       uint8 [N, S, H, W, C].
 
     Raises:
-      UserError: The two are not alike, or are neither images nor latents.
+      UserError: They differ in number, or are neither images nor latents.
     """
     num_steps = arguments.number('num_steps', num_steps, 2)
     first, last = self._latents_of(starts), self._latents_of(stops)

@@ -229,9 +229,16 @@ def entries() -> list[pathlib.Path]:
 
 def damage(directory: pathlib.Path) -> str:
   """Returns what is wrong with an entry, in words; '' if nothing is."""
+  return damage_of(_read_entry, directory)
+
+
+def damage_of(
+  read_fn: Callable[[pathlib.Path], object], path: pathlib.Path
+) -> str:
+  """Returns why `read_fn` cannot read a part of a cache; '' if it can."""
   try:
-    _read_entry(directory)
-  except Exception as error:  # NumPy and json raise many types
+    read_fn(path)
+  except Exception as error:  # NumPy, zipfile and json raise many types
     return f'damaged ({first_line(error)})'
   return ''
 

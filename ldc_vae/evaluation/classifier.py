@@ -296,11 +296,7 @@ def entries() -> list[pathlib.Path]:
 
 def damage(path: pathlib.Path) -> str:
   """Returns what is wrong with the file of a classifier; '' if nothing is."""
-  try:
-    _read(path)
-  except Exception as error:  # NumPy and zipfile raise many types
-    return f'damaged ({array_cache.first_line(error)})'
-  return ''
+  return array_cache.damage_of(_read, path)
 
 
 def _save(path: pathlib.Path, classifier: Classifier) -> None:

@@ -2,9 +2,8 @@
 
 Process 0 listens on the coordinator's port; the others say there who they are.
 Once all are there, each of them goes on to jax, whose coordinator then takes
-the port. So a port in use, a process that is missing and one that was started
-twice are told in one sentence. jax itself would end with SIGABRT, or SIGSEGV,
-after five minutes in silence.
+the port. A port in use, a missing process or one that was started twice gives
+one sentence. jax itself would wait in silence for five minutes and then crash.
 
 Whoever reaches the port can take part: it belongs on a trusted network.
 """

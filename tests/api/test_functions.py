@@ -5,19 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import ldc_vae
 from ldc_vae import streams
 from ldc_vae.api import functions
 from tests import evaluate_case
 
 
-class FunctionsTest(evaluate_case.RunTest):
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.run_ = ldc_vae.load(cls.workdir)
-    cls.images = cls.experiment.dataset.images['test'][:7]
-
+class FunctionsTest(evaluate_case.LoadedTest):
   def test_those_of_a_run_are_of_its_networks(self):
     self.assertIsInstance(self.run_.functions, functions.Functions)
 

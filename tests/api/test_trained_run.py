@@ -22,15 +22,7 @@ from ldc_vae.runtime import provenance
 from tests import evaluate_case
 
 
-class LoadedTest(evaluate_case.RunTest):
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.run_ = ldc_vae.load(cls.workdir)
-    cls.images = cls.experiment.dataset.images['test'][:7]
-
-
-class LoadTest(LoadedTest):
+class LoadTest(evaluate_case.LoadedTest):
   def test_needs_neither_the_data_nor_the_lock(self):
     with (
       lock.lock_workdir(self.workdir),
@@ -75,7 +67,7 @@ class LoadTest(LoadedTest):
     experiment_lib.require_float32()  # the tests themselves pass
 
 
-class EncodeTest(LoadedTest):
+class EncodeTest(evaluate_case.LoadedTest):
   def test_means_without_a_seed_and_draws_with_one(self):
     posterior = self.run_.posterior(self.images, seed=3)
     np.testing.assert_array_equal(self.run_.encode(self.images), posterior.mean)
@@ -113,7 +105,7 @@ class EncodeTest(LoadedTest):
     np.testing.assert_allclose(walks[:, 2], middle, atol=1)  # rounding
 
 
-class SampleTest(LoadedTest):
+class SampleTest(evaluate_case.LoadedTest):
   def test_the_seed_decides(self):
     first, again = (self.run_.sample_latents(20, seed=5) for _ in range(2))
     np.testing.assert_array_equal(first, again)
@@ -135,7 +127,7 @@ class SampleTest(LoadedTest):
     )
 
 
-class LogLikelihoodTest(LoadedTest):
+class LogLikelihoodTest(evaluate_case.LoadedTest):
   def test_importance_is_that_of_the_evaluation(self):
     config = config_lib.override(self.config, {'evaluate.num_nll_images': 7})
     wanted = likelihood.importance(
@@ -185,7 +177,7 @@ def _untrained(arg):
   )
 
 
-class MistakesTest(LoadedTest):
+class MistakesTest(evaluate_case.LoadedTest):
   @parameterized.named_parameters(
     ('shape', np.zeros((3, 9, 9)), r'shape \(3, 9, 9\); .* \[N, 8, 8, 1\]'),
     ('one', np.zeros((8, 8)), r'shape \(8, 8\)'),
