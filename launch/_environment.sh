@@ -5,13 +5,15 @@
 #   LDC_VAE_VENV         the folder of the environment (default: ROOT/.venv)
 #   LDC_VAE_PYTHON       the Python to make it with (default: it looks for one)
 #   LDC_VAE_ACCELERATOR  cpu, cuda or tpu (default: what the machine has)
-# and installs the file $requirements, which a launcher may set.
+# and installs a file of locks/, with the hashes of all packages: that of the
+# accelerator, or locks/$lock.txt. $requirements is what it was made from.
 
 # Without -u: bash 3.2, which macOS has, calls an empty array unset.
 set -eo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 requirements=$root/requirements.txt
+lock=''
 
 fail() {
   echo "error: $*" >&2
@@ -80,7 +82,7 @@ version_of() {
 
 # `set -e` has no effect in here, because this runs before a `||`.
 make_environment() {
-  local base accelerator extra=()
+  local base accelerator file
   if [[ ! -f $stamp_file && -n $(ls -A "$venv" 2> /dev/null) ]]; then
     fail "$venv exists and was not made here; remove it, or set LDC_VAE_VENV" \
       'to another folder'
@@ -96,14 +98,12 @@ make_environment() {
     fail "cannot write to $venv; set LDC_VAE_VENV to another folder"
   "$base" -m venv "$venv" >&2 ||
     fail "$base could not make an environment in $venv; see the lines above"
-  if [[ $accelerator != cpu ]]; then
-    extra=("jax[$accelerator]")  # requirements.txt pins its version
-  fi
+  file=locks/${lock:-$accelerator}.txt
   # -I: packages of PYTHONPATH or of the user do not count as installed.
   "$python" -I -m pip install --disable-pip-version-check \
-    -r "$requirements" "${extra[@]}" >&2 ||
-    fail "pip could not install ${requirements#"$root/"}; see the lines" \
-      'above, and run the same command again'
+    --require-hashes -r "$root/$file" >&2 ||
+    fail "pip could not install $file; see the lines above, and run the same" \
+      'command again'
   {
     requirements_line
     echo "version $(version_of "$base")"

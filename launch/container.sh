@@ -10,6 +10,9 @@
 #   --accelerator=cpu|cuda12|cuda13|tpu  (default: cpu)
 #   --image=IMAGE   its name (default: ldc_vae:ACCELERATOR)
 #   --dry-run       prints the commands, runs nothing
+#   build: --base=IMAGE  has Python 3.11 or newer. A tag, as of the default, may
+#          move; python@sha256:DIGEST does not. This prints the digest of a tag:
+#          docker buildx imagetools inspect python:3.12.11-slim-bookworm
 #   run: --runs=DIR   the folder that is /runs inside (default: runs)
 #        --detach     in the background; `docker logs NAME` shows the log
 
@@ -17,7 +20,8 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/_common.sh"
 
 main() {
-  local command accelerator=cpu image='' runs=runs detach=0 own=() name=docker
+  local command accelerator=cpu image='' base='' runs=runs detach=0 own=(base=)
+  local name=docker
   read_command 'build, run'
   [[ $command == build ]] || own=(runs= detach)
   read_options accelerator= image= "${own[@]}"
@@ -38,7 +42,7 @@ build_image() {
   local commit
   commit=$(commit_of_root)
   run docker build "--file=$root/launch/Dockerfile" "--tag=$image" \
-    "--build-arg=ACCELERATOR=$accelerator" \
+    "--build-arg=ACCELERATOR=$accelerator" ${base:+"--build-arg=BASE=$base"} \
     ${commit:+"--build-arg=COMMIT=$commit"} \
     ${commit:+"--label=org.opencontainers.image.revision=$commit"} "$root" ||
     fail "docker could not build $image; see the lines above"
@@ -50,12 +54,12 @@ run_image() {
   workdir=$runs${workdir#/runs}
   name=$(run_name)
   flags+=("--name=$name" "--label=managed-by=$label_value"
-    "--volume=$runs:/runs")
-  [[ $accelerator == tpu ]] ||
-    flags+=(--security-opt=no-new-privileges --cap-drop=ALL)
+    "--volume=$runs:/runs" --security-opt=no-new-privileges)
   case $accelerator in
-    cuda*) flags+=(--gpus=all --shm-size=8g) ;;
-    tpu) flags+=(--privileged --network=host) ;;  # the chips are host devices
+    cpu) flags+=(--cap-drop=ALL) ;;
+    cuda*) flags+=(--cap-drop=ALL --gpus=all --shm-size=8g) ;;
+    # The chips are host devices. Without root there are no capabilities.
+    tpu) flags+=(--privileged --network=host) ;;
   esac
   ((detach == 0)) || flags+=(--detach)
   if look_up run docker ps --quiet "--filter=name=^$name\$"; then

@@ -143,7 +143,9 @@ render() {
   env='{name: LDC_VAE_CACHE, value: /runs/.cache}'
   annotations='ldc-vae/manifest: "__digest__"'
   if [[ -n $tpu ]]; then
-    security='runAsUser: 0'  # the device files are root's
+    # Kubernetes gives device files the owner of the host, which is root:
+    # https://github.com/kubernetes/kubernetes/issues/92211
+    security='runAsUser: 0'
     capabilities+=', add: [DAC_OVERRIDE]'  # the volume may be of any user
     if ((hosts > 1)); then  # in one node pool, which is the slice
       annotations+=', alpha.jobset.sigs.k8s.io/exclusive-topology:'

@@ -98,7 +98,7 @@ setup() {
 # run records. Secrets do not travel: no history, whose config may have a token,
 # and no file that looks like a key.
 pack() {
-  local file others files=(ldc_vae configs launch requirements.txt)
+  local file others files=(ldc_vae configs launch locks requirements.txt)
   commit_of_root > "$scratch/.commit"
   if [[ -s $scratch/.commit ]]; then
     files=()

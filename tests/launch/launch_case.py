@@ -115,7 +115,7 @@ class LaunchTestCase(parameterized.TestCase):
     self.folder = pathlib.Path(folder).resolve()
     self.root = self.folder / 'a clone'  # a path with a space
     shutil.copytree(ROOT / 'launch', self.root / 'launch')
-    for name in ('configs', 'ldc_vae'):
+    for name in ('configs', 'ldc_vae', 'locks'):
       (self.root / name).mkdir()
     (self.root / 'configs/mnist.py').touch()
     (self.root / 'requirements.txt').write_text('jax==1\n')

@@ -32,7 +32,7 @@ class LocalTest(_LocalTestCase):
     self.launch_well()
     (pip,) = self.calls('pip')
     self.assertContainsSubset(
-      ('install', '-r', str(self.root / 'requirements.txt')), pip
+      ('install', '--require-hashes', '-r', f'{self.root}/locks/cpu.txt'), pip
     )
     (run,) = self.calls('ldc_vae.main')
     self.assertEqual(
@@ -110,7 +110,9 @@ class DocsTest(_LocalTestCase):
     for _ in range(2):
       self.launch_well(LDC_VAE_VENV='elsewhere')
     (pip,) = self.calls('pip')
-    self.assertIn(str(self.root / 'docs/requirements.txt'), pip)
+    self.assertEqual(
+      pip[-3:], ('--require-hashes', '-r', f'{self.root}/locks/docs.txt')
+    )
     self.assertTrue((self.root / 'build/docs_venv/bin/python').exists())
     self.assertTrue((self.root / 'build/pages/docs/page.md').exists())
     self.assertLen(self.calls('mkdocs', '--strict'), 2)
@@ -122,12 +124,12 @@ class DocsTest(_LocalTestCase):
 
   def test_a_failed_installation_names_its_file(self):
     result = self.launch(FAKE_PIP_CODE='1')
-    self.assert_failed(result, 'docs/requirements.txt')
+    self.assert_failed(result, 'locks/docs.txt')
 
 
 class BrokenEnvironmentTest(_LocalTestCase):
   def test_a_failed_installation_is_reported_and_done_again(self):
-    self.assert_failed(self.launch(FAKE_PIP_CODE='1'), 'requirements.txt')
+    self.assert_failed(self.launch(FAKE_PIP_CODE='1'), 'locks/cpu.txt')
     self.assertEmpty(self.calls('ldc_vae.main'))
     self.launch_well()
     self.assert_made(2)
@@ -206,18 +208,20 @@ class AcceleratorTest(_LocalTestCase):
     self.answer('nvidia-smi*', out=answer, code=0 if answer else 9)
 
   @parameterized.named_parameters(
-    ('hopper', '580.82.07, 9.0', 'jax[cuda13]'),
-    ('old_driver', '570.12, 9.0', 'jax[cuda12]'),
-    ('volta', '580.82.07, 7.0', 'jax[cuda12]'),
-    ('one_old_of_two', '580.1, 9.0\n580.1, 6.1', 'jax[cuda12]'),
-    ('driver_that_does_not_answer', '', 'jax[cuda12]'),
+    ('hopper', '580.82.07, 9.0', 'cuda13'),
+    ('old_driver', '570.12, 9.0', 'cuda12'),
+    ('volta', '580.82.07, 7.0', 'cuda12'),
+    ('one_old_of_two', '580.1, 9.0\n580.1, 6.1', 'cuda12'),
+    ('driver_that_does_not_answer', '', 'cuda12'),
   )
-  def test_the_driver_chooses_the_build(self, answer, extra):
+  def test_the_driver_chooses_the_build(self, answer, name):
     self.nvidia(answer)
     for _ in range(2):
       self.launch_well(LDC_VAE_ACCELERATOR='cuda')
     (pip,) = self.calls('pip')
-    self.assertEqual(pip[-1], extra)
+    self.assertEqual(
+      pip[-3:], ('--require-hashes', '-r', f'{self.root}/locks/{name}.txt')
+    )
 
   def test_the_cpu_is_served_by_any_build(self):
     for accelerator in ('cuda', 'cpu', 'cuda'):
@@ -233,7 +237,7 @@ class AcceleratorTest(_LocalTestCase):
 
   def test_the_user_chooses(self):
     self.launch_well(LDC_VAE_ACCELERATOR='tpu')
-    self.assertEqual(self.calls('pip')[-1][-1], 'jax[tpu]')
+    self.assertEqual(self.calls('pip')[-1][-1], f'{self.root}/locks/tpu.txt')
 
   def test_an_unknown_choice_is_reported(self):
     self.assert_failed(

@@ -1,5 +1,7 @@
 """Tests of gpu.sh and container.sh, which run on this machine."""
 
+import os
+
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -123,6 +125,11 @@ class ContainerTest(launch_case.LaunchTestCase):
       ),
     )
 
+  def test_the_base_may_be_named_by_its_digest(self):
+    base = 'python@sha256:' + 64 * 'a'
+    (line,) = self.dry_run('build', f'--base={base}')
+    self.assertIn(f'--build-arg=BASE={base}', line)
+
   def test_the_image_knows_its_commit(self):
     (self.root / '.git').mkdir()
     self.program('git')
@@ -155,6 +162,11 @@ class ContainerTest(launch_case.LaunchTestCase):
     self.assertEqual(call[-3:], ('ldc_vae:cpu', *_RUN_INSIDE[1:]))
     self.assertTrue((self.root / 'runs').is_dir())
     self.assertNotIn('--gpus=all', call)
+
+  def test_a_tpu_gets_no_new_rights_either(self):
+    line = self.dry_run('run', '--accelerator=tpu', *_RUN_INSIDE)[-1]
+    self.assertIn(f'--user={os.getuid()}:', line)
+    self.assertIn('--security-opt=no-new-privileges', line)
 
   def test_gpus_and_other_folders(self):
     lines = self.dry_run(
