@@ -19,6 +19,9 @@ from ldc_vae.runtime import files
 
 NAME = 'metrics.jsonl'  # in a workdir
 
+# Of the lines. Checkpoints keep it, as every line is a row of metrics.
+FORMAT = 1
+
 
 class MetricWriter:
   """Appends metrics to a file, one JSON object per line.
@@ -148,7 +151,9 @@ class MetricWriter:
 def record_of(
   lines: Iterable[bytes], before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-  """Returns the count and the digest of lines, each digest with the one before.
+  """Returns the format, the count and the digest of lines.
+
+  Each digest has the one before.
 
   Args:
     lines: With their ends.
@@ -158,7 +163,7 @@ def record_of(
   for line in lines:
     count += 1
     digest = hashlib.sha256(digest.encode() + line).hexdigest()
-  return {'rows': count, 'sha256': digest}
+  return {'format': FORMAT, 'rows': count, 'sha256': digest}
 
 
 def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
@@ -175,7 +180,10 @@ def damage(path: files.Path, record: Mapping[str, Any] | None) -> str:
       lines = list(itertools.islice(file, record['rows']))
   except OSError as error:
     return f'{NAME} cannot be read ({error.strerror or error})'
-  if record_of(lines) == record:
+  found = record.get('format', FORMAT)  # earlier versions have none
+  if found != FORMAT:
+    return f'{NAME} has format {found} but this version reads format {FORMAT}'
+  if record_of(lines) == {'format': FORMAT, **record}:
     return ''
   return (
     f'{NAME} is not as it was written: among its first {record["rows"]} lines'

@@ -172,6 +172,28 @@ class RecordTest(folder_case.FolderTestCase):
       'among its first 5', metric_writer_lib.damage(self.path, later)
     )
 
+  def test_the_record_of_an_earlier_version_has_no_format(self):
+    record = dict(self.record)
+    del record['format']
+    self.assertEmpty(metric_writer_lib.damage(self.path, record))
+    with metric_writer_lib.MetricWriter(self.path) as writer:
+      writer.truncate_after(3, record)
+      writer.write(4, {'loss': 0.0})
+      self.assertEqual(writer.record['format'], metric_writer_lib.FORMAT)
+      self.assertEmpty(metric_writer_lib.damage(self.path, writer.record))
+
+  def test_another_format_is_told(self):
+    record = {**self.record, 'format': metric_writer_lib.FORMAT + 1}
+    self.assertEqual(
+      metric_writer_lib.damage(self.path, record),
+      'metrics.jsonl has format 2 but this version reads format 1',
+    )
+
+  def test_lines_have_the_step_and_the_metrics_alone(self):
+    self.assertEqual(
+      self.path.read_text().splitlines()[0], '{"step": 0, "loss": 1.0}'
+    )
+
   def test_a_file_that_is_gone_is_told(self):
     self.path.unlink()
     self.assertRegex(
