@@ -1,7 +1,7 @@
 """A run in which one call of the system fails, and the start after it.
 
 As SQLite is tested: https://www.sqlite.org/testing.html, section 3.2. The long
-form lets 200 calls fail in turn:
+form lets each of some 800 calls fail in turn, in parts of some minutes:
 
   python -m pytest -m slow -s tests/runtime/test_faults.py
 """
@@ -18,7 +18,7 @@ import threading
 from unittest import mock
 
 from absl.testing import absltest
-import numpy as np
+from absl.testing import parameterized
 import pytest
 
 from ldc_vae import errors
@@ -36,6 +36,8 @@ _CALLS = (
   'scandir',
   'unlink',
 )
+
+_NUM_PARTS = 8  # of the long form
 
 
 class _File:
@@ -165,17 +167,17 @@ class FaultsTest(outcome_case.OutcomeTest):
 
     self.assertGreater(len(self._run_with_faults(choose)), 3)
 
+  @parameterized.parameters(*range(_NUM_PARTS))
   @pytest.mark.slow
-  def test_200_faults_leave_no_trace(self):
+  def test_no_fault_of_any_call_leaves_a_trace(self, part):
     def choose(names):
-      """A hundred calls, evenly spread."""
-      return sorted({round(x) for x in np.linspace(1, len(names), 100)})
+      return range(part + 1, len(names) + 1, _NUM_PARTS)
 
-    whole = self._run_with_faults(choose)
-    continued = self._run_with_faults(choose, self.stopped)
-    print(f'{whole.total()} faults of a run: {dict(whole)}')
-    print(f'{continued.total()} of one that goes on: {dict(continued)}')
-    self.assertEqual(whole.total() + continued.total(), 200)
+    for what, start in (('a run', None), ('one that goes on', self.stopped)):
+      failed = self._run_with_faults(choose, start)
+      print(f'{failed.total()} calls of {what} have failed: {dict(failed)}')
+      # a save has a thread of its own: the last number may not be reached
+      self.assertLessEqual(failed[None], 1)
 
 
 if __name__ == '__main__':
