@@ -1,8 +1,8 @@
 """Whether a run fits the memory, before anything is built.
 
 The numbers are lower bounds: weights with what is kept beside them, and one
-layer of the decoder for as many latents as are decoded at once. So a run that
-is refused here would be killed, after minutes of compiling.
+matmul or convolution of the decoder for as many latents as are decoded at once.
+So a run that is refused here would be killed, after minutes of compiling.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import jax
+from jax.extend import core
 from ml_collections import config_dict
 
 from ldc_vae import config as config_lib
@@ -22,6 +23,7 @@ from ldc_vae.models import sizes
 from ldc_vae.runtime import memory
 
 _DRAWS = ('num_particles', 'num_samples')  # options of methods: draws per image
+_PRODUCTS = ('dot_general', 'conv_general_dilated')
 
 
 def check(
@@ -40,11 +42,11 @@ def check(
   if wanted > free:
     name = max(_sizes(config), key=lambda each: _largest(config.model[each]))
     raise _refusal({f'model.{name}': config.model[name]}, wanted, free)
-  layer = _largest_layer(experiment, state)
+  product = _largest_product(experiment, state)
   for names, count in _decoded(config):
     values = {name: config_lib.flatten(config)[name] for name in names}
-    if count * layer > free:
-      raise _refusal(values, count * layer, free)
+    if count * product > free:
+      raise _refusal(values, round(count * product), free)
 
 
 def _refusal(
@@ -90,20 +92,29 @@ def _largest(value: int | tuple[int, ...]) -> int:
   return max(value) if isinstance(value, tuple) else value
 
 
-def _largest_layer(
+def _largest_product(
   experiment: experiment_lib.Experiment, state: step_lib.TrainState
-) -> int:
-  """Returns the bytes of the largest layer of the decoder, for one latent."""
+) -> float:
+  """Returns the bytes of the decoder's largest product, for one latent.
+
+  A product, a matmul or a convolution, has its operands and its output in
+  memory at once. Those of a convolution by patches are far larger than a layer.
+  """
   decoder = experiment.model.modules['decoder']
-  z = jax.ShapeDtypeStruct((1, experiment.model.latent_size), 'float32')
+  many = 2**20  # latents, beside which the weights do not count
+  z = jax.ShapeDtypeStruct((many, experiment.model.latent_size), 'float32')
+  jaxpr = jax.make_jaxpr(decoder.apply)(state.params['decoder'], z)
+  return max(_products(jaxpr.jaxpr)) / many
 
-  def decode(params, z):
-    return decoder.apply(
-      params, z, capture_intermediates=True, mutable=['intermediates']
-    )
 
-  outputs = jax.eval_shape(decode, state.params['decoder'], z)
-  return max(map(_bytes_of, jax.tree.leaves(outputs)))
+def _products(jaxpr: core.Jaxpr) -> Iterator[int]:
+  """Yields the bytes of the operands and outputs of each product."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in _PRODUCTS:
+      variables = (*equation.invars, *equation.outvars)
+      yield sum(_bytes_of(each.aval) for each in variables)
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from _products(inner)
 
 
 def _decoded(
@@ -112,11 +123,12 @@ def _decoded(
   """Yields fields, and how many latents they decode at once on a device."""
   train, evaluate = config.train, config.evaluate
   draws = [name for name in _DRAWS if name in config.method]
+  per_image = math.prod(config.method[name] for name in draws)
+  draws = [f'method.{name}' for name in draws]
   count = train.batch_size // jax.device_count() // train.accumulate
-  for name in draws:
-    count *= config.method[name]
-  yield ('train.batch_size', *(f'method.{name}' for name in draws)), count
-  yield ('evaluate.batch_size',), evaluate.batch_size
+  yield ('train.batch_size', *draws), count * per_image
+  # to validate, each image has its draws too
+  yield ('evaluate.batch_size', *draws), evaluate.batch_size * per_image
   if evaluate.num_nll_images:
     yield ('evaluate.importance_samples',), evaluate.importance_samples
   if evaluate.ais_images:

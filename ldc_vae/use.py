@@ -12,9 +12,11 @@ from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae.api import export as export_lib
 from ldc_vae.api import trained_run
+from ldc_vae.data import datasets
 from ldc_vae.data import own_images
 from ldc_vae.data import splits
 from ldc_vae.reporting import run_figures
+from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import cluster
 from ldc_vae.runtime import files
 from ldc_vae.runtime import memory
@@ -86,13 +88,18 @@ def encode(
 
   Raises:
     OSError: No checkpoint, or a file cannot be read or written.
-    UserError: The images cannot be used.
+    UserError: The images cannot be used, or are a split of other data than
+      those that the run was trained on.
   """
   workdir, output = pathlib.Path(workdir), pathlib.Path(output)
   files.check_writable(output)
   run = trained_run.restore(config, workdir)
   if cluster.is_first():
-    pixels, labels = _read(config, images, run.model.image_shape)
+    if images in splits.NAMES:
+      pixels, labels = _read_split(config, workdir, images)
+    else:
+      shape, background = run.model.image_shape, config.dataset.background
+      pixels, labels = own_images.read(images, shape, background), None
     posterior = run.posterior(pixels, seed=config.seed)
     arrays = {
       'latents': posterior.z,
@@ -131,16 +138,17 @@ def export(
   cluster.barrier('exported')
 
 
-def _read(
-  config: config_dict.ConfigDict, images: str, shape: tuple[int, int, int]
+def _read_split(
+  config: config_dict.ConfigDict, workdir: pathlib.Path, split: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns images uint8 [N, H, W, C] and, if there are any, their labels."""
-  if images not in splits.NAMES:
-    background = config.dataset.background
-    return own_images.read(images, shape, background), None
+  """Returns a split of the run's own data, and its labels if it has any."""
   dataset = experiment_lib.load_dataset(config)
-  labels = dataset.labels[images] if dataset.labels is not None else None
-  return dataset.images[images], labels
+  checkpoints = workdir / 'checkpoints'
+  meta = checkpoint_folder.read_meta(checkpoints) or {}
+  present = datasets.fingerprint(dataset)
+  datasets.check_same(meta.get('data'), present, dataset, str(checkpoints))
+  labels = dataset.labels[split] if dataset.labels is not None else None
+  return dataset.images[split], labels
 
 
 def _check_disk(num_samples: int, wanted: int, output: pathlib.Path) -> None:

@@ -26,9 +26,9 @@ class RoomTest(parameterized.TestCase):
     ('model.hidden_sizes=(2000000, 2000000)', 'needs 640,0'),
     ('model.sampler_width=100000000', 'needs '),
     ('method.num_particles=1000000000', 'needs '),
-    ('evaluate.batch_size=1000000000', 'needs 256.0 GB'),
-    ('evaluate.importance_samples=1000000000', 'needs 256.0 GB'),
-    ('evaluate.ais_chains=1000000000', 'needs 256.0 GB'),
+    ('evaluate.batch_size=1000000000', 'needs 1,024.0 GB'),
+    ('evaluate.importance_samples=1000000000', 'needs 512.0 GB'),
+    ('evaluate.ais_chains=1000000000', 'needs 512.0 GB'),
   )
   def test_an_absurd_size_is_refused_at_once(self, override, part):
     name = override.partition('=')[0]
@@ -40,6 +40,29 @@ class RoomTest(parameterized.TestCase):
   @parameterized.parameters('ldc', 'lebm', 'vamp', 'ae', 'stein_vae')
   def test_a_run_that_fits_passes(self, method):
     _check(spec=f'configs/digits.py:{method}')
+
+  def test_the_patches_of_convolutions_count_with_all_draws(self):
+    config = config_lib.load(
+      'configs/celeba64.py', ['--config.model.channels=(32,64,128)']
+    )
+    model = experiment_lib.create_model(config, (128, 128, 3))
+    algorithm = experiment_lib.create_algorithm(config, model)
+    state = experiment_lib.abstract_state(config, model, algorithm)
+    experiment = mock.Mock(model=model)
+    experiment.abstract_state = lambda: state
+    # 66 x 66 inputs of 128 channels, 3 x 3 patches of 32 and the kernel
+    product = 4 * (66**2 * (128 + 9 * 32) + 128 * 9 * 32 / 2**20)
+    count = config.evaluate.batch_size * config.method.num_particles
+    for free, fits in ((1.01, True), (0.99, False)):
+      free = int(free * count * product)
+      with mock.patch.object(memory, 'available', lambda free=free: free):
+        if fits:
+          room.check(config, experiment)
+        else:
+          with self.assertRaisesRegex(
+            errors.UserError, 'evaluate.batch_size=500.*method.num_particles=2'
+          ):
+            room.check(config, experiment)
 
   def test_the_bound_is_that_of_the_weights(self):
     config = config_lib.load(_SPEC)

@@ -61,6 +61,17 @@ class EncodeTest(evaluate_case.RunTest):
     np.testing.assert_array_equal(found['logvars'], posterior.logvar)
     np.testing.assert_array_equal(found['labels'], dataset.labels['validation'])
 
+  def test_a_split_of_other_data_is_refused(self):
+    dataset = self.experiment.dataset
+    images = {**dataset.images, 'train': dataset.images['train'].copy()}
+    images['train'][7] = 0
+    other = dataset._replace(images=images)
+    with (
+      mock.patch.object(datasets, 'load', return_value=other),
+      self.assertRaisesRegex(errors.UserError, 'a run on other train images'),
+    ):
+      self._encode('test')
+
   def test_files_keep_their_order_and_need_no_data(self):
     images = self.experiment.dataset.images['test'][:5]
     run = trained_run.load(self.workdir)
