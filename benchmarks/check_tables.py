@@ -9,10 +9,9 @@ and benchmarks/test_split_log.md. A page with sentences is corrected by hand.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import difflib
 import functools
-import importlib
 import itertools
 import json
 import pathlib
@@ -20,11 +19,10 @@ import re
 from typing import Any, NamedTuple
 
 from benchmarks import common
+from benchmarks import made_pages
+from benchmarks import page_sentences
 from benchmarks import page_tables
 from benchmarks import page_tables_speed
-from benchmarks import split_log
-from ldc_vae.reporting import comparison_page
-from ldc_vae.reporting import tables
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = 'benchmarks/results'
@@ -32,22 +30,6 @@ LOG = 'benchmarks/test_split_log.md'
 TABLES = {**page_tables.TABLES, **page_tables_speed.TABLES}
 NOT_KEPT = page_tables.NOT_KEPT
 _UNCHECKED_COLUMNS = ('file', 'source')
-
-# First words of a file's name -> what makes its page, and of which field; the
-# first that fits counts. Comparisons are told by their content.
-_WRITERS: Mapping[str, tuple[str, str | None]] = {
-  'conv_step': ('conv_step.format_table', 'results'),
-  'encoder_bound': ('encoder_bound_tables.to_markdown', None),
-  'encoder_width': ('encoder_width.to_markdown', 'rows'),
-  'few_particles': ('few_particles.to_markdown', 'rows'),
-  'latent_bench': ('latent_bench.to_markdown', None),
-  'scaling': ('scaling.to_markdown', None),
-  'search': ('search.to_markdown', 'rows'),
-  'svgd': ('svgd_directions_tables.format_tables', None),
-  'temperature_line': ('temperature_line.to_markdown', 'rows'),
-  'train_step': ('train_step.to_markdown', None),
-  'variance_collapse': ('variance_collapse.to_markdown', None),
-}
 
 _NOTHING = object()
 # A missing or damaged file, or one without a field or a row.
@@ -77,7 +59,7 @@ class Table(NamedTuple):
 
   @property
   def key(self) -> tuple[str, str, int]:
-    """As in `page_tables.TABLES`; pages of results have tables by number."""
+    """As in `page_tables.TABLES`."""
     return self.page, self.heading, self.number
 
   @property
@@ -91,6 +73,22 @@ class Table(NamedTuple):
     return self.to_the_right or any(map(_MEASURED.fullmatch, cells))
 
 
+class _Reader:
+  """Reads files of results by their names, and knows which."""
+
+  def __init__(self, root: pathlib.Path):
+    self._root = root
+    self.names: dict[str, None] = {}  # in their order
+
+  def __call__(self, name: str) -> Any:
+    self.names[name] = None
+    return _read(self._root / RESULTS / f'{name}.json')
+
+  @property
+  def source(self) -> str:
+    return ', '.join(f'{name}.json' for name in self.names)
+
+
 def read_tables(text: str, page: str) -> list[Table]:
   """The tables of a page.
 
@@ -99,18 +97,21 @@ def read_tables(text: str, page: str) -> list[Table]:
     page: Its name.
   """
   found, heading, number, in_code = [], '', 0, False
-  lines = iter([*text.split('\n'), ''])
-  for line in lines:
+  block: list[str] = []
+  for line in [*text.split('\n'), '']:
+    if line.startswith('|') and not in_code:
+      block.append(line)
+      continue
+    if block:
+      number += 1
+      header, rules, *rows = map(_cells, block)
+      is_right = any(rule.endswith('-:') for rule in rules)
+      found.append(Table(page, heading, number, header, rows, is_right))
+      block = []
     if line.startswith('```'):
       in_code = not in_code
     elif line.startswith('#') and not in_code:
       heading, number = line.lstrip('#').strip(), 0
-    elif line.startswith('|') and not in_code:
-      number += 1
-      rest = itertools.takewhile(lambda x: x.startswith('|'), lines)
-      header, rules, *rows = map(_cells, (line, *rest))
-      is_right = any(rule.endswith('-:') for rule in rules)
-      found.append(Table(page, heading, number, header, rows, is_right))
   return found
 
 
@@ -137,6 +138,7 @@ def check(root: pathlib.Path) -> list[str]:
       continue
     page = path.relative_to(root).as_posix()
     text = path.read_text(encoding='utf-8')
+    found += check_sentences(page, text, root)
     for table in read_tables(text, page):
       keys.add(table.key)
       if table.key in TABLES:
@@ -154,6 +156,42 @@ def check(root: pathlib.Path) -> list[str]:
   return found
 
 
+def check_sentences(page: str, text: str, root: pathlib.Path) -> list[str]:
+  """A sentence for each number that differs in those of `SENTENCES`.
+
+  Args:
+    page: The page.
+    text: Its Markdown.
+    root: As of `check`.
+  """
+  plain = ' '.join(text.replace('**', '').replace('`', '').split())
+  found = []
+  for (name, words), make in page_sentences.SENTENCES.items():
+    if name != page:
+      continue
+    pattern = re.escape(words).replace(r'\{\}', f'({_NUMBER.pattern})')
+    matches = re.findall(pattern, plain)
+    reader = _Reader(root)
+    try:
+      numbers = make(reader)
+    except _UNREADABLE as error:
+      found.append(f'{page}, "{words}": {_reason(error)}.')
+      continue
+    if len(matches) != 1:
+      found.append(
+        f'{page}: "{words}" is there {len(matches)} times, not once.'
+      )
+      continue
+    written = [matches[0]] if len(numbers) == 1 else matches[0]
+    right = [_round(x, y) for x, y in zip(numbers, written, strict=True)]
+    if list(written) != right:
+      found.append(
+        f'{page}, "{words}": the page says {", ".join(written)},'
+        f' {reader.source} gives {", ".join(right)}.'
+      )
+  return found
+
+
 def check_table(table: Table, root: pathlib.Path, text: str) -> list[str]:
   """A sentence for each difference of a table.
 
@@ -162,20 +200,15 @@ def check_table(table: Table, root: pathlib.Path, text: str) -> list[str]:
     root: As of `check`.
     text: The page, which must name the files.
   """
-  names: dict[str, None] = {}
-
-  def read(name: str) -> Any:
-    names[name] = None
-    return _read(root / RESULTS / f'{name}.json')
-
+  reader = _Reader(root)
   try:
-    expected = TABLES[table.key](read)
+    expected = TABLES[table.key](reader)
   except _UNREADABLE as error:
-    return [f'{table.name}: {_reason(error)}; needed: {", ".join(names)}.']
-  source = ', '.join(f'{name}.json' for name in names)
+    return [f'{table.name}: {_reason(error)}.']
+  source = reader.source
   found = [
     f'{table.name}: the page does not name {RESULTS}/{name}.'
-    for name in names
+    for name in reader.names
     if f'{name}.' not in text and pathlib.PurePath(table.page).stem != name
   ]
   num_labels = expected[0][0].count(' | ') + 1
@@ -231,61 +264,6 @@ def _round(value: float, written: str) -> str:
   return f'{round(value, -zeros):,.0f}'
 
 
-def _made_files(
-  root: pathlib.Path,
-) -> dict[pathlib.Path, Callable[[], str]]:
-  """The files that are made as a whole, and what makes the text of each."""
-  by_hand = {page for page, _, _ in (*TABLES, *NOT_KEPT)}
-  made: dict[pathlib.Path, Callable[[], str]] = {}
-  for path in sorted((root / RESULTS).iterdir()):
-    if path.suffix == '.csv':
-      made[path] = functools.partial(_make, path, _create_csv)
-    elif path.suffix == '.md' and f'{RESULTS}/{path.name}' not in by_hand:
-      made[path] = functools.partial(_make, path, _create_page)
-  made[root / LOG] = functools.partial(_create_log, root)
-  return made
-
-
-def _make(
-  path: pathlib.Path, create: Callable[[pathlib.Path, str], str]
-) -> str:
-  source = path.with_suffix('.json')
-  return create(source, source.read_text(encoding='utf-8'))
-
-
-def _create_csv(path: pathlib.Path, text: str) -> str:
-  del path
-  return tables.to_csv(*_comparison(text))
-
-
-def _create_page(path: pathlib.Path, text: str) -> str:
-  """The page of a file of results, as the program that wrote it does."""
-  record = json.loads(text)
-  if 'methods' in record:
-    record['rows'], columns = _comparison(text)
-    return comparison_page.to_markdown(record, columns, ())
-  for start, (name, field) in _WRITERS.items():
-    if path.name.startswith(start):
-      module, _, function = name.partition('.')
-      write = getattr(importlib.import_module(f'benchmarks.{module}'), function)
-      page = write(record[field] if field else record)
-      return common.create_page(record, page)
-  raise KeyError(f'a writer of {path.name}')
-
-
-@functools.cache
-def _comparison(text: str) -> tuple[list[dict[str, Any]], list[Any]]:
-  """The rows and columns of a comparison's tables."""
-  runs = json.loads(text)['runs']
-  return tables.create_rows(runs), tables.columns(runs)
-
-
-def _create_log(root: pathlib.Path) -> str:
-  paths = sorted((root / RESULTS).glob('*.json'))
-  not_kept = [key for key, of in NOT_KEPT.items() if of == page_tables.TEST]
-  return split_log.create({path.name: _read(path) for path in paths}, not_kept)
-
-
 def _compare_texts(written: str, made: str, page: str) -> list[str]:
   """A sentence for each line of a page that its file does not give."""
   source = f'{pathlib.PurePath(page).stem}.json'
@@ -327,7 +305,12 @@ def _header(lines: Sequence[str], index: int) -> Sequence[str]:
 
 
 def _read(path: pathlib.Path) -> Any:
-  return json.loads(path.read_text(encoding='utf-8'))
+  return _parse(path.read_text(encoding='utf-8'))
+
+
+@functools.cache
+def _parse(text: str) -> Any:
+  return json.loads(text)
 
 
 def _reason(error: Exception) -> str:
@@ -337,6 +320,17 @@ def _reason(error: Exception) -> str:
   if isinstance(error, KeyError):
     return f'the file lacks {error}'
   return f'the file cannot be used ({error})'
+
+
+def _made_files(root: pathlib.Path) -> dict[pathlib.Path, Callable[[], str]]:
+  return made_pages.made_files(
+    root / RESULTS,
+    root / LOG,
+    by_hand={
+      pathlib.PurePath(page).name for page, _, _ in {*TABLES, *NOT_KEPT}
+    },
+    lost=[key for key, of in NOT_KEPT.items() if of == page_tables.TEST],
+  )
 
 
 def main(argv: Sequence[str]) -> int:

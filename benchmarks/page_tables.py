@@ -65,7 +65,7 @@ def _ldc(read: Read, name: str, metric: str) -> dict[int, float]:
   return _by_seed(read, (f'latents_{name}',), metric)
 
 
-def _readme(read: Read) -> list[Row]:
+def readme(read: Read) -> list[Row]:
   labels = {
     'none: real training images': 'real',
     'posterior samples: what a perfect sampler reaches': 'aggregate',
@@ -81,7 +81,7 @@ def _readme(read: Read) -> list[Row]:
   ]
 
 
-def _latent_sources(read: Read) -> list[Row]:
+def latent_sources(read: Read) -> list[Row]:
   labels = {
     'none: real training images (one set)': 'real',
     'posterior samples (what a perfect sampler reaches)': 'aggregate',
@@ -125,7 +125,7 @@ def _ratios(read: Read) -> list[Row]:
   return rows
 
 
-def _gmm_beside_net(read: Read) -> list[Row]:
+def gmm_beside_net(read: Read) -> list[Row]:
   rows = []
   for name, title in zip(_SETS, ('MNIST', 'Fashion-MNIST'), strict=True):
     for label, family in (('', _FIRST), (', second classifier', _SECOND)):
@@ -152,7 +152,7 @@ def _discrepancies(read: Read) -> list[Row]:
   return rows
 
 
-def _svgd_acts(read: Read) -> list[Row]:
+def svgd_acts(read: Read) -> list[Row]:
   files = {
     'SVGD': 'latent_bench_svgd',
     'plain gradient of the energy': 'latent_bench_plain_gradient',
@@ -163,7 +163,7 @@ def _svgd_acts(read: Read) -> list[Row]:
   ]
 
 
-def _encoders(read: Read) -> list[Row]:
+def encoders(read: Read) -> list[Row]:
   files = {
     "in the posterior's own standard deviations": (
       'encoder_bound',
@@ -264,7 +264,7 @@ def _narrowing(read: Read) -> list[Row]:
   ]
 
 
-def _toys(read: Read) -> list[Row]:
+def toys(read: Read) -> list[Row]:
   labels = {
     'ring': ('ring_2', 'sliced_ratio'),
     'grid': ('grid_2', 'sliced_ratio'),
@@ -306,23 +306,23 @@ def _penalties(read: Read) -> list[Row]:
 
 # (page, heading, number of the table under it) -> its rows
 TABLES: Mapping[tuple[str, str, int], Callable[[Read], list[Row]]] = {
-  ('README.md', 'Results', 1): _readme,
-  (_RESULTS, 'Latent sources', 1): _latent_sources,
+  ('README.md', 'Results', 1): readme,
+  (_RESULTS, 'Latent sources', 1): latent_sources,
   (_RESULTS, 'The sampler net beside its own posteriors', 1): _ratios,
-  (_RESULTS, 'GMM-200 beside the sampler net', 1): _gmm_beside_net,
+  (_RESULTS, 'GMM-200 beside the sampler net', 1): gmm_beside_net,
   (_RESULTS, '`ae` with GMM-200 beside the sampler net', 1): _ae_beside_net,
   (
     _RESULTS,
     'Kernel Stein discrepancy from the posteriors',
     1,
   ): _discrepancies,
-  (_RESULTS, 'Does SVGD act?', 1): _svgd_acts,
-  (_RESULTS, "SVGD against the ELBO as the encoder's training", 1): _encoders,
+  (_RESULTS, 'Does SVGD act?', 1): svgd_acts,
+  (_RESULTS, "SVGD against the ELBO as the encoder's training", 1): encoders,
   (_RESULTS, 'Likelihood by annealing', 1): _annealing,
   (_NOTES, "How wide the encoder's posteriors come out", 1): _widths,
   (_NOTES, 'Few particles', 1): _few_particles,
   (_NOTES, 'How much SVGD narrows a posterior', 1): _narrowing,
-  (_NOTES, 'Latent samplers on sets with known answers', 1): _toys,
+  (_NOTES, 'Latent samplers on sets with known answers', 1): toys,
   (_NOTES, 'A larger inverse temperature', 1): _temperatures,
   (_NOTES, 'The penalty of the latent energy', 1): _penalties,
   ('benchmarks/results/ais.md', '', 1): _annealing_page,

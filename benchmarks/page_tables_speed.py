@@ -132,7 +132,7 @@ def _directions(
   return [svgd_directions_tables.median_ratio(row, peer) for peer in peers]
 
 
-def _one_target(read: Read) -> list[Row]:
+def one_target(read: Read) -> list[Row]:
   labels = (
     (
       '2048, one target (the largest ratio to blackjax)',
@@ -217,7 +217,7 @@ def _start(read: Read) -> list[Row]:
 TABLES: Mapping[tuple[str, str, int], Callable[[Read], list[Row]]] = {
   (_SPEED, 'Training', 1): _training,
   (_SPEED, 'Convolutions', 1): _convolutions_beside,
-  (_SPEED, 'SVGD directions', 1): _one_target,
+  (_SPEED, 'SVGD directions', 1): one_target,
   (_SPEED, 'A batch of SVGD directions', 1): _many_targets,
   (_SPEED, 'One H100', 1): _gpu,
   (_SPEED, 'Start and evaluation', 1): _start,

@@ -52,6 +52,19 @@ class CheckTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (
+      'that mixture reaches 2.96 ± 0.18',
+      'that mixture reaches 2.95 ± 0.18',
+      'ahead of": the page says 2.95, 0.18, latents_mnist.json,',
+    ),
+    ('that mixture reaches', 'it has', '" is there 0 times, not once.'),
+  )
+  def test_a_sentence_that_differs_is_told(self, old, new, message):
+    self._replace('README.md', old, new)
+    (found,) = check_tables.check(self.root)
+    self.assertIn(message, found)
+
+  @parameterized.parameters(
+    (
       'docs/results.md',
       '| GMM-200 | 5,382 to 5,974 | 876 to 916 |\n',
       'the row "GMM-200" of latents_mnist.json',
@@ -99,8 +112,12 @@ class CheckTest(parameterized.TestCase):
     record = json.loads(path.read_text(encoding='utf-8'))
     del record['median']
     path.write_text(json.dumps(record), encoding='utf-8')
-    (found,) = check_tables.check(self.root)
-    self.assertIn("the file lacks 'median'", found)
+    found = check_tables.check(self.root)
+    self.assertIn(
+      'docs/speed.md, "Start and evaluation", table 1: the file lacks'
+      " 'median'.",
+      found,
+    )
 
   def test_a_damaged_file_is_told(self):
     path = self.root / 'benchmarks/results/start.json'
