@@ -5,6 +5,7 @@ numbers. Line ends, bold and code marks do not count.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import operator
 import statistics
 
 from benchmarks import page_tables
@@ -83,6 +84,16 @@ def _batches(name: str):
   return find
 
 
+def _syncing(name: str):
+  """Milliseconds of a save with and without syncing, by the least of turns."""
+
+  def find(read: Read) -> list[float]:
+    saves = read('syncing')['least']['saves']
+    return [1e3 * saves[x][name] for x in ('synced', 'not synced')]
+
+  return find
+
+
 _behind = _cell(
   page_tables.encoders,
   'one bandwidth for all dimensions (`method.whiten=false`)',
@@ -123,6 +134,12 @@ SENTENCES: Mapping[tuple[str, str], Callable[[Read], Sequence[float]]] = {
     _cell(page_tables.svgd_acts, 'SVGD', 0),
   ),
   (_RESULTS, '10,000 latents take {} s by the sampler net'): _of_ten_thousand,
+  ('docs/running.md', 'makes a save of mnist:vae {} ms longer'): (
+    lambda read: [operator.sub(*_syncing('seconds')(read))]
+  ),
+  ('docs/running.md', 'waits {} ms for a save either way'): _first(
+    _syncing('loop_seconds')
+  ),
   (_NOTES, 'too narrow: {} ± {} nats behind the ELBO'): _behind,
   (_NOTES, 'SVGD is level with the ELBO, {} ± {}'): _level,
   (_NOTES, 'svgd is at {} to {} times the distance of fresh draws'): _toys,
