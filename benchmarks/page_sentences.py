@@ -7,6 +7,7 @@ numbers. Line ends, bold and code marks do not count.
 from collections.abc import Callable, Mapping, Sequence
 import operator
 import statistics
+from typing import Any
 
 from benchmarks import page_tables
 from benchmarks import page_tables_speed
@@ -85,10 +86,10 @@ def _batches(name: str):
 
 
 def _syncing(name: str):
-  """Milliseconds of a save with and without syncing, by the least of turns."""
+  """Milliseconds of a save with and without syncing, the median of turns."""
 
   def find(read: Read) -> list[float]:
-    saves = read('syncing')['least']['saves']
+    saves = read('syncing')['median']['saves']
     return [1e3 * saves[x][name] for x in ('synced', 'not synced')]
 
   return find
@@ -107,11 +108,14 @@ _of_gmm = _cell(
   page_tables.readme, 'mixture of 200 Gaussians, fitted afterwards', 0
 )
 _of_ae = _cell(page_tables.latent_sources, '`ae` + GMM-200', 1)
-_one_target = _cell(
-  page_tables_speed.one_target,
-  '2048, one target (the largest ratio to blackjax) | 32',
-  *(0, 1),
-)
+
+
+def _one_target(read: Read) -> Sequence[Any]:
+  peers = ('blackjax', 'numpyro')
+  return page_tables_speed.directions(
+    read, 'svgd_directions', 'one target', 2048, 32, peers
+  )
+
 
 SENTENCES: Mapping[tuple[str, str], Callable[[Read], Sequence[float]]] = {
   (

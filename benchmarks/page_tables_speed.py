@@ -124,7 +124,7 @@ def _training(read: Read) -> list[Row]:
   ]
 
 
-def _directions(
+def directions(
   read: Read, name: str, part: str, num: int, dim: int, peers: Sequence[str]
 ) -> list[Cell]:
   """How many times as long each peer takes."""
@@ -132,7 +132,7 @@ def _directions(
   return [svgd_directions_tables.median_ratio(row, peer) for peer in peers]
 
 
-def one_target(read: Read) -> list[Row]:
+def _one_target(read: Read) -> list[Row]:
   labels = (
     (
       '2048, one target (the largest ratio to blackjax)',
@@ -146,7 +146,7 @@ def one_target(read: Read) -> list[Row]:
   return [
     (
       f'{label} | 32',
-      _directions(read, name, 'one target', num, 32, peers),
+      directions(read, name, 'one target', num, 32, peers),
     )
     for label, name, num in labels
   ]
@@ -157,7 +157,7 @@ def _many_targets(read: Read) -> list[Row]:
   return [
     (
       f'{num} | {num} | {python}',
-      _directions(read, name, 'batched', num, num, peers),
+      directions(read, name, 'batched', num, num, peers),
     )
     for python, name in (
       ('3.12, 3.13', 'svgd_directions'),
@@ -217,7 +217,7 @@ def _start(read: Read) -> list[Row]:
 TABLES: Mapping[tuple[str, str, int], Callable[[Read], list[Row]]] = {
   (_SPEED, 'Training', 1): _training,
   (_SPEED, 'Convolutions', 1): _convolutions_beside,
-  (_SPEED, 'SVGD directions', 1): one_target,
+  (_SPEED, 'SVGD directions', 1): _one_target,
   (_SPEED, 'A batch of SVGD directions', 1): _many_targets,
   (_SPEED, 'One H100', 1): _gpu,
   (_SPEED, 'Start and evaluation', 1): _start,
