@@ -33,7 +33,7 @@ _UNCHECKED_COLUMNS = ('file', 'source')
 
 _NOTHING = object()
 # A missing or damaged file, or one without a field or a row.
-_UNREADABLE = (OSError, LookupError, ValueError)
+_UNREADABLE = (OSError, LookupError, ValueError, TypeError)
 _NUMBER = re.compile(r'-?\d[\d,]*(?:\.\d+)?')
 _MEASURED = re.compile(r'[+-]?\d+(\.\d+|:\d\d)(?![\d.]).*')
 
@@ -115,9 +115,10 @@ def read_tables(text: str, page: str) -> list[Table]:
   return found
 
 
-def _cells(line: str) -> list[str]:
+def _cells(line: str, bold: str = '') -> list[str]:
+  """The cells of a line of a table, with or without asterisks."""
   cells = re.split(r'(?<!\\)\|', line.strip())[1:-1]
-  return [cell.strip().replace('**', '') for cell in cells]
+  return [cell.strip().replace('**', bold) for cell in cells]
 
 
 def check(root: pathlib.Path) -> list[str]:
@@ -175,7 +176,9 @@ def check_sentences(page: str, text: str, root: pathlib.Path) -> list[str]:
     try:
       numbers = make(reader)
     except _UNREADABLE as error:
-      found.append(f'{page}, "{words}": {_reason(error)}.')
+      found.append(
+        f'{page}, "{words}": {_reason(error)}, reading {reader.source}.'
+      )
       continue
     if len(matches) != 1:
       found.append(
@@ -204,7 +207,7 @@ def check_table(table: Table, root: pathlib.Path, text: str) -> list[str]:
   try:
     expected = TABLES[table.key](reader)
   except _UNREADABLE as error:
-    return [f'{table.name}: {_reason(error)}.']
+    return [f'{table.name}: {_reason(error)}, reading {reader.source}.']
   source = reader.source
   found = [
     f'{table.name}: the page does not name {RESULTS}/{name}.'
@@ -280,7 +283,7 @@ def _compare_texts(written: str, made: str, page: str) -> list[str]:
     for line, right in itertools.zip_longest(
       old[start:stop], new[first:last], fillvalue='nothing'
     ):
-      cells, expected = _cells(line), _cells(right)
+      cells, expected = _cells(line, '**'), _cells(right, '**')
       if len(cells) == len(expected) > 0 and cells[0] == expected[0]:
         header = _header(new, first)
         found += [
@@ -318,8 +321,8 @@ def _reason(error: Exception) -> str:
   if isinstance(error, FileNotFoundError):
     return f'{pathlib.PurePath(error.filename).name} is missing'
   if isinstance(error, KeyError):
-    return f'the file lacks {error}'
-  return f'the file cannot be used ({error})'
+    return f'there is no {error}'
+  return f'a file cannot be used ({error})'
 
 
 def _made_files(root: pathlib.Path) -> dict[pathlib.Path, Callable[[], str]]:

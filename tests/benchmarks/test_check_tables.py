@@ -91,6 +91,12 @@ class CheckTest(parameterized.TestCase):
     self.assertIn(message, found)
     self.assertTrue(found.startswith(page), found)
 
+  def test_a_bold_cell_of_a_page_of_results_is_told(self):
+    bold = '| LDC-VAE | **0.953 ± 0.00058**'
+    self._replace(f'{_MNIST}.md', bold, bold.replace('**', ''))
+    (found,) = check_tables.check(self.root)
+    self.assertIn('gives "**0.953 ± 0.00058**"', found)
+
   def test_a_row_of_no_file_is_told(self):
     row = '| flow matching, 50 evaluations of its net | 2.72'
     self._replace('README.md', row, f'| another | 1.0 | 1.0 |\n{row}')
@@ -114,8 +120,8 @@ class CheckTest(parameterized.TestCase):
     path.write_text(json.dumps(record), encoding='utf-8')
     found = check_tables.check(self.root)
     self.assertIn(
-      'docs/speed.md, "Start and evaluation", table 1: the file lacks'
-      " 'median'.",
+      'docs/speed.md, "Start and evaluation", table 1: there is no'
+      " 'median', reading start.json.",
       found,
     )
 
@@ -123,7 +129,7 @@ class CheckTest(parameterized.TestCase):
     path = self.root / 'benchmarks/results/start.json'
     path.write_text('{', encoding='utf-8')
     found = check_tables.check(self.root)
-    self.assertIn('the file cannot be used', found[0])
+    self.assertIn('a file cannot be used', found[0])
 
   def test_a_table_without_a_file_is_told(self):
     page = self.root / 'docs' / 'faq.md'
