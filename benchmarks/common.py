@@ -327,19 +327,24 @@ def write(
   output = pathlib.Path(output)
   output.parent.mkdir(parents=True, exist_ok=True)
   files.write_json(output, record)
+  with files.open_atomically(output.with_suffix('.md')) as file:
+    file.write(create_page(record, markdown).encode())
+
+
+def create_page(record: dict[str, Any], markdown: str) -> str:
+  """Returns the tables of a record, and a line with its origin below them."""
   device, commits = record['device'], record['git_commit']
   rows = record.get('rows', ())
   trained = {row['git_commit'] for row in rows if row.get('git_commit')}
   if trained:  # elsewhere, and perhaps by an earlier version
     commits = f'{commits}; runs of {", ".join(sorted(trained))}'
-  origin = (
-    f'`{record["command"]}`; seeds {", ".join(map(str, record["seeds"]))};'
+  return (
+    f'{markdown}\n`{record["command"]}`; seeds'
+    f' {", ".join(map(str, record["seeds"]))};'
     f' {device["count"]} x {device["kind"]} ({device["processor"]},'
     f' {device["cores"]} cores), jax {record["versions"]["jax"]}, commit'
     f' {commits}.\n'
   )
-  with files.open_atomically(output.with_suffix('.md')) as file:
-    file.write(f'{markdown}\n{origin}'.encode())
 
 
 def _processor() -> str:

@@ -56,7 +56,7 @@ def write(
     for picture in page.read_pictures(workdir / 'figures', _CAPTIONS, missing)
     if picture.name in _CAPTIONS
   ]
-  text = _to_markdown(record, columns, pictures)
+  text = to_markdown(record, columns, pictures)
   style.write_bytes(workdir / 'comparison.md', text.encode())
   page.write(
     workdir / 'comparison.html',
@@ -89,12 +89,18 @@ def write(
   )
 
 
-def _to_markdown(
+def to_markdown(
   record: Mapping[str, Any],
   columns: Sequence[names.Metric],
   pictures: Sequence[page.Picture],
 ) -> str:
-  """Returns the text of comparison.md."""
+  """Returns the text of comparison.md.
+
+  Args:
+    record: The content of comparison.json.
+    columns: From `tables.columns`.
+    pictures: Those that it shows.
+  """
   num_seeds = len(record['seeds'])
   escape = tables.escape_markdown
   command = record['command'].replace('`', "'")
