@@ -5,8 +5,8 @@
 #   LDC_VAE_VENV         the folder of the environment (default: ROOT/.venv)
 #   LDC_VAE_PYTHON       the Python to make it with (default: it looks for one)
 #   LDC_VAE_ACCELERATOR  cpu, cuda or tpu (default: what the machine has)
-# and installs a file of locks/, with the hashes of all packages: that of the
-# accelerator, or locks/$lock.txt. $requirements is what it was made from.
+# and installs a file of launch/locks/, with the hashes of all packages: that of
+# the accelerator, or $lock.txt. $requirements is what it was made from.
 
 # Without -u: bash 3.2, which macOS has, calls an empty array unset.
 set -eo pipefail
@@ -98,7 +98,7 @@ make_environment() {
     fail "cannot write to $venv; set LDC_VAE_VENV to another folder"
   "$base" -m venv "$venv" >&2 ||
     fail "$base could not make an environment in $venv; see the lines above"
-  file=locks/${lock:-$accelerator}.txt
+  file=launch/locks/${lock:-$accelerator}.txt
   # -I: packages of PYTHONPATH or of the user do not count as installed.
   "$python" -I -m pip install --disable-pip-version-check \
     --require-hashes -r "$root/$file" >&2 ||

@@ -6,7 +6,7 @@
 #
 # It leaves build/site and build/dist. A warning, such as that of a link that
 # leads nowhere, is an error. The first call makes an environment of its own,
-# build/docs_venv, from locks/docs.txt.
+# build/docs_venv, from launch/locks/docs.txt.
 
 # shellcheck source=launch/_environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the files of locks/: every version and the SHA-256 of every file that
-# pip may install, for all platforms and Pythons.
+# Makes the files of launch/locks/: every version and the SHA-256 of every file
+# that pip may install, for all platforms and Pythons.
 #
 #   bash launch/lock.sh          # after a change of a requirements.txt
 #
@@ -15,8 +15,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
 lock() {
   uv pip compile --quiet --universal --python-version=3.11.5 \
     --generate-hashes --no-annotate --no-header \
-    "--output-file=locks/$1.txt" "${@:2}" ||
-    fail "uv could not make locks/$1.txt; see the lines above"
+    "--output-file=launch/locks/$1.txt" "${@:2}" ||
+    fail "uv could not make launch/locks/$1.txt; see the lines above"
 }
 
 command -v uv > /dev/null ||

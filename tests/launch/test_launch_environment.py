@@ -32,7 +32,13 @@ class LocalTest(_LocalTestCase):
     self.launch_well()
     (pip,) = self.calls('pip')
     self.assertContainsSubset(
-      ('install', '--require-hashes', '-r', f'{self.root}/locks/cpu.txt'), pip
+      (
+        'install',
+        '--require-hashes',
+        '-r',
+        f'{self.root}/launch/locks/cpu.txt',
+      ),
+      pip,
     )
     (run,) = self.calls('ldc_vae.main')
     self.assertEqual(
@@ -111,7 +117,7 @@ class DocsTest(_LocalTestCase):
       self.launch_well(LDC_VAE_VENV='elsewhere')
     (pip,) = self.calls('pip')
     self.assertEqual(
-      pip[-3:], ('--require-hashes', '-r', f'{self.root}/locks/docs.txt')
+      pip[-3:], ('--require-hashes', '-r', f'{self.root}/launch/locks/docs.txt')
     )
     self.assertTrue((self.root / 'build/docs_venv/bin/python').exists())
     self.assertTrue((self.root / 'build/pages/docs/page.md').exists())
@@ -124,12 +130,12 @@ class DocsTest(_LocalTestCase):
 
   def test_a_failed_installation_names_its_file(self):
     result = self.launch(FAKE_PIP_CODE='1')
-    self.assert_failed(result, 'locks/docs.txt')
+    self.assert_failed(result, 'launch/locks/docs.txt')
 
 
 class BrokenEnvironmentTest(_LocalTestCase):
   def test_a_failed_installation_is_reported_and_done_again(self):
-    self.assert_failed(self.launch(FAKE_PIP_CODE='1'), 'locks/cpu.txt')
+    self.assert_failed(self.launch(FAKE_PIP_CODE='1'), 'launch/locks/cpu.txt')
     self.assertEmpty(self.calls('ldc_vae.main'))
     self.launch_well()
     self.assert_made(2)
@@ -220,7 +226,8 @@ class AcceleratorTest(_LocalTestCase):
       self.launch_well(LDC_VAE_ACCELERATOR='cuda')
     (pip,) = self.calls('pip')
     self.assertEqual(
-      pip[-3:], ('--require-hashes', '-r', f'{self.root}/locks/{name}.txt')
+      pip[-3:],
+      ('--require-hashes', '-r', f'{self.root}/launch/locks/{name}.txt'),
     )
 
   def test_the_cpu_is_served_by_any_build(self):
@@ -237,7 +244,9 @@ class AcceleratorTest(_LocalTestCase):
 
   def test_the_user_chooses(self):
     self.launch_well(LDC_VAE_ACCELERATOR='tpu')
-    self.assertEqual(self.calls('pip')[-1][-1], f'{self.root}/locks/tpu.txt')
+    self.assertEqual(
+      self.calls('pip')[-1][-1], f'{self.root}/launch/locks/tpu.txt'
+    )
 
   def test_an_unknown_choice_is_reported(self):
     self.assert_failed(

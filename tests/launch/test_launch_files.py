@@ -20,7 +20,9 @@ from tests.launch import launch_case
 
 _ROOT = launch_case.ROOT
 _FILES = sorted(
-  path.relative_to(_ROOT).as_posix() for path in (_ROOT / 'launch').iterdir()
+  path.relative_to(_ROOT).as_posix()
+  for path in (_ROOT / 'launch').iterdir()
+  if path.is_file()
 )
 _PINNED = ('requirements.txt', 'docs/requirements.txt')
 _LOCKS = ('cpu', 'cuda12', 'cuda13', 'docs', 'tpu')
@@ -155,7 +157,8 @@ class DockerfileTest(parameterized.TestCase):
     self.assertIn('--require-hashes', words[install])
     copies = [i for i, x in enumerate(words) if x.startswith('COPY')]
     self.assertEqual(
-      [words[i].split()[1] for i in copies], ['locks', 'configs', 'ldc_vae']
+      [words[i].split()[1] for i in copies],
+      ['launch/locks', 'configs', 'ldc_vae'],
     )
     self.assertLess(copies[0], install)
     self.assertLess(install, copies[1])
@@ -321,10 +324,10 @@ class RequirementsTest(parameterized.TestCase):
 
 
 class LocksTest(parameterized.TestCase):
-  """locks/, which `bash launch/lock.sh` makes, fits what it is made from."""
+  """The locks fit what `bash launch/lock.sh` makes them from."""
 
   def test_each_has_a_test(self):
-    found = {path.stem for path in (_ROOT / 'locks').iterdir()}
+    found = {path.stem for path in (_ROOT / 'launch/locks').iterdir()}
     self.assertEqual(found, set(_LOCKS))
 
   @parameterized.parameters(*_LOCKS)
@@ -356,7 +359,7 @@ class LocksTest(parameterized.TestCase):
 
 def _lock(name):
   """The requirements of a lock, each with its hashes in one line."""
-  text = (_ROOT / f'locks/{name}.txt').read_text()
+  text = (_ROOT / f'launch/locks/{name}.txt').read_text()
   return re.sub(r' *\\\n *', ' ', text).splitlines()
 
 

@@ -217,7 +217,7 @@ class JobTest(_SlurmTestCase):
     for _ in range(2):
       self.assert_done(self.submit(f'--gpus-per-node={gpus}'))
     (pip,) = self.calls('install')
-    self.assertEqual(pip[-1], f'{self.root}/locks/{wanted}.txt')
+    self.assertEqual(pip[-1], f'{self.root}/launch/locks/{wanted}.txt')
     self.assertEqual({task[2] for task in self.tasks()}, {platforms})
 
   def test_srun_leaves_the_writer_alive(self):
