@@ -172,7 +172,7 @@ class SourcesTest(evaluate_case.RunTest):
         self.sources(config)
 
   @parameterized.parameters(
-    ('langevin', langevin.fit), ('two_stage', two_stage.fit)
+    ('langevin', langevin.SAMPLER.fit), ('two_stage', two_stage.fit)
   )
   def test_a_trained_law_takes_the_steps_asked_for(self, name, fit_fn):
     config = config_lib.override(
