@@ -69,7 +69,7 @@ class TrainedRun:
     """Prepares the functions; use `ldc_vae.load` or `ldc_vae.fit`."""
     self.workdir = workdir
     self._trained = trained
-    self._networks = sources_lib.Networks.of_run(trained)
+    self._networks = sources_lib.Networks(trained)
     self.functions = functions_lib.Functions(trained)
 
   @property
