@@ -344,19 +344,10 @@ def _values(
   key: Array,
   what: str,
 ) -> tuple[np.ndarray, ...]:
-  """Returns the values of all images, of each output [B] of `batch_fn`.
+  """Returns float64 [N] of all images for each output [B] of `batch_fn`.
 
-  Args:
-    batch_fn: A function `(params, stats, batch, key, number of its first
-      image)`, which is compiled.
-    trained: The networks.
-    images: Shape [N, H, W, C].
-    batch_size: B.
-    key: PRNG key.
-    what: What is estimated, in words.
-
-  Returns:
-    An array [N] for each output, float64.
+  It is a function `(params, stats, batch, key, number of the first image)`,
+  which is compiled here.
   """
   batch_size = max(1, min(batch_size, len(images)))
   # the weights are arguments, because jit would compile constants in

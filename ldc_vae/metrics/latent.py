@@ -205,15 +205,9 @@ def _mean_kernel(
 def _common_quantiles(
   n: int, m: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the common steps of two quantile functions.
+  """Returns the common steps of the quantile functions of n and of m numbers.
 
-  Args:
-    n: The size of the first set.
-    m: The size of the second set.
-
-  Returns:
-    For each step, the row in the first sorted set, the row in the second one,
-    and the length of the step.
+  For each: the row in the first sorted set, that in the second, its length.
   """
   # The unit is 1 / (n m), in which every edge is an integer.
   edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)

@@ -115,11 +115,10 @@ def write_tiles(
 
 
 def _mosaic(rows, framed_columns, breaks):
-  """Composes the grid.
+  """Composes the grid uint8 [H, W, 3].
 
-  Returns:
-    The grid uint8 [H, W, 3], the left edges of its columns, the upper edges of
-    its rows, and the enlarged height and width of an image.
+  It comes with the left edges of columns, the upper edges of rows, and the
+  enlarged height and width of an image.
   """
   _, height, width, _ = rows[0].shape
   factor = max(1, round(_TILE / max(height, width)))
