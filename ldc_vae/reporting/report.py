@@ -114,7 +114,7 @@ def write_report(
 def _read(read_fn, path: pathlib.Path, empty, missing: list[str]) -> Any:
   """Returns what a file holds; else `empty`, and says so in `missing`."""
   try:
-    found = read_fn(path)
+    found = read_fn(path) if path.exists() else None
   except OSError as error:
     missing.append(f'{error}.')
     return empty

@@ -159,9 +159,7 @@ class WriteReportTest(parameterized.TestCase):
   def test_missing_file_is_reported(self, name):
     self._fill()
     (self.workdir / name).unlink()
-    self.assertRegex(
-      self._report().text, f'{name} (was missing|cannot be read)'
-    )
+    self.assertIn(f'{name} was missing or broken.', self._report().text)
 
   def test_empty_workdir_gives_a_page_that_says_so(self):
     text = self._report().text
