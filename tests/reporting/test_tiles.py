@@ -153,7 +153,7 @@ class InterpolationsTest(case.PictureTestCase):
     self.assertEqual(framed_rows, rows)
 
   def test_refuses_a_missing_axis(self):
-    with self.assertRaisesRegex(AssertionError, 'rank 4.* expected rank is 5'):
+    with self.assertRaisesRegex(AssertionError, 'rank 4 .* expected 5'):
       run_figures.interpolations(case.digits(2), self.path, title='')
 
 
