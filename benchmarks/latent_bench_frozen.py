@@ -14,12 +14,12 @@ from benchmarks import common
 from benchmarks import latent_bench_sets
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
 from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.metrics import frechet
 from ldc_vae.metrics import stein
-from ldc_vae.runtime import checkpoint
 
 _NUM_COMPONENTS = 64  # of the images
 _FITTED = 10_000  # images whose components they are
@@ -52,22 +52,8 @@ def load_run(
   if data_dir:
     config = config_lib.override(config, {'dataset.data_dir': data_dir})
   experiment = experiment_lib.create(config)
-  with checkpoint.Checkpointer(
-    f'{workdir}/checkpoints', read_only=True
-  ) as checkpointer:
-    restored = checkpointer.restore(experiment.abstract_state())
-  if restored is None:
-    raise ValueError(
-      f'--workdirs={workdir} holds no checkpoint; train it first'
-    )
-  apply = sources_lib.Networks(
-    experiment.model,
-    experiment.algorithm,
-    restored.state.ema_params,
-    restored.state.stats,
-    binarize=config.dataset.binarize,
-    batch_size=config.evaluate.batch_size,
-  )
+  trained = run_lib.restore_without_data(config, workdir, 'latest')
+  apply = sources_lib.Networks(trained)
   images = experiment.dataset.images
   keys = jax.random.split(
     jax.random.fold_in(experiment.key, 2**31 + 4),
@@ -75,7 +61,7 @@ def load_run(
   )
   posteriors = apply.encode(images['train'], keys[0])
   again = apply.encode(images['train'], keys[1]).z
-  logging.info('%s: step %d, encoded', workdir, restored.step)
+  logging.info('%s: step %d, encoded', workdir, trained.step)
   score_fn = None
   if posteriors.logvar is not None:
     mixture_score = jax.jit(stein.mixture_score)

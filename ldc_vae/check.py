@@ -116,12 +116,7 @@ def _parts_of_run(
 
 
 def _metrics(run: pathlib.Path, record: Mapping[str, Any] | None) -> _Part:
-  """Returns the part metrics.jsonl.
-
-  Args:
-    run: The workdir.
-    record: What the newest checkpoint says of the lines before it, if known.
-  """
+  """Returns the part metrics.jsonl; a checkpoint has a record of it."""
   path = run / metric_writer.NAME
   damage = metric_writer.damage(path, record)
   if damage or not (num_torn := metric_writer.count_torn(path)):
@@ -140,12 +135,7 @@ def _drop_torn(path: pathlib.Path) -> str:
 
 
 def _config(path: pathlib.Path, stored: Mapping[str, Any]) -> _Part:
-  """Returns the part config.json.
-
-  Args:
-    path: The file.
-    stored: The config that the newest checkpoint holds; empty if unknown.
-  """
+  """Returns the part config.json, which a checkpoint has `stored` too."""
   record = files.read_record(path)
   damage = ''
   config = record.get('config') if record else None

@@ -295,13 +295,7 @@ def _check_workdir(workdir: str) -> None:
 
 
 def _check_output(output: str, config, values: flags.FlagValues) -> None:
-  """Raises unless samples or latents may be written there.
-
-  Args:
-    output: The .npz file.
-    config: Of the run.
-    values: The flags.
-  """
+  """Raises unless samples or latents of a run may be written to `output`."""
   path = pathlib.Path(output)
   if path.suffix != '.npz':
     beside = ' (a grid is put beside it, as a .png)' * (values.mode == 'sample')

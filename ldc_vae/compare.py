@@ -167,17 +167,6 @@ def create_runs(
   ]
 
 
-def is_finished(run: Run, num_steps: int, data: Sequence[str]) -> bool:
-  """Whether the results of a run are there, and are of its own config.
-
-  Args:
-    run: The run; its folder may be missing.
-    num_steps: Of its training.
-    data: The `datasets.descriptions` of its data.
-  """
-  return run_lib.is_evaluated(run.workdir, run.config, num_steps, data)
-
-
 def failure(end: jobs_lib.End) -> str:
   """Why a run failed, in one line: its error, its signal or its exit code."""
   lines = [line.strip() for line in end.output.splitlines() if line.strip()]
@@ -272,7 +261,9 @@ class _RunTable:
     return record
 
   def _is_finished(self, run: Run) -> bool:
-    return is_finished(run, self._num_steps[run.method], self._data)
+    """Whether the results of a run are there, and are of its own config."""
+    num_steps = self._num_steps[run.method]
+    return run_lib.is_evaluated(run.workdir, run.config, num_steps, self._data)
 
   def _entry(self, run: Run) -> dict[str, Any]:
     """A run in comparison.json."""

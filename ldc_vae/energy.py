@@ -46,32 +46,6 @@ def gibbs_energy(
   return -inverse_temperature * log_likelihood + prior + latent_energy
 
 
-def gibbs_score(
-  log_likelihood_fn: Callable[[Array], Array],
-  z: Array,
-  inverse_temperature: Array | float,
-  latent_energy_fn: Callable[[Array], Array] | None = None,
-) -> Array:
-  """Returns the score of the Gibbs posterior, -grad_z U(z; x).
-
-  Args:
-    log_likelihood_fn: Maps z [D] to log p(x|z), a scalar in nats.
-    z: One latent, shape [D].
-    inverse_temperature: lambda > 0.
-    latent_energy_fn: Maps z [D] to w f(u), a scalar; None leaves it out.
-
-  Returns:
-    Shape [D], in nats per unit of z.
-  """
-  chex.assert_rank(z, 1)
-
-  def energy_fn(z):
-    latent = 0.0 if latent_energy_fn is None else latent_energy_fn(z)
-    return gibbs_energy(log_likelihood_fn(z), z, inverse_temperature, latent)
-
-  return -jax.grad(energy_fn)(z)
-
-
 def standardise(z: Array, mean: Array, std: Array) -> Array:
   """Returns u = (z - mu) / sigma, for z [..., D] and mu, sigma [D]."""
   # explicit, because tests forbid an implicit promotion of ranks

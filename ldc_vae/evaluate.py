@@ -86,13 +86,13 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   if cluster.is_first():  # those of a newer version are not replaced
     files.read_record(workdir / outputs.RESULTS)
   run = run_lib.Run(workdir, config, experiment)
-  restored, last_step = run.restore_trained()
-  step, state = restored.step, restored.state
+  trained, last_step = run.restore_trained()
+  step = trained.step
   if not cluster.is_first():  # it evaluates alone; the others wait for it
     return cluster.barrier('evaluated')[0]
   logging.info('evaluating step %d of %s', step, workdir)
   _log_left_out(config)
-  networks = sources_lib.Networks.of_run(run.trained(restored))
+  networks = sources_lib.Networks(trained)
   inception_fn = inception.load() if config.evaluate.inception else None
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
   sources_key, projections_key, importance_key, annealed_key, time_key = (
@@ -126,10 +126,9 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
       )
   if 'sampler' in experiment.algorithm.trained:
     _check_sampler(results)
-  results.update(
-    likelihood.importance(config, experiment, state, importance_key)
-  )
-  results.update(likelihood.annealed(config, experiment, state, annealed_key))
+  test = sources.test_images
+  results.update(likelihood.importance(trained, test, importance_key))
+  results.update(likelihood.annealed(trained, test, annealed_key))
   decoded = sources.images['reconstruction'].astype(np.float32)
   residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
   results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))

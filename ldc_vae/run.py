@@ -168,23 +168,11 @@ class Run:
             ' process the same config and data'
           )
 
-  def trained(self, restored: checkpoint.Restored) -> 'Trained':
-    """Returns the trained networks of a restored checkpoint."""
-    experiment, state = self.experiment, restored.state
-    return Trained(
-      self.config,
-      experiment.model,
-      experiment.algorithm,
-      state.ema_params,
-      state.stats,
-      restored.step,
-    )
-
-  def restore_trained(self) -> tuple[checkpoint.Restored, int]:
+  def restore_trained(self) -> tuple['Trained', int]:
     """Restores the checkpoint that `evaluate.checkpoint` names.
 
     Returns:
-      What `restore` gives, and the step of the latest checkpoint.
+      The networks, and the step of the latest checkpoint.
 
     Raises:
       UserError: There is none, or it has numbers that are not finite.
@@ -195,8 +183,9 @@ class Run:
       restored = self.restore(checkpointer, self.config.evaluate.checkpoint)
       # process 0 alone sees the files
       last_step = checkpointer.latest_step()
-    restored = _require_trained(restored, self.workdir)
-    return restored, last_step or restored.step
+    model, algorithm = self.experiment.model, self.experiment.algorithm
+    trained = _trained(self.config, model, algorithm, restored, self.workdir)
+    return trained, last_step or trained.step
 
 
 class Trained(NamedTuple):
@@ -248,12 +237,9 @@ def restore_without_data(
     restored = checkpointer.restore(
       template, which or config.evaluate.checkpoint
     )
-  restored = _require_trained(restored, workdir)
-  config_lib.check_same_run(restored.meta['config'], config, str(checkpoints))
-  state = restored.state
-  return Trained(
-    config, model, algorithm, state.ema_params, state.stats, restored.step
-  )
+  if restored is not None:
+    config_lib.check_same_run(restored.meta['config'], config, str(checkpoints))
+  return _trained(config, model, algorithm, restored, workdir)
 
 
 def _image_shape(
@@ -266,16 +252,21 @@ def _image_shape(
   return experiment_lib.load_dataset(config).image_shape
 
 
-def _require_trained(
-  restored: checkpoint.Restored | None, workdir: pathlib.Path
-) -> checkpoint.Restored:
-  """Returns a checkpoint, or raises if there is none or if it diverged."""
+def _trained(
+  config: config_dict.ConfigDict,
+  model: model_lib.Model,
+  algorithm: base.Algorithm,
+  restored: checkpoint.Restored | None,
+  workdir: pathlib.Path,
+) -> Trained:
+  """Returns the networks, or raises if there are none or if they diverged."""
   if restored is None:
     raise errors.UserError(
       f'{workdir} holds no checkpoint; train in it first (--mode=train)',
       exit_code=1,
     )
-  bad = health.first_non_finite(restored.state.ema_params)
+  state = restored.state
+  bad = health.first_non_finite(state.ema_params)
   if bad is not None:  # decoded, it would look like black images
     raise errors.UserError(
       f'{workdir / "checkpoints"}/{restored.step} has numbers in {bad} that'
@@ -283,7 +274,9 @@ def _require_trained(
       ' config.optimizer.learning_rate',
       exit_code=1,
     )
-  return restored
+  return Trained(
+    config, model, algorithm, state.ema_params, state.stats, restored.step
+  )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,11 @@ class Stream(enum.Enum):
   PIXELS = 2**31  # folded into an image's key: the draw of a binary image
 
 
+def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
+  """Draws standard normal noise [B, *shape], one row for each key."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
 def image_keys(
   key: Array,
   batch_size: int,

@@ -16,6 +16,7 @@ import numpy as np
 import ldc_vae
 from ldc_vae import config as config_lib
 from ldc_vae import experiment as experiment_lib
+from ldc_vae import run as run_lib
 from ldc_vae import train
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
@@ -70,6 +71,18 @@ def without_times(workdir):
   return found
 
 
+def trained(config, experiment, state):
+  """The networks of a state, as a checkpoint gives them."""
+  return run_lib.Trained(
+    config,
+    experiment.model,
+    experiment.algorithm,
+    state.ema_params,
+    state.stats,
+    step=0,
+  )
+
+
 @functools.cache
 def _trained():
   """A run that is trained and evaluated once: its config and workdir."""
@@ -106,14 +119,10 @@ class RunTest(parameterized.TestCase):
   @classmethod
   def untrained_networks(cls, *, batch_size):
     """The networks of new weights as functions of images and latents."""
-    return sources_lib.Networks(
-      cls.experiment.model,
-      cls.experiment.algorithm,
-      cls.untrained.ema_params,
-      cls.untrained.stats,
-      binarize=False,
-      batch_size=batch_size,
+    config = config_lib.override(
+      cls.config, {'evaluate.batch_size': batch_size}
     )
+    return sources_lib.Networks(trained(config, cls.experiment, cls.untrained))
 
   @contextlib.contextmanager
   def without_measures(self):

@@ -11,6 +11,7 @@ from absl.testing import absltest
 from ldc_vae import compare
 from ldc_vae import config as config_lib
 from ldc_vae import errors
+from ldc_vae import run as run_lib
 from ldc_vae.data import datasets
 from ldc_vae.reporting import comparison_page
 from ldc_vae.runtime import files
@@ -31,7 +32,7 @@ class CompareTest(compare_case.CompareTest):
     plans = self.plans()
     self.make_all(plans)
     with mock.patch.object(
-      compare, 'is_finished', side_effect=compare.is_finished
+      run_lib, 'is_evaluated', side_effect=run_lib.is_evaluated
     ) as checked:
       compare.compare(plans, (0, 1), self.workdir)
       self.assertEqual(checked.call_count, 2 * 4)

@@ -77,18 +77,14 @@ class MethodsTest(parameterized.TestCase):
     self.assertLess(results['nll/importance'], results['nll/elbo'])
 
   def test_a_method_may_encode_without_a_net(self):
-    experiment = experiment_lib.create(
-      config_lib.load('configs/digits.py:lebm,debug')
+    config = config_lib.load(
+      'configs/digits.py:lebm,debug', {'evaluate.batch_size': 50}
     )
+    experiment = experiment_lib.create(config)
     state = experiment.init_state()
     self.assertNotIn('encoder', state.params)
     apply = sources_lib.Networks(
-      experiment.model,
-      experiment.algorithm,
-      state.ema_params,
-      state.stats,
-      binarize=False,
-      batch_size=50,
+      evaluate_case.trained(config, experiment, state)
     )
     images = experiment.dataset.images['test'][:70]
     posterior = apply.encode(images, jax.random.key(0))

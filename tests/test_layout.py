@@ -1,13 +1,13 @@
 """Tests for the layout: who imports whom, and the look of every file."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pathlib
 import sys
 
 from absl.testing import absltest
-from absl.testing import parameterized
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -68,23 +68,30 @@ def _python_files(*folders):
   ]
 
 
+@functools.cache
 def _parse(name):
   return ast.parse((_ROOT / name).read_text(), name)
 
 
-def _imported(tree):
+@functools.cache
+def _imported(name):
   """Returns the dotted names that a file imports, at its top or later.
 
   `from a import b` counts as `a.b`, for b may be a module.
   """
   names = []
-  for node in ast.walk(tree):
+  for node in ast.walk(_parse(name)):
     if isinstance(node, ast.Import):
       names += [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0, f'line {node.lineno}: a relative import'
       names += [f'{node.module}.{alias.name}' for alias in node.names]
   return names
+
+
+def _packages(name):
+  """Returns the packages that a file imports from."""
+  return {each.partition('.')[0] for each in _imported(name)}
 
 
 def _dotted(name):
@@ -103,41 +110,37 @@ _PACKAGE = [
 _ALL = _python_files('ldc_vae', 'configs', 'tests', 'benchmarks')
 
 
-class FloorsTest(parameterized.TestCase):
-  @parameterized.parameters(_PACKAGE)
-  def test_imports_come_from_lower_floors(self, name):
-    own = _module(_dotted(name))
-    self.assertIn(own, _FLOORS, f'give {name} a floor')
-    for imported in _imported(_parse(name)):
-      module = _module(imported)
-      if module is None:
-        continue
-      self.assertIn(module, _FLOORS, f'{name} imports {imported}')
-      if module != own:
-        self.assertLess(
-          _FLOORS[module], _FLOORS[own], f'{name} imports {imported}'
-        )
+class FloorsTest(absltest.TestCase):
+  def test_imports_come_from_lower_floors(self):
+    for name in _PACKAGE:
+      own = _module(_dotted(name))
+      self.assertIn(own, _FLOORS, f'give {name} a floor')
+      for imported in _imported(name):
+        module = _module(imported)
+        if module is None:
+          continue
+        self.assertIn(module, _FLOORS, f'{name} imports {imported}')
+        if module != own:
+          self.assertLess(
+            _FLOORS[module], _FLOORS[own], f'{name} imports {imported}'
+          )
 
-  @parameterized.parameters(
-    [each for each in _PACKAGE if _FLOORS.get(_module(_dotted(each))) == 0]
-  )
-  def test_pure_functions_import_mathematics_only(self, name):
-    packages = {each.partition('.')[0] for each in _imported(_parse(name))}
-    packages -= {*sys.stdlib_module_names, 'ldc_vae'}
-    self.assertContainsSubset(packages, _FLOOR_0_IMPORTS)
+  def test_pure_functions_import_mathematics_only(self):
+    known = {*_FLOOR_0_IMPORTS, *sys.stdlib_module_names, 'ldc_vae'}
+    for name in _PACKAGE:
+      if _FLOORS[_module(_dotted(name))] == 0:
+        self.assertContainsSubset(_packages(name), known, name)
 
-  @parameterized.parameters(_PACKAGE)
-  def test_config_objects_stop_at_their_floor(self, name):
-    floor = _FLOORS[_module(_dotted(name))]
-    packages = {each.partition('.')[0] for each in _imported(_parse(name))}
-    if floor < _CONFIG_FLOOR:
-      self.assertEmpty(packages & _CONFIG_IMPORTS)
+  def test_config_objects_stop_at_their_floor(self):
+    for name in _PACKAGE:
+      if _FLOORS[_module(_dotted(name))] < _CONFIG_FLOOR:
+        self.assertNoCommonElements(_packages(name), _CONFIG_IMPORTS, name)
 
   def test_no_circle_inside_a_floor(self):
     edges = {}
     for name in _PACKAGE:
       own = _module(_dotted(name))
-      found = {_module(each) for each in _imported(_parse(name))}
+      found = {_module(each) for each in _imported(name)}
       edges.setdefault(own, set()).update(found - {own, None})
     while edges:  # take away modules that import no remaining one
       free = [name for name, found in edges.items() if not found & set(edges)]
@@ -146,49 +149,50 @@ class FloorsTest(parameterized.TestCase):
         del edges[name]
 
 
-class LookTest(parameterized.TestCase):
-  @parameterized.parameters(_ALL)
-  def test_lines_fit(self, name):
-    for number, line in enumerate((_ROOT / name).read_text().splitlines(), 1):
-      where = f'{name}:{number}'
-      self.assertNotIn('\t', line, where)
-      self.assertEqual(line, line.rstrip(), f'{where}: trailing space')
-      if 'http' not in line:  # an address cannot be broken
-        self.assertLessEqual(len(line), 80, where)
+class LookTest(absltest.TestCase):
+  def test_lines_fit(self):
+    for name in _ALL:
+      for number, line in enumerate((_ROOT / name).read_text().splitlines(), 1):
+        where = f'{name}:{number}'
+        self.assertNotIn('\t', line, where)
+        self.assertEqual(line, line.rstrip(), f'{where}: trailing space')
+        if 'http' not in line:  # an address cannot be broken
+          self.assertLessEqual(len(line), 80, where)
 
-  @parameterized.parameters(_ALL)
-  def test_files_can_be_read_in_one_sitting(self, name):
-    self.assertLessEqual(len((_ROOT / name).read_text().splitlines()), 400)
+  def test_files_can_be_read_in_one_sitting(self):
+    for name in _ALL:
+      lines = (_ROOT / name).read_text().splitlines()
+      self.assertLessEqual(len(lines), 400, name)
 
-  @parameterized.parameters(_ALL)
-  def test_files_have_a_docstring(self, name):
-    self.assertIsNotNone(ast.get_docstring(_parse(name)), name)
+  def test_files_have_a_docstring(self):
+    for name in _ALL:
+      self.assertIsNotNone(ast.get_docstring(_parse(name)), name)
 
-  @parameterized.parameters(_python_files('ldc_vae'))
-  def test_what_is_public_has_a_docstring(self, name):
-    for node in _public(_parse(name).body):
-      where = f'{name}:{node.lineno}: {node.name}'
-      self.assertIsNotNone(ast.get_docstring(node), where)
-      for method in _public(getattr(node, 'body', ())):
-        # A property is an attribute, explained by its class.
-        if isinstance(node, ast.ClassDef) and not method.decorator_list:
-          module = importlib.import_module(_dotted(name))
-          # one that overrides another may have the docstring of that
-          found = inspect.getdoc(
-            getattr(getattr(module, node.name), method.name)
-          )
-          self.assertIsNotNone(found, f'{where}.{method.name}')
+  def test_what_is_public_has_a_docstring(self):
+    for name in _python_files('ldc_vae'):
+      for node in _public(_parse(name).body):
+        where = f'{name}:{node.lineno}: {node.name}'
+        self.assertIsNotNone(ast.get_docstring(node), where)
+        for method in _public(getattr(node, 'body', ())):
+          # A property is an attribute, explained by its class.
+          if isinstance(node, ast.ClassDef) and not method.decorator_list:
+            module = importlib.import_module(_dotted(name))
+            # one that overrides another may have the docstring of that
+            found = inspect.getdoc(
+              getattr(getattr(module, node.name), method.name)
+            )
+            self.assertIsNotNone(found, f'{where}.{method.name}')
 
-  @parameterized.parameters(_ALL)
-  def test_nothing_is_imported_by_a_star(self, name):
-    for imported in _imported(_parse(name)):
-      self.assertFalse(imported.endswith('.*'), f'{name}: {imported}')
+  def test_nothing_is_imported_by_a_star(self):
+    for name in _ALL:
+      for imported in _imported(name):
+        self.assertFalse(imported.endswith('.*'), f'{name}: {imported}')
 
   def test_every_module_has_tests(self):
     tested = {
       imported
       for name in _python_files('tests')
-      for imported in _imported(_parse(name))
+      for imported in _imported(name)
     }
     modules = {
       _dotted(name) for name in _PACKAGE if not name.endswith('__init__.py')

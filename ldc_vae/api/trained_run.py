@@ -69,33 +69,11 @@ class TrainedRun:
     """Prepares the functions; use `ldc_vae.load` or `ldc_vae.fit`."""
     self.workdir = workdir
     self._trained = trained
-    self._networks = sources_lib.Networks.of_run(trained)
+    self.config, self.model = trained.config, trained.model
+    self.params, self.stats = trained.params, trained.stats
+    self.step = trained.step
+    self._networks = sources_lib.Networks(trained)
     self.functions = functions_lib.Functions(trained)
-
-  @property
-  def config(self) -> config_dict.ConfigDict:
-    """The run's config."""
-    return self._trained.config
-
-  @property
-  def model(self) -> model_lib.Model:
-    """The networks."""
-    return self._trained.model
-
-  @property
-  def params(self) -> dict[str, Any]:
-    """The averaged weights by network name."""
-    return self._trained.params
-
-  @property
-  def stats(self) -> Any:
-    """The method's statistics."""
-    return self._trained.stats
-
-  @property
-  def step(self) -> int:
-    """The step of the checkpoint."""
-    return self._trained.step
 
   def __repr__(self) -> str:
     shape = 'x'.join(map(str, self.model.image_shape))

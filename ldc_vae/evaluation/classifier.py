@@ -97,15 +97,10 @@ class Classifier:
     images = np.asarray(images)
     pixels.check(images, self.image_shape)
     features, logits = [], []
-    for start in range(0, len(images), _EVAL_BATCH):
-      batch = pixels.to_unit(images[start : start + _EVAL_BATCH])
-      num = len(batch)
-      padding = np.zeros((_EVAL_BATCH - num,) + self.image_shape, np.float32)
-      outputs = _apply(
-        self._network, self.params, np.concatenate([batch, padding])
-      )
-      features.append(np.asarray(outputs[0])[:num])
-      logits.append(np.asarray(outputs[1])[:num])
+    for batch, mask in datasets.eval_batches(images, _EVAL_BATCH):
+      outputs = _apply(self._network, self.params, pixels.to_unit(batch))
+      features.append(np.asarray(outputs[0])[mask])
+      logits.append(np.asarray(outputs[1])[mask])
     if not features:
       features.append(np.zeros((0, self.num_features), np.float32))
       logits.append(np.zeros((0, self.num_classes), np.float32))

@@ -12,11 +12,9 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-from ml_collections import config_dict
 import numpy as np
 
 from ldc_vae import elbo
-from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import step as step_lib
 from ldc_vae import streams
@@ -33,26 +31,22 @@ _NUM_LEAPFROG = 10  # leapfrog steps of a move; Wu et al. (2017), section 5
 
 
 def importance(
-  config: config_dict.ConfigDict,
-  experiment: experiment_lib.Experiment,
-  state: step_lib.TrainState,
-  key: Array,
+  trained: run_lib.Trained, images: np.ndarray, key: Array
 ) -> dict[str, float]:
   """Estimates -ELBO and -log p of test images from posterior samples.
 
   Args:
-    config: The run's config.
-    experiment: The run.
-    state: The state in its checkpoint.
+    trained: The networks of the run.
+    images: The evaluated split, of which the first `evaluate.num_nll_images`
+      are used; uint8 [N, H, W, C].
     key: PRNG key.
 
   Returns:
     'nll/elbo' and 'nll/importance'. The dict is empty if the posterior or the
     prior has no density, or if `evaluate.importance_samples` is 0.
   """
-  num_samples = config.evaluate.importance_samples
-  images = _reference(config, experiment)[: config.evaluate.num_nll_images]
-  trained = _trained(config, experiment, state)
+  num_samples = trained.config.evaluate.importance_samples
+  images = images[: trained.config.evaluate.num_nll_images]
   if not num_samples or not has_densities(trained) or not len(images):
     return {}
   bound, log_evidence = importance_bounds(
@@ -81,7 +75,6 @@ def importance_bounds(
     The ELBO [N], and the importance-weighted bound [N], float64.
   """
 
-  @jax.jit
   def bounds(params, stats, images, key, first):
     images, keys = step_lib.eval_images(
       images, key, trained.config.dataset.binarize, first
@@ -93,7 +86,8 @@ def importance_bounds(
     )
 
   bound, log_evidence = _values(
-    functools.partial(bounds, trained.params, trained.stats),
+    bounds,
+    trained,
     images,
     _DECODES_AT_ONCE // num_samples,
     key,
@@ -103,10 +97,7 @@ def importance_bounds(
 
 
 def annealed(
-  config: config_dict.ConfigDict,
-  experiment: experiment_lib.Experiment,
-  state: step_lib.TrainState,
-  key: Array,
+  trained: run_lib.Trained, images: np.ndarray, key: Array
 ) -> dict[str, float]:
   """Estimates -log p of test images by annealed importance sampling.
 
@@ -116,9 +107,9 @@ def annealed(
   limits the error.
 
   Args:
-    config: The run's config.
-    experiment: The run.
-    state: The state in its checkpoint.
+    trained: The networks of the run.
+    images: The evaluated split, of which the first `evaluate.ais_images` are
+      used; uint8 [N, H, W, C].
     key: PRNG key.
 
   Returns:
@@ -130,16 +121,13 @@ def annealed(
       'nll/ais_gap': The gap between the two bounds, with the prior N(0, I)
         only, which has exact draws.
   """
-  num_chains = config.evaluate.ais_chains
-  num_samples = config.evaluate.importance_samples
-  images = _reference(config, experiment)[: config.evaluate.ais_images]
-  log_prior = experiment.algorithm.log_prior
-  if not num_chains or log_prior is None or not len(images):
+  options, log_prior = trained.config.evaluate, trained.algorithm.log_prior
+  images = images[: options.ais_images]
+  if not options.ais_chains or log_prior is None or not len(images):
     return {}
-  trained = _trained(config, experiment, state)
   chains = {
-    'num_chains': num_chains,
-    'num_temperatures': config.evaluate.ais_temperatures,
+    'num_chains': options.ais_chains,
+    'num_temperatures': options.ais_temperatures,
   }
   test_key, model_key = jax.random.split(key)
   bounds = annealed_bounds(
@@ -147,7 +135,7 @@ def annealed(
     images,
     test_key,
     **chains,
-    num_samples=num_samples if has_densities(trained) else 0,
+    num_samples=options.importance_samples if has_densities(trained) else 0,
   )
   names = ('nll/ais', 'nll/ais_importance')
   results = {name: -float(np.mean(x)) for name, x in zip(names, bounds)}
@@ -182,7 +170,6 @@ def annealed_bounds(
     sampling [N]; float64.
   """
 
-  @jax.jit
   def bounds(params, stats, images, key, first):
     images, keys = step_lib.eval_images(
       images, key, trained.config.dataset.binarize, first
@@ -204,7 +191,8 @@ def annealed_bounds(
     return lower, jax.lax.map(importance_bound, (images, keys))
 
   return _values(
-    functools.partial(bounds, trained.params, trained.stats),
+    bounds,
+    trained,
     images,
     _DECODES_AT_ONCE // num_chains,
     key,
@@ -223,7 +211,6 @@ def _gaps(
   """Returns upper minus lower bound for N images of the model, [N]."""
   model = trained.model
 
-  @jax.jit
   def gaps(params, stats, images, key, first):
     keys = streams.image_keys(key, images.shape[0], None, first)
     enclose = functools.partial(
@@ -240,7 +227,8 @@ def _gaps(
     return (jax.vmap(gap)(keys),)
 
   return _values(
-    functools.partial(gaps, trained.params, trained.stats),
+    gaps,
+    trained,
     images,
     _DECODES_AT_ONCE // num_chains,
     key,
@@ -254,23 +242,6 @@ def has_densities(trained: run_lib.Trained) -> bool:
   return trained.model.encoder == 'gaussian' and has_prior
 
 
-def _trained(config, experiment, state) -> run_lib.Trained:
-  """Returns the networks of a checkpoint."""
-  return run_lib.Trained(
-    config,
-    experiment.model,
-    experiment.algorithm,
-    state.ema_params,
-    state.stats,
-    step=0,
-  )
-
-
-def _reference(config, experiment) -> np.ndarray:
-  """Returns the images of the evaluated split, uint8 [N, H, W, C]."""
-  return experiment.dataset.images[config.evaluate.split]
-
-
 def log_weights(
   trained: run_lib.Trained,
   params: chex.ArrayTree,
@@ -280,17 +251,14 @@ def log_weights(
   num_samples: int,
 ) -> Array:
   """Returns log [p(x|z) p(z) / q(z|x)] of K draws of each posterior, [B, K]."""
-  model, algorithm = trained.model, trained.algorithm
-  z, mean, logvar = model.particles(params, images, keys, num_samples)
+  model, log_prior = trained.model, trained.algorithm.log_prior
+  assert log_prior is not None  # see `has_densities`
+  z, mean, logvar = model.gaussian_particles(params, images, keys, num_samples)
+  weights_fn = functools.partial(
+    elbo.log_weights, log_prior_fn=functools.partial(log_prior, params, stats)
+  )
   log_likelihoods = model.log_likelihood(params, images, z)  # [B, K]
-
-  def log_weight(log_likelihood, z, mean, logvar):
-    assert algorithm.log_prior is not None  # see `has_densities`
-    log_prior = algorithm.log_prior(params, stats, z)
-    return log_likelihood + log_prior - elbo.gaussian_log_prob(z, mean, logvar)
-
-  over_particles = jax.vmap(log_weight, in_axes=(0, 0, None, None))
-  return jax.vmap(over_particles)(log_likelihoods, z, mean, logvar)
+  return jax.vmap(weights_fn)(log_likelihoods, z, mean, logvar)
 
 
 def _enclose(
@@ -369,31 +337,28 @@ _SIMULATORS = {
 
 
 def _values(
-  batch_fn: Callable[[np.ndarray, Array, int], tuple[Array, ...]],
+  batch_fn: Callable[..., tuple[Array, ...]],
+  trained: run_lib.Trained,
   images: np.ndarray,
   batch_size: int,
   key: Array,
   what: str,
 ) -> tuple[np.ndarray, ...]:
-  """Returns the values of all images, of each output [B] of `batch_fn`.
+  """Returns float64 [N] of all images for each output [B] of `batch_fn`.
 
-  Args:
-    batch_fn: A function `(batch, key, number of its first image)`.
-    images: Shape [N, H, W, C].
-    batch_size: B.
-    key: PRNG key.
-    what: What is estimated, in words.
-
-  Returns:
-    An array [N] for each output, float64.
+  It is a function `(params, stats, batch, key, number of the first image)`,
+  which is compiled here.
   """
   batch_size = max(1, min(batch_size, len(images)))
+  # the weights are arguments, because jit would compile constants in
+  batch_fn = jax.jit(batch_fn)
   parts = []
   with progress.activity(what) as report:
     for index, (batch, mask) in enumerate(
       datasets.eval_batches(images, batch_size)
     ):
-      values = batch_fn(batch, key, index * batch_size)
+      first = index * batch_size
+      values = batch_fn(trained.params, trained.stats, batch, key, first)
       parts.append([np.asarray(each, np.float64)[mask] for each in values])
       report(min((index + 1) * batch_size, len(images)), len(images))
   return tuple(np.concatenate(each) for each in zip(*parts, strict=True))

@@ -18,7 +18,6 @@ from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import measures
 from ldc_vae.methods import base
-from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import progress
 from ldc_vae.samplers import registry
 
@@ -59,29 +58,14 @@ class Sources(NamedTuple):
 class Networks:
   """The networks of a checkpoint as jitted functions with one batch shape."""
 
-  def __init__(
-    self,
-    model: model_lib.Model,
-    algorithm: base.Algorithm,
-    params,
-    stats,
-    *,
-    binarize: bool,
-    batch_size: int,
-  ):
-    """Creates the functions.
-
-    Args:
-      model: The networks.
-      algorithm: The method with these networks.
-      params: Their weights.
-      stats: The method's statistics.
-      binarize: Whether images are binarised before they are encoded.
-      batch_size: Images at a time.
-    """
+  def __init__(self, trained: run_lib.Trained):
+    """Creates the functions of `evaluate.batch_size` images at a time."""
+    model, algorithm = trained.model, trained.algorithm
+    binarize = trained.config.dataset.binarize
+    batch_size = trained.config.evaluate.batch_size
     self._image_shape, self._batch_size = model.image_shape, batch_size
     # The weights are arguments, because jit would compile constants in.
-    self._params, self._stats = params, stats
+    self._params, self._stats = trained.params, trained.stats
 
     @jax.jit
     def encode(params, stats, images, key, first):
@@ -99,18 +83,6 @@ class Networks:
       return algorithm.generate(params, stats, keys)
 
     self._encode, self._decode, self._generate = encode, decode, generate
-
-  @classmethod
-  def of_run(cls, trained: run_lib.Trained) -> 'Networks':
-    """Returns the networks of a run's checkpoint."""
-    return cls(
-      trained.model,
-      trained.algorithm,
-      trained.params,
-      trained.stats,
-      binarize=trained.config.dataset.binarize,
-      batch_size=trained.config.evaluate.batch_size,
-    )
 
   def encode(self, images, key: Array) -> base.Posterior:
     """Returns the posteriors of images, as NumPy arrays.
@@ -134,15 +106,12 @@ class Networks:
 
   def decode(self, z: np.ndarray) -> np.ndarray:
     """Returns mean images, uint8 [N, H, W, C], of latents [N, D]."""
-    size = self._batch_size
-    parts = []
-    for start in range(0, len(z), size):
-      batch = z[start : start + size]
-      padded = np.zeros((size, z.shape[1]), np.float32)
-      padded[: len(batch)] = batch
-      images = self._decode(self._params, padded)
-      parts.append(np.asarray(images)[: len(batch)])
-    return np.concatenate(parts)
+    return np.concatenate(
+      [
+        np.asarray(self._decode(self._params, batch.astype(np.float32)))[mask]
+        for batch, mask in datasets.eval_batches(z, self._batch_size)
+      ]
+    )
 
   def interpolate(
     self, starts: np.ndarray, stops: np.ndarray, num_steps: int
@@ -225,18 +194,13 @@ def make_sources(
       }
     )
     require_finite(further[-1])
-  options = {
-    'two_stage': {'num_steps': config.evaluate.two_stage_steps},
-    'langevin': {'num_steps': config.evaluate.langevin_steps},
-    'flow_matching': {'num_steps': config.evaluate.flow_matching_steps},
-    'flow': {'num_steps': config.evaluate.flow_steps},
-    'drifting': {'num_steps': config.evaluate.drifting_steps},
-    'svgd': {'num_steps': config.evaluate.svgd_steps},
-    'nearest': {'noise': config.evaluate.nearest_noise},
-  }
   left_out = {}
   for name in config.evaluate.samplers:
-    own = options.get(name, {})
+    own = {
+      option: config.evaluate[f'{name}_{field}']
+      for field, option in (('steps', 'num_steps'), ('noise', 'noise'))
+      if f'{name}_{field}' in config.evaluate
+    }
     steps = f', {own["num_steps"]:,} steps' if 'num_steps' in own else ''
     try:
       with progress.activity(f'fitting the latent source {name}{steps}'):

@@ -28,9 +28,12 @@ import jax.numpy as jnp
 from ldc_vae import elbo
 from ldc_vae import fields
 from ldc_vae import sections
+from ldc_vae import streams
 from ldc_vae.models import model as model_lib
 
 Array = jax.Array
+
+draw_normal = streams.draw_normal
 
 # The number of draws that estimate the mean of an implicit posterior.
 _NUM_PARTICLES = 16
@@ -262,11 +265,6 @@ def encode(
     z = algorithm.encode(params, stats, images, keys)
   variance = jnp.var(z, axis=1, ddof=1) / z.shape[1]
   return Posterior(z[:, 0], jnp.mean(z, axis=1), None, variance)
-
-
-def draw_normal(keys: Array, shape: tuple[int, ...]) -> Array:
-  """Draws standard normal noise [B, *shape], one row for each key."""
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def kl_weight(progress: Array | float, warmup: float) -> Array | float:

@@ -34,6 +34,11 @@ import jax.numpy as jnp
 Array = jax.Array
 LogDensityFn = Callable[[Array], Array]
 
+# Of `adapt_step_sizes`: the first step size in latent units, the wanted
+# acceptance, and the gain. 0.65 is the optimum of Beskos et al. (2013),
+# https://doi.org/10.3150/12-BEJ414.
+_FIRST_STEP, _ACCEPTANCE, _GAIN = 0.5, 0.65, 0.2
+
 
 class Result(NamedTuple):
   """The result of a chain.
@@ -65,14 +70,13 @@ class _Point(NamedTuple):
     return (1.0 - b) * self.initial_grad + b * self.target_grad
 
 
-def sigmoid_schedule(num_temperatures: int, steepness: float = 4.0) -> Array:
+def sigmoid_schedule(num_temperatures: int) -> Array:
   """Returns b_0 = 0 to b_T = 1, dense at both ends.
 
   Wu et al. (2017), section 5.
 
   Args:
     num_temperatures: T, at least 1.
-    steepness: The sigmoid is evaluated on [-steepness, steepness].
 
   Returns:
     Shape [T + 1].
@@ -81,7 +85,7 @@ def sigmoid_schedule(num_temperatures: int, steepness: float = 4.0) -> Array:
     raise ValueError(
       f'num_temperatures={num_temperatures} gives no path; use 1 or more'
     )
-  b = jax.nn.sigmoid(jnp.linspace(-steepness, steepness, num_temperatures + 1))
+  b = jax.nn.sigmoid(jnp.linspace(-4.0, 4.0, num_temperatures + 1))
   return (b - b[0]) / (b[-1] - b[0])
 
 
@@ -147,10 +151,6 @@ def adapt_step_sizes(
   log_target_fn: LogDensityFn,
   inverse_temperatures: Array,
   num_leapfrog: int,
-  *,
-  initial: float = 0.5,
-  acceptance: float = 0.65,
-  gain: float = 0.2,
 ) -> Array:
   """Finds step sizes with a separate run of chains.
 
@@ -165,10 +165,6 @@ def adapt_step_sizes(
     log_target_fn: See `ais`.
     inverse_temperatures: b from 0 to 1, shape [T + 1].
     num_leapfrog: See `ais`.
-    initial: The first step size, in latent units.
-    acceptance: The wanted acceptance; 0.65 is the optimum of Beskos et al.
-      (2013), https://doi.org/10.3150/12-BEJ414.
-    gain: The gain in the formula above, for each temperature.
 
   Returns:
     The step sizes, shape [T].
@@ -182,11 +178,11 @@ def adapt_step_sizes(
     size = jnp.exp(log_size)
     move = lambda key, point: _hmc(key, point, point_fn, b, size, num_leapfrog)
     points, rates = jax.vmap(move)(jax.random.split(key, z.shape[0]), points)
-    log_size += gain * (jnp.mean(rates) - acceptance)
+    log_size += _GAIN * (jnp.mean(rates) - _ACCEPTANCE)
     return (points, log_size), size
 
   b = inverse_temperatures[1:]
-  start = (jax.vmap(point_fn)(z), jnp.log(jnp.asarray(initial, z.dtype)))
+  start = (jax.vmap(point_fn)(z), jnp.log(jnp.asarray(_FIRST_STEP, z.dtype)))
   keys = jax.random.split(key, b.shape[0])
   _, sizes = jax.lax.scan(step, start, (b, keys))
   return sizes

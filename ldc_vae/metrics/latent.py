@@ -22,15 +22,10 @@ WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # two sets of one distribution, a cell of 100 points gets less than half of its
 # samples only once in 5,000 times.
 LARGEST_MISSED_SHARE = 0.05
+_MOST_CELLS = 50  # fewer with less than 100 latents for each
 
 
-def missed_share(
-  reference: np.ndarray,
-  samples: np.ndarray,
-  *,
-  num_cells: int = 50,
-  seed: int = 0,
-) -> float:
+def missed_share(reference: np.ndarray, samples: np.ndarray) -> float:
   """Returns the share of a set that samples visit less than half as often.
 
   k-means cuts the reference into cells. A cell is missed if the samples visit
@@ -41,9 +36,6 @@ def missed_share(
   Args:
     reference: Draws of the distribution, shape [n, D], at least two.
     samples: Shape [m, D], finite.
-    num_cells: The largest number of cells. There are fewer if n is less than
-      100 times this number.
-    seed: The seed of k-means.
 
   Returns:
     A number in [0, 1].
@@ -51,9 +43,9 @@ def missed_share(
   chex.assert_rank([reference, samples], 2)
   chex.assert_equal(reference.shape[1], samples.shape[1])
   unit = np.maximum(np.std(reference, axis=0), 1e-6 * np.std(reference) + 1e-30)
-  num_cells = max(1, min(num_cells, len(reference) // 100))
+  num_cells = max(1, min(_MOST_CELLS, len(reference) // 100))
   points = np.asarray(reference / unit, np.float64)
-  centres, own = vq.kmeans2(points, num_cells, minit='++', seed=seed)
+  centres, own = vq.kmeans2(points, num_cells, minit='++', seed=0)
   theirs, _ = vq.vq(np.asarray(samples / unit, np.float64), centres)
   due = np.bincount(own, minlength=num_cells) / len(reference)
   got = np.bincount(theirs, minlength=num_cells) / len(samples)
@@ -213,15 +205,9 @@ def _mean_kernel(
 def _common_quantiles(
   n: int, m: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the common steps of two quantile functions.
+  """Returns the common steps of the quantile functions of n and of m numbers.
 
-  Args:
-    n: The size of the first set.
-    m: The size of the second set.
-
-  Returns:
-    For each step, the row in the first sorted set, the row in the second one,
-    and the length of the step.
+  For each: the row in the first sorted set, that in the second, its length.
   """
   # The unit is 1 / (n m), in which every edge is an integer.
   edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)

@@ -130,19 +130,11 @@ def mixture_score(
   pulls = means * precisions
   offsets = jnp.sum(means * pulls + logvars, axis=1)  # [N]
 
-  def block_scores(z):
+  def score(z):
     squared = (
-      _matmul(jnp.square(z), precisions.T)
-      - 2.0 * _matmul(z, pulls.T)
-      + offsets[None]
+      _matmul(precisions, jnp.square(z)) - 2.0 * _matmul(pulls, z) + offsets
     )
-    weights = jax.nn.softmax(-0.5 * squared, axis=1)  # [B, N]
+    weights = jax.nn.softmax(-0.5 * squared)  # [N]
     return _matmul(weights, pulls) - z * _matmul(weights, precisions)
 
-  num, dim = points.shape
-  block_size = min(block_size, num)
-  num_blocks = -(-num // block_size)
-  padding = num_blocks * block_size - num
-  blocks = jnp.pad(points, ((0, padding), (0, 0)))
-  blocks = blocks.reshape(num_blocks, block_size, dim)
-  return jax.lax.map(block_scores, blocks).reshape(-1, dim)[:num]
+  return jax.lax.map(score, points, batch_size=block_size)

@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldc_vae import streams
 from ldc_vae.models.sizes import Sizes
 
 Array = jax.Array
@@ -106,18 +107,13 @@ def _mix(features: Array, noise: Array, size: int) -> Array:
   return nn.relu(nn.Dense(size)(x))
 
 
-def _normal(keys: Array, *shape: int) -> Array:
-  """Draws of N(0, I), one array of a shape per key."""
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
 def _gaussian_particles(
   apply_fn, images, keys, num_particles, noise_size
 ) -> Particles:
   """z = mean + std noise."""
   del noise_size
   mean, logvar = apply_fn(images)
-  noise = _normal(keys, num_particles, mean.shape[-1])
+  noise = streams.draw_normal(keys, (num_particles, mean.shape[-1]))
   z = mean[:, None] + jnp.exp(0.5 * logvar)[:, None] * noise
   return z, mean, logvar
 
@@ -126,7 +122,7 @@ def _particles_of_noise(
   apply_fn, images, keys, num_particles, noise_size
 ) -> Particles:
   """The encoder itself maps noise to particles."""
-  noise = _normal(keys, num_particles, noise_size)
+  noise = streams.draw_normal(keys, (num_particles, noise_size))
   return apply_fn(images, noise), None, None
 
 

@@ -2,10 +2,8 @@
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 Array = jax.Array
-Dtype = jnp.dtype
 
 
 class ResidualMlp(nn.Module):
@@ -18,17 +16,15 @@ class ResidualMlp(nn.Module):
 
   width: int
   num_blocks: int
-  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     small = nn.initializers.variance_scaling(0.1, 'fan_in', 'normal')
-    x = nn.Dense(self.width, dtype=self.dtype)(x.astype(self.dtype))
+    x = nn.Dense(self.width)(x)
     for _ in range(self.num_blocks):
-      h = nn.Dense(self.width, dtype=self.dtype)(nn.silu(x))
-      h = nn.silu(h)
-      x += nn.Dense(self.width, dtype=self.dtype, kernel_init=small)(h)
-    return nn.silu(x).astype(jnp.float32)
+      h = nn.silu(nn.Dense(self.width)(nn.silu(x)))
+      x += nn.Dense(self.width, kernel_init=small)(h)
+    return nn.silu(x)
 
 
 class SamplerNet(nn.Module):
@@ -40,11 +36,10 @@ class SamplerNet(nn.Module):
 
   width: int
   num_blocks: int
-  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, noise: Array) -> Array:
-    features = ResidualMlp(self.width, self.num_blocks, self.dtype)(noise)
+    features = ResidualMlp(self.width, self.num_blocks)(noise)
     zeros = nn.initializers.zeros_init()
     return noise + nn.Dense(noise.shape[-1], kernel_init=zeros)(features)
 
@@ -58,11 +53,10 @@ class LatentEnergy(nn.Module):
 
   width: int
   num_blocks: int
-  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, u: Array) -> Array:
-    features = ResidualMlp(self.width, self.num_blocks, self.dtype)(u)
+    features = ResidualMlp(self.width, self.num_blocks)(u)
     return nn.Dense(1)(features)[..., 0]
 
 

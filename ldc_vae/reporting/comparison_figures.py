@@ -46,7 +46,7 @@ def samples(
   """
   numbers = [distances.get(label) for label in images]
   return tiles.write_tiles(
-    [tiles.checked_images(x, label) for label, x in images.items()],
+    [tiles.checked_images(x) for x in images.values()],
     path,
     title=title,
     note='Unselected: the first that were drawn.',

@@ -216,13 +216,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray | None:
 def _limit_axis(
   panel: mpl_axes.Axes, values: np.ndarray, settled: np.ndarray
 ) -> None:
-  """Lets the start, and a few extreme values, leave a linear axis.
-
-  Args:
-    panel: Where.
-    values: All values of the panel.
-    settled: Those after the start of the training, not empty.
-  """
+  """Lets a few extreme values, and those not settled, leave a linear axis."""
   low, high = settled.min(), settled.max()
   inner_low, inner_high = np.quantile(settled, [0.02, 0.98])
   width = inner_high - inner_low

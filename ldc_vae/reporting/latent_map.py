@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import pathlib
 
+import chex
 from matplotlib import axes as mpl_axes
 from matplotlib import colors
 import numpy as np
@@ -38,7 +39,7 @@ def latent_map(
   the outlines on every panel enclose 50 % and 90 % of the aggregate.
 
   Args:
-    points: Source name to float [N, D]; 'aggregate' must be among them.
+    points: Source name to finite float [N, D]; 'aggregate' must be among them.
     path: Where the PNG goes.
     labels: Source name to int [N], the class of every point; sources with
       labels are coloured by class (up to ten classes).
@@ -47,14 +48,14 @@ def latent_map(
   Returns:
     The path.
   """
-  points = _checked_points(points)
+  order = lambda source: (source != 'aggregate', names.source_rank(source))
+  points = {
+    source: np.asarray(points[source], np.float64)
+    for source in sorted(points, key=order)
+  }
   labels = {k: np.asarray(v) for k, v in (labels or {}).items()}
-  for source, values in labels.items():
-    if source in points and len(values) != len(points[source]):
-      raise ValueError(
-        f'labels[{source!r}] has {len(values)} entries for'
-        f' {len(points[source])} points'
-      )
+  for source, classes in labels.items():
+    chex.assert_equal_shape_prefix([classes, points[source]], 1)
   mean, basis, explained = principal_axes(points['aggregate'])
   projected = {k: (v - mean) @ basis for k, v in points.items()}
   draw = _draw_histograms if basis.shape[1] == 1 else _draw_scatters
@@ -188,31 +189,6 @@ def density_contours(
   centres_x = (edges_x[1:] + edges_x[:-1]) / 2
   centres_y = (edges_y[1:] + edges_y[:-1]) / 2
   return centres_x, centres_y, density.T, levels
-
-
-def _checked_points(points: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns finite float64 [N, D] per source, the aggregate first."""
-  if 'aggregate' not in points:
-    raise ValueError(
-      "points has no 'aggregate', on which the projection is fitted; got"
-      f' {sorted(points)}'
-    )
-  checked = {}
-  order = lambda source: (source != 'aggregate', names.source_rank(source))
-  for source in sorted(points, key=order):
-    array = np.asarray(points[source], np.float64)
-    if array.ndim != 2 or 0 in array.shape:
-      raise ValueError(
-        f'points[{source!r}] must be [N, D] with N, D >= 1, got'
-        f' {list(array.shape)}'
-      )
-    if not np.all(np.isfinite(array)):
-      raise ValueError(f'points[{source!r}] has values that are not finite')
-    checked[source] = array
-  if len({array.shape[1] for array in checked.values()}) > 1:
-    sizes = {source: array.shape[1] for source, array in checked.items()}
-    raise ValueError(f'points must have one latent size D, got {sizes}')
-  return checked
 
 
 def _colour(source: str) -> str:

@@ -19,6 +19,7 @@ from ldc_vae.reporting import page
 from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import tables
 from ldc_vae.runtime import files
+from ldc_vae.runtime import metric_writer
 
 # Pictures in the order of the page; others follow by name.
 _CAPTIONS = {
@@ -76,9 +77,13 @@ def write_report(
     )
   folder = workdir if outputs is None else pathlib.Path(outputs)
   missing = []
-  results = _read_object(folder / 'results.json', missing)
-  record = _read_object(workdir / 'config.json', missing)
-  rows = _read_rows(workdir / 'metrics.jsonl', missing)
+  results = _read(files.read_json, folder / 'results.json', {}, missing)
+  record = _read(files.read_json, workdir / 'config.json', {}, missing)
+  metrics = workdir / metric_writer.NAME
+  rows = _read(metric_writer.read_metrics, metrics, [], missing)
+  num_torn = metric_writer.count_torn(metrics) if rows else 0
+  if num_torn:
+    missing.append(f'{num_torn} broken lines of {metrics.name} were left out.')
   pictures = page.read_pictures(folder / 'figures', _CAPTIONS, missing)
   config = record.get('config')
   config = config if isinstance(config, Mapping) else {}
@@ -106,59 +111,16 @@ def write_report(
   )
 
 
-# Reading the workdir.
-
-
-def _read_text(path: pathlib.Path, missing: list[str]) -> str | None:
-  """Returns the text of a file; None and a sentence without one."""
+def _read(read_fn, path: pathlib.Path, empty, missing: list[str]) -> Any:
+  """Returns what a file holds; else `empty`, and says so in `missing`."""
   try:
-    return path.read_text(encoding='utf-8', errors='replace')
-  except FileNotFoundError:
-    missing.append(f'{path.name} was missing.')
+    found = read_fn(path) if path.exists() else None
   except OSError as error:
-    missing.append(f'{path.name} could not be read ({error}).')
-  return None
-
-
-def _read_object(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
-  """Returns the JSON object of a file; {} and a sentence without one."""
-  text = _read_text(path, missing)
-  if text is None:
-    return {}
-  try:
-    value = files.parse_json(text.encode())
-  except ValueError as error:
-    missing.append(f'{path.name} could not be read ({error}).')
-    return {}
-  if isinstance(value, dict):
-    return value
-  missing.append(f'{path.name} did not hold a JSON object.')
-  return {}
-
-
-def _read_rows(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:
-  """Returns the lines of metrics.jsonl; counts the broken ones."""
-  text = _read_text(path, missing)
-  if text is None:
-    return []
-  rows, num_broken = [], 0
-  for line in filter(str.strip, text.splitlines()):
-    try:
-      row = files.parse_json(line.encode())
-    except ValueError:
-      row = None
-    if isinstance(row, dict):
-      rows.append(row)
-    else:
-      num_broken += 1
-  if num_broken:
-    missing.append(f'{num_broken} broken lines of {path.name} were left out.')
-  if not rows:
-    missing.append(f'{path.name} held no lines.')
-  return rows
-
-
-# The parts of the page.
+    missing.append(f'{error}.')
+    return empty
+  if not found:
+    missing.append(f'{path.name} was missing or broken.')
+  return found or empty
 
 
 def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:

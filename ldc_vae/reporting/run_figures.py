@@ -4,6 +4,7 @@ import collections
 from collections.abc import Mapping
 import pathlib
 
+import chex
 import numpy as np
 
 from ldc_vae import formats
@@ -12,13 +13,16 @@ from ldc_vae.reporting import result_tables
 from ldc_vae.reporting import style
 from ldc_vae.reporting import tiles
 
+_NUM_COLUMNS = 10  # images in a row
+_MAX_WALKS = 12
+
 
 def sample_grid(
   images: np.ndarray,
   path: style.PathLike,
   *,
   title: str,
-  columns: int = 10,
+  columns: int = _NUM_COLUMNS,
   max_rows: int = 10,
 ) -> pathlib.Path:
   """Draws the first images, in their order, as a grid.
@@ -33,7 +37,7 @@ def sample_grid(
   Returns:
     The path.
   """
-  images = tiles.checked_images(images, 'images')
+  images = tiles.checked_images(images)
   shown = images[: columns * max_rows]
   _, height, width, _ = images.shape
   note = f'{height}×{width} pixels, unselected'
@@ -48,8 +52,6 @@ def reconstructions(
   path: style.PathLike,
   *,
   title: str,
-  columns: int = 10,
-  max_pairs_of_rows: int = 4,
 ) -> pathlib.Path:
   """Draws every original above its reconstruction, rows labelled.
 
@@ -58,21 +60,14 @@ def reconstructions(
     decoded: uint8, shape [N, H, W, C]; image n is decoded from original n.
     path: Where the PNG goes.
     title: Written above the grid.
-    columns: Originals in a row.
-    max_pairs_of_rows: Pairs of rows at most.
 
   Returns:
     The path.
   """
-  if np.shape(originals) != np.shape(decoded):
-    raise ValueError(
-      f'originals {list(np.shape(originals))} and decoded'
-      f' {list(np.shape(decoded))} must have one shape'
-    )
-  num_shown = columns * max_pairs_of_rows
+  chex.assert_equal_shape([originals, decoded])
   above, below = (
-    _rows(tiles.checked_images(images, name)[:num_shown], columns)
-    for images, name in ((originals, 'originals'), (decoded, 'decoded'))
+    _rows(tiles.checked_images(images)[: 4 * _NUM_COLUMNS], _NUM_COLUMNS)
+    for images in (originals, decoded)
   )
   return tiles.write_tiles(
     [row for pair in zip(above, below) for row in pair],
@@ -88,7 +83,6 @@ def interpolations(
   path: style.PathLike,
   *,
   title: str,
-  max_rows: int = 12,
 ) -> pathlib.Path:
   """Draws one row for each walk through latent space, its two ends framed.
 
@@ -97,21 +91,15 @@ def interpolations(
       spaced from t = 0 to t = 1.
     path: Where the PNG goes.
     title: Written above the grid.
-    max_rows: Walks at most.
 
   Returns:
     The path.
   """
-  paths = np.asarray(paths)
-  if paths.ndim != 5 or 0 in paths.shape:
-    raise ValueError(
-      'paths must be uint8 [R, S, H, W, C] with no empty axis, got'
-      f' {paths.dtype} {list(paths.shape)}'
-    )
+  chex.assert_rank(paths, 5)
   num_steps = paths.shape[1]
   ends = (0, num_steps - 1)
   return tiles.write_tiles(
-    [tiles.checked_images(row, 'paths') for row in paths[:max_rows]],
+    [tiles.checked_images(row) for row in paths[:_MAX_WALKS]],
     path,
     title=title,
     column_labels=[
@@ -128,8 +116,6 @@ def source_grid(
   *,
   distances: Mapping[str, float | None] | None = None,
   title: str,
-  distance_name: str = 'Fréchet',
-  columns: int = 10,
 ) -> pathlib.Path:
   """Draws one row of images per latent source, with the source's distance.
 
@@ -140,8 +126,6 @@ def source_grid(
     distances: Source name to its distance from held-out images; None, NaN and
       missing entries leave the label without a number.
     title: Written above the grid.
-    distance_name: The word before the number.
-    columns: Images in a row.
 
   Returns:
     The path.
@@ -151,18 +135,13 @@ def source_grid(
   for source in sorted(images, key=names.source_rank):
     if not len(images[source]):
       continue
-    row = tiles.checked_images(images[source], f'images[{source!r}]')
-    rows.append(row[:columns])
+    rows.append(tiles.checked_images(images[source])[:_NUM_COLUMNS])
     value = distances.get(source)
     number = ''
     if formats.is_number(value):
-      number = f'{distance_name} {formats.format_number(value)}'
+      number = f'Fréchet {formats.format_number(value)}'
     labels.append((names.find_source(source).label, number))
-  if not rows:
-    raise ValueError('images has no source with an image; pass at least one')
-  shapes = {row.shape[1:3] for row in rows}
-  if len(shapes) > 1:
-    raise ValueError(f'images of all sources must have one size, got {shapes}')
+  chex.assert_equal_shape_suffix(rows, 3)
   return tiles.write_tiles(rows, path, title=title, row_labels=labels)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 import pathlib
 
+import chex
 from matplotlib import colors
 from matplotlib import figure as mpl_figure
 import numpy as np
@@ -17,19 +18,11 @@ _MARGIN = 28
 _MIN_WIDTH = 900  # pixels, so that a title beside one small image has room
 
 
-def checked_images(images: np.ndarray, name: str) -> np.ndarray:
-  """Returns uint8 [N, H, W, 3] of images with 1 or 3 channels."""
+def checked_images(images: np.ndarray) -> np.ndarray:
+  """Returns uint8 [N, H, W, 3] of images uint8 [N, H, W, C], C = 1 or 3."""
   images = np.asarray(images)
-  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-    raise ValueError(
-      f'{name} must be uint8 [N, H, W, C] with no empty axis, got'
-      f' {images.dtype} {list(images.shape)}'
-    )
-  if images.shape[-1] not in (1, 3):
-    raise ValueError(
-      f'{name} must have 1 (grey) or 3 (colour) channels, got'
-      f' {images.shape[-1]}'
-    )
+  chex.assert_rank(images, 4)
+  chex.assert_type(images, np.uint8)
   return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
@@ -122,11 +115,10 @@ def write_tiles(
 
 
 def _mosaic(rows, framed_columns, breaks):
-  """Composes the grid.
+  """Composes the grid uint8 [H, W, 3].
 
-  Returns:
-    The grid uint8 [H, W, 3], the left edges of its columns, the upper edges of
-    its rows, and the enlarged height and width of an image.
+  It comes with the left edges of columns, the upper edges of rows, and the
+  enlarged height and width of an image.
   """
   _, height, width, _ = rows[0].shape
   factor = max(1, round(_TILE / max(height, width)))

@@ -17,7 +17,6 @@ import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ldc_vae import elbo
 from ldc_vae.models import latent_nets
@@ -25,33 +24,12 @@ from ldc_vae.samplers import training
 
 Array = jax.Array
 
-NUM_STEPS = 3000  # updates
-
-_BATCH_SIZE = 512
-_LEARNING_RATE = 1e-3  # the initial rate; it falls to 0 along a cosine
-_EMA_DECAY = 0.99
 _NUM_LAYERS = 6
 _WIDTH, _NUM_BLOCKS = 128, 1  # residual blocks of each layer
 _NUM_BINS = 8  # M
 _BOUND = 5.0  # standard deviations; beyond it a spline is the identity
 _MIN_SIZE = 1e-3  # smallest bin, as a fraction of the whole interval
 _MIN_SLOPE = 1e-3  # smallest slope at a knot
-
-
-def fit(
-  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> training.SampleFn:
-  """Trains the flow on latents; see `training.NetSampler.fit`."""
-  net = training.NetSampler(
-    name='flow',
-    init_fn=init,
-    loss_fn=loss,
-    draws_fn=draws,
-    batch_size=_BATCH_SIZE,
-    learning_rate=_LEARNING_RATE,
-    ema_decay=_EMA_DECAY,
-  )
-  return net.fit(latents, seed=seed, num_steps=num_steps)
 
 
 def log_prob(params: chex.ArrayTree, u: Array) -> Array:
@@ -256,3 +234,15 @@ def _bins(free: Array, bound: float) -> tuple[Array, Array]:
   sizes = 2.0 * bound * share
   starts = jnp.cumsum(sizes) - sizes - bound
   return starts, sizes
+
+
+SAMPLER = training.NetSampler(
+  name='flow',
+  init_fn=init,
+  loss_fn=loss,
+  draws_fn=draws,
+  num_steps=3000,
+  batch_size=512,
+  learning_rate=1e-3,
+  ema_decay=0.99,
+)

@@ -17,22 +17,15 @@ import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ldc_vae.models import latent_nets
 from ldc_vae.samplers import training
 
 Array = jax.Array
 
-NUM_STEPS = 6000  # updates
-
 _HEUN_STEPS = 25
 NUM_EVALUATIONS = 2 * _HEUN_STEPS  # passes of the net for one latent
 
-_BATCH_SIZE = 512
-_LEARNING_RATE = 1e-3  # the initial rate; it falls to 0 along a cosine
-_EMA_DECAY = 0.999
-_WIDTH, _NUM_BLOCKS = 256, 3  # residual blocks of the net
 _NUM_FREQUENCIES = 4  # frequencies of the time input; each doubles the last
 
 
@@ -62,20 +55,7 @@ class Velocity(nn.Module):
     return (2.0 * t - 1.0) / jnp.square(scale) * u + rest / scale
 
 
-def fit(
-  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> training.SampleFn:
-  """Trains the velocity on latents; see `training.NetSampler.fit`."""
-  net = training.NetSampler(
-    name='velocity',
-    init_fn=init,
-    loss_fn=loss,
-    draws_fn=draws,
-    batch_size=_BATCH_SIZE,
-    learning_rate=_LEARNING_RATE,
-    ema_decay=_EMA_DECAY,
-  )
-  return net.fit(latents, seed=seed, num_steps=num_steps)
+NET = Velocity(width=256, num_blocks=3)
 
 
 def matching_loss(
@@ -130,11 +110,6 @@ def heun(
   return jax.lax.scan(step, start, jnp.arange(num_steps))[0]
 
 
-def init(key: Array, u: Array) -> chex.ArrayTree:
-  """Returns the initial weights for one whitened latent [A]."""
-  return create_net().init(key, u, jnp.zeros(()))
-
-
 def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
   """Returns `matching_loss` of fresh noise and whitened latents [B, A]."""
   noise_key, time_key = jax.random.split(key)
@@ -143,7 +118,7 @@ def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
     time_key, rows.shape[:1]
   )
   return matching_loss(
-    functools.partial(create_net().apply, params),
+    functools.partial(NET.apply, params),
     jax.random.normal(noise_key, rows.shape),
     rows,
     parts / rows.shape[0],
@@ -153,10 +128,17 @@ def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
 @functools.partial(jax.jit, static_argnames='shape')
 def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   """Draws whitened latents of shape [n, A], each from its own noise."""
-  velocity_fn = functools.partial(create_net().apply, params)
+  velocity_fn = functools.partial(NET.apply, params)
   return heun(velocity_fn, jax.random.normal(key, shape), _HEUN_STEPS)
 
 
-def create_net() -> Velocity:
-  """Returns the net v for whitened latents [..., A] and times [...]."""
-  return Velocity(_WIDTH, _NUM_BLOCKS)
+SAMPLER = training.NetSampler(
+  name='velocity',
+  init_fn=lambda key, u: NET.init(key, u, jnp.zeros(())),
+  loss_fn=loss,
+  draws_fn=draws,
+  num_steps=6000,
+  batch_size=512,
+  learning_rate=1e-3,
+  ema_decay=0.999,
+)

@@ -15,7 +15,6 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ldc_vae import energy
 from ldc_vae.models import latent_nets
@@ -23,49 +22,20 @@ from ldc_vae.samplers import training
 
 Array = jax.Array
 
-NUM_STEPS = 1000  # updates; half a minute on one core at D = 8
-
-_BATCH_SIZE = 256
 _CHAIN_STEPS = 30  # Langevin steps of a chain, which starts from N(0, I)
 # The first and the last step size, in standard deviations of a latent; those
 # between are geometric. A chain first finds a cluster, then a place inside it.
 _STEP_SIZES = (0.3, 0.05)
-# The initial rate, which falls to a tenth along a cosine; 1e-3 is too slow.
-_LEARNING_RATE = 3e-3
-_B1 = 0.5  # Adam's momentum is low, because the target moves
 # Clusters of standard deviation s need E|grad f|^2 of D / s^2 at the latents,
 # which is some hundreds. An R1 of 0.1 would not let f become so steep.
 _R1_WEIGHT = 1e-3
-_EMA_DECAY = 0.99
-_WIDTH, _NUM_BLOCKS = 128, 1  # residual blocks of the energy
 
-
-def fit(
-  latents: np.ndarray, *, seed: int, num_steps: int = NUM_STEPS
-) -> training.SampleFn:
-  """Trains the energy on latents; see `training.NetSampler.fit`."""
-  net = training.NetSampler(
-    name='latent energy',
-    init_fn=init,
-    loss_fn=loss,
-    draws_fn=draws,
-    batch_size=_BATCH_SIZE,
-    learning_rate=_LEARNING_RATE,
-    ema_decay=_EMA_DECAY,
-    final_fraction=0.1,
-    b1=_B1,
-  )
-  return net.fit(latents, seed=seed, num_steps=num_steps)
+NET = latent_nets.LatentEnergy(width=128, num_blocks=1)
 
 
 def whitened_energy(params: chex.ArrayTree, u: Array) -> Array:
   """Returns f(u) + |u|^2 / 2 of one whitened latent [A], in nats."""
-  return create_net().apply(params, u) + 0.5 * jnp.sum(jnp.square(u))
-
-
-def init(key: Array, u: Array) -> chex.ArrayTree:
-  """Returns the initial weights for one whitened latent [A]."""
-  return create_net().init(key, u)
+  return NET.apply(params, u) + 0.5 * jnp.sum(jnp.square(u))
 
 
 def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
@@ -73,7 +43,7 @@ def loss(params: chex.ArrayTree, rows: Array, key: Array) -> Array:
   # no gradient along the chains
   samples = draws(jax.lax.stop_gradient(params), key, rows.shape)
   # |u|^2 / 2 is left out: it has no weights to train
-  f = functools.partial(create_net().apply, params)
+  f = functools.partial(NET.apply, params)
   return energy.contrastive_loss(f, rows, samples, _R1_WEIGHT)[0]
 
 
@@ -91,6 +61,15 @@ def draws(params: chex.ArrayTree, key: Array, shape: tuple[int, int]) -> Array:
   return jax.vmap(chain)(jax.random.split(chain_key, shape[0]), start)
 
 
-def create_net() -> latent_nets.LatentEnergy:
-  """Returns the net f for whitened latents [..., A]."""
-  return latent_nets.LatentEnergy(_WIDTH, _NUM_BLOCKS)
+SAMPLER = training.NetSampler(
+  name='latent energy',
+  init_fn=lambda key, u: NET.init(key, u),
+  loss_fn=loss,
+  draws_fn=draws,
+  num_steps=1000,  # half a minute on one core at D = 8
+  batch_size=256,
+  learning_rate=3e-3,  # 1e-3 is too slow
+  ema_decay=0.99,
+  final_fraction=0.1,
+  b1=0.5,  # Adam's momentum is low, because the target moves
+)

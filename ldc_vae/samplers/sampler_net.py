@@ -295,18 +295,11 @@ def batch_objective(
 def _affine_match(
   own: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the affine map that gives draws the covariance of the latents.
+  """Returns m [D] and A [D, D]: (own - m) A has the covariance of `wanted`.
 
-  SVGD leaves the sampler a few percent too narrow. The mean and the covariance
-  of the latents are known, so they are set instead of learned.
-
-  Args:
-    own: Draws of the net, shape [m, D].
-    wanted: Centred latents, shape [N, D].
-
-  Returns:
-    The mean m [D] of the draws and a matrix A [D, D]: (own - m) A has the
-    covariance of the latents.
+  `own` [m, D] are draws of the net, `wanted` [N, D] centred latents. SVGD
+  leaves the sampler a few percent too narrow. The mean and the covariance of
+  the latents are known, so they are set instead of learned.
   """
   mean = own.mean(axis=0)
   return mean, _root(own - mean, -0.5) @ _root(wanted, 0.5)

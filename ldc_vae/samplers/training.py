@@ -68,6 +68,7 @@ class NetSampler:
     init_fn: Maps a key and one whitened latent [A] to weights.
     loss_fn: Maps weights, rows [B, A] and a key to a scalar.
     draws_fn: Maps weights, a key and a shape (n, A) to whitened latents.
+    num_steps: Updates of Adam, unless `fit` is given another number.
     batch_size: B; batches are drawn with replacement.
     learning_rate: Adam's initial rate, which falls along a cosine.
     final_fraction: The end of the cosine, as a fraction of the initial rate.
@@ -79,19 +80,22 @@ class NetSampler:
   init_fn: Callable[[Array, Array], chex.ArrayTree]
   loss_fn: Callable[[chex.ArrayTree, Array, Array], Array]
   draws_fn: Callable[[chex.ArrayTree, Array, tuple[int, int]], Array]
+  num_steps: int
   batch_size: int
   learning_rate: float
   ema_decay: float
   final_fraction: float = 0.0
   b1: float = 0.9
 
-  def fit(self, latents: np.ndarray, *, seed: int, num_steps: int) -> SampleFn:
+  def fit(
+    self, latents: np.ndarray, *, seed: int, num_steps: int | None = None
+  ) -> SampleFn:
     """Trains the net on whitened latents.
 
     Args:
       latents: Draws of the aggregate posterior, shape [N, D].
       seed: The seed of the weights, the batches and all other noise.
-      num_steps: Updates of Adam, at least 1.
+      num_steps: Updates of Adam, at least 1; None for those of the net.
 
     Returns:
       A function `(num, seed) -> float32 [num, D]`.
@@ -99,6 +103,7 @@ class NetSampler:
     Raises:
       UserError: The training diverged, or has no steps.
     """
+    num_steps = self.num_steps if num_steps is None else num_steps
     check_steps(num_steps, self.name)
     u, unwhiten = whiten(latents)
     params = train(self, jnp.asarray(u), jax.random.key(seed), num_steps)

@@ -43,10 +43,8 @@ def smoothed_flow(
   u, y = jax.lax.stop_gradient(
     (arithmetic.widened(particles), arithmetic.widened(targets))
   )
-  all_u, all_y, first = u, y, 0
-  if axis_name is not None:
-    all_u, all_y = jax.lax.all_gather((u, y), axis_name, tiled=True)
-    first = jax.lax.axis_index(axis_name) * u.shape[0]
+  all_u, all_y = (arithmetic.gather(x, axis_name) for x in (u, y))
+  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(u)
   if all_u.shape[0] < 2:
     raise ValueError(f'a smoothed flow needs 2 particles, got {all_u.shape[0]}')
   # one centre for all: the matmul form of distances loses digits far from 0

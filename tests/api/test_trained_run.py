@@ -130,9 +130,11 @@ class SampleTest(evaluate_case.LoadedTest):
 class LogLikelihoodTest(evaluate_case.LoadedTest):
   def test_importance_is_that_of_the_evaluation(self):
     config = config_lib.override(self.config, {'evaluate.num_nll_images': 7})
-    wanted = likelihood.importance(
-      config, self.experiment, self.trained, jax.random.key(2)
-    )['nll/importance']
+    trained = evaluate_case.trained(config, self.experiment, self.trained)
+    images = self.experiment.dataset.images[config.evaluate.split]
+    wanted = likelihood.importance(trained, images, jax.random.key(2))[
+      'nll/importance'
+    ]
     values = self.run_.log_likelihood(self.images, seed=2)
     self.assertEqual(values.shape, (7,))
     self.assertAlmostEqual(-float(np.mean(values)), wanted, places=9)

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from ldc_vae import elbo
+from ldc_vae import run as run_lib
 from ldc_vae.evaluation import likelihood
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
@@ -19,27 +20,18 @@ _SHAPE = (4, 3, 1)
 _LATENT_SIZE = 3
 
 
-class _Dataset(NamedTuple):
-  images: dict[str, np.ndarray]
-
-
 class _Method(NamedTuple):
   log_prior: Any = base.normal_log_prior
 
 
-class _Experiment(NamedTuple):
-  model: model_lib.Model
-  algorithm: _Method
-  dataset: _Dataset
-
-
-class _State(NamedTuple):
-  ema_params: Any
-  stats: Any = ()
-
-
-def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
-  """An experiment with random weights, and its state."""
+def _run(
+  likelihood_name='gaussian',
+  encoder='gaussian',
+  scale=0.5,
+  log_prior=base.normal_log_prior,
+  **fields,
+):
+  """Networks with random weights, and images."""
   model = model_lib.create_model(
     _SHAPE,
     latent_size=_LATENT_SIZE,
@@ -58,31 +50,32 @@ def _run(likelihood_name='gaussian', encoder='gaussian', scale=0.5, **method):
     log_std = weights['moments']['bias'][_LATENT_SIZE:]
     log_std[:] = np.arctanh(2.0 / 3.0)  # of 3
     params['encoder'] = {'params': weights}
-  experiment = _Experiment(model, _Method(**method), _Dataset({'test': images}))
-  return experiment, _State(params)
+  config = _config(**fields)
+  return run_lib.Trained(
+    config, model, _Method(log_prior), params, (), 0
+  ), images
 
 
-def _evidence(experiment, state):
+def _evidence(trained, images):
   """Mean log p(x) under N(0, I), from 20,000 of its draws."""
   z = jax.random.normal(jax.random.key(1), (20_000, _LATENT_SIZE))
-  images = experiment.dataset.images['test'].astype(np.float32) / 255
+  images = images.astype(np.float32) / 255
 
   @jax.jit
   def evidence(params):
-    log_likelihoods = experiment.model.log_likelihood(
+    log_likelihoods = trained.model.log_likelihood(
       params, images, jnp.tile(z[None], (len(images), 1, 1))
     )
     bounds = jax.vmap(elbo.importance_weighted_bound)(log_likelihoods)
     return jnp.mean(bounds)
 
-  return float(evidence(state.ema_params))
+  return float(evidence(trained.params))
 
 
 def _config(**fields):
   config = config_dict.ConfigDict()
   config.dataset = {'binarize': False}
   config.evaluate = {
-    'split': 'test',
     'importance_samples': 0,
     'num_nll_images': 10,
     'ais_chains': 0,
@@ -95,13 +88,11 @@ def _config(**fields):
 
 class ImportanceTest(parameterized.TestCase):
   def test_agrees_with_draws_of_the_prior(self):
-    experiment, state = _run()
-    results = likelihood.importance(
-      _config(importance_samples=2000), experiment, state, jax.random.key(0)
-    )
+    trained, images = _run(importance_samples=2000)
+    results = likelihood.importance(trained, images, jax.random.key(0))
     # weights of 20,000 and 2000 draws that differ by a nat or two
     self.assertAlmostEqual(
-      results['nll/importance'], -_evidence(experiment, state), delta=0.1
+      results['nll/importance'], -_evidence(trained, images), delta=0.1
     )
     self.assertGreater(results['nll/elbo'], results['nll/importance'])
 
@@ -110,10 +101,11 @@ class ImportanceTest(parameterized.TestCase):
     tripled = lambda params, stats, z: (
       np.log(3.0) + base.normal_log_prior(params, stats, z)
     )
-    config = _config(importance_samples=5)
-    first = likelihood.importance(config, *_run(), jax.random.key(0))
-    second = likelihood.importance(
-      config, *_run(log_prior=tripled), jax.random.key(0)
+    first, second = (
+      likelihood.importance(
+        *_run(log_prior=log_prior, importance_samples=5), jax.random.key(0)
+      )
+      for log_prior in (base.normal_log_prior, tripled)
     )
     for name, value in first.items():
       self.assertAlmostEqual(value - second[name], np.log(3.0), places=4)
@@ -123,19 +115,15 @@ class ImportanceTest(parameterized.TestCase):
   )
   def test_what_has_no_density_is_not_weighed(self, num_samples=5, **fields):
     results = likelihood.importance(
-      _config(importance_samples=num_samples),
-      *_run(**fields),
-      jax.random.key(0),
+      *_run(importance_samples=num_samples, **fields), jax.random.key(0)
     )
     self.assertEqual(results, {})
 
 
 class AnnealedTest(parameterized.TestCase):
   def test_agrees_with_importance_sampling_and_closes_its_gap(self):
-    config = _config(
-      importance_samples=2000, ais_chains=16, ais_temperatures=60
-    )
-    results = likelihood.annealed(config, *_run(), jax.random.key(0))
+    run = _run(importance_samples=2000, ais_chains=16, ais_temperatures=60)
+    results = likelihood.annealed(*run, jax.random.key(0))
     # means over 4 images, each with an error of a tenth
     self.assertAlmostEqual(
       results['nll/ais'], results['nll/ais_importance'], delta=0.2
@@ -147,17 +135,22 @@ class AnnealedTest(parameterized.TestCase):
     tripled = lambda params, stats, z: (
       np.log(3.0) + base.normal_log_prior(params, stats, z)
     )
-    config = _config(importance_samples=10, ais_chains=16, ais_temperatures=60)
-    experiment, state = _run(encoder='implicit', log_prior=tripled)
-    results = likelihood.annealed(config, experiment, state, jax.random.key(0))
+    trained, images = _run(
+      encoder='implicit',
+      log_prior=tripled,
+      importance_samples=10,
+      ais_chains=16,
+      ais_temperatures=60,
+    )
+    results = likelihood.annealed(trained, images, jax.random.key(0))
     self.assertSameElements(results, ('nll/ais',))  # no exact draws, no gap
-    evidence = np.log(3.0) + _evidence(experiment, state)
+    evidence = np.log(3.0) + _evidence(trained, images)
     self.assertAlmostEqual(results['nll/ais'], -evidence, delta=0.2)
 
   @parameterized.parameters(dict(log_prior=None), dict(num_chains=0))
   def test_nothing_is_asked_for_or_known(self, num_chains=4, **fields):
     results = likelihood.annealed(
-      _config(ais_chains=num_chains), *_run(**fields), jax.random.key(0)
+      *_run(ais_chains=num_chains, **fields), jax.random.key(0)
     )
     self.assertEqual(results, {})
 
@@ -166,30 +159,30 @@ class ValuesTest(parameterized.TestCase):
   @parameterized.parameters(1, 3, 4, 100)
   def test_padding_of_the_last_batch_does_not_count(self, batch_size):
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
-    firsts = []
 
-    def batch_fn(batch, key, first):
-      del key
-      firsts.append(first)
-      return 1.0 + batch[:, 0, 0, 0], np.ones(len(batch))
+    def batch_fn(params, stats, batch, key, first):
+      del params, stats, key
+      return 1.0 + batch[:, 0, 0, 0], jnp.full(len(batch), first)
 
-    values = likelihood._values(
-      batch_fn, images, batch_size, jax.random.key(0), 'a test'
+    trained, _ = _run()
+    values, firsts = likelihood._values(
+      batch_fn, trained, images, batch_size, jax.random.key(0), 'a test'
     )
-    self.assertEqual([x.tolist() for x in values], [[1, 2, 3, 4], [1] * 4])
-    self.assertEqual(firsts, list(range(0, 4, min(batch_size, 4))))
+    self.assertEqual(values.tolist(), [1, 2, 3, 4])
+    size = min(batch_size, 4)
+    self.assertEqual(firsts.tolist(), [i // size * size for i in range(4)])
 
 
 class SimulateTest(parameterized.TestCase):
   def _draws(self, name):
-    experiment, state = _run(name, scale=0.05)
+    trained, _ = _run(name, scale=0.05)
     z = jnp.ones(_LATENT_SIZE)
     draw = lambda key: likelihood._simulate(
-      experiment.model, state.ema_params, z, key
+      trained.model, trained.params, z, key
     )
     keys = jax.random.split(jax.random.key(0), 4000)
     images = jax.jit(jax.vmap(draw))(keys)
-    mean = jax.jit(experiment.model.decode)(state.ema_params, z)
+    mean = jax.jit(trained.model.decode)(trained.params, z)
     return np.asarray(images), np.asarray(mean)
 
   def test_binary_pixels_have_the_mean(self):

