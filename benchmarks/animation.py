@@ -80,7 +80,7 @@ def train(
     'energy': energy.init(keys[1], u[0]),
   }
   rate = optax.cosine_decay_schedule(sampler_net.LEARNING_RATE, steps[-1])
-  tx = optax.adam(rate, b1=sampler_net.B1)
+  tx = training.muon(rate, sampler_net.B1)
   noise = jax.random.normal(keys[2], (_NUM_SHOWN, u.shape[1]))
 
   def update(index, carry):

@@ -4,6 +4,7 @@ import optax
 
 from ldc_vae import sections
 from ldc_vae.methods import base
+from ldc_vae.samplers import training
 
 
 def learning_rate_schedule(
@@ -45,7 +46,7 @@ def learning_rate_schedule(
 def create_optimizers(
   algorithm: base.Algorithm, options: sections.Optimizer, *, num_steps: int
 ) -> dict[str, optax.GradientTransformation]:
-  """Returns an optimiser for each network: clip, then Adam (W).
+  """Returns an optimiser for each network: clip, then Adam (W) or Muon.
 
   Args:
     algorithm: Its phases say how many updates a network has per step. Phases
@@ -67,13 +68,14 @@ def create_optimizers(
       final_fraction=options.latent_final_fraction if latent else 0.0,
     )
     b1 = options.latent_b1 if latent else options.b1
-    if options.weight_decay:
-      adam = optax.adamw(
-        rate, b1, options.b2, weight_decay=options.weight_decay
-      )
+    decay = options.weight_decay
+    if latent and options.latent_optimizer == 'muon':
+      rule = training.muon(rate, b1, options.b2, weight_decay=decay)
+    elif decay:
+      rule = optax.adamw(rate, b1, options.b2, weight_decay=decay)
     else:
-      adam = optax.adam(rate, b1, options.b2)
+      rule = optax.adam(rate, b1, options.b2)
     clip = options.clip_norm
     clips = [optax.clip_by_global_norm(clip)] if clip else []
-    txs.update({name: optax.chain(*clips, adam) for name in phase.trains})
+    txs.update({name: optax.chain(*clips, rule) for name in phase.trains})
   return txs

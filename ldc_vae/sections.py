@@ -16,6 +16,7 @@ from ldc_vae.runtime import writers as writers_lib
 from ldc_vae.samplers import registry
 
 SCHEDULES = ('cosine', 'constant')
+LATENT_OPTIMIZERS = ('adam', 'muon')
 SPLITS = ('test', 'validation')
 
 
@@ -33,7 +34,7 @@ class Dataset(request.Source):
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(fields.Options):
-  """Adam and its schedule."""
+  """The optimiser of each network, and the schedule of its rate."""
 
   group: ClassVar[str] = 'optimizer'
 
@@ -57,6 +58,12 @@ class Optimizer(fields.Options):
   )
   b1: float = fields.fraction(
     high=False, default=0.9, help="Adam's first decay, encoder and decoder"
+  )
+  latent_optimizer: str = fields.one_of(
+    LATENT_OPTIMIZERS,
+    default='adam',
+    help='that of sampler net, latent energy and discriminator; muon needs'
+    ' fewer updates, and more time for each',
   )
   latent_b1: float = fields.fraction(
     high=False,

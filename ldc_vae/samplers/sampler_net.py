@@ -47,7 +47,7 @@ NUM_STEPS = 12_000  # updates of a fit
 BATCH_SIZE = 256
 LEARNING_RATE = 2e-3  # the rate after the warm-up; it falls along a cosine
 _WARMUP_STEPS = 200
-B1 = 0.5  # Adam's momentum is low, because the target moves
+B1 = 0.5  # the momentum is low, because the target moves
 _EMA_DECAY = 0.999
 _SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
 _ENERGY_WIDTH, _ENERGY_BLOCKS = 128, 2
@@ -190,7 +190,7 @@ def fit(
   Args:
     latents: Draws of the aggregate posterior, shape [N, D].
     seed: The seed of the weights, the batches and the noise.
-    num_steps: Updates of Adam, at least 1.
+    num_steps: Updates of Muon, at least 1.
     batch_size: n.
     learning_rate: The rate after the warm-up.
     **options: Fields of `sampler_options.SamplerOptions`.
@@ -337,7 +337,7 @@ def _train(
   rate = optax.warmup_cosine_decay_schedule(
     0.0, learning_rate, min(_WARMUP_STEPS, num_steps // 2), num_steps
   )
-  tx = optax.adam(rate, b1=B1)
+  tx = training.muon(rate, B1)
 
   def loss_fn(params, index):
     return batch_objective(

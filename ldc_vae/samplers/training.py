@@ -166,7 +166,7 @@ def descend(
   def step(carry, index):
     params, opt_state, average = carry
     grads, metrics = jax.grad(loss_fn, has_aux=True)(params, index)
-    updates, opt_state = tx.update(grads, opt_state)
+    updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     decay = jnp.minimum(ema_decay, (1.0 + index) / (10.0 + index))
     average = optax.incremental_update(params, average, 1.0 - decay)
@@ -175,6 +175,38 @@ def descend(
   carry = (params, tx.init(params), params)
   (_, _, average), metrics = jax.lax.scan(step, carry, jnp.arange(num_steps))
   return average, metrics
+
+
+def muon(
+  rate: optax.ScalarOrSchedule,
+  b1: float,
+  b2: float = 0.999,
+  *,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """Returns Muon for weight matrices, and Adam for all other weights.
+
+  The change of a matrix is its mean gradient, made orthogonal: all directions
+  get the same length. Jordan et al. (2024),
+  https://kellerjordan.github.io/posts/muon. A change has the root mean square
+  `rate`, about that of Adam, as in Liu et al. (2025),
+  https://arxiv.org/abs/2502.16982. So both have one rate.
+
+  Args:
+    rate: The rate of both, or its schedule.
+    b1: The decay of the mean gradient.
+    b2: Adam's second decay.
+    weight_decay: Decoupled weight decay; 0 for none.
+  """
+  return optax.contrib.muon(
+    rate,
+    beta=b1,
+    adam_b1=b1,
+    adam_b2=b2,
+    weight_decay=weight_decay,
+    adam_weight_decay=weight_decay,
+    consistent_rms=1.0,
+  )
 
 
 def check_steps(num_steps: int, what: str) -> None:

@@ -275,7 +275,8 @@ class FrozenTest(absltest.TestCase):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     workdir = pathlib.Path(folder.name) / 'digits'
-    restored = absltest.mock.Mock(state=state, step=0)
+    meta = {'config': config.to_dict()}
+    restored = absltest.mock.Mock(state=state, step=0, meta=meta)
     opened = absltest.mock.MagicMock()
     opened.__enter__.return_value.restore.return_value = restored
     fake = absltest.mock.Mock(
