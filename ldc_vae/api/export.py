@@ -29,6 +29,7 @@ from ldc_vae.runtime import outputs
 
 MODELS = ('model.safetensors', 'model.npz')  # one of them
 CONFIG, CARD, GRID = 'config.json', 'README.md', 'sample_grid.png'
+FILES = (*MODELS, CONFIG, CARD, GRID, outputs.RESULTS)  # no others
 
 _CARD = """\
 ---
@@ -146,9 +147,7 @@ def _model(folder: pathlib.Path) -> pathlib.Path | None:
 def check_folder(folder: pathlib.Path) -> None:
   """Raises a `UserError` if a folder has files that are no export."""
   if folder.is_dir():
-    others = {path.name for path in folder.iterdir()}
-    others -= {*MODELS, CONFIG, CARD, GRID, outputs.RESULTS}
-    is_free = not others
+    is_free = {path.name for path in folder.iterdir()} <= {*FILES}
   else:
     is_free = not folder.exists()
   if not is_free:
