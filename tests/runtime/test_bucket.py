@@ -61,9 +61,9 @@ class BucketTestCase(parameterized.TestCase):
         _PERIOD=0.01,
         _FIRST_DELAY=0.01,
         _LONGEST_DELAY=0.02,
-        _START_PATIENCE=0.2,
-        _PATIENCE=5.0,
-        _SHORT_PATIENCE=5.0,
+        _START_PATIENCE=60.0,
+        _PATIENCE=60.0,
+        _SHORT_PATIENCE=60.0,
       )
     )
 
@@ -101,7 +101,7 @@ class BucketTestCase(parameterized.TestCase):
 
   def await_step(self, step):
     """Waits until the bucket has the manifest of a checkpoint."""
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     name = f'checkpoints/{step}/manifest/metadata'
     while name not in self.names():
       self.assertLess(time.monotonic(), deadline)
@@ -129,7 +129,7 @@ class CopyTest(BucketTestCase):
     (self.workdir / 'results.json').write_text('{}')
     (self.workdir / 'report.html').write_text('')
     with self.mirrored():
-      time.sleep(0.1)
+      self.await_step(10)
       shutil.rmtree(self.workdir / 'checkpoints' / '10')
     names = [name for _, name in _Storage.done]
     metrics = names.index('metrics.jsonl')
@@ -203,7 +203,8 @@ class FaultTest(BucketTestCase):
       with self.mirrored():
         for step in (10, 20, 30):
           self.save(step)
-          time.sleep(0.1)
+        while not logs.output:
+          time.sleep(0.01)
         self.assertEmpty(self.names())
         is_away.clear()
         self.await_step(30)
@@ -214,12 +215,19 @@ class FaultTest(BucketTestCase):
     self.assertEqual(self.restored(), 30)
 
   def test_a_slow_bucket_is_told(self):
-    self.fault(lambda path: time.sleep(0.02))
+    has_begun, is_saved = threading.Event(), threading.Event()
+
+    def fault(path):
+      has_begun.set()
+      self.assertTrue(is_saved.wait(60.0))
+
+    self.fault(fault)
+    self.save(10)
     with self.assertLogs(level='WARNING') as logs:
       with self.mirrored():
-        self.save(10)
-        time.sleep(0.1)
+        self.assertTrue(has_begun.wait(60.0))
         self.save(20, 30)
+        is_saved.set()
     self.assertLen(logs.output, 1)
     self.assertIn(f'{_ADDRESS} lags: ', logs.output[0])
     self.assertEqual(self.restored(), 30)
@@ -325,6 +333,7 @@ class StartTest(BucketTestCase):
     (FileNotFoundError('no bucket'), errors.UserError, r'no bucket'),
   )
   def test_what_cannot_be_used_is_told_before_the_run(self, fault, kind, text):
+    self.enter_context(mock.patch.object(bucket, '_START_PATIENCE', 0.1))
     with mock.patch.object(bucket._Bucket, 'probe', side_effect=fault):
       with self.assertRaisesRegex(kind, text):
         with self.mirrored():
