@@ -54,6 +54,7 @@ _PUBLIC = {
   'fit': 'ldc_vae.api.fitting',
   'fit_sampler': 'ldc_vae.api.latent_sampler',
   'load': 'ldc_vae.api.trained_run',
+  'push': 'ldc_vae.api.hub',
 }
 _MODULES = ('elbo', 'energy', 'svgd')  # pure functions, usable alone
 

@@ -137,7 +137,8 @@ def _check_flags(values: flags.FlagValues) -> None:
       raise errors.UserError(
         f'--{name}=: it is empty; give a path, or leave the flag out'
       )
-    if '://' in path:
+    is_run = name == 'workdir' and values.mode in ('train', *USES)
+    if '://' in path and not is_run:
       raise errors.UserError(
         f'--{name}={path}: not a local path; use one, or the'
         ' path where the storage is mounted'
@@ -220,8 +221,18 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
     return plans, workdir
   config = values.config and config_lib.load(values.config, overrides)
   workdir = values.workdir or _default_workdir(values.config, config)
+  if '://' in workdir:
+    workdir = _folder_of_bucket(workdir)
   _check_workdir(workdir)
   return config, workdir
+
+
+def _folder_of_bucket(address: str) -> str:
+  """Returns the local folder in which a run of a bucket works."""
+  from ldc_vae.data import array_cache  # imports jax
+  from ldc_vae.runtime import bucket
+
+  return str(bucket.local_folder(address, array_cache.cache_dir()))
 
 
 def resolve_trained(

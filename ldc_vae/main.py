@@ -120,7 +120,8 @@ def main(argv: Sequence[str]) -> int:
       is_whole = check.check(workdir, repair=bool(values.repair))
       return 0 if is_whole else _RUNTIME_ERROR
     is_trained = values.mode in cli.USES
-    is_shared = is_trained and cli.several_processes(values)
+    is_in_bucket = '://' in (values.workdir or '')
+    is_shared = is_trained and (cli.several_processes(values) or is_in_bucket)
     if is_trained and not is_shared:
       config = cli.resolve_trained(values, overrides, config, workdir)
   except (errors.UserError, flags.Error, OSError) as error:
@@ -134,9 +135,14 @@ def main(argv: Sequence[str]) -> int:
   with signals.watch() as watch:
     try:
       _set_up_jax(values, watch)
-      if is_shared:
-        config = _share_config(values, overrides, config, workdir)
-      _JOBS[values.mode](config, workdir, values)
+      with contextlib.ExitStack() as stack:
+        if is_in_bucket:
+          from ldc_vae.runtime import bucket
+
+          stack.enter_context(bucket.mirrored(values.workdir, workdir))
+        if is_shared:
+          config = _share_config(values, overrides, config, workdir)
+        _JOBS[values.mode](config, workdir, values)
       cluster.finish()
     except (KeyboardInterrupt, SystemExit) as stop:
       code = getattr(stop, 'code', 128 + signal.SIGINT)

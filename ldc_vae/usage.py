@@ -22,7 +22,9 @@ LDC-VAE: trains an autoencoder and its latent sampler by SVGD.
                        all fields
                        (compare: --config.METHOD.GROUP.FIELD for one method)
   --workdir=DIR        where the run lives and resumes by itself
-                       (default: runs/<config>_<method>, or _compare)
+                       (default: runs/<config>_<method>, or _compare); an
+                       address, gs://BUCKET/RUN or s3://BUCKET/RUN, is copied
+                       from a local folder after each checkpoint
   --mode=MODE          train (default): train, evaluate, draw pictures
                        evaluate: evaluate a trained workdir again
                        sample: draw images from a trained workdir

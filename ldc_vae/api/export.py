@@ -1,6 +1,7 @@
 """A trained run as one folder to share: weights, config, card and pictures.
 
-The folder has `model.npz`, the averaged weights and the statistics by name;
+The folder has the averaged weights and the statistics by name, in
+`model.safetensors`, or in `model.npz` where the package safetensors is missing;
 `config.json`, without places on this machine; `README.md`, a model card;
 `sample_grid.png`; and `results.json` of a run that was evaluated.
 `ldc_vae.load` reads it, and the run samples identically.
@@ -12,6 +13,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -19,17 +21,15 @@ from ldc_vae import config as config_lib
 from ldc_vae import errors
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
+from ldc_vae.api import latent_files
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from ldc_vae.runtime import manifest
 from ldc_vae.runtime import outputs
 
-MODEL, CONFIG, CARD, GRID = (
-  'model.npz',
-  'config.json',
-  'README.md',
-  'sample_grid.png',
-)
+MODELS = ('model.safetensors', 'model.npz')  # one of them
+CONFIG, CARD, GRID = 'config.json', 'README.md', 'sample_grid.png'
+FILES = (*MODELS, CONFIG, CARD, GRID, outputs.RESULTS)  # no others
 
 _CARD = """\
 ---
@@ -95,12 +95,13 @@ def write(
   check_folder(folder)
   try:
     durable.make_folder(folder)
-    for name in (CONFIG, outputs.RESULTS):  # what is half-way is no export
+    # what is half-way is no export
+    for name in (CONFIG, outputs.RESULTS, *MODELS):
       (folder / name).unlink(missing_ok=True)
   except OSError as error:
     raise files.file_error(folder, error) from error
   values, _ = manifest.to_host(_tree(trained.params, trained.stats))
-  files.write_npz(folder / MODEL, **values)
+  model = _write_model(folder, values)
   label = config_lib.create_method(trained.config).label
   title = f'Samples of {label}, step {trained.step}'
   run_figures.sample_grid(images, folder / GRID, title=title)
@@ -114,17 +115,39 @@ def write(
     'config': _public(trained.config),
     'image_shape': trained.model.image_shape,
     'step': trained.step,
-    'model_sha256': _digest(folder / MODEL),
+    'model_sha256': _digest(model),
   }
   files.write_record(folder / CONFIG, record)
+
+
+def _write_model(
+  folder: pathlib.Path, values: Mapping[str, np.ndarray]
+) -> pathlib.Path:
+  """Writes the arrays, and returns their file."""
+  safe, plain = (folder / name for name in MODELS)
+  try:
+    from safetensors import numpy as safetensors
+  except ImportError:
+    logging.info(
+      '%s has the weights: the package safetensors is missing', plain
+    )
+    files.write_npz(plain, **values)
+    return plain
+  with files.open_atomically(safe) as file:
+    file.write(safetensors.save(dict(values)))
+  return safe
+
+
+def _model(folder: pathlib.Path) -> pathlib.Path | None:
+  """Returns the file with the weights, if there is one."""
+  found = (folder / name for name in MODELS)
+  return next((path for path in found if path.is_file()), None)
 
 
 def check_folder(folder: pathlib.Path) -> None:
   """Raises a `UserError` if a folder has files that are no export."""
   if folder.is_dir():
-    others = {path.name for path in folder.iterdir()}
-    others -= {MODEL, CONFIG, CARD, GRID, outputs.RESULTS}
-    is_free = not others
+    is_free = {path.name for path in folder.iterdir()} <= {*FILES}
   else:
     is_free = not folder.exists()
   if not is_free:
@@ -136,7 +159,7 @@ def check_folder(folder: pathlib.Path) -> None:
 
 def is_export(folder: pathlib.Path) -> bool:
   """Returns whether a folder has been written by `write`."""
-  return (folder / MODEL).is_file() and (folder / CONFIG).is_file()
+  return _model(folder) is not None and (folder / CONFIG).is_file()
 
 
 def read(
@@ -154,9 +177,11 @@ def read(
   """
   config = config_lib.read(folder, extensions)
   record = files.read_json(folder / CONFIG) or {}
-  if record.get('model_sha256') != _digest(folder / MODEL):
+  path = _model(folder)
+  assert path is not None  # `is_export` has looked
+  if record.get('model_sha256') != _digest(path):
     raise errors.UserError(
-      f'{folder / MODEL} is not as it was written; copy the folder again'
+      f'{path} is not as it was written; copy the folder again'
     )
   model = experiment_lib.create_model(config, tuple(record['image_shape']))
   algorithm = experiment_lib.create_algorithm(config, model)
@@ -165,11 +190,11 @@ def read(
   leaves = dict(
     zip(manifest.leaf_names(template), jax.tree.leaves(template), strict=True)
   )
-  values = files.read_npz(folder / MODEL)
+  values = latent_files.load_arrays(path)
   for name in {**leaves, **values}:
     if name not in values or name not in leaves:
       raise errors.UserError(
-        f'{folder / MODEL} and this version of the code do not both have'
+        f'{path} and this version of the code do not both have'
         f' {name}; use the commit in {CONFIG}'
       )
   restored = jax.tree.unflatten(
@@ -187,7 +212,7 @@ def read(
 
 
 def _tree(params: Any, stats: Any) -> dict[str, Any]:
-  """Returns what model.npz holds."""
+  """Returns what the file of weights holds."""
   return {'params': params, 'stats': stats}
 
 

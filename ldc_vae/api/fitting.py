@@ -4,13 +4,16 @@ run = ldc_vae.fit(images, train={'num_epochs': 20})
 new_images = run.sample(64)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import contextlib
+import functools
 import hashlib
 import math
 import os
 import pathlib
+import re
 import tempfile
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -25,11 +28,15 @@ from ldc_vae.api import arguments
 from ldc_vae.api import trained_run
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
+from ldc_vae.runtime import bucket
 from ldc_vae.runtime import caches
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from ldc_vae.runtime import signals
+
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
 
 # Images with shorter sides have dense nets by default.
 _SMALL, _SMALL_CONFIG, _CONFIG = 16, 'digits', 'images'
@@ -37,10 +44,31 @@ _SMALL, _SMALL_CONFIG, _CONFIG = 16, 'digits', 'images'
 _FEWEST = 3  # images
 _MAX_BYTES = 16 * 2**30  # of all arrays that are kept
 
+# What stands before a name on the command line; config.json is a file.
+_FLAG = re.compile(
+  r'(?<![\w./])(--config\.|config\.(?!json\b)|--(?=(config|workdir)=))'
+)
+
 # Fields that the arguments decide.
 _GIVEN = ('dataset.name', 'dataset.path', 'dataset.data_dir')
 
 
+def _naming_arguments(fit_fn: Callable[_P, _T]) -> Callable[_P, _T]:
+  """Has the errors of a function name its arguments instead of flags."""
+
+  @functools.wraps(fit_fn)
+  def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+      return fit_fn(*args, **kwargs)
+    except (errors.UserError, FloatingPointError) as error:
+      # --config.train.num_epochs is train={'num_epochs': ...}
+      error.args = (_FLAG.sub('', str(error)),)
+      raise
+
+  return wrapped
+
+
+@_naming_arguments
 def fit(
   images: Any,
   labels: Any = None,
@@ -63,10 +91,12 @@ def fit(
   Args:
     images: uint8, or floats in [0, 1], shape [N, H, W, C] with C = 1 or 3, or
       [N, H, W] of grey images. A copy is kept in the cache.
-    labels: Whole numbers or texts, shape [N]; for the evaluation alone.
+    labels: Whole numbers or texts, shape [N], or one-hot rows [N, classes]; for
+      the evaluation alone.
     method: The name of a method, such as 'vae', or a dict of its fields with
       its name, such as {'name': 'vae', 'beta': 2.0}.
-    workdir: Where the run is; None for a new temporary folder.
+    workdir: Where the run is; None for a new temporary folder. It may be a
+      folder of a bucket, such as 'gs://bucket/run'.
     config: The run file whose fields are the defaults, such as 'mnist'; with
       ',debug' a training takes seconds. None for 'digits' if a side has less
       than 16 pixels, else 'images'.
@@ -104,9 +134,14 @@ def fit(
   kept = str(_keep(images, labels))
   resolved = config_lib.override(resolved, {'dataset.path': kept})
   workdir = workdir or tempfile.mkdtemp(prefix='ldc_vae_')
+  mirror: contextlib.AbstractContextManager = contextlib.nullcontext()
+  if '://' in str(workdir):
+    address = str(workdir)
+    workdir = bucket.local_folder(address, datasets.cache_dir())
+    mirror = bucket.mirrored(address, workdir)
   workdir = pathlib.Path(workdir).expanduser()
   try:
-    with signals.watch() as watch:
+    with signals.watch() as watch, mirror:
       watch.grace = math.inf  # it would end a notebook and all that it holds
       train.train_and_evaluate(
         resolved, workdir, with_evaluation=with_evaluation
@@ -147,11 +182,17 @@ def _checked_labels(labels: Any, num_images: int) -> np.ndarray | None:
   """Returns labels [N], or raises a `UserError`."""
   if labels is None:
     return None
-  labels = arguments.array('labels', labels)
+  given = labels = arguments.array('labels', labels)
+  if labels.ndim == 2 and labels.dtype.kind in 'iubf':
+    ones = labels == 1
+    if np.all(ones | (labels == 0)) and np.all(ones.sum(axis=1) == 1):
+      labels = ones.argmax(axis=1)
+  if labels.dtype.kind == 'f' and np.array_equal(labels, np.rint(labels)):
+    labels = labels.astype(np.int64)
   if labels.shape != (num_images,) or labels.dtype.kind not in 'iubUS':
     raise errors.UserError(
-      f'labels are {labels.dtype}{list(labels.shape)}; give a whole number or a'
-      f' text for each of the {num_images} images'
+      f'labels are {given.dtype}{list(given.shape)}; give a whole number, a'
+      f' text or a one-hot row for each of the {num_images} images'
     )
   return labels
 

@@ -39,7 +39,7 @@ def read(
       f'{path}: give an .npy, an .npz or a .safetensors file'
     )
   try:
-    arrays = _load(path)
+    arrays = load_arrays(path)
   except errors.UserError:  # a package is missing
     raise
   except Exception as error:  # NumPy and zipfile raise many types
@@ -59,15 +59,20 @@ def read(
   )
 
 
-def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns the arrays of a file by name."""
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of a file by name; its end says of which kind it is.
+
+  Raises:
+    UserError: The package safetensors is needed and missing.
+    Exception: It cannot be read; NumPy and zipfile raise many types.
+  """
   if path.suffix == '.safetensors':
     try:
       from safetensors import numpy as safetensors
     except ImportError:
       raise errors.UserError(
-        f'{path}: the package safetensors is missing; install it, or give an'
-        ' .npy or an .npz file'
+        f'{path}: the package safetensors is missing; pip install'
+        " 'ldc_vae[safetensors]', or give an .npy or an .npz file"
       ) from None
     return safetensors.load_file(path)
   if path.suffix == '.npz':

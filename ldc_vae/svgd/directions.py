@@ -56,7 +56,8 @@ def svgd_direction(
   Raises:
     ValueError: `off_diagonal` has fewer than two particles, `block_size` is
       below 1, `bandwidth` is given with a function, which has its own, or
-      `normalise` is given with a kernel that has negative values.
+      `normalise` is given with a kernel that has negative values, or the
+      kernel is no kernel.
   """
   chex.assert_rank([particles, scores], 2)
   chex.assert_equal_shape([particles, scores])

@@ -5,6 +5,7 @@ function like `rbf` and one line of `KERNELS`.
 """
 
 from collections.abc import Callable, Sequence
+import inspect
 from typing import NamedTuple
 
 import chex
@@ -264,7 +265,18 @@ def from_function(kernel_fn: KernelFn, *, positive: bool = False) -> Kernel:
 
   Returns:
     A kernel for `svgd_direction`.
+
+  Raises:
+    ValueError: It does not take two particles, as `rbf` without a call.
   """
+  try:
+    inspect.signature(kernel_fn).bind(None, None)
+  except TypeError as error:
+    name = getattr(kernel_fn, '__name__', repr(kernel_fn))
+    raise ValueError(
+      f'kernel={name} takes no two particles ({error}); give a kernel, as'
+      ' svgd.rbf(), or a function k(x, y)'
+    ) from error
 
   def contract(queries, particles, scores, mask, h, temperature):
     del h

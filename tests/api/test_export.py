@@ -1,8 +1,11 @@
 """Tests of ldc_vae.api.export: a run as a folder to share."""
 
+import importlib.util
 import json
 import pathlib
 import shutil
+import sys
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,13 +19,20 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import run as run_lib
 from ldc_vae import use
 from ldc_vae.api import export
+from ldc_vae.api import latent_files
 from tests import evaluate_case
 
 
 class ExportTest(evaluate_case.RunTest):
+  """Tests without the package safetensors."""
+
+  MODEL = 'model.npz'
+  MODULES = {'safetensors': None}
+
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
+    cls.enterClassContext(mock.patch.dict(sys.modules, cls.MODULES))
     cls.run_ = ldc_vae.load(cls.workdir)
     cls.folder = cls.workdir / 'export'
     use.export(cls.config, cls.workdir, output=cls.folder)
@@ -35,6 +45,7 @@ class ExportTest(evaluate_case.RunTest):
   def test_the_folder_alone_samples_identically(self):
     with self.assertNoLogs(level='WARNING'):  # as it was written
       run = ldc_vae.load(self.copy())
+    self.assertTrue((self.folder / self.MODEL).exists())
     np.testing.assert_array_equal(run.sample(20), self.run_.sample(20))
     images = self.experiment.dataset.images['test'][:5]
     np.testing.assert_array_equal(
@@ -101,23 +112,44 @@ class ExportTest(evaluate_case.RunTest):
 
   def test_what_is_not_as_written_is_refused(self):
     folder = self.copy()
-    data = bytearray((folder / 'model.npz').read_bytes())
+    data = bytearray((folder / self.MODEL).read_bytes())
     data[len(data) // 2] ^= 1
-    (folder / 'model.npz').write_bytes(data)
-    with self.assertRaisesRegex(ldc_vae.UserError, 'model.npz is not as it'):
+    (folder / self.MODEL).write_bytes(data)
+    with self.assertRaisesRegex(ldc_vae.UserError, f'{self.MODEL} is not as'):
       ldc_vae.load(folder)
 
   def test_weights_of_another_version_are_refused(self):
     folder = self.copy()
-    with np.load(folder / 'model.npz') as archive:
-      arrays = dict(archive)
+    arrays = latent_files.load_arrays(folder / self.MODEL)
     name, array = arrays.popitem()
-    np.savez(folder / 'model.npz', **arrays, other=array)
+    path = export._write_model(folder, {**arrays, 'other': array})
     record = json.loads((folder / 'config.json').read_text())
-    record['model_sha256'] = export._digest(folder / 'model.npz')
+    record['model_sha256'] = export._digest(path)
     (folder / 'config.json').write_text(json.dumps(record))
     with self.assertRaisesRegex(ldc_vae.UserError, f'have {name}; use the com'):
       ldc_vae.load(folder)
+
+
+@absltest.skipIf(
+  importlib.util.find_spec('safetensors') is None,
+  "safetensors is missing: pip install '.[safetensors]'",
+)
+class SafetensorsTest(ExportTest):
+  MODEL = 'model.safetensors'
+  MODULES = {}
+
+  def test_an_export_of_the_other_kind_is_replaced(self):
+    folder = self.copy()
+    with mock.patch.dict(sys.modules, ExportTest.MODULES):
+      with self.assertRaisesRegex(ldc_vae.UserError, r'install .*\[safetens'):
+        ldc_vae.load(folder)
+      self.run_.export(folder)
+      self.assertFalse((folder / self.MODEL).exists())
+    images = ldc_vae.load(folder).sample(5)  # of the .npz file
+    np.testing.assert_array_equal(images, self.run_.sample(5))
+    self.run_.export(folder)
+    self.assertFalse((folder / ExportTest.MODEL).exists())
+    np.testing.assert_array_equal(ldc_vae.load(folder).sample(5), images)
 
 
 class UntrainedTest(parameterized.TestCase):

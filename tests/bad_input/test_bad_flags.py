@@ -96,9 +96,13 @@ _FLAGS = {
     (f'--config={_CONFIG}', '--workdir=caf\udce9'),
     r'--workdir=caf.: its name is not UTF-8; give another folder',
   ),
-  'workdir_of_a_bucket': _Case(
-    (f'--config={_CONFIG}', '--workdir=gs://bucket/x'),
-    r'--workdir=gs://bucket/x: not a local path; use one, or .* mounted',
+  'workdir_of_a_whole_bucket': _Case(
+    (f'--config={_CONFIG}', '--workdir=gs://bucket'),
+    r'--workdir=gs://bucket: give a folder of a bucket, as gs://bucket/run',
+  ),
+  'workdir_of_an_unknown_storage': _Case(
+    (f'--config={_CONFIG}', '--workdir=ftp://host/x'),
+    r'--workdir=ftp://host/x: neither a local path .* gs://, s3://, file://',
   ),
   'workdir_of_a_bucket_to_compare': _Case(
     (

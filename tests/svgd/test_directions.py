@@ -226,6 +226,18 @@ class DirectionTest(svgd_case.StrictTest):
         jnp.zeros(3), jnp.zeros(3), svgd.rbf(), off_diagonal=False
       )
 
+  @parameterized.named_parameters(
+    ('not_called', svgd.rbf, r'kernel=rbf takes no two particles .* svgd.rbf'),
+    ('with_a_bandwidth', svgd.rbf_kernel, "kernel=rbf_kernel .*'bandwidth'"),
+    ('text', 'rbf', "kernel='rbf' takes no two particles"),
+    ('nothing', None, 'kernel=None takes no two particles'),
+  )
+  def test_what_is_no_kernel_is_refused(self, kernel, part):
+    with self.assertRaisesRegex(ValueError, part):
+      svgd.svgd_direction(
+        jnp.zeros((3, 2)), jnp.zeros((3, 2)), kernel, off_diagonal=False
+      )
+
 
 class LongRowTest(svgd_case.StrictTest):
   @parameterized.parameters(1023, 1024)  # rows summed by a sum, by a product

@@ -1,4 +1,4 @@
-"""Runs the examples of docs/svgd.md, each after the one before."""
+"""Runs the examples of docs/svgd.md and docs/method.md, one after another."""
 
 import pathlib
 import re
@@ -7,6 +7,7 @@ from absl.testing import absltest
 import numpy as np
 
 _PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'svgd.md'
+_METHOD = _PAGE.with_name('method.md')
 _PYTHON = re.compile(r'^```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
@@ -48,6 +49,16 @@ class PageTest(absltest.TestCase):
         )
         off = np.abs(found.mean(axis=0) - nuts.mean(axis=0)) / nuts.std(axis=0)
         self.assertBetween(off.mean(), *error)
+
+  def test_the_example_of_the_method_is_a_direction(self):
+    names = {}
+    (block,) = _PYTHON.findall(_METHOD.read_text(encoding='utf-8'))
+    exec(compile(block, str(_METHOD), 'exec'), names)
+    particles, direction = names['particles'], names['direction']
+    self.assertEqual(direction.shape, particles.shape)
+    # far out, the score of N(0, I) wins
+    far = np.argmax(np.linalg.norm(particles, axis=1))
+    self.assertLess(np.dot(direction[far], particles[far]), 0.0)
 
 
 if __name__ == '__main__':
