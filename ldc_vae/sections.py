@@ -29,6 +29,9 @@ class Dataset(request.Source):
   binarize: bool = fields.field(
     False, 'draw binary images from the grey ones, new ones in each step'
   )
+  flip: bool = fields.field(
+    False, 'mirror each training image left to right in half of the steps'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
