@@ -216,6 +216,11 @@ class Evaluate(fields.Options):
   inception: bool = fields.field(
     False, 'measure frechet_inception/*; needs torch-fidelity'
   )
+  imagenet: bool = fields.field(
+    False,
+    'measure frechet_imagenet/* and kid_imagenet/*, a minute for each source'
+    ' on two cores; needs the extra imagenet',
+  )
   split: str = fields.one_of(
     SPLITS,
     default='test',
