@@ -22,7 +22,6 @@ from ldc_vae import run as run_lib
 from ldc_vae import sections
 from ldc_vae import streams
 from ldc_vae.evaluation import cautions
-from ldc_vae.evaluation import inception
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import measures
 from ldc_vae.evaluation import requirements
@@ -69,7 +68,7 @@ def evaluate(
     FloatingPointError: A latent of the method's own is not finite.
     OSError: No checkpoint, a file cannot be read or written, or another process
       is evaluating the same workdir (unless `patient`).
-    UserError: Inception features are asked for and cannot be had.
+    UserError: Features are asked for and cannot be had.
   """
   workdir = pathlib.Path(workdir)
   files.check_writable(workdir / outputs.RESULTS)
@@ -93,7 +92,10 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
   logging.info('evaluating step %d of %s', step, workdir)
   _log_left_out(config)
   networks = sources_lib.Networks(trained)
-  inception_fn = inception.load() if config.evaluate.inception else None
+  network_fns = {
+    name: network.load()
+    for name, network in requirements.chosen_networks(config).items()
+  }
   key = jax.random.fold_in(experiment.key, streams.Stream.EVALUATION.value)
   sources_key, projections_key, importance_key, annealed_key, time_key = (
     jax.random.split(key, 5)
@@ -112,7 +114,7 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
           config,
           experiment.dataset,
           sources.images,
-          inception_fn,
+          network_fns,
           sources.redraw_fn,
         )
       )

@@ -133,14 +133,21 @@ def load_dataset(config: config_dict.ConfigDict) -> datasets.Dataset:
   """Returns all splits of the data set that `config` names.
 
   Raises:
-    UserError: A data set of a user's own is no uint8 [N, H, W, C].
+    UserError: A data set of a user's own is no uint8 [N, H, W, C], or its
+      images cannot be mirrored.
   """
   options = config.dataset.to_dict()
-  del options['binarize']
+  for of_the_train_step in ('binarize', 'flip'):
+    del options[of_the_train_step]
   dataset = datasets.load(options.pop('name'), **options)
   for split, images in dataset.images.items():
     pixels.check_uint8(
       images, f'config.dataset.name={dataset.name}: {split} images'
+    )
+  if config.dataset.flip and dataset.image_shape[1] == 1:
+    raise errors.UserError(
+      f'config.dataset.flip=True: images of shape {dataset.image_shape} have'
+      ' one column, which has no mirror image; use flip=false'
     )
   return dataset
 
@@ -198,6 +205,7 @@ def make_train_step(
     log_every=config.train.log_every,
     ema_decay=config.train.ema_decay,
     binarize=config.dataset.binarize,
+    flip=config.dataset.flip,
     accumulate=config.train.accumulate,
     non_finite=config.train.non_finite,
   )

@@ -177,6 +177,9 @@ register(
            'Fréchet distance in Inception features (FID), with the reference'
            ' and the number of samples that this page states.', _IMAGES,
            compared=True),
+    Metric('frechet_imagenet/{source}', 'Fréchet, ImageNet', LOWER,
+           'Fréchet distance in features of EfficientNet-Lite1, which others'
+           ' trained on ImageNet. It is not FID.', _IMAGES, compared=True),
     Metric('frechet_pca/{source}', 'Fréchet, PCA', LOWER,
            'Fréchet distance in the first 64 principal components of the'
            ' pixels, for data without labels.', _IMAGES, compared=True),
@@ -187,9 +190,11 @@ register(
     Metric('kid_classifier/{source}', 'KID, classifier', LOWER,
            'Kernel distance (squared MMD, cubic polynomial kernel) in the'
            ' features of the same classifier. It is unbiased: 0 in expectation'
-           ' for equal distributions, and often negative. That of real images'
-           ' shows what chance leaves.', _IMAGES, compared=True,
-           unscaled=True),
+           ' for equal distributions, and often negative.', _IMAGES,
+           compared=True, unscaled=True),
+    Metric('kid_imagenet/{source}', 'KID, ImageNet', LOWER,
+           'The same in features of EfficientNet-Lite1.', _IMAGES,
+           compared=True, unscaled=True),
     # The generator's images.
     Metric('prdc/precision', 'precision', HIGHER,
            'Share of the samples that are near a real image.', compared=True),
@@ -268,6 +273,7 @@ register(
     Metric('protocol/prdc', 'neighbours', '', 'What a neighbourhood is.'),
     Metric('protocol/judge', 'classifier', '', 'The feature classifiers.'),
     Metric('protocol/inception', 'Inception', '', 'How its features are made.'),
+    Metric('protocol/imagenet', 'ImageNet', '', 'How its features are made.'),
     Metric('protocol/data', 'data', '', 'The data set, with its digest.'),
     Metric('protocol/evaluate', 'evaluate', '', 'From `config.evaluate`.'),
     Metric('protocol/caution_{features}', 'caution, {features}', '',
@@ -282,14 +288,9 @@ register(
 CAUTION = 'protocol/caution_'  # and a family, whose numbers are doubtful
 # What results.json says of the run itself, without a slash.
 RUN_FIELDS = (
-  'seed',
-  'step',
-  'last_step',
-  'num_samples',
-  'wall_seconds',
-  'digests',
+  'seed', 'step', 'last_step', 'num_samples', 'wall_seconds', 'digests',
   'format',
-)
+)  # fmt: skip
 
 
 def result_names(samplers: Iterable[str] = ()) -> list[str]:
@@ -340,11 +341,7 @@ def mark(name: str, results: Mapping[str, Any]) -> str:
 
 
 def main_distance(*results: Mapping[str, Any]) -> str:
-  """The first distance that was measured for a generator.
-
-  Args:
-    *results: Contents of results.json.
-  """
+  """The first distance of a generator in some contents of results.json."""
   families = [x.family for x in METRICS.values() if x.is_per_source]
   for family in families:
     if any(formats.is_number(x.get(f'{family}/generator')) for x in results):

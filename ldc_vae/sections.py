@@ -30,6 +30,9 @@ class Dataset(request.Source):
   binarize: bool = fields.field(
     False, 'draw binary images from the grey ones, new ones in each step'
   )
+  flip: bool = fields.field(
+    False, 'mirror each training image left to right in half of the steps'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +222,11 @@ class Evaluate(fields.Options):
   )
   inception: bool = fields.field(
     False, 'measure frechet_inception/*; needs torch-fidelity'
+  )
+  imagenet: bool = fields.field(
+    False,
+    'measure frechet_imagenet/* and kid_imagenet/*, a minute for each source'
+    ' on two cores; needs the extra imagenet',
   )
   split: str = fields.one_of(
     SPLITS,

@@ -135,6 +135,7 @@ def train_step(
   log_every: int,
   ema_decay: float,
   binarize: bool,
+  flip: bool,
   accumulate: int,
   non_finite: str,
   axis_name: str | None,
@@ -153,6 +154,7 @@ def train_step(
       If updates may be skipped, they are computed in every step.
     ema_decay: The decay of the averaged weights, in [0, 1).
     binarize: Whether to draw binary images from the grey ones.
+    flip: Whether to mirror half of the images, see `pixels.flip`.
     accumulate: Micro-batches of the per-image phases; it divides B.
     non_finite: 'stop' or 'skip', see `keep_finite`.
     axis_name: The device axis.
@@ -163,6 +165,8 @@ def train_step(
   keys = streams.image_keys(
     jax.random.fold_in(key, state.step), images.shape[0], axis_name
   )
+  if flip:
+    images = pixels.flip(images, base.fold_in(keys, streams.Stream.FLIPS.value))
   images = prepare_images(images, base.fold_in(keys, 0), binarize)
   context = base.Context(
     progress=state.step / num_steps,

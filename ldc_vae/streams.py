@@ -19,6 +19,7 @@ class Stream(enum.Enum):
   VALIDATION = 2**31 + 1
   EVALUATION = 2**31 + 2
   SAMPLE = 2**31 + 3
+  FLIPS = 2**31 + 4  # folded into an image's key: whether it is mirrored
   PIXELS = 2**31  # folded into an image's key: the draw of a binary image
 
 

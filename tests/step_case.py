@@ -86,6 +86,7 @@ def set_up(name: str, optimizer: str):
     non_finite='stop',
     ema_decay=0.15,
     binarize=False,
+    flip=False,
     accumulate=1,
   )
   return algorithm, txs, train_step

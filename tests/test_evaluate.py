@@ -154,11 +154,12 @@ class EvaluateTest(evaluate_case.RunTest):
     self.assertIn('299x299', after['protocol/inception'])
     self.assertIn('96 uint8 images', after['protocol/distances'])
 
-  def test_inception_that_is_not_there_is_reported_before_the_work(self):
-    config = config_lib.override(self.config, {'evaluate.inception': True})
-    with mock.patch('importlib.util.find_spec', return_value=None):
-      with self.assertRaisesRegex(ValueError, 'inception=True needs .* pip'):
-        requirements.check(config, self.experiment.dataset)
+  def test_networks_that_are_not_there_are_reported_before_the_work(self):
+    for name in requirements.NETWORKS:
+      config = config_lib.override(self.config, {f'evaluate.{name}': True})
+      with mock.patch('importlib.util.find_spec', return_value=None):
+        with self.assertRaisesRegex(ValueError, f'{name}=True needs .* pip'):
+          requirements.check(config, self.experiment.dataset)
 
   def test_the_same_seed_gives_the_same_run_bit_for_bit(self):
     again = self.workdir.with_name('again')

@@ -128,6 +128,13 @@ class CreateTest(parameterized.TestCase):
       any(np.any(a != b) for a, b in zip(first, different, strict=True))
     )
 
+  def test_images_of_one_column_are_not_mirrored(self):
+    column = mock.patch.dict(_SHAPES, cifar10=(32, 1, 3))
+    flip = {'dataset.flip': True}
+    with column, self.assertRaisesRegex(errors.UserError, r'flip=True: .*one'):
+      _create('cifar10', 'vae,debug', flip)
+    _create('cifar10', 'vae,debug', flip)
+
   def test_devices_that_do_not_share_a_batch_evaluate_all_the_same(self):
     # the tests have four
     batch_size = {'train.batch_size': 30}

@@ -64,7 +64,13 @@ def _probe(num_updates: int = 1, num_phases: int = 1) -> base.Algorithm:
 
 
 def _run_probe(
-  num_steps, *, kind='single', binarize=False, num_updates=1, num_phases=1
+  num_steps,
+  *,
+  kind='single',
+  binarize=False,
+  flip=False,
+  num_updates=1,
+  num_phases=1,
 ):
   """Metrics of each step of a probe."""
   tx = optax.sgd(1.0)
@@ -86,6 +92,7 @@ def _run_probe(
     non_finite='stop',
     ema_decay=0.0,
     binarize=binarize,
+    flip=flip,
     accumulate=1,
   )
   step_fn = _make_step(train_step, kind)
@@ -144,6 +151,7 @@ def _fragile_run(term, kind, non_finite):
     non_finite=non_finite,
     ema_decay=0.5,
     binarize=False,
+    flip=False,
     accumulate=1,
   )
   return _make_step(train_step, kind), state
@@ -246,6 +254,32 @@ class ImagesTest(chex.TestCase):
     for metrics in (first, second):
       self.assertEqual(set(np.unique(metrics['images'])), {0.0, 1.0})
     self.assertTrue(np.any(first['images'] != second['images']))
+
+  def test_a_flip_mirrors_half_of_the_images_others_in_each_step(self):
+    history, _ = _run_probe(20, flip=True)
+    original, mirrored = _images() / 255.0, _images()[:, :, ::-1] / 255.0
+    chosen = []
+    for metrics in history:
+      # float32 division
+      same, flipped = (
+        np.all(np.isclose(metrics['images'], x, rtol=1e-6), axis=(1, 2, 3))
+        for x in (original, mirrored)
+      )
+      np.testing.assert_array_equal(same, ~flipped)
+      chosen.append(flipped)
+    self.assertGreater(len(set(map(bytes, chosen))), 10)
+    # four standard errors
+    self.assertAlmostEqual(
+      np.mean(chosen), 0.5, delta=4 * 0.5 / np.size(chosen) ** 0.5
+    )
+
+  def test_flips_depend_on_the_step_and_the_image_alone(self):
+    whole, _ = _run_probe(2, flip=True)
+    again, _ = _run_probe(2, flip=True)
+    for one, other in zip(whole, again):
+      np.testing.assert_array_equal(one['images'], other['images'])
+    noise, _ = _run_probe(2)
+    self.assertEqual(whole[1]['noise_0'], noise[1]['noise_0'])
 
   def test_grey_is_the_probability_of_white(self):
     images = np.repeat(np.array([0, 64, 255], np.uint8), 4000)

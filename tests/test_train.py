@@ -48,10 +48,15 @@ class TrainAndEvaluateTest(train_case.TrainTest):
     self.assertFalse(left.exists())
 
   @parameterized.named_parameters(
-    ('ldc', 'ldc', 7), ('vae', 'vae', 1), ('at_a_checkpoint', 'vae', 5)
+    ('ldc', 'ldc', 7),
+    ('vae', 'vae', 1),
+    ('at_a_checkpoint', 'vae', 5),
+    ('with_flips', 'vae', 7, True),
   )
-  def test_interrupted_run_ends_bit_identical(self, method, stop_after):
-    config = _config(method)
+  def test_interrupted_run_ends_bit_identical(
+    self, method, stop_after, flip=False
+  ):
+    config = _config(method, **{'dataset.flip': flip})
     train.train_and_evaluate(config, self.dir / 'whole')
     real_update = progress.ProgressBar.update
 

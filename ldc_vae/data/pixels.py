@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,6 +73,20 @@ def check_uint8(images: np.ndarray, name: str) -> None:
       ' [N, H, W, C], as np.round(255 * images).astype(np.uint8) of floats in'
       ' [0, 1]'
     )
+
+
+def flip(images: jax.Array, keys: jax.Array) -> jax.Array:
+  """Mirrors each image left to right with a probability of 1/2.
+
+  Args:
+    images: Shape [B, H, W, C].
+    keys: PRNG keys of the choice, [B].
+
+  Returns:
+    Shape [B, H, W, C].
+  """
+  mirrored = jax.vmap(jax.random.bernoulli)(keys)
+  return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
 def to_unit(images):

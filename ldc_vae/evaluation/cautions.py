@@ -16,6 +16,7 @@ from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
 from ldc_vae.data import datasets
 from ldc_vae.evaluation import classifier as classifier_lib
+from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 
 _DEVIATIONS = 3.0  # of an accuracy that is above guessing
@@ -111,6 +112,8 @@ def of_images(
   of_classifiers = iter(chance)
   for family, num in num_features.items():
     reasons[family] = [of_few_images(num_images, num)]
+    if family == 'frechet_imagenet':
+      reasons['kid_imagenet'] = [few]
     if family.startswith('frechet_classifier'):
       reasons[family].append(next(of_classifiers))
   return results_of(reasons)
@@ -171,8 +174,10 @@ def _reasons(
   if min(len(dataset.images['train']), num_images) < 2:
     for prefix in (*_OF_SETS, 'latent/'):
       yield prefix, 'one image has no distances'
-  if not options.inception:
-    yield 'frechet_inception/', 'config.evaluate.inception=False'
+  for name in requirements.NETWORKS:
+    for prefix in (f'frechet_{name}/', f'kid_{name}/'):
+      if not options[name]:
+        yield prefix, f'config.evaluate.{name}=False'
   if dataset.num_classes:
     yield 'frechet_pca/', 'the data have labels to train a classifier on'
   else:

@@ -6,7 +6,6 @@ with torch-fidelity. It needs PyTorch, which no other part of the project uses.
 """
 
 from collections.abc import Callable
-import hashlib
 import importlib.util
 import os
 import pathlib
@@ -14,6 +13,7 @@ import pathlib
 import numpy as np
 
 from ldc_vae import errors
+from ldc_vae.evaluation import feature_nets
 
 # The environment variable that names a file with the weights. Without it, the
 # library downloads them once.
@@ -29,8 +29,6 @@ PROTOCOL = (
   ' never PNG files; grey images three times as RGB; resized to 299x299'
   ' inside the network, bilinear as in TensorFlow 1'
 )
-
-_BATCH_SIZE = 50
 
 
 class InceptionError(errors.UserError):
@@ -72,7 +70,7 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
   path = os.environ.get(WEIGHTS_VARIABLE)
   try:
     file = path or _download(library.URL_INCEPTION_V3)
-    _check_digest(file)
+    feature_nets.read(file, _SHA256)  # this checks it
     extractor = library.FeatureExtractorInceptionV3(
       'inception-v3-compat', ['2048'], feature_extractor_weights_path=file
     )
@@ -91,11 +89,12 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
   extractor = extractor.to(device)
 
   def extract(images: np.ndarray) -> np.ndarray:
-    batch = torch.from_numpy(images).to(device)
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    batch = torch.from_numpy(channels_first).to(device)
     with torch.no_grad():
       return extractor(batch)[0].cpu().numpy()
 
-  return lambda images: features(images, extract)
+  return lambda images: feature_nets.features(images, extract)
 
 
 def _download(url: str) -> str:
@@ -107,43 +106,3 @@ def _download(url: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(url, str(path), progress=False)
   return str(path)
-
-
-def _check_digest(path: str) -> None:
-  """Raises a `ValueError` unless a file is that of the weights."""
-  with open(path, 'rb') as file:
-    digest = hashlib.file_digest(file, 'sha256').hexdigest()
-  if digest != _SHA256:
-    raise ValueError(f'the SHA-256 of {path} is {digest}, not {_SHA256}')
-
-
-def features(
-  images: np.ndarray, extract: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-  """Computes features of images in batches, in the network's layout.
-
-  Args:
-    images: uint8, shape [N, H, W, C], C 1 or 3.
-    extract: Maps uint8 [B, 3, H, W] to [B, F].
-
-  Returns:
-    float32 [N, F].
-  """
-  images = np.asarray(images)
-  if (
-    images.ndim != 4
-    or images.dtype != np.uint8
-    or (images.shape[-1] not in (1, 3))
-  ):
-    raise ValueError(
-      f'images have shape {images.shape} and dtype {images.dtype}; Inception'
-      ' needs uint8 [N, H, W, C] with C 1 or 3'
-    )
-  parts = []
-  for start in range(0, len(images), _BATCH_SIZE):
-    batch = images[start : start + _BATCH_SIZE]
-    if batch.shape[-1] == 1:
-      batch = np.repeat(batch, 3, axis=-1)
-    channels_first = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-    parts.append(np.asarray(extract(channels_first), np.float32))
-  return np.concatenate(parts)

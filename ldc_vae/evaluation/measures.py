@@ -19,7 +19,7 @@ from ldc_vae.data import datasets
 from ldc_vae.data import pixels
 from ldc_vae.evaluation import cautions
 from ldc_vae.evaluation import classifier as classifier_lib
-from ldc_vae.evaluation import inception
+from ldc_vae.evaluation import requirements
 from ldc_vae.methods import base
 from ldc_vae.metrics import classes
 from ldc_vae.metrics import frechet
@@ -34,6 +34,11 @@ RedrawFn = Callable[[int], Mapping[str, np.ndarray]]
 
 _NUM_COMPONENTS = 64  # principal components of pixels, for data without labels
 _KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000  # values in Binkowski et al.'s code
+# The kernel distances beside Frechet distances in the same features.
+_KID_FAMILIES = {
+  'frechet_classifier': 'kid_classifier',
+  'frechet_imagenet': 'kid_imagenet',
+}
 _NUM_NEIGHBOURS = 5  # the value in Naeem et al.'s code
 _NEAREST_IMAGES = 1000  # images whose nearest training images are searched
 _NUM_PROJECTIONS = 512  # directions of the sliced Wasserstein distance
@@ -88,8 +93,8 @@ def protocol(
       f'; Frechet distances are means over {config.evaluate.num_draws} such'
       ' sets of each latent source, *_deviation/* is between them'
     )
-  if config.evaluate.inception:
-    results['protocol/inception'] = inception.PROTOCOL
+  for name, network in requirements.chosen_networks(config).items():
+    results[f'protocol/{name}'] = network.PROTOCOL
   return results
 
 
@@ -97,7 +102,7 @@ def image_measures(
   config: config_dict.ConfigDict,
   dataset: datasets.Dataset,
   images: Mapping[str, np.ndarray],
-  inception_fn: FeaturesFn | None = None,
+  network_fns: Mapping[str, FeaturesFn] | None = None,
   redraw_fn: RedrawFn | None = None,
 ) -> dict[str, float | str]:
   """Compares the images of all sources with those of `evaluate.split`.
@@ -109,7 +114,8 @@ def image_measures(
     config: The run's config.
     dataset: The data, with the split 'train' and that of the reference.
     images: A dict from source to uint8 [N, H, W, C]; it must have 'generator'.
-    inception_fn: The feature function of the Inception network, or None.
+    network_fns: The feature functions of networks that others trained, by name
+      in `requirements.NETWORKS`.
     redraw_fn: Maps 1, 2, ... to images like `images`, from fresh latents. It is
       only used if `evaluate.num_draws` is more than 1.
 
@@ -145,7 +151,7 @@ def image_measures(
     )
     first, *_ = classifiers.values()
     results.update(_classes(first.probabilities(images['generator'])))
-  features_fns = _feature_families(classifiers, test, inception_fn)
+  features_fns = _feature_families(classifiers, test, network_fns or {})
   references = {family: fn(test) for family, fn in features_fns.items()}
   moments = {
     family: frechet.moments(reference)
@@ -165,8 +171,8 @@ def image_measures(
       if index:  # all else uses only the first draw
         continue
       reference = references[family]
-      if family == 'frechet_classifier':
-        results.update(_kid('kid_classifier', features, reference))
+      if family in _KID_FAMILIES:
+        results.update(_kid(_KID_FAMILIES[family], features, reference))
       if family in ('frechet_classifier', 'frechet_pca'):
         results.update(_prdc(features['generator'], reference))
   for family, draws in distances.items():
@@ -184,12 +190,10 @@ def image_measures(
 def _feature_families(
   classifiers: Mapping[int, classifier_lib.Classifier],
   test: np.ndarray,
-  inception_fn: FeaturesFn | None,
+  network_fns: Mapping[str, FeaturesFn],
 ) -> dict[str, FeaturesFn]:
   """Returns the feature functions, by the name of the distance."""
-  families = {}
-  if inception_fn is not None:
-    families['frechet_inception'] = inception_fn
+  families = {f'frechet_{name}': fn for name, fn in network_fns.items()}
   for index, (seed, classifier) in enumerate(classifiers.items()):
     suffix = f'_seed_{seed}' if index else ''
     families[f'frechet_classifier{suffix}'] = classifier.features

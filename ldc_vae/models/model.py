@@ -26,6 +26,7 @@ from ldc_vae.models import encoders
 from ldc_vae.models import latent_nets
 from ldc_vae.models import likelihoods
 from ldc_vae.models import mlp
+from ldc_vae.models import resnet
 from ldc_vae.models.sizes import Sizes
 
 Array = jax.Array
@@ -38,6 +39,7 @@ ARCHITECTURES: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
   'gated_mlp': functools.partial(mlp.create, gated=True),
   'conv': conv.create,
   'conv64': functools.partial(conv.create, wide=True),
+  'resnet': resnet.create,
 }
 
 
@@ -51,8 +53,8 @@ class Options(Sizes):
   architecture: str = fields.one_of(
     ARCHITECTURES,
     default='mlp',
-    help='layers of encoder and decoder; conv is made for 28x28 and'
-    ' 32x32 images, conv64 for 64x64',
+    help='layers of encoder and decoder; conv is made for 28x28 and 32x32'
+    ' images, conv64 for 64x64, resnet for colour images of both sizes',
   )
   encoder: str = fields.one_of(
     encoders.ENCODERS,

@@ -19,7 +19,8 @@ class Sizes(fields.Options):
     help='mlp, gated_mlp: encoder widths, which the decoder mirrors',
   )
   channels: tuple[int, ...] = fields.sizes(
-    default=(32, 64, 128), help='conv: channels after each stride of 2'
+    default=(32, 64, 128),
+    help='conv, conv64, resnet: channels after each stride of 2',
   )
   sampler_width: int = fields.at_least(
     1, default=128, help="width of the sampler net's residual blocks"

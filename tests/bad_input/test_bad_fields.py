@@ -190,7 +190,7 @@ for _field, _value, _remedy in (
   # it has negative values
   ('method.sampler_kernel', 'linear', 'known: rbf, imq, multi_scale'),
   ('model.likelihood', 'gausian', r'did you mean gaussian\?'),
-  ('model.architecture', 'resnet', 'known: mlp, gated_mlp, conv, conv64'),
+  ('model.architecture', 'unet', 'known: mlp, gated_mlp, conv, conv64'),
   ('model.convolution', 'patch', r'did you mean patches\?'),
   ('model.encoder', 'normal', 'known: gaussian, implicit'),
   ('model.dtype', 'float16', r'did you mean bfloat16\?|known: float32, bfl'),

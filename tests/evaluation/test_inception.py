@@ -130,38 +130,5 @@ class LoadTest(parameterized.TestCase):
         inception.load()
 
 
-class FeaturesTest(parameterized.TestCase):
-  @parameterized.parameters(1, 3)
-  def test_every_image_arrives_once_as_channels_of_rgb(self, channels):
-    images = np.random.default_rng(0).integers(
-      0, 256, (120, 5, 4, channels), np.uint8
-    )
-    batches = []
-
-    def extract(batch):
-      batches.append(batch)
-      return batch[:, :, 1, 2]
-
-    actual = inception.features(images, extract)
-    arrived = np.concatenate(batches)
-    self.assertEqual(arrived.shape, (120, 3, 5, 4))
-    for channel in range(3):
-      np.testing.assert_array_equal(
-        arrived[:, channel], images[..., channel % channels]
-      )
-    np.testing.assert_array_equal(actual, arrived[:, :, 1, 2])
-    self.assertEqual(actual.dtype, np.float32)
-    self.assertLessEqual(max(map(len, batches)), 50)
-
-  @parameterized.parameters(
-    ((4, 5, 5, 2), np.uint8),
-    ((4, 5, 5), np.uint8),
-    ((4, 5, 5, 3), np.float32),
-  )
-  def test_other_images_are_refused(self, shape, dtype):
-    with self.assertRaisesRegex(ValueError, 'needs uint8'):
-      inception.features(np.zeros(shape, dtype), lambda batch: batch)
-
-
 if __name__ == '__main__':
   absltest.main()

@@ -33,6 +33,7 @@ def _config(inception=False, num_draws=1, num_samples=60):
   config.evaluate = {
     'classifier_seeds': (0,),
     'inception': inception,
+    'imagenet': False,
     'split': 'test',
     'num_samples': num_samples,
     'num_draws': num_draws,
@@ -99,13 +100,15 @@ class ImageMeasuresTest(parameterized.TestCase):
       [images.mean(axis=(1, 2, 3)), images[:, 0, 0, 0]], axis=1
     )
     images = {'generator': _images(2, 60), 'aggregate': dataset.images['test']}
-    results = measures.image_measures(
-      _config(), dataset, images, mean_and_first
-    )
-    self.assertGreater(results['frechet_inception/generator'], 1.0)
-    self.assertAlmostEqual(
-      results['frechet_inception/aggregate'], 0.0, places=6
-    )
+    network_fns = {'inception': mean_and_first, 'imagenet': mean_and_first}
+    results = measures.image_measures(_config(), dataset, images, network_fns)
+    for name in network_fns:
+      self.assertGreater(results[f'frechet_{name}/generator'], 1.0)
+      self.assertAlmostEqual(
+        results[f'frechet_{name}/aggregate'], 0.0, places=6
+      )
+    self.assertIn('kid_imagenet/generator', results)
+    self.assertNotIn('kid_inception/generator', results)
 
   def test_distances_are_means_over_the_draws(self):
     dataset = _dataset()

@@ -36,7 +36,7 @@ class CreateModelTest(chex.TestCase):
       {'encoder': 'warped', 'image_shape': (30, 21, 3)},
       {'encoder': 'deterministic', 'image_shape': (28, 28, 1)},
     ),
-    architecture=('mlp', 'gated_mlp', 'conv', 'conv64'),
+    architecture=tuple(model_lib.ARCHITECTURES),
   )
   def test_shapes_for_any_image(self, architecture, encoder, image_shape):
     model = model_lib.create_model(
@@ -68,7 +68,10 @@ class CreateModelTest(chex.TestCase):
       self.assertEqual(moments, (None, None))
 
   @parameterized.parameters(
-    ('mlp', 'gaussian'), ('conv', 'gaussian'), ('conv64', 'implicit')
+    ('mlp', 'gaussian'),
+    ('conv', 'gaussian'),
+    ('conv64', 'implicit'),
+    ('resnet', 'gaussian'),
   )
   def test_bfloat16_is_only_inside(self, architecture, encoder):
     model = model_lib.create_model(
