@@ -13,7 +13,6 @@ from typing import Any
 from absl import logging
 import jax
 from ml_collections import config_dict
-import numpy as np
 
 from ldc_vae import experiment as experiment_lib
 from ldc_vae import names
@@ -130,9 +129,9 @@ def _evaluate(config, workdir, experiment) -> dict[str, Any]:
     likelihood.importance(config, experiment, state, importance_key)
   )
   results.update(likelihood.annealed(config, experiment, state, annealed_key))
-  decoded = sources.images['reconstruction'].astype(np.float32)
-  residual = (decoded - sources.test_images.astype(np.float32)) / 255.0
-  results['eval/reconstruction_mse'] = float(np.mean(np.square(residual)))
+  results['eval/reconstruction_mse'] = measures.mean_squared_error(
+    sources.images['reconstruction'], sources.test_images
+  )
   results.update(_sampling_seconds(networks, time_key))
   results.update(measures.registered_measures(sources))
   results.update(cautions.not_measured(config, experiment, results))

@@ -268,7 +268,7 @@ def _trained(config, experiment, state) -> run_lib.Trained:
 
 def _reference(config, experiment) -> np.ndarray:
   """Returns the images of the evaluated split, uint8 [N, H, W, C]."""
-  return experiment.dataset.images[config.evaluate.split]
+  return experiment.dataset.reference(config.evaluate.split)
 
 
 def log_weights(
