@@ -2,7 +2,9 @@
 
 The numbers are lower bounds: weights with what is kept beside them, and one
 layer of the decoder for as many latents as are decoded at once. So a run that
-is refused here would be killed, after minutes of compiling.
+is refused here would be killed, after minutes of compiling. A run whose decoder
+keeps more for its gradient than is free gets a warning: the compiler may find a
+way to keep less.
 """
 
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import dataclasses
 import math
 from typing import Any
 
+from absl import logging
 import jax
 from ml_collections import config_dict
 
@@ -41,10 +44,27 @@ def check(
     name = max(_sizes(config), key=lambda each: _largest(config.model[each]))
     raise _refusal({f'model.{name}': config.model[name]}, wanted, free)
   layer = _largest_layer(experiment, state)
-  for names, count in _decoded(config):
-    values = {name: config_lib.flatten(config)[name] for name in names}
+  decoded = [
+    ({name: config_lib.flatten(config)[name] for name in names}, count)
+    for names, count in _decoded(config)
+  ]
+  for values, count in decoded:
     if count * layer > free:
       raise _refusal(values, count * layer, free)
+  values, count = decoded[0]  # those of a step
+  kept = wanted + copies * count * _kept(experiment, state)
+  if kept > free:
+    given = ', '.join(
+      f'config.{name}={value}' for name, value in values.items()
+    )
+    logging.warning(
+      '%s may not fit: a step keeps about %s of memory, of which %s are free;'
+      ' lower it, raise config.train.accumulate, or set'
+      ' config.model.convolution=subpixel where the networks have convolutions',
+      given,
+      memory.gigabytes(kept),
+      memory.gigabytes(free),
+    )
 
 
 def _refusal(
@@ -104,6 +124,20 @@ def _largest_layer(
 
   outputs = jax.eval_shape(decode, state.params['decoder'], z)
   return max(map(_bytes_of, jax.tree.leaves(outputs)))
+
+
+def _kept(
+  experiment: experiment_lib.Experiment, state: step_lib.TrainState
+) -> int:
+  """Returns the bytes that the decoder of one latent keeps for its gradient."""
+  decoder = experiment.model.modules['decoder']
+
+  def residuals(count):
+    z = jax.ShapeDtypeStruct((count, experiment.model.latent_size), 'float32')
+    gradient_fn = lambda *args: jax.vjp(decoder.apply, *args)[1]
+    return _bytes(jax.eval_shape(gradient_fn, state.params['decoder'], z))
+
+  return residuals(2) - residuals(1)  # without the weights
 
 
 def _decoded(

@@ -57,6 +57,28 @@ class RoomTest(parameterized.TestCase):
           with self.assertRaises(errors.UserError):
             room.check(config, experiment)
 
+  def test_what_a_step_keeps_for_its_gradient_is_a_warning(self):
+    overrides = {'model.architecture': 'conv', 'model.convolution': 'patches'}
+    config = config_lib.load('configs/digits.py:vae', overrides)
+    experiment = experiment_lib.create(config)
+    state = experiment.abstract_state()
+    # the largest layer alone is less than what all layers keep
+    layer = room._largest_layer(experiment, state)
+    self.assertGreater(room._kept(experiment, state), layer)
+    enough = lambda: 10**12
+    with mock.patch.object(memory, 'available', enough):
+      with self.assertNoLogs(level='WARNING'):
+        room.check(config, experiment)
+    kept = config.train.batch_size * room._kept(experiment, state)
+    with mock.patch.object(memory, 'available', lambda: kept):
+      with self.assertLogs(level='WARNING') as logs:
+        room.check(config, experiment)
+    self.assertIn(
+      f'config.train.batch_size={config.train.batch_size} may not fit',
+      logs.output[0],
+    )
+    self.assertIn('raise config.train.accumulate', logs.output[0])
+
 
 if __name__ == '__main__':
   absltest.main()
