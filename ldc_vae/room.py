@@ -59,11 +59,12 @@ def check(
     )
     logging.warning(
       '%s may not fit: a step keeps about %s of memory, of which %s are free;'
-      ' lower it, raise config.train.accumulate, or set'
+      ' %s, raise config.train.accumulate, or set'
       ' config.model.convolution=subpixel where the networks have convolutions',
       given,
       memory.gigabytes(kept),
       memory.gigabytes(free),
+      _lower(values),
     )
 
 
@@ -74,9 +75,14 @@ def _refusal(
   return fields.conflict(
     values,
     f'needs {memory.gigabytes(wanted)} of memory at least, of which'
-    f' {memory.gigabytes(free)} are free; lower'
-    f' {"it" if len(values) == 1 else "one of them"}, or use a larger machine',
+    f' {memory.gigabytes(free)} are free; {_lower(values)}, or use a larger'
+    ' machine',
   )
+
+
+def _lower(values: dict[str, Any]) -> str:
+  """Returns the remedy for fields whose values are too large."""
+  return f'lower {"it" if len(values) == 1 else "one of them"}'
 
 
 def _on_cpu() -> bool:

@@ -70,13 +70,14 @@ class RoomTest(parameterized.TestCase):
       with self.assertNoLogs(level='WARNING'):
         room.check(config, experiment)
     kept = config.train.batch_size * room._kept(experiment, state)
-    with mock.patch.object(memory, 'available', lambda: kept):
+    weights = room._bytes(state) + room._bytes(state.params)
+    free = jax.device_count() * weights + kept // 2
+    with mock.patch.object(memory, 'available', lambda: free):
       with self.assertLogs(level='WARNING') as logs:
         room.check(config, experiment)
-    self.assertIn(
-      f'config.train.batch_size={config.train.batch_size} may not fit',
-      logs.output[0],
-    )
+    size = config.train.batch_size
+    self.assertIn(f'config.train.batch_size={size}, config.', logs.output[0])
+    self.assertIn('may not fit', logs.output[0])
     self.assertIn('raise config.train.accumulate', logs.output[0])
 
 
