@@ -2,7 +2,9 @@
 
 The numbers are lower bounds: weights with what is kept beside them, and one
 matmul or convolution of the decoder for as many latents as are decoded at once.
-So a run that is refused here would be killed, after minutes of compiling.
+So a run that is refused here would be killed, after minutes of compiling. A run
+whose decoder keeps more for its gradient than is free gets a warning: the
+compiler may find a way to keep less.
 """
 
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import dataclasses
 import math
 from typing import Any
 
+from absl import logging
 import jax
 from jax.extend import core
 from ml_collections import config_dict
@@ -43,10 +46,28 @@ def check(
     name = max(_sizes(config), key=lambda each: _largest(config.model[each]))
     raise _refusal({f'model.{name}': config.model[name]}, wanted, free)
   product = _largest_product(experiment, state)
-  for names, count in _decoded(config):
-    values = {name: config_lib.flatten(config)[name] for name in names}
+  decoded = [
+    ({name: config_lib.flatten(config)[name] for name in names}, count)
+    for names, count in _decoded(config)
+  ]
+  for values, count in decoded:
     if count * product > free:
       raise _refusal(values, round(count * product), free)
+  values, count = decoded[0]  # those of a step
+  kept = wanted + copies * count * _kept(experiment, state)
+  if kept > free:
+    given = ', '.join(
+      f'config.{name}={value}' for name, value in values.items()
+    )
+    logging.warning(
+      '%s may not fit: a step keeps about %s of memory, of which %s are free;'
+      ' %s, raise config.train.accumulate, or set'
+      ' config.model.convolution=subpixel where the networks have convolutions',
+      given,
+      memory.gigabytes(kept),
+      memory.gigabytes(free),
+      _lower(values),
+    )
 
 
 def _refusal(
@@ -56,9 +77,14 @@ def _refusal(
   return fields.conflict(
     values,
     f'needs {memory.gigabytes(wanted)} of memory at least, of which'
-    f' {memory.gigabytes(free)} are free; lower'
-    f' {"it" if len(values) == 1 else "one of them"}, or use a larger machine',
+    f' {memory.gigabytes(free)} are free; {_lower(values)}, or use a larger'
+    ' machine',
   )
+
+
+def _lower(values: dict[str, Any]) -> str:
+  """Returns the remedy for fields whose values are too large."""
+  return f'lower {"it" if len(values) == 1 else "one of them"}'
 
 
 def _on_cpu() -> bool:
@@ -115,6 +141,20 @@ def _products(jaxpr: core.Jaxpr) -> Iterator[int]:
       yield sum(_bytes_of(each.aval) for each in variables)
     for inner in core.jaxprs_in_params(equation.params):
       yield from _products(inner)
+
+
+def _kept(
+  experiment: experiment_lib.Experiment, state: step_lib.TrainState
+) -> int:
+  """Returns the bytes that the decoder of one latent keeps for its gradient."""
+  decoder = experiment.model.modules['decoder']
+
+  def residuals(count):
+    z = jax.ShapeDtypeStruct((count, experiment.model.latent_size), 'float32')
+    gradient_fn = lambda *args: jax.vjp(decoder.apply, *args)[1]
+    return _bytes(jax.eval_shape(gradient_fn, state.params['decoder'], z))
+
+  return residuals(2) - residuals(1)  # without the weights
 
 
 def _decoded(

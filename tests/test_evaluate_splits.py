@@ -91,6 +91,21 @@ class SplitsTest(parameterized.TestCase):
     self._assert_are(sources.train.mean, 'train', _MEAN)
     self.assertLen(sources.train.mean, 600)
 
+  def test_of_large_sets_only_a_part_is_used(self):
+    with (
+      mock.patch.object(sources_lib, '_MAX_POSTERIORS', 500),
+      mock.patch.object(datasets, '_MAX_REFERENCE', 250),
+    ):
+      sources, fitted = self._sources('test')
+    self.assertLen(sources.train.z, 500)
+    self.assertLen(sources.test_images, 250)
+    self.assertSetEqual({len(z) for z in fitted}, {500})
+    for rows in (sources.latents['aggregate'], sources.other_aggregate):
+      self.assertLessEqual(set(_number(rows)), set(_number(sources.train.z)))
+    np.testing.assert_array_equal(
+      sources.images['real'][:, 0, 0], sources.latents['aggregate'][:, :3]
+    )
+
   @parameterized.parameters('test', 'validation')
   def test_real_and_aggregate_are_of_training_images(self, split):
     sources, _ = self._sources(split)

@@ -80,6 +80,29 @@ class RoomTest(parameterized.TestCase):
           with self.assertRaises(errors.UserError):
             room.check(config, experiment)
 
+  def test_what_a_step_keeps_for_its_gradient_is_a_warning(self):
+    overrides = {'model.architecture': 'conv', 'model.convolution': 'patches'}
+    config = config_lib.load('configs/digits.py:vae', overrides)
+    experiment = experiment_lib.create(config)
+    state = experiment.abstract_state()
+    # the largest layer alone is less than what all layers keep
+    layer = room._largest_layer(experiment, state)
+    self.assertGreater(room._kept(experiment, state), layer)
+    enough = lambda: 10**12
+    with mock.patch.object(memory, 'available', enough):
+      with self.assertNoLogs(level='WARNING'):
+        room.check(config, experiment)
+    kept = config.train.batch_size * room._kept(experiment, state)
+    weights = room._bytes(state) + room._bytes(state.params)
+    free = jax.device_count() * weights + kept // 2
+    with mock.patch.object(memory, 'available', lambda: free):
+      with self.assertLogs(level='WARNING') as logs:
+        room.check(config, experiment)
+    size = config.train.batch_size
+    self.assertIn(f'config.train.batch_size={size}, config.', logs.output[0])
+    self.assertIn('may not fit', logs.output[0])
+    self.assertIn('raise config.train.accumulate', logs.output[0])
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -29,7 +29,8 @@ from ldc_vae.runtime import progress
 
 CHUNK = 512  # images that are decoded at a time
 
-_MEMMAP_BYTES = 2**30  # larger files are memory-mapped, not loaded
+_MEMMAP_BYTES = 2**28  # larger files are memory-mapped, not loaded
+_BLOCK_BYTES = 2**20  # that a checksum reads at a time
 _MAX_BYTES = 64 * 2**30  # of all entries
 _FORMAT = 2  # version of the cache's format; a new one makes all entries stale
 SLOW_SECONDS = 5.0  # decoding that takes longer shows its progress
@@ -258,7 +259,7 @@ def _write_index(folder: pathlib.Path, fingerprint: str) -> None:
       shape=array.shape,
       dtype=str(array.dtype),
       size=path.stat().st_size,
-      crc32=zlib.crc32(array),
+      crc32=_checksum(path, array.nbytes),
     )
   index = dict(fingerprint=fingerprint, files=files)
   (folder / 'index.json').write_text(json.dumps(index))
@@ -287,11 +288,24 @@ def _read_entry(directory: pathlib.Path) -> tuple[str, Arrays]:
     if [list(array.shape), str(array.dtype)] != [
       expected['shape'],
       expected['dtype'],
-    ] or expected['crc32'] not in (None, zlib.crc32(array)):
+    ] or expected['crc32'] not in (None, _checksum(path, array.nbytes)):
       raise ValueError(f'{path} does not have the content in its index')
     array.flags.writeable = False
     arrays[name] = array
   return index['fingerprint'], arrays
+
+
+def _checksum(path: pathlib.Path, num_bytes: int) -> int:
+  """Returns the CRC-32 of the last bytes of a file, those of its array.
+
+  It is read and not mapped: a map would keep what it read in memory.
+  """
+  crc = 0
+  with open(path, 'rb') as file:
+    file.seek(-num_bytes, os.SEEK_END)
+    while block := file.read(_BLOCK_BYTES):
+      crc = zlib.crc32(block, crc)
+  return crc
 
 
 def _is_large(path: pathlib.Path) -> bool:

@@ -25,6 +25,7 @@ from ldc_vae.data import splits
 
 cache_dir = array_cache.cache_dir
 Parts = tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, int]
+_MAX_REFERENCE = 20_000  # the test split of CelebA, the largest of all sets
 _BLOCK_BYTES = 2**22  # of images that a core digests at a time
 
 _DIGITS_TEST = 360  # a fifth of the 1,797 images
@@ -51,6 +52,14 @@ class Dataset(NamedTuple):
   def image_shape(self) -> tuple[int, int, int]:
     """Shape (H, W, C) of one image."""
     return self.images['train'].shape[1:]
+
+  def reference(self, split: str) -> np.ndarray:
+    """Returns the images of a split that an evaluation compares with.
+
+    They are its first 20,000: all images of the named sets, and a random part
+    of a larger set of the user's own, whose images are permuted.
+    """
+    return self.images[split][:_MAX_REFERENCE]
 
 
 def fingerprint(dataset: Dataset) -> dict[str, list[Any]]:

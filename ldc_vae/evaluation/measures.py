@@ -41,6 +41,7 @@ _KID_FAMILIES = {
 }
 _NUM_NEIGHBOURS = 5  # the value in Naeem et al.'s code
 _NEAREST_IMAGES = 1000  # images whose nearest training images are searched
+_BLOCK_IMAGES = 1000  # whose differences are in memory at once
 _NUM_PROJECTIONS = 512  # directions of the sliced Wasserstein distance
 _STEIN_POINTS = 2000  # points of a Stein discrepancy, whose pairs are all used
 _STEIN_SCALE = 1.0  # c of its kernel: the standard deviation of the prior
@@ -63,12 +64,14 @@ def protocol(
   Returns:
     The results 'protocol/...'.
   """
+  reference = f'the {config.evaluate.split} split of {num_test}'
+  if num_test < len(dataset.images[config.evaluate.split]):
+    reference = f'the first {num_test} of the {config.evaluate.split} split'
   results = {
     'protocol/evaluate': run_lib.describe_evaluation(config),
     'protocol/split': config.evaluate.split,
     'protocol/distances': (
-      f'{num_samples} uint8 images of each source against the'
-      f' {config.evaluate.split} split of {num_test}'
+      f'{num_samples} uint8 images of each source against {reference}'
     ),
     'protocol/kid': (
       f'mean over {_KID_SUBSETS} subsets of {_KID_SUBSET_SIZE}, or of all'
@@ -128,7 +131,7 @@ def image_measures(
   """
   for name, each in images.items():
     pixels.check_uint8(each, f'images of the source {name}')
-  test = dataset.images[config.evaluate.split]
+  test = dataset.reference(config.evaluate.split)
   at_most = functools.partial(_evenly_spaced, count=config.evaluate.num_samples)
   images = {name: at_most(each) for name, each in images.items()}
   train = dataset.images['train']
@@ -185,6 +188,21 @@ def image_measures(
     cautions.of_images(dataset, classifiers, num_images, num_features)
   )
   return results
+
+
+def mean_squared_error(x: np.ndarray, y: np.ndarray) -> float:
+  """Returns the mean squared difference of pixels in [0, 1], in blocks.
+
+  Args:
+    x: uint8, shape [N, H, W, C].
+    y: The same.
+  """
+  total = 0
+  for start in range(0, len(x), _BLOCK_IMAGES):
+    rows = slice(start, start + _BLOCK_IMAGES)
+    difference = x[rows].astype(np.int64) - y[rows]  # exact
+    total += int(np.sum(np.square(difference)))
+  return total / (255**2 * x.size)
 
 
 def _feature_families(

@@ -23,6 +23,8 @@ from ldc_vae.samplers import registry
 
 Array = jax.Array
 
+_MAX_POSTERIORS = 200_000  # training images that are encoded; the first ones
+
 
 class Sources(NamedTuple):
   """The latents and images of the latent sources of one checkpoint.
@@ -33,7 +35,7 @@ class Sources(NamedTuple):
     test_images: The reference images, uint8 [M, H, W, C]; by default the test
       split.
     test_means: Posterior means of the reference, float32 [M, D].
-    train: Posteriors of all L training images.
+    train: Posteriors of L training images: all, or the first 200,000.
     other_aggregate: Like `latents['aggregate']`, but for other training images;
       fewer if the training split is too small.
     aggregate_labels: Classes of the images that `latents['aggregate']` comes
@@ -165,8 +167,8 @@ def make_sources(
     split.
   """
   dataset = experiment.dataset
-  train = dataset.images['train']
-  test = dataset.images[config.evaluate.split]
+  train = dataset.images['train'][:_MAX_POSTERIORS]
+  test = dataset.reference(config.evaluate.split)
   keys = jax.random.split(key, 5)
   seed = int(jax.random.randint(keys[0], (), 0, 2**31 - 1))
   num_samples = min(config.evaluate.num_samples, len(test))

@@ -16,7 +16,6 @@ import warnings
 
 from absl import logging
 import numpy as np
-from scipy import special
 
 from ldc_vae import errors
 from ldc_vae.samplers import training
@@ -24,7 +23,7 @@ from ldc_vae.samplers import training
 _TOLERANCE = 1e-3  # nats per latent; EM ends when an iteration gains less
 _MAX_ITERATIONS = 1000
 _MIN_VARIANCE = 1e-6  # added to each variance of the whitened latents
-_BLOCK_ROWS = 4096  # latents whose features are in memory at once
+_BLOCK_ROWS = 1024  # latents at once; their numbers stay in the caches
 
 
 class Mixture(NamedTuple):
@@ -126,9 +125,14 @@ def _expectations(mixture, u) -> tuple[float, np.ndarray]:
   for start in range(0, len(u), _BLOCK_ROWS):
     features = _features(u[start : start + _BLOCK_ROWS])
     joint = features @ coefficients.T
-    log_probs = special.logsumexp(joint, axis=1, keepdims=True)
-    total += np.sum(log_probs)
-    sums += np.exp(joint - log_probs).T @ features
+    # in place, with one exponential of each number
+    largest = np.max(joint, axis=1, keepdims=True)
+    joint -= largest
+    np.exp(joint, out=joint)
+    norms = np.sum(joint, axis=1, keepdims=True)
+    joint /= norms
+    total += np.sum(largest) + np.sum(np.log(norms))
+    sums += joint.T @ features
   return total / len(u), sums
 
 
@@ -139,9 +143,15 @@ def _num_features(size: int) -> int:
 
 def _features(u: np.ndarray) -> np.ndarray:
   """Returns the features 1, u_i, and u_i u_j for i <= j of u [N, A], [N, F]."""
-  rows, columns = np.triu_indices(u.shape[1])
-  ones = np.ones((len(u), 1))
-  return np.concatenate([ones, u, u[:, rows] * u[:, columns]], axis=1)
+  size = u.shape[1]
+  features = np.empty((len(u), _num_features(size)))
+  features[:, 0], features[:, 1 : 1 + size] = 1.0, u
+  first = 1 + size
+  for i in range(size):
+    own = features[:, first : first + size - i]
+    np.multiply(u[:, i : i + 1], u[:, i:], out=own)
+    first += size - i
+  return features
 
 
 def _from_sums(sums: np.ndarray, size: int) -> Mixture:

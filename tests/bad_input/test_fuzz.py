@@ -96,7 +96,7 @@ class FuzzTest(bad_input_case.BadInputTest):
       (run_lib.Run, 'restore', _restore_or_begin),
       (train.loop_lib.Loop, 'run', _begin),
       (sources, 'make_sources', _begin),
-      (sources.Networks, 'of_run', _begin),
+      (sources.Networks, '__init__', _begin),
       (classifier, 'load_or_train', _begin),
       (jobs, 'run_all', _run_all),
     ):

@@ -284,6 +284,10 @@ class ProtocolTest(parameterized.TestCase):
     self.assertIn('test split of 200', results['protocol/distances'])
     self.assertEqual('protocol/inception' in results, inception)
 
+  def test_says_where_only_a_part_of_the_split_is_compared(self):
+    results = measures.protocol(_config(False), 100, 20, _dataset())
+    self.assertIn('the first 20 of the test', results['protocol/distances'])
+
   def test_says_where_training_images_are_few(self):
     data = _dataset()
     few = {**data.images, 'train': data.images['train'][:9]}
@@ -291,6 +295,15 @@ class ProtocolTest(parameterized.TestCase):
       _config(False), 100, 200, data._replace(images=few)
     )
     self.assertIn('aggregate 9, all', results['protocol/distances'])
+
+
+class MeanSquaredErrorTest(absltest.TestCase):
+  def test_is_that_of_all_pixels_at_once(self):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (2, 2500, 3, 2, 1), dtype=np.uint8)
+    expected = np.mean(np.square((x / 255) - (y / 255)))  # float64
+    actual = measures.mean_squared_error(x, y)
+    self.assertAlmostEqual(actual, expected, places=12)
 
 
 class RegisteredMeasuresTest(absltest.TestCase):
