@@ -189,7 +189,7 @@ class Evaluate(fields.Options):
   flow_matching_steps: int = _steps(6000, 'flow_matching')
   flow_steps: int = _steps(3000, 'the normalising flow')
   drifting_steps: int = _steps(6000, 'the drifting net')
-  svgd_steps: int = _steps(12_000, "a sampler net like ldc's on fixed latents")
+  svgd_steps: int = _steps(6000, "a sampler net like ldc's on fixed latents")
   nearest_noise: float = fields.at_least(
     0,
     default=0.5,

@@ -9,6 +9,7 @@ import optax
 
 from ldc_vae import optimizers
 from ldc_vae import sections
+from ldc_vae.samplers import training
 from tests import step_case
 
 _largest_change = step_case.largest_change
@@ -103,6 +104,22 @@ class OptimizersTest(chex.TestCase):
     actual = self._updates(self._create()[name], grads)
     expected = self._updates(optax.adam(rate, b1, 0.99), grads)
     chex.assert_trees_all_equal(actual, expected)
+
+  @parameterized.parameters('sampler', 'energy')
+  def test_latent_networks_may_have_muon(self, name):
+    weights = jnp.ones((3, 5))
+    grads = [jnp.arange(15.0).reshape(3, 5), jnp.eye(3, 5)]
+    tx = self._create(latent_optimizer='muon')[name]
+    expected = self._updates(training.muon(0.2, 0.5, 0.99), grads, weights)
+    chex.assert_trees_all_equal(self._updates(tx, grads, weights), expected)
+    adam = self._updates(self._create()[name], grads, weights)
+    self.assertGreater(_largest_change(adam, expected), 1e-2)
+
+  def test_encoder_keeps_adam_beside_muon(self):
+    weights, grads = jnp.ones((3, 5)), [jnp.arange(15.0).reshape(3, 5)]
+    tx = self._create(latent_optimizer='muon')['encoder']
+    expected = self._updates(optax.adam(0.1, 0.9, 0.99), grads, weights)
+    chex.assert_trees_all_equal(self._updates(tx, grads, weights), expected)
 
   def test_latent_schedule_counts_its_own_updates(self):
     # two updates per step: the rate after 200 updates is half its peak, while

@@ -42,7 +42,7 @@ from ldc_vae.samplers import training
 
 Array = jax.Array
 
-NUM_STEPS = 12_000  # updates of a fit
+NUM_STEPS = 6000  # updates of a fit
 
 BATCH_SIZE = 256
 LEARNING_RATE = 2e-3  # the rate after the warm-up; it falls along a cosine
