@@ -93,7 +93,7 @@ def train(
       batch_size=sampler_net.BATCH_SIZE,
       options=options,
     )
-    updates, opt_state = tx.update(grads, opt_state)
+    updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
   @jax.jit

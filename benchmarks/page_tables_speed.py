@@ -70,60 +70,6 @@ def _convolutions(read: Read) -> list[Row]:
   ]
 
 
-def _convolutions_beside(read: Read) -> list[Row]:
-  rows: list[Row] = []
-  peers = {
-    "XLA's convolutions": 'native',
-    'PyTorch eager': 'torch',
-    "Pythae's trainer": 'pythae',
-  }
-  for label, name, images in (
-    ('28x28x1', 'conv_step', '28x28x1'),
-    ('32x32x3', 'conv_step', '32x32x3'),
-    ('32x32x3, a second run', 'conv_step_32x32x3', '32x32x3'),
-  ):
-    for beside, worker in peers.items():
-      if worker in read(name)['results'][images]:
-        ratio = _ratio(read, name, images, worker)
-        rows.append((f'{label} | {beside}', [ratio]))
-  return rows
-
-
-def _training(read: Read) -> list[Row]:
-  epoch = 'epoch of an MLP VAE, batch 128'
-  same = 'epoch of the same as an IWAE, K = 8'
-  whole = 'epoch of `ldc`, K = 8, sampler net and energy included'
-  trainer, loop = "Pythae's trainer", 'a bare loop of PyTorch'
-  rows: list[Row] = []
-  for name, what, besides in (
-    ('vae_epoch', epoch, (trainer, loop)),
-    ('vae_epoch_iwae', same, (trainer, loop)),
-    (
-      'vae_epoch_ldc',
-      whole,
-      ("Pythae's IWAE, K = 8", "the bare loop's IWAE, K = 8"),
-    ),
-  ):
-    ratios = read(name)['ratios']
-    for label, beside, peer in zip(
-      (what, 'the same'), besides, ('pythae', 'torch'), strict=True
-    ):
-      cell = statistics.median(ratios[peer])
-      rows.append((f'{label} | {beside}', [cell]))
-  found = _train_step(read, 'train_step')
-  step = 'step of SVGD for encoder and decoder, MLP, batch 128, K = 8'
-  return rows + [
-    (
-      f'{step} | an IWAE step with the same K',
-      [found['ldc_autoencoder']['wall_ratio']],
-    ),
-    (
-      'the same with sampler net and latent energy | the same',
-      [found['ldc']['wall_ratio']],
-    ),
-  ]
-
-
 def directions(
   read: Read, name: str, part: str, num: int, dim: int, peers: Sequence[str]
 ) -> list[Cell]:
@@ -132,39 +78,122 @@ def directions(
   return [svgd_directions_tables.median_ratio(row, peer) for peer in peers]
 
 
-def _one_target(read: Read) -> list[Row]:
-  labels = (
+def _inverse(ratios):
+  """The median of others' times in units of ours."""
+  return statistics.median(1.0 / ratio for ratio in ratios)
+
+
+def _beside_others(read: Read) -> list[Row]:
+  rows: list[Row] = []
+
+  def add(what: str, *others: tuple[str, Cell]) -> None:
+    for index, (other, cell) in enumerate(others):
+      rows.append((f'{what if index == 0 else "the same"} | {other}', [cell]))
+
+  epochs = {
+    'vae_epoch': 'epoch of an MLP VAE, batch 128',
+    'vae_epoch_iwae': 'epoch of the same as an IWAE, K = 8',
+    'vae_epoch_ldc': ('epoch of `ldc`, K = 8, sampler net and energy included'),
+  }
+  for name, what in epochs.items():
+    ratios = read(name)['ratios']
+    words = ("Pythae's trainer", 'a bare loop of PyTorch')
+    if name == 'vae_epoch_ldc':
+      words = ("Pythae's IWAE, K = 8", "the bare loop's IWAE, K = 8")
+    add(
+      what,
+      (words[0], _inverse(ratios['pythae'])),
+      (words[1], _inverse(ratios['torch'])),
+    )
+  found = _train_step(read, 'train_step')
+  step = 'step of SVGD for encoder and decoder, MLP, batch 128, K = 8'
+  add(
+    step,
     (
-      '2048, one target (the largest ratio to blackjax)',
-      'svgd_directions',
-      2048,
+      'our IWAE step with the same K',
+      1.0 / found['ldc_autoencoder']['wall_ratio'],
     ),
-    ('2048, on an H100', 'svgd_directions_gpu', 2048),
-    ('8192, on an H100', 'svgd_directions_gpu', 8192),
   )
-  peers = ('blackjax', 'numpyro', 'torch')
-  return [
-    (
-      f'{label} | 32',
-      directions(read, name, 'one target', num, 32, peers),
-    )
-    for label, name, num in labels
-  ]
+  add(
+    'the same with sampler net and latent energy',
+    ('the same', 1.0 / found['ldc']['wall_ratio']),
+  )
+  steps = read('conv_step')['results']
+  again = read('conv_step_32x32x3')['results']['32x32x3']
 
+  def conv(results, worker: str) -> float:
+    return _inverse(results[worker]['ratios'])
 
-def _many_targets(read: Read) -> list[Row]:
-  peers = ('blackjax', 'numpyro', 'torch')
-  return [
+  grey, colour = steps['28x28x1'], steps['32x32x3']
+  add(
+    'step of a convolutional VAE, 28x28x1, batch 128',
+    ("XLA's convolutions", conv(grey, 'native')),
+    ('PyTorch eager', conv(grey, 'torch')),
+    ("Pythae's trainer", conv(grey, 'pythae')),
+  )
+  add(
+    'the same, 32x32x3',
+    ("XLA's convolutions", conv(colour, 'native')),
     (
-      f'{num} | {num} | {python}',
-      directions(read, name, 'batched', num, num, peers),
+      'PyTorch eager, two runs',
+      [conv(colour, 'torch'), conv(again, 'torch')],
+    ),
+    (
+      "Pythae's trainer, two runs",
+      [conv(colour, 'pythae'), conv(again, 'pythae')],
+    ),
+  )
+  peers = {'blackjax': 'blackjax', 'numpyro': 'numpyro', 'PyTorch': 'torch'}
+  for what, name, part, num, dim in (
+    (
+      'SVGD direction, one target, 2048 particles, D = 32',
+      'svgd_directions',
+      'one target',
+      2048,
+      32,
+    ),
+    ('the same on an H100', 'svgd_directions_gpu', 'one target', 2048, 32),
+    ('the same, 8192 particles', 'svgd_directions_gpu', 'one target', 8192, 32),
+    (
+      '128 targets at once, 64 particles, D = 64',
+      'svgd_directions',
+      'batched',
+      64,
+      64,
+    ),
+    (
+      '128 targets at once, 16 particles, D = 16',
+      'svgd_directions',
+      'batched',
+      16,
+      16,
+    ),
+    (
+      '64 particles, D = 64, on Python 3.11',
+      'svgd_directions_python311',
+      'batched',
+      64,
+      64,
+    ),
+    (
+      '16 particles, D = 16, on Python 3.11',
+      'svgd_directions_python311',
+      'batched',
+      16,
+      16,
+    ),
+  ):
+    cells = directions(read, name, part, num, dim, list(peers.values()))
+    largest = what.startswith('SVGD')
+    add(
+      what,
+      *(
+        (f'{x} (its largest ratio)' if largest and x == 'blackjax' else x, cell)
+        for x, cell in zip(peers, cells, strict=True)
+        if cell is not None
+      ),
     )
-    for python, name in (
-      ('3.12, 3.13', 'svgd_directions'),
-      ('3.11', 'svgd_directions_python311'),
-    )
-    for num in (64, 16)
-  ]
+  return rows
 
 
 def _large_sets(read: Read) -> list[Row]:
@@ -215,10 +244,7 @@ def _start(read: Read) -> list[Row]:
 
 # As `page_tables.TABLES`.
 TABLES: Mapping[tuple[str, str, int], Callable[[Read], list[Row]]] = {
-  (_SPEED, 'Training', 1): _training,
-  (_SPEED, 'Convolutions', 1): _convolutions_beside,
-  (_SPEED, 'SVGD directions', 1): _one_target,
-  (_SPEED, 'A batch of SVGD directions', 1): _many_targets,
+  (_SPEED, 'Beside others', 1): _beside_others,
   (_SPEED, 'One H100', 1): _gpu,
   (_SPEED, 'Start and evaluation', 1): _start,
   (_NOTES, 'On a GPU', 1): _mlp_on_gpu,

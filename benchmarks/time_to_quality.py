@@ -224,9 +224,13 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
       seconds = [
         row['train_seconds'] + row.get('fit_seconds', 0) for row in own
       ]
-      look = dict(color='black', linestyle='--') if route == _LIMIT else {}
+      is_limit = route == _LIMIT
+      look = dict(color='black' if is_limit else None)
+      look['linestyle'] = '--' if is_limit else '-'
       distances = [row['distance'] for row in own]
-      panel.plot(seconds, distances, 'o-', markersize=3, label=route, **look)
+      panel.plot(
+        seconds, distances, marker='o', markersize=3, label=route, **look
+      )
     panel.set_xscale('log')
     panel.set_yscale('log')
     panel.set_xlabel('seconds of training and fitting')

@@ -20,7 +20,12 @@ _BENCHMARK = re.compile(r'python (?:-m )?benchmarks[./](\w+)(?:\.py)?(.*)')
 _SCRIPT = re.compile(r'bash ((?:launch|\.ci)/\S+)')
 
 # What a reader puts there.
-_PLACEHOLDERS = {'HOST:PORT': 'localhost:8476', '=N': '=2', '=I': '=0'}
+_PLACEHOLDERS = {
+  'HOST:PORT': 'localhost:8476',
+  '=N': '=2',
+  '=I': '=0',
+  '=LIKELIHOOD': '=gaussian',
+}
 
 
 def _commands(pattern, *left_out):

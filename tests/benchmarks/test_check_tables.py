@@ -71,8 +71,8 @@ class CheckTest(parameterized.TestCase):
     ),
     (
       'docs/speed.md',
-      '| 8192, on an H100 | 32 | | 226 | 2.4 | the same |\n',
-      'the row "8192, on an H100 | 32" of',
+      '| the same, 8192 particles | numpyro | 226 | the same |\n',
+      'the row "the same, 8192 particles | numpyro" of',
     ),
     (
       'benchmarks/results/train_step.md',

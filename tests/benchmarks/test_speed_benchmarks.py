@@ -166,7 +166,7 @@ class TrainStepTest(parameterized.TestCase):
       absltest.mock.patch.object(train_step, 'create_program', program)
     )
     self.enter_context(absltest.mock.patch.object(common, 'set_up_jax'))
-    for flags, expected in (((), 'conv'), (('--architectures=mlp',), 'mlp')):
+    for flags, expected in (((), 'resnet'), (('--architectures=mlp',), 'mlp')):
       with self.assertRaises(ValueError):
         train_step.main(['--config=configs/cifar10.py', *flags])
       nets = program.call_args.args[2]
