@@ -65,8 +65,9 @@ class Optimizer(fields.Options):
   latent_optimizer: str = fields.one_of(
     LATENT_OPTIMIZERS,
     default='adam',
-    help='that of sampler net, latent energy and discriminator; muon needs'
-    ' fewer updates, and more time for each',
+    help='that of sampler net, latent energy and discriminator; muon learns'
+    ' more by an update, and takes twice its time; ldc then needs'
+    ' method.gradient_penalty=1',
   )
   latent_b1: float = fields.fraction(
     high=False,
