@@ -43,11 +43,11 @@ MAY_CHANGE = (
   'train.validate_every',
 )
 
+# Fields that earlier versions lacked: those did what the default says.
+_ADDED = ('dataset.flip', 'optimizer.latent_optimizer')
 # Fields that decide others: they are named first where configs differ.
 _CAUSES = ('method.name', 'dataset.name', 'debug')
-
 _CHOSEN_BY_ARG = ('debug', 'method.name')  # by the word after its colon
-
 # The fields outside of groups, each with a value of its type.
 _EXAMPLES = {'seed': 0, 'debug': False, 'extensions': ('my_method.py',)}
 
@@ -232,20 +232,26 @@ def from_json(record: Mapping[str, Any]) -> config_dict.ConfigDict:
       'it has no group "config", as config.json has; restore it'
     )
   files.check_format(record)
-  stored = {'logging': {}, **_with_tuples(record['config'])}
   try:
-    config = config_dict.ConfigDict(stored)
+    config = _complete(record['config'])
   except ValueError as error:  # a name with a dot
     raise errors.UserError(f'it holds no config ({error})') from None
-  for section in sections.SECTIONS:  # an earlier version had fewer fields
+  validate(config)
+  return config.lock()
+
+
+def _complete(stored: Mapping[str, Any]) -> config_dict.ConfigDict:
+  """Returns a stored config with the fields that earlier versions lacked."""
+  config = config_dict.ConfigDict({'logging': {}, **_with_tuples(stored)})
+  for section in sections.SECTIONS:
     group = config.get(section.group)
     if not isinstance(group, config_dict.ConfigDict):
       continue  # `validate` refuses it
     for name, value in dataclasses.asdict(section()).items():
-      if _may_change(f'{section.group}.{name}') and name not in group:
+      field = f'{section.group}.{name}'
+      if name not in group and (field in _ADDED or _may_change(field)):
         group[name] = value
-  validate(config)
-  return config.lock()
+  return config
 
 
 def public(config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -277,7 +283,7 @@ def check_same_run(
     config: The config that is to continue it.
     where: The place of the run, for the message.
   """
-  before = config_dict.ConfigDict(_with_tuples(stored))
+  before = _complete(stored)
   changed = differences(before, config)
   if changed:
     old = flatten(before).get(changed[0], 'nothing')
@@ -328,9 +334,8 @@ def read(
       f'{path}: it is nested too deeply; {_RESTORE}'
     ) from None
   except fields.MissingError as error:
-    raise errors.UserError(
-      f'{path}: {error.name} is missing; {_RESTORE}'
-    ) from None
+    text = f'{path}: {error.name} is missing; {_RESTORE}'
+    raise errors.UserError(text) from None
   except errors.UserError as error:
     raise errors.UserError(f'{path}: {error}') from None
 
@@ -338,9 +343,9 @@ def read(
 def _with_extensions(record: Mapping[str, Any], names: Iterable[str]) -> Any:
   """Returns the config of a record, with other extensions."""
   config = record.get('config')
-  if not isinstance(config, Mapping):
-    return config
-  return {**config, 'extensions': list(names)}
+  if isinstance(config, Mapping):
+    config = {**config, 'extensions': list(names)}
+  return config
 
 
 def _with_tuples(value: Any) -> Any:
