@@ -334,6 +334,10 @@ NOT_KEPT: Mapping[tuple[str, str, int], str] = {
   (_NOTES, 'Latent samplers on sets with known answers', 2): TEST,
   (_NOTES, 'The penalty of the latent energy', 2): 'the validation split',
   (_NOTES, 'The penalty of the latent energy', 3): 'training images',
+  **{
+    (_NOTES, 'The optimiser of the sampler net', x): 'training images'
+    for x in range(1, 4)
+  },
   (_NOTES, 'A better start for the sampler net', 1): 'the validation split',
   (_NOTES, 'A better start for the sampler net', 2): 'the validation split',
   (_NOTES, 'Likelihoods of binarised MNIST', 1): TEST,
