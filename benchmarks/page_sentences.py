@@ -123,7 +123,7 @@ SENTENCES: Mapping[tuple[str, str], Callable[[Read], Sequence[float]]] = {
     'a mixture of 200 Gaussians is {} nearer (95 % interval {} to {})',
   ): _gmm_is_nearer,
   (_README, 'that mixture reaches {} ± {}, ahead of'): _of_ae,
-  (_README, 'Its draws are then {} to {} times as far away'): _toys,
+  (_README, 'its draws are {} to {} times as far away'): _toys,
   (
     _RESULTS,
     'ahead of every rival here: {}, where GMM-200 on the same latents has {}.',
