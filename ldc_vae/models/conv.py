@@ -54,8 +54,7 @@ class ConvDecoder(nn.Module):
   @nn.compact
   def __call__(self, z: Array) -> Array:
     height, width, colours = self.image_shape
-    factor = 2 ** len(self.channels)
-    rows, columns = -(-height // factor), -(-width // factor)
+    rows, columns = convolution_lib.halved(height, width, len(self.channels))
     widths = tuple(reversed(self.channels))
     x = z.reshape(-1, z.shape[-1]).astype(self.dtype)
     x = nn.Dense(rows * columns * widths[0], dtype=self.dtype)(x)
@@ -74,10 +73,7 @@ class ConvDecoder(nn.Module):
     x = convolution_lib.Conv(
       colours, 3, implementation=self.convolution, dtype=self.dtype
     )(x)
-    # if the factor does not divide the sides of the image, keep the middle
-    top = (x.shape[1] - height) // 2
-    left = (x.shape[2] - width) // 2
-    x = x[:, top : top + height, left : left + width]
+    x = convolution_lib.middle(x, height, width)
     return x.reshape(*z.shape[:-1], *self.image_shape).astype(jnp.float32)
 
 

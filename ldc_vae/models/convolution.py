@@ -102,6 +102,22 @@ def choose(implementation: str, *, wide: bool = False) -> str:
   return 'native'
 
 
+def halved(height: int, width: int, times: int) -> tuple[int, int]:
+  """Returns the sides of an image halved so often, rounded up."""
+  factor = 2**times
+  return -(-height // factor), -(-width // factor)
+
+
+def middle(x: Array, height: int, width: int) -> Array:
+  """Returns the middle [B, height, width, C] of images as large or larger.
+
+  A decoder doubles the sides, which may reach beyond those of the image.
+  """
+  top = (x.shape[1] - height) // 2
+  left = (x.shape[2] - width) // 2
+  return x[:, top : top + height, left : left + width]
+
+
 def convolve(
   x: Array, kernel: Array, *, stride: int, implementation: str
 ) -> Array:
