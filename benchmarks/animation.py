@@ -29,6 +29,7 @@ from ldc_vae.reporting import style
 from ldc_vae.runtime import files
 from ldc_vae.runtime import outputs
 from ldc_vae.samplers import sampler_net
+from ldc_vae.samplers import sampler_options
 from ldc_vae.samplers import training
 
 Array = jax.Array
@@ -71,7 +72,7 @@ def train(
     steps: The numbers of updates, ascending; the last is that of all.
     seed: The seed of weights, batches and noise.
   """
-  u, options = jnp.asarray(u, jnp.float32), sampler_net.fit_options()
+  u, options = jnp.asarray(u, jnp.float32), sampler_options.SamplerOptions()
   sampler, energy = sampler_net.sampler(), sampler_net.latent_energy()
   keys = jax.random.split(jax.random.key(seed), 4)
   params = {

@@ -66,8 +66,7 @@ class Optimizer(fields.Options):
     LATENT_OPTIMIZERS,
     default='adam',
     help='that of sampler net, latent energy and discriminator; muon learns'
-    ' more by an update, and takes twice its time; ldc then needs'
-    ' method.gradient_penalty=1',
+    ' more by an update, and takes twice its time',
   )
   latent_b1: float = fields.fraction(
     high=False,

@@ -118,13 +118,14 @@ class Ldc(gibbs.SteinMethod, sampler_options.SamplerOptions):
     'model.learn_scale': True,
     'model.energy_width': 128,
     'optimizer.learning_rate': 2e-3,
+    'optimizer.latent_optimizer': 'muon',
     'optimizer.latent_learning_rate': 2e-3,
     'optimizer.latent_final_fraction': 0.0,
   }
 
-  # 1 gives the Bayes posterior; the scale of the likelihood is learned
+  # 1 gives the Bayes posterior; more gives sharper reconstructions
   inverse_temperature: float = fields.positive(
-    default=1.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
+    default=8.0, help='lambda of U = lambda * -log p(x|z) + |z|^2 / 2'
   )
   whiten: bool = fields.field(
     True,

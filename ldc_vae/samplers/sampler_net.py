@@ -47,7 +47,6 @@ NUM_STEPS = 6000  # updates of a fit
 BATCH_SIZE = 256
 LEARNING_RATE = 2e-3  # the rate after the warm-up; it falls along a cosine
 _WARMUP_STEPS = 200
-GRADIENT_PENALTY = 1.0  # with Muon, whose f learns sharper differences
 B1 = 0.5  # the momentum is low, because the target moves
 _EMA_DECAY = 0.999
 _SAMPLER_WIDTH, _SAMPLER_BLOCKS = 128, 4
@@ -194,7 +193,7 @@ def fit(
     num_steps: Updates of Muon, at least 1.
     batch_size: n.
     learning_rate: The rate after the warm-up.
-    **options: Those of `fit_options`.
+    **options: Fields of `sampler_options.SamplerOptions`.
 
   Returns:
     The trained net, which makes one pass for each draw.
@@ -203,7 +202,7 @@ def fit(
     UserError: The training diverged or has no steps, or the batch is too small.
   """
   training.check_steps(num_steps, 'sampler net')
-  described = fit_options(**options)
+  described = sampler_options.SamplerOptions(**options)
   if batch_size - 1 <= described.sampler_mass:
     raise errors.UserError(
       f'batch_size={batch_size} is too small; use more than'
@@ -242,17 +241,6 @@ def fit(
       learning_rate,
     )
   return fitted
-
-
-def fit_options(**options: Any) -> sampler_options.SamplerOptions:
-  """Returns the options of a fit: those given, and its own defaults.
-
-  Args:
-    **options: Fields of `sampler_options.SamplerOptions`.
-  """
-  return sampler_options.SamplerOptions(
-    **{'gradient_penalty': GRADIENT_PENALTY, **options}
-  )
 
 
 @functools.partial(jax.jit, static_argnames='shape')

@@ -51,11 +51,11 @@ class SamplerOptions(fields.Options):
   # The penalty blurs the sampler's distribution by a variance of about
   # 4 T gradient_penalty, in standardised units. So T must be small at the end.
   temperature_end: float = fields.positive(
-    default=3e-4, help='T from temperature_fraction on'
+    default=0.01, help='T from temperature_fraction on'
   )
   temperature_fraction: float = fields.fraction(
     low=False, default=0.7, help='fraction of training in which T falls'
   )
   gradient_penalty: float = fields.at_least(
-    0, default=0.2, help='weight c of the penalty in energy.paired_loss'
+    0, default=1.0, help='weight c of the penalty in energy.paired_loss'
   )
