@@ -338,6 +338,8 @@ NOT_KEPT: Mapping[tuple[str, str, int], str] = {
     (_NOTES, 'The optimiser of the sampler net', x): 'training images'
     for x in range(1, 4)
   },
+  (_NOTES, 'The last temperature of the repulsion', 1): 'the validation split',
+  (_NOTES, 'The last temperature of the repulsion', 2): 'the validation split',
   (_NOTES, 'A better start for the sampler net', 1): 'the validation split',
   (_NOTES, 'A better start for the sampler net', 2): 'the validation split',
   (_NOTES, 'Likelihoods of binarised MNIST', 1): TEST,
