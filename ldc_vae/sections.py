@@ -13,7 +13,13 @@ from ldc_vae.data import datasets
 from ldc_vae.data import request
 from ldc_vae.models import model as model_lib
 from ldc_vae.runtime import writers as writers_lib
+from ldc_vae.samplers import coupling_flow
+from ldc_vae.samplers import drifting
+from ldc_vae.samplers import flow_matching
+from ldc_vae.samplers import langevin
 from ldc_vae.samplers import registry
+from ldc_vae.samplers import sampler_net
+from ldc_vae.samplers import two_stage
 
 SCHEDULES = ('cosine', 'constant')
 LATENT_OPTIMIZERS = ('adam', 'muon')
@@ -184,12 +190,22 @@ class Evaluate(fields.Options):
       _explain_samplers,
     ),
   )
-  two_stage_steps: int = _steps(1200, 'the second VAE of two_stage')
-  langevin_steps: int = _steps(1000, 'the latent energy of langevin')
-  flow_matching_steps: int = _steps(6000, 'flow_matching')
-  flow_steps: int = _steps(3000, 'the normalising flow')
-  drifting_steps: int = _steps(6000, 'the drifting net')
-  svgd_steps: int = _steps(6000, "a sampler net like ldc's on fixed latents")
+  two_stage_steps: int = _steps(
+    two_stage.NUM_STEPS, 'the second VAE of two_stage'
+  )
+  langevin_steps: int = _steps(
+    langevin.SAMPLER.num_steps, 'the latent energy of langevin'
+  )
+  flow_matching_steps: int = _steps(
+    flow_matching.SAMPLER.num_steps, 'flow_matching'
+  )
+  flow_steps: int = _steps(
+    coupling_flow.SAMPLER.num_steps, 'the normalising flow'
+  )
+  drifting_steps: int = _steps(drifting.SAMPLER.num_steps, 'the drifting net')
+  svgd_steps: int = _steps(
+    sampler_net.NUM_STEPS, "a sampler net like ldc's on fixed latents"
+  )
   nearest_noise: float = fields.at_least(
     0,
     default=0.5,
