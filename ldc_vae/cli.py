@@ -16,6 +16,7 @@ from ldc_vae import errors
 from ldc_vae import methods
 from ldc_vae import plans as plans_lib
 from ldc_vae import run_files
+from ldc_vae.runtime import addresses
 
 MODES = ('train', 'evaluate', 'sample', 'compare', 'check', 'encode', 'export')
 # They need a trained workdir.
@@ -138,7 +139,7 @@ def _check_flags(values: flags.FlagValues) -> None:
         f'--{name}=: it is empty; give a path, or leave the flag out'
       )
     is_run = name == 'workdir' and values.mode in ('train', *USES)
-    if '://' in path and not is_run:
+    if addresses.is_address(path) and not is_run:
       raise errors.UserError(
         f'--{name}={path}: not a local path; use one, or the'
         ' path where the storage is mounted'
@@ -221,18 +222,13 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
     return plans, workdir
   config = values.config and config_lib.load(values.config, overrides)
   workdir = values.workdir or _default_workdir(values.config, config)
-  if '://' in workdir:
-    workdir = _folder_of_bucket(workdir)
+  if addresses.is_address(workdir):
+    from ldc_vae.data import array_cache  # imports jax
+
+    cache = array_cache.cache_dir()
+    workdir = str(addresses.local_folder(workdir, cache))
   _check_workdir(workdir)
   return config, workdir
-
-
-def _folder_of_bucket(address: str) -> str:
-  """Returns the local folder in which a run of a bucket works."""
-  from ldc_vae.data import array_cache  # imports jax
-  from ldc_vae.runtime import bucket
-
-  return str(bucket.local_folder(address, array_cache.cache_dir()))
 
 
 def resolve_trained(

@@ -16,6 +16,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from ldc_vae import errors
+from ldc_vae.runtime import addresses
 from ldc_vae.runtime import console
 from ldc_vae.runtime import provenance
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
       is_whole = check.check(workdir, repair=bool(values.repair))
       return 0 if is_whole else _RUNTIME_ERROR
     is_trained = values.mode in cli.USES
-    is_in_bucket = '://' in (values.workdir or '')
+    is_in_bucket = addresses.is_address(values.workdir or '')
     is_shared = is_trained and (cli.several_processes(values) or is_in_bucket)
     if is_trained and not is_shared:
       config = cli.resolve_trained(values, overrides, config, workdir)

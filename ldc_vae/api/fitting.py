@@ -28,6 +28,7 @@ from ldc_vae.api import arguments
 from ldc_vae.api import trained_run
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
+from ldc_vae.runtime import addresses
 from ldc_vae.runtime import bucket
 from ldc_vae.runtime import caches
 from ldc_vae.runtime import checkpoint_folder
@@ -135,9 +136,9 @@ def fit(
   resolved = config_lib.override(resolved, {'dataset.path': kept})
   workdir = workdir or tempfile.mkdtemp(prefix='ldc_vae_')
   mirror: contextlib.AbstractContextManager = contextlib.nullcontext()
-  if '://' in str(workdir):
+  if addresses.is_address(workdir):
     address = str(workdir)
-    workdir = bucket.local_folder(address, datasets.cache_dir())
+    workdir = addresses.local_folder(address, datasets.cache_dir())
     mirror = bucket.mirrored(address, workdir)
   workdir = pathlib.Path(workdir).expanduser()
   try:

@@ -38,10 +38,12 @@ from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.methods import base
 from ldc_vae.models import model as model_lib
+from ldc_vae.runtime import addresses
 from ldc_vae.runtime import compiled
 from ldc_vae.runtime import files
 from ldc_vae.runtime import memory
 from ldc_vae.runtime import outputs
+from ldc_vae.runtime import storage
 
 # Importance samples and AIS chains where the run's config asks for none.
 _NUM_SAMPLES, _NUM_CHAINS = 64, 10
@@ -299,7 +301,8 @@ def load(
 
   Args:
     path: The workdir of a run, or a folder that `TrainedRun.export` has
-      written.
+      written. It may be in a bucket, as 'gs://bucket/run'; its files are then
+      copied to the folder of caches.
     checkpoint: 'latest', or 'best' by validation loss; None for what
       `config.evaluate.checkpoint` says.
     extensions: The run's files of `config.extensions`, where they have moved.
@@ -308,10 +311,12 @@ def load(
     The run.
 
   Raises:
-    UserError: There is no trained run.
+    UserError: There is no trained run, or the bucket cannot be used.
     OSError: A file cannot be read.
   """
   prepare_jax()
+  if addresses.is_address(path):
+    path = storage.fetch(str(path), datasets.cache_dir())
   path = pathlib.Path(path).expanduser()
   if not path.is_dir():
     raise errors.UserError(

@@ -7,69 +7,33 @@ verify. Deletions come last. An outage is retried for as long as the run lasts,
 and never holds it up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
-import re
 import threading
 import time
-from typing import Any
 
 from absl import logging
 
-from ldc_vae import errors
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import cluster
 from ldc_vae.runtime import durable
 from ldc_vae.runtime import manifest
 from ldc_vae.runtime import outputs
 from ldc_vae.runtime import signals
+from ldc_vae.runtime import storage
 
-# The protocols, and what pip installs for each.
-PACKAGES = {'gs': 'ldc_vae[gcs]', 's3': 'ldc_vae[s3]', 'file': 'fsspec'}
-
-_ADDRESS = re.compile(r'(\w+)://(.+)')
-_MANIFEST = '/manifest/metadata'
 # Folders whose files are deleted in the bucket when they are gone here.
 _REPLACED = ('checkpoints/', f'{outputs.FIGURES}/')
 
 _PERIOD = 0.5  # seconds between two looks for a new checkpoint
-_FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # seconds between two tries
 _LAST_DELAY = 5.0  # the longest one when the run is over
-# Seconds that a start waits for the bucket, and the end of a run, and that of
-# one that has failed or is interrupted.
-_START_PATIENCE, _PATIENCE, _SHORT_PATIENCE = 120.0, 600.0, 30.0
-# What no second try mends: no permission, no such bucket.
-_LASTING = (PermissionError, FileNotFoundError)
+# Seconds that the end of a run waits for the bucket, and that of one that has
+# failed or is interrupted.
+_PATIENCE, _SHORT_PATIENCE = 600.0, 30.0
 
 Signature = tuple[int, int]  # nanoseconds of the last change, bytes
-
-
-def local_folder(address: str, cache: pathlib.Path) -> pathlib.Path:
-  """Returns the folder that stands for a bucket's folder on this machine.
-
-  Args:
-    address: Such as gs://bucket/run.
-    cache: The folder of caches.
-
-  Raises:
-    UserError: It is no address of a folder in a bucket.
-  """
-  found = _ADDRESS.fullmatch(address)
-  protocol, rest = found.groups() if found else ('', '')
-  if protocol not in PACKAGES:
-    raise errors.UserError(
-      f'--workdir={address}: neither a local path nor an address; known:'
-      f' {", ".join(f"{name}://" for name in PACKAGES)}'
-    )
-  parts = rest.strip('/').split('/')
-  if len(parts) < 2 or any(part in ('', '.', '..') for part in parts):
-    raise errors.UserError(
-      f'--workdir={address}: give a folder of a bucket, as'
-      f' {protocol}://bucket/run'
-    )
-  return cache.joinpath('buckets', protocol, *parts)
 
 
 @contextlib.contextmanager
@@ -94,8 +58,8 @@ def mirrored(address: str, workdir: str | os.PathLike[str]) -> Iterator[None]:
     yield
     return
   workdir = pathlib.Path(workdir)
-  bucket = _Bucket(address)
-  known = _patiently(lambda: _begin(bucket, workdir), address)
+  bucket = storage.Bucket(address)
+  known = storage.patiently(lambda: _begin(bucket, workdir), address)
   logging.info(
     '%s: the run works in %s and is copied after each checkpoint',
     address,
@@ -116,68 +80,12 @@ def mirrored(address: str, workdir: str | os.PathLike[str]) -> Iterator[None]:
     )
 
 
-class _Bucket:
-  """A folder of a bucket; its files have names relative to it."""
-
-  def __init__(self, address: str):
-    self.address = address
-    protocol = address.partition(':')[0]
-    self._is_mounted = protocol == 'file'
-    options = {'auto_mkdir': True} if self._is_mounted else {}
-    try:
-      import fsspec
-
-      self._system, root = fsspec.url_to_fs(address, **options)
-    except ImportError as error:
-      raise errors.UserError(
-        f'--workdir={address}: a package is missing ({error}); pip install'
-        f" '{PACKAGES.get(protocol, 'fsspec')}'"
-      ) from error
-    self._root = root.rstrip('/')
-
-  def sizes(self) -> dict[str, int]:
-    """Returns the bytes of each file of a run that is whole."""
-    self._system.invalidate_cache()
-    try:
-      found = self._system.find(self._root, detail=True)
-    except FileNotFoundError:
-      found = {}
-    prefix = self._root.strip('/') + '/'
-    sizes = {  # a name that ends in / stands for a folder
-      path.lstrip('/').removeprefix(prefix): int(entry['size'])
-      for path, entry in found.items()
-    }
-    return {name: size for name, size in sizes.items() if _is_of_run(name)}
-
-  def probe(self) -> None:
-    """Writes and deletes a file: raises hours before an upload would."""
-    self._system.pipe_file(f'{self._root}/.probe', b'')
-    self.delete('.probe')
-
-  def put(self, path: pathlib.Path, name: str) -> None:
-    """Writes a local file."""
-    self._system.put_file(str(path), f'{self._root}/{name}')
-
-  def get(self, name: str, path: pathlib.Path) -> None:
-    """Reads a file into a local one."""
-    self._system.get_file(f'{self._root}/{name}', str(path))
-
-  def delete(self, name: str) -> None:
-    """Deletes a file, if it is there."""
-    path = f'{self._root}/{name}'
-    with contextlib.suppress(FileNotFoundError):
-      self._system.rm_file(path)
-    if self._is_mounted:  # it has folders, which objects do not
-      with contextlib.suppress(OSError):
-        os.removedirs(os.path.dirname(path))
-
-
 class _Mirror(threading.Thread):
   """Copies the finished files of a workdir to a bucket, again and again."""
 
   def __init__(
     self,
-    bucket: _Bucket,
+    bucket: storage.Bucket,
     workdir: pathlib.Path,
     known: dict[str, Signature | None],
   ):
@@ -195,7 +103,7 @@ class _Mirror(threading.Thread):
 
   def run(self) -> None:
     """Copies after each checkpoint, until all is there after `close`."""
-    delay = _FIRST_DELAY
+    delay = storage.FIRST_DELAY
     while True:
       is_last = self._closing.is_set()
       found = _finished(self._workdir)
@@ -210,9 +118,9 @@ class _Mirror(threading.Thread):
           time.sleep(min(delay, _LAST_DELAY))
         else:
           self._closing.wait(delay)
-        delay = min(2.0 * delay, _LONGEST_DELAY)
+        delay = min(2.0 * delay, storage.LONGEST_DELAY)
         continue
-      delay = _FIRST_DELAY
+      delay = storage.FIRST_DELAY
       if self._is_late and not self._is_behind(found):
         logging.info('%s has caught up', self._bucket.address)
         self._is_late = False
@@ -266,14 +174,16 @@ class _Mirror(threading.Thread):
     gone = set(self._known) - set(found)
     gone = {name for name in gone if name.startswith(_REPLACED)}
     # a manifest first, so that half a checkpoint does not verify
-    for name in sorted(gone, key=lambda name: not name.endswith(_MANIFEST)):
+    for name in sorted(
+      gone, key=lambda name: not name.endswith(storage.MANIFEST)
+    ):
       self._bucket.delete(name)
       del self._known[name]
 
   def _is_behind(self, found: dict[str, Signature]) -> bool:
     """Returns whether there is a newer checkpoint than those found."""
     steps = checkpoint_folder.steps(self._workdir / 'checkpoints')
-    copied = {_step(x) for x in found if x.startswith('checkpoints/')}
+    copied = {storage.step_of(x) for x in found if x.startswith('checkpoints/')}
     return max(steps, default=-1) > max(copied, default=-1)
 
   def _say_late(self, how: str) -> None:
@@ -292,78 +202,17 @@ class _ChangedError(Exception):
 
 
 def _begin(
-  bucket: _Bucket, workdir: pathlib.Path
+  bucket: storage.Bucket, workdir: pathlib.Path
 ) -> dict[str, Signature | None]:
   """Makes the workdir from a newer bucket; returns `known` of `_Mirror`."""
   sizes = bucket.sizes()
-  verdicts = checkpoint_folder.verify(workdir / 'checkpoints')
-  own = max((each.step for each in verdicts if each.ok), default=-1)
-  whole = {_step(name) for name in sizes if name.endswith(_MANIFEST)}
-  if max(whole, default=-1) <= own:
+  own = storage.own_step(workdir)
+  if max(storage.whole_steps(sizes), default=-1) <= own:
     if own < 0:
       bucket.probe()
     return dict.fromkeys(sizes)
-  wanted = {
-    name: size
-    for name, size in sizes.items()
-    if not name.startswith('checkpoints/') or _step(name) in whole
-  }
-  new = workdir.with_name(f'.{workdir.name}.restored')
-  durable.delete(new)
-  durable.make_folder(new)
-  for name, size in wanted.items():
-    path = new / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bucket.get(name, path)
-    if path.stat().st_size != size:
-      raise OSError(f'{name} was cut off')
-  if workdir.is_dir() and any(workdir.iterdir()):
-    aside = checkpoint_folder.set_aside(workdir, 'behind')
-    logging.warning('%s was behind the bucket: moved to %s', workdir, aside)
-  new.replace(workdir)
-  logging.info('restored step %d from %s', max(whole), bucket.address)
+  storage.restore(bucket, workdir, sizes)
   return {**dict.fromkeys(sizes), **_finished(workdir)}
-
-
-def _patiently(call_fn: Callable[[], Any], address: str) -> Any:
-  """Calls, and calls again where the bucket cannot be reached."""
-  end, delay = time.monotonic() + _START_PATIENCE, _FIRST_DELAY
-  while True:
-    try:
-      return call_fn()
-    except (errors.UserError, durable.FileError):
-      raise
-    except Exception as error:  # each storage has its own types
-      reason = manifest.one_line(error)
-      if isinstance(error, _LASTING):
-        raise errors.UserError(
-          f'--workdir={address}: it cannot be used ({reason}); give a bucket'
-          ' that you may write to'
-        ) from error
-      if time.monotonic() + delay > end:
-        raise durable.FileError(
-          f'{address} cannot be reached ({reason}); start again later'
-        ) from error
-      logging.warning(
-        '%s cannot be reached (%s); next try in %.0f s', address, reason, delay
-      )
-    time.sleep(delay)
-    delay = min(2.0 * delay, _LONGEST_DELAY)
-
-
-def _is_of_run(name: str) -> bool:
-  """Returns whether a name is that of a finished file, and of no other."""
-  first, *rest = parts = name.split('/')
-  if any(part == '' or part.startswith('.') for part in parts):
-    return False
-  if first == 'checkpoints':
-    return len(rest) > 1 and rest[0].isascii() and rest[0].isdecimal()
-  return not first.endswith((durable.REPLACED, durable.DELETED))
-
-
-def _step(name: str) -> int:
-  """Returns the step of a file in checkpoints/."""
-  return int(name.split('/')[1])
 
 
 def _finished(workdir: pathlib.Path) -> dict[str, Signature]:
@@ -373,7 +222,7 @@ def _finished(workdir: pathlib.Path) -> dict[str, Signature]:
     for each in names:
       path = pathlib.Path(folder, each)
       name = path.relative_to(workdir).as_posix()
-      if _is_of_run(name) and not path.is_symlink():
+      if storage.is_of_run(name) and not path.is_symlink():
         with contextlib.suppress(FileNotFoundError):
           status = path.stat()
           found[name] = status.st_mtime_ns, status.st_size
@@ -392,5 +241,5 @@ def _triggers(found: dict[str, Signature]) -> dict[str, Signature]:
 def _place(name: str) -> tuple[int, int, bool, str]:
   """Returns the place of a file in the order of copying."""
   if name.startswith('checkpoints/'):  # after metrics.jsonl
-    return 1, -_step(name), name.endswith(_MANIFEST), name
+    return 1, -storage.step_of(name), name.endswith(storage.MANIFEST), name
   return 2 * (name == outputs.RESULTS), 0, False, name

@@ -191,9 +191,11 @@ class MistakesTest(FitTest):
     store = self.dir / 'store' / 'run'
     run = self.fit(workdir=f'file://{store}')
     self.assertStartsWith(str(run.workdir), self.cache)
-    again = ldc_vae.load(store)
+    shutil.rmtree(run.workdir)
+    again = ldc_vae.load(f'file://{store}')
+    self.assertStartsWith(str(again.workdir), self.cache)
     np.testing.assert_array_equal(again.sample(5), run.sample(5))
-    with self.assertRaisesRegex(ldc_vae.UserError, '^workdir=gs://b: give a'):
+    with self.assertRaisesRegex(ldc_vae.UserError, '^gs://b: give a'):
       self.fit(workdir='gs://b')
 
   def test_whole_floats_and_one_hot_rows_are_labels(self):

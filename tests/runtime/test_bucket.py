@@ -1,7 +1,6 @@
 """Tests for ldc_vae.runtime.bucket, with a storage in memory that fails."""
 
 import contextlib
-import pathlib
 import shutil
 import threading
 import time
@@ -10,105 +9,16 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import fsspec
-from fsspec.implementations import memory
-import numpy as np
 
 from ldc_vae import errors
 from ldc_vae.runtime import bucket
-from ldc_vae.runtime import checkpoint
 from ldc_vae.runtime import checkpoint_folder
 from ldc_vae.runtime import durable
-
-_ADDRESS = 'memory://store/run'
-
-
-class _Storage(memory.MemoryFileSystem):
-  """Fails as a test says, and lists what is done."""
-
-  store: dict = {}
-  pseudo_dirs = ['']
-  done: list = []
-  fault_fn = staticmethod(lambda path: None)
-
-  def put_file(self, lpath, rpath, **kwargs):
-    self.fault_fn(rpath)
-    super().put_file(lpath, rpath, **kwargs)
-    self.done.append(('put', rpath.removeprefix('/store/run/')))
-
-  def rm_file(self, path):
-    super().rm_file(path)
-    self.done.append(('delete', path.removeprefix('/store/run/')))
+from ldc_vae.runtime import storage
+from tests.runtime import bucket_case
 
 
-def _value(step):
-  return {'w': np.arange(1000.0) + step}
-
-
-class BucketTestCase(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.folder = pathlib.Path(self.create_tempdir().full_path)
-    self.workdir = self.folder / 'a' / 'run'
-    _Storage.store, _Storage.pseudo_dirs, _Storage.done = {}, [''], []
-    before = fsspec.get_filesystem_class('memory')
-    fsspec.register_implementation('memory', _Storage, clobber=True)
-    self.addCleanup(
-      fsspec.register_implementation, 'memory', before, clobber=True
-    )
-    self.enter_context(
-      mock.patch.multiple(
-        bucket,
-        _PERIOD=0.01,
-        _FIRST_DELAY=0.01,
-        _LONGEST_DELAY=0.02,
-        _START_PATIENCE=60.0,
-        _PATIENCE=60.0,
-        _SHORT_PATIENCE=60.0,
-      )
-    )
-
-  def fault(self, fault_fn):
-    """From now on each upload calls `fault_fn` with its path."""
-    patch = mock.patch.object(_Storage, 'fault_fn', staticmethod(fault_fn))
-    self.enter_context(patch)
-
-  def mirrored(self, workdir=None):
-    return bucket.mirrored(_ADDRESS, workdir or self.workdir)
-
-  def save(self, *steps):
-    """Leaves what a run has at these steps; the latest two are kept."""
-    durable.make_folder(self.workdir)
-    for step in steps:
-      (self.workdir / 'metrics.jsonl').write_text('x' * step)
-      path = self.workdir / 'checkpoints'
-      with checkpoint.Checkpointer(path) as checkpointer:
-        checkpointer.save(step, _value(step), metrics={}, meta={})
-
-  def restored(self):
-    """The step that another machine restores."""
-    workdir = self.folder / 'b' / 'run'
-    shutil.rmtree(workdir, ignore_errors=True)
-    with self.mirrored(workdir):
-      with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
-        found = checkpointer.restore(_value(0))
-    if found is None:
-      return None
-    np.testing.assert_array_equal(found.state['w'], _value(found.step)['w'])
-    return found.step
-
-  def names(self):
-    return {name.removeprefix('/store/run/') for name in _Storage.store}
-
-  def await_step(self, step):
-    """Waits until the bucket has the manifest of a checkpoint."""
-    deadline = time.monotonic() + 60.0
-    name = f'checkpoints/{step}/manifest/metadata'
-    while name not in self.names():
-      self.assertLess(time.monotonic(), deadline)
-      time.sleep(0.01)
-
-
-class CopyTest(BucketTestCase):
+class CopyTest(bucket_case.BucketTestCase):
   def test_another_machine_goes_on_from_the_copy(self):
     with self.mirrored():
       self.save(10)
@@ -131,15 +41,15 @@ class CopyTest(BucketTestCase):
     with self.mirrored():
       self.await_step(10)
       shutil.rmtree(self.workdir / 'checkpoints' / '10')
-    names = [name for _, name in _Storage.done]
+    names = [name for _, name in bucket_case.Storage.done]
     metrics = names.index('metrics.jsonl')
     for step in (10, 20):
       own = [i for i, x in enumerate(names) if f'checkpoints/{step}/' in x]
-      own = [i for i in own if _Storage.done[i][0] == 'put']
+      own = [i for i in own if bucket_case.Storage.done[i][0] == 'put']
       manifest = names.index(f'checkpoints/{step}/manifest/metadata')
       self.assertEqual(manifest, max(own))
       self.assertLess(metrics, min(own))
-    done = [x for x in _Storage.done if x != ('delete', '.probe')]
+    done = [x for x in bucket_case.Storage.done if x != ('delete', '.probe')]
     num_put = sum(how == 'put' for how, _ in done)
     self.assertEqual(done[num_put - 1], ('put', 'results.json'))
     deleted = done[num_put:]
@@ -150,12 +60,12 @@ class CopyTest(BucketTestCase):
     self.save(10)
     with self.mirrored():
       self.await_step(10)
-    _Storage.done.clear()
+    bucket_case.Storage.done.clear()
     self.assertEqual(self.restored(), 10)
-    self.assertEmpty(_Storage.done)
+    self.assertEmpty(bucket_case.Storage.done)
 
   def test_unfinished_files_links_and_files_of_others_stay(self):
-    _Storage().pipe_file('/store/run/notes.txt', b'mine')
+    bucket_case.Storage().pipe_file('/store/run/notes.txt', b'mine')
     self.save(10)
     secret = self.folder / 'secret'
     secret.write_text('')
@@ -189,7 +99,7 @@ class CopyTest(BucketTestCase):
     self.assertFalse([x for x in self.names() if 'checkpoints/20/' in x])
 
 
-class FaultTest(BucketTestCase):
+class FaultTest(bucket_case.BucketTestCase):
   def test_an_outage_is_told_once_and_holds_nothing_up(self):
     is_away = threading.Event()
     is_away.set()
@@ -229,7 +139,7 @@ class FaultTest(BucketTestCase):
         self.save(20, 30)
         is_saved.set()
     self.assertLen(logs.output, 1)
-    self.assertIn(f'{_ADDRESS} lags: ', logs.output[0])
+    self.assertIn(f'{bucket_case.ADDRESS} lags: ', logs.output[0])
     self.assertEqual(self.restored(), 30)
 
   @parameterized.parameters('manifest/metadata', 'state/manifest.ocdbt')
@@ -258,9 +168,9 @@ class FaultTest(BucketTestCase):
     self.save(10, 20)
     with self.mirrored():
       pass
-    name = max(x for x in _Storage.store if '/20/state/d/' in x)
-    data = _Storage().cat_file(name)
-    _Storage().pipe_file(name, data[: len(data) // 2])
+    name = max(x for x in bucket_case.Storage.store if '/20/state/d/' in x)
+    data = bucket_case.Storage().cat_file(name)
+    bucket_case.Storage().pipe_file(name, data[: len(data) // 2])
     with self.assertLogs(level='WARNING') as logs:
       self.assertEqual(self.restored(), 10)
     self.assertIn('20 is corrupt', logs.output[0])
@@ -279,7 +189,7 @@ class FaultTest(BucketTestCase):
     self.assertIn('lacks files of', logs.output[-1])
 
 
-class StartTest(BucketTestCase):
+class StartTest(bucket_case.BucketTestCase):
   def test_a_folder_that_is_ahead_stays(self):
     with self.mirrored():
       self.save(10)
@@ -308,7 +218,7 @@ class StartTest(BucketTestCase):
     with self.mirrored():
       pass
     for name in ('../evil', 'x/../../../evil', '.bashrc'):
-      _Storage().pipe_file(f'/store/run/{name}', b'')
+      bucket_case.Storage().pipe_file(f'/store/run/{name}', b'')
     self.assertEqual(self.restored(), 10)
     self.assertEmpty(list(self.folder.rglob('evil')))
     self.assertEmpty(list(self.folder.rglob('.bashrc')))
@@ -320,7 +230,7 @@ class StartTest(BucketTestCase):
       if (answer := answers.pop(0)) is not None:
         raise answer
 
-    with mock.patch.object(bucket._Bucket, 'probe', probe):
+    with mock.patch.object(storage.Bucket, 'probe', probe):
       with self.assertLogs(level='WARNING') as logs:
         with self.mirrored():
           self.save(10)
@@ -333,8 +243,8 @@ class StartTest(BucketTestCase):
     (FileNotFoundError('no bucket'), errors.UserError, r'no bucket'),
   )
   def test_what_cannot_be_used_is_told_before_the_run(self, fault, kind, text):
-    self.enter_context(mock.patch.object(bucket, '_START_PATIENCE', 0.1))
-    with mock.patch.object(bucket._Bucket, 'probe', side_effect=fault):
+    self.enter_context(mock.patch.object(storage, '_START_PATIENCE', 0.1))
+    with mock.patch.object(storage.Bucket, 'probe', side_effect=fault):
       with self.assertRaisesRegex(kind, text):
         with self.mirrored():
           self.fail('the run has begun')
@@ -351,19 +261,6 @@ class StartTest(BucketTestCase):
       with self.assertRaisesRegex(errors.UserError, r"install 'ldc_vae\[s3\]'"):
         with bucket.mirrored('s3://bucket/run', self.workdir):
           pass
-
-
-class LocalFolderTest(parameterized.TestCase):
-  def test_each_address_has_its_folder(self):
-    folder = bucket.local_folder('gs://b/x/run/', pathlib.Path('/c'))
-    self.assertEqual(folder, pathlib.Path('/c/buckets/gs/b/x/run'))
-
-  @parameterized.parameters(
-    'ftp://a/b', 'gs://', 'gs://bucket', 'gs://b/../x', 'gs://b//x', 'x://'
-  )
-  def test_others_are_refused(self, address):
-    with self.assertRaisesRegex(errors.UserError, f'--workdir={address}: '):
-      bucket.local_folder(address, pathlib.Path('/c'))
 
 
 if __name__ == '__main__':
