@@ -56,6 +56,10 @@ class Noise(NamedTuple):
   grows, the limit set for many steps approaches the target. Priser, Bianchi and
   Salim (2025), https://arxiv.org/abs/2406.11929.
 
+  The noise of different particles is independent. That of Gallego and Rios
+  Insua (2018), https://arxiv.org/abs/1812.00071, has a covariance in
+  proportion to the kernel's matrix, and no added score.
+
   The step size r must be that of the optimiser, and the optimiser plain SGD:
   Adam, for example, would rescale the drift and not the noise.
 
