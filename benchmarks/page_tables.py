@@ -300,7 +300,11 @@ def _penalties(read: Read) -> list[Row]:
         for source in ('generator', 'gmm_200')
       ],
     )
-    for label, end in (('1, 0.2', ''), ('8, 1', '_lambda_8'))
+    for label, end in (
+      ('1, 0.2', '_lambda_1'),
+      ('8, 1', '_lambda_8'),
+      ('8, 1, Muon, T ends at 0.01', ''),
+    )
   ]
 
 

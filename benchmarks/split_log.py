@@ -8,7 +8,8 @@ _TITLE = '# Evaluations on the test split\n'
 _START = (
   'The files of `results/` with numbers of the test split. Each evaluation of'
   ' one checkpoint is counted. The comparison of λ = 1 and λ = 8 is among'
-  ' them: the defaults were kept after it. This page is written by'
+  ' them. It was known when the defaults of `ldc` were chosen on the validation'
+  ' split. This page is written by'
   ' `python -m benchmarks.check_tables --write`.'
 )
 

@@ -33,22 +33,22 @@ class CheckTest(parameterized.TestCase):
     self.assertEqual(check_tables.check(_ROOT), [])
 
   def test_a_changed_digit_is_told_with_its_place(self):
-    self._replace('README.md', '| **1.55 ± 0.08**', '| **1.54 ± 0.08**')
+    self._replace('README.md', '| **1.60 ± 0.08**', '| **1.61 ± 0.08**')
     (found,) = check_tables.check(self.root)
     self.assertEqual(
       found,
       'README.md, "Results", table 1, row "sampler net of `ldc`, one pass",'
-      ' column "MNIST": the page says "1.54 ± 0.08", latents_mnist.json,'
-      ' latents_fashion_mnist.json gives "1.55 ± 0.08".',
+      ' column "MNIST": the page says "1.61 ± 0.08", latents_mnist.json,'
+      ' latents_fashion_mnist.json gives "1.60 ± 0.08".',
     )
 
   def test_a_changed_digit_of_a_page_of_results_is_told(self):
     self._replace(
-      f'{_MNIST}.md', '| LDC-VAE + GMM-200 | 2.14', '| LDC-VAE + GMM-200 | 2.15'
+      f'{_MNIST}.md', '| LDC-VAE + GMM-200 | 2.03', '| LDC-VAE + GMM-200 | 2.04'
     )
     (found,) = check_tables.check(self.root)
     self.assertIn('row "LDC-VAE + GMM-200", column "Fréchet, class', found)
-    self.assertIn('latents_mnist.json gives "2.14 ±', found)
+    self.assertIn('latents_mnist.json gives "2.03 ±', found)
 
   @parameterized.parameters(
     (
@@ -66,7 +66,7 @@ class CheckTest(parameterized.TestCase):
   @parameterized.parameters(
     (
       'docs/results.md',
-      '| GMM-200 | 5,382 to 5,974 | 876 to 916 |\n',
+      '| GMM-200 | 1,201,642 to 1,401,154 | 178,828 to 222,606 |\n',
       'the row "GMM-200" of latents_mnist.json',
     ),
     (
@@ -92,13 +92,13 @@ class CheckTest(parameterized.TestCase):
     self.assertTrue(found.startswith(page), found)
 
   def test_a_bold_cell_of_a_page_of_results_is_told(self):
-    bold = '| LDC-VAE | **0.953 ± 0.00058**'
+    bold = '| LDC-VAE | **0.952 ± 0.0016**'
     self._replace(f'{_MNIST}.md', bold, bold.replace('**', ''))
     (found,) = check_tables.check(self.root)
-    self.assertIn('gives "**0.953 ± 0.00058**"', found)
+    self.assertIn('gives "**0.952 ± 0.0016**"', found)
 
   def test_a_row_of_no_file_is_told(self):
-    row = '| flow matching, 50 evaluations of its net | 2.72'
+    row = '| flow matching, 50 evaluations of its net | 2.82'
     self._replace('README.md', row, f'| another | 1.0 | 1.0 |\n{row}')
     (found,) = check_tables.check(self.root)
     self.assertIn('no file gives the row "another"', found)
