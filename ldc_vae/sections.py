@@ -77,7 +77,7 @@ class Optimizer(fields.Options):
   latent_b1: float = fields.fraction(
     high=False,
     default=0.5,
-    help="Adam's first decay of the other nets, whose targets move",
+    help="Adam's first decay, or Muon's, for the nets of latent_optimizer",
   )
   b2: float = fields.fraction(
     high=False, default=0.999, help="Adam's second decay"
