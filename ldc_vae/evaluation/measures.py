@@ -12,6 +12,7 @@ from absl import logging
 import jax
 from ml_collections import config_dict
 import numpy as np
+import threadpoolctl  # of scikit-learn
 
 from ldc_vae import names
 from ldc_vae import run as run_lib
@@ -356,9 +357,10 @@ def _prdc(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
   """Returns the fidelity and the diversity of the generator's features."""
   if min(len(real), len(fake)) <= _NUM_NEIGHBOURS:
     return {}
-  values = neighbours.precision_recall_density_coverage(
-    real, fake, _NUM_NEIGHBOURS
-  )
+  with threadpoolctl.threadpool_limits(1, 'blas'):  # more would only wait
+    values = neighbours.precision_recall_density_coverage(
+      real, fake, _NUM_NEIGHBOURS
+    )
   return {f'prdc/{name}': value for name, value in values.items()}
 
 

@@ -123,8 +123,8 @@ def sliced_wasserstein(
   chex.assert_equal(x.shape[1], y.shape[1])
   directions = jax.random.normal(key, (num_projections, x.shape[1]), x.dtype)
   directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-  x = jnp.sort(directions @ x.T, axis=1)  # [P, n]
-  y = jnp.sort(directions @ y.T, axis=1)  # [P, m]
+  x = _sort(directions @ x.T)  # [P, n]
+  y = _sort(directions @ y.T)  # [P, m]
   rows_x, rows_y, weights = _common_quantiles(x.shape[1], y.shape[1])
   squared = jnp.square(x[:, rows_x] - y[:, rows_y])
   return jnp.sqrt(jnp.mean(squared @ jnp.asarray(weights, x.dtype)))
@@ -200,6 +200,13 @@ def _mean_kernel(
 
   means = jax.lax.map(block_means, (rows, blocks)).reshape(-1)
   return jnp.mean(means[:num])  # without the padding
+
+
+def _sort(x: Array) -> Array:
+  """Sorts each row of x [P, n]; XLA's sort is ten times slower on a CPU."""
+  if isinstance(x, jax.core.Tracer):  # under jit there are no numbers yet
+    return jnp.sort(x, axis=1)
+  return jnp.asarray(np.sort(x, axis=1))
 
 
 def _common_quantiles(

@@ -127,5 +127,6 @@ def _blocks(
   squared_x, squared_y = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
   for start in range(0, len(x), _BLOCK_SIZE):
     rows = np.arange(start, min(start + _BLOCK_SIZE, len(x)))
-    squared = squared_x[rows, None] + squared_y[None] - 2.0 * (x[rows] @ y.T)
-    yield rows, np.maximum(squared, 0.0)  # rounding may be negative
+    squared = squared_x[rows, None] + squared_y[None]
+    squared -= (2.0 * x[rows]) @ y.T  # exact: a power of two
+    yield rows, np.maximum(squared, 0.0, out=squared)  # rounding

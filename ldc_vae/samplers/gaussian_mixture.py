@@ -10,20 +10,24 @@ Letters: N latents, D latent size, A directions in which latents vary, K
 components, F = 1 + A + A (A + 1) / 2 features of a latent.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any, NamedTuple
 import warnings
 
 from absl import logging
 import numpy as np
+import threadpoolctl  # of scikit-learn
 
 from ldc_vae import errors
+from ldc_vae.runtime import jobs
 from ldc_vae.samplers import training
 
 _TOLERANCE = 1e-3  # nats per latent; EM ends when an iteration gains less
 _MAX_ITERATIONS = 1000
 _MIN_VARIANCE = 1e-6  # added to each variance of the whitened latents
 _BLOCK_ROWS = 1024  # latents at once; their numbers stay in the caches
+_MOST_THREADS = 8  # each has a block's features, 70 MB with 128 directions
 
 
 class Mixture(NamedTuple):
@@ -121,9 +125,9 @@ def maximise(
 def _expectations(mixture, u) -> tuple[float, np.ndarray]:
   """Returns the mean log density of u, and each component's feature sums."""
   coefficients = _coefficients(mixture)
-  total, sums = 0.0, np.zeros_like(coefficients)
-  for start in range(0, len(u), _BLOCK_ROWS):
-    features = _features(u[start : start + _BLOCK_ROWS])
+
+  def block(rows: slice) -> tuple[float, np.ndarray]:
+    features = _features(u[rows])
     joint = features @ coefficients.T
     # in place, with one exponential of each number
     largest = np.max(joint, axis=1, keepdims=True)
@@ -131,9 +135,33 @@ def _expectations(mixture, u) -> tuple[float, np.ndarray]:
     np.exp(joint, out=joint)
     norms = np.sum(joint, axis=1, keepdims=True)
     joint /= norms
-    total += np.sum(largest) + np.sum(np.log(norms))
-    sums += joint.T @ features
+    return np.sum(largest) + np.sum(np.log(norms)), joint.T @ features
+
+  total, sums = 0.0, np.zeros_like(coefficients)
+  for own_total, own_sums in _map_blocks(block, len(u)):
+    total += own_total
+    sums += own_sums
   return total / len(u), sums
+
+
+def _map_blocks(fn: Callable[[slice], Any], num_rows: int) -> Iterator[Any]:
+  """Yields `fn` of each block of rows in order, computed on several cores.
+
+  BLAS has one thread: its own would mostly wait for each other in products of
+  matrices as small as these.
+  """
+  blocks = [
+    slice(start, start + _BLOCK_ROWS)
+    for start in range(0, num_rows, _BLOCK_ROWS)
+  ]
+  num_threads = min(_MOST_THREADS, jobs.num_cores())
+  with (
+    threadpoolctl.threadpool_limits(1, 'blas'),
+    futures.ThreadPoolExecutor(num_threads) as pool,
+  ):
+    step = 2 * num_threads  # the results that are in memory
+    for start in range(0, len(blocks), step):
+      yield from pool.map(fn, blocks[start : start + step])
 
 
 def _num_features(size: int) -> int:

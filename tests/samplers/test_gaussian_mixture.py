@@ -64,6 +64,23 @@ class MaximiseTest(parameterized.TestCase):
     for actual, expected in zip(parts, whole, strict=True):
       np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
+  def test_is_the_same_bits_with_any_number_of_threads(self):
+    u = latent_case.two_clusters(5000)
+    labels = (u[:, 0] > 0).astype(int)
+    found = []
+    for num_threads in (1, 2):
+      with (
+        absltest.mock.patch.object(
+          gaussian_mixture, '_MOST_THREADS', num_threads
+        ),
+        absltest.mock.patch.object(
+          gaussian_mixture.jobs, 'num_cores', return_value=2
+        ),
+      ):
+        found.append(gaussian_mixture.maximise(u, labels, 2)[0])
+    for one, two in zip(*found, strict=True):
+      np.testing.assert_array_equal(one, two)
+
 
 class CoefficientsTest(parameterized.TestCase):
   def test_give_the_log_densities_of_scipy(self):
