@@ -45,7 +45,7 @@ Array = jax.Array
 
 _MAX_BYTES = 2**30  # of all classifiers in the cache
 _TRAIN_BATCH = 128
-_EVAL_BATCH = 500
+_EVAL_BATCH = 100  # patches of more images leave the caches
 _NUM_EPOCHS = 5
 _MIN_STEPS = 1000  # gives small data sets more epochs
 _LEARNING_RATE = 2e-3

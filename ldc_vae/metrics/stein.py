@@ -130,11 +130,14 @@ def mixture_score(
   pulls = means * precisions
   offsets = jnp.sum(means * pulls + logvars, axis=1)  # [N]
 
+  both = jnp.concatenate([pulls, precisions], axis=1)  # [N, 2 D]
+
   def score(z):
-    squared = (
-      _matmul(precisions, jnp.square(z)) - 2.0 * _matmul(pulls, z) + offsets
+    # one product for both terms, and the small vector takes the factor -1/2
+    log_weights = (
+      _matmul(both, jnp.concatenate([z, -0.5 * jnp.square(z)])) - 0.5 * offsets
     )
-    weights = jax.nn.softmax(-0.5 * squared)  # [N]
-    return _matmul(weights, pulls) - z * _matmul(weights, precisions)
+    pull, precision = jnp.split(_matmul(jax.nn.softmax(log_weights), both), 2)
+    return pull - z * precision
 
   return jax.lax.map(score, points, batch_size=block_size)
