@@ -12,7 +12,7 @@ from absl import logging
 import jax
 from ml_collections import config_dict
 import numpy as np
-import threadpoolctl  # of scikit-learn
+import threadpoolctl
 
 from ldc_vae import names
 from ldc_vae import run as run_lib

@@ -17,7 +17,7 @@ import warnings
 
 from absl import logging
 import numpy as np
-import threadpoolctl  # of scikit-learn
+import threadpoolctl
 
 from ldc_vae import errors
 from ldc_vae.runtime import jobs
