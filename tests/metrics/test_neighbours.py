@@ -108,6 +108,17 @@ class PrecisionRecallDensityCoverageTest(parameterized.TestCase):
       _measures(x, np.where(np.arange(10).reshape(5, 2) == 3, np.nan, x), 2)
 
 
+class KthSmallestTest(parameterized.TestCase):
+  @parameterized.product(
+    size=(8, 24, 300), k=(0, 3, 7), groups=(4, 128), levels=(3, 10**6)
+  )
+  def test_is_that_of_sorted_rows(self, size, k, groups, levels):
+    x = np.random.default_rng(size).integers(0, levels, (30, size)) / 7.0
+    with mock.patch.object(neighbours, '_NUM_GROUPS', groups):
+      actual = neighbours._kth_smallest(x, k)
+    np.testing.assert_array_equal(actual, np.sort(x, axis=1)[:, k])
+
+
 class NearestDistancesTest(parameterized.TestCase):
   @parameterized.parameters(1, 64, 2**24)
   def test_matches_scikit_learn(self, block):
