@@ -1,13 +1,39 @@
 """The arguments of a notebook's calls; a mistake raises a `UserError`."""
 
+from collections.abc import Callable
+import functools
 import operator
-from typing import Any
+import re
+from typing import Any, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from ldc_vae import errors
 from ldc_vae.data import array_cache
+
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
+
+# What stands before a name on the command line; config.json is a file.
+_FLAG = re.compile(
+  r'(?<![\w./])(--config\.|config\.(?!json\b)|--(?=(config|workdir)=))'
+)
+
+
+def naming_arguments(fit_fn: Callable[_P, _T]) -> Callable[_P, _T]:
+  """Has the errors of a function name its arguments instead of flags."""
+
+  @functools.wraps(fit_fn)
+  def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+      return fit_fn(*args, **kwargs)
+    except (errors.UserError, FloatingPointError) as error:
+      # --config.train.num_epochs is train={'num_epochs': ...}
+      error.args = (_FLAG.sub('', str(error)),)
+      raise
+
+  return wrapped
 
 
 def array(name: str, values: Any) -> np.ndarray:

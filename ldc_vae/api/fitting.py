@@ -4,16 +4,14 @@ run = ldc_vae.fit(images, train={'num_epochs': 20})
 new_images = run.sample(64)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import contextlib
-import functools
 import hashlib
 import math
 import os
 import pathlib
-import re
 import tempfile
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,40 +34,17 @@ from ldc_vae.runtime import durable
 from ldc_vae.runtime import files
 from ldc_vae.runtime import signals
 
-_P = ParamSpec('_P')
-_T = TypeVar('_T')
-
 # Images with shorter sides have dense nets by default.
 _SMALL, _SMALL_CONFIG, _CONFIG = 16, 'digits', 'images'
 
 _FEWEST = 3  # images
 _MAX_BYTES = 16 * 2**30  # of all arrays that are kept
 
-# What stands before a name on the command line; config.json is a file.
-_FLAG = re.compile(
-  r'(?<![\w./])(--config\.|config\.(?!json\b)|--(?=(config|workdir)=))'
-)
-
 # Fields that the arguments decide.
 _GIVEN = ('dataset.name', 'dataset.path', 'dataset.data_dir')
 
 
-def _naming_arguments(fit_fn: Callable[_P, _T]) -> Callable[_P, _T]:
-  """Has the errors of a function name its arguments instead of flags."""
-
-  @functools.wraps(fit_fn)
-  def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-    try:
-      return fit_fn(*args, **kwargs)
-    except (errors.UserError, FloatingPointError) as error:
-      # --config.train.num_epochs is train={'num_epochs': ...}
-      error.args = (_FLAG.sub('', str(error)),)
-      raise
-
-  return wrapped
-
-
-@_naming_arguments
+@arguments.naming_arguments
 def fit(
   images: Any,
   labels: Any = None,

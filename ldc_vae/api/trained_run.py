@@ -316,7 +316,8 @@ def load(
   """
   prepare_jax()
   if addresses.is_address(path):
-    path = storage.fetch(str(path), datasets.cache_dir())
+    fetch = arguments.naming_arguments(storage.fetch)
+    path = fetch(str(path), datasets.cache_dir())
   path = pathlib.Path(path).expanduser()
   if not path.is_dir():
     raise errors.UserError(

@@ -31,12 +31,13 @@ def local_folder(address: str, cache: pathlib.Path) -> pathlib.Path:
   protocol, rest = found.groups() if found else ('', '')
   if protocol not in PACKAGES:
     raise errors.UserError(
-      f'{address}: neither a local path nor an address; known:'
+      f'--workdir={address}: neither a local path nor an address; known:'
       f' {", ".join(f"{name}://" for name in PACKAGES)}'
     )
   parts = rest.strip('/').split('/')
   if len(parts) < 2 or any(part in ('', '.', '..') for part in parts):
     raise errors.UserError(
-      f'{address}: give a folder of a bucket, as {protocol}://bucket/run'
+      f'--workdir={address}: give a folder of a bucket, as'
+      f' {protocol}://bucket/run'
     )
   return cache.joinpath('buckets', protocol, *parts)

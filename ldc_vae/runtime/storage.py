@@ -37,7 +37,7 @@ class Bucket:
       self._system, root = fsspec.url_to_fs(address, **options)
     except ImportError as error:
       raise errors.UserError(
-        f'{address}: a package is missing ({error}); pip install'
+        f'--workdir={address}: a package is missing ({error}); pip install'
         f" '{addresses.PACKAGES.get(protocol, 'fsspec')}'"
       ) from error
     self._root = root.rstrip('/')
@@ -105,11 +105,12 @@ def _fetch(bucket: Bucket, folder: pathlib.Path) -> None:
   whole = whole_steps(sizes)
   if not whole and any(name.startswith('checkpoints/') for name in sizes):
     raise errors.UserError(
-      f'{bucket.address}: no checkpoint is whole yet; wait until one is copied'
+      f'--workdir={bucket.address}: no checkpoint is whole yet; wait'
+      ' until one is copied'
     )
   if not sizes:
     raise errors.UserError(
-      f'{bucket.address}: nothing is there; give the folder of a run'
+      f'--workdir={bucket.address}: nothing is there; give the folder of a run'
     )
   own = own_step(folder)
   if not whole and own < 0:
@@ -167,7 +168,7 @@ def patiently(
       reason = manifest.one_line(error)
       if isinstance(error, _LASTING):
         raise errors.UserError(
-          f'{address}: it cannot be used ({reason}); give a bucket'
+          f'--workdir={address}: it cannot be used ({reason}); give a bucket'
           f' that you may {use}'
         ) from error
       if time.monotonic() + delay > end:

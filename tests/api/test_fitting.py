@@ -195,8 +195,10 @@ class MistakesTest(FitTest):
     again = ldc_vae.load(f'file://{store}')
     self.assertStartsWith(str(again.workdir), self.cache)
     np.testing.assert_array_equal(again.sample(5), run.sample(5))
-    with self.assertRaisesRegex(ldc_vae.UserError, '^gs://b: give a'):
+    with self.assertRaisesRegex(ldc_vae.UserError, '^workdir=gs://b: give a'):
       self.fit(workdir='gs://b')
+    with self.assertRaisesRegex(ldc_vae.UserError, '^workdir=gs://b: give a'):
+      ldc_vae.load('gs://b')
 
   def test_whole_floats_and_one_hot_rows_are_labels(self):
     labels = np.arange(30) % 3

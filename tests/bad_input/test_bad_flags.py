@@ -98,11 +98,11 @@ _FLAGS = {
   ),
   'workdir_of_a_whole_bucket': _Case(
     (f'--config={_CONFIG}', '--workdir=gs://bucket'),
-    r'gs://bucket: give a folder of a bucket, as gs://bucket/run',
+    r'--workdir=gs://bucket: give a folder of a bucket, as gs://bucket/run',
   ),
   'workdir_of_an_unknown_storage': _Case(
     (f'--config={_CONFIG}', '--workdir=ftp://host/x'),
-    r'ftp://host/x: neither a local path .* gs://, s3://, file://',
+    r'--workdir=ftp://host/x: neither a local path .* gs://, s3://, file://',
   ),
   'workdir_of_a_bucket_to_compare': _Case(
     (

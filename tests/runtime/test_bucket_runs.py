@@ -208,7 +208,9 @@ class ServiceTest(_RunsTest):
   def test_a_missing_bucket_is_told_before_the_run(self):
     with self.run_once('s3://none/run') as run:
       self.assertEqual(run.wait(), [2], run.printed)
-    self.assertRegex(run.printed[0], 'error: s3://none/run: it cannot be used')
+    self.assertRegex(
+      run.printed[0], 'error: --workdir=s3://none/run: it cannot be used'
+    )
 
 
 if __name__ == '__main__':

@@ -149,7 +149,9 @@ class StopTest(parameterized.TestCase):
       run.await_line('(?m)^compiling$')
       self._stop(run, signum, which)
       for text in run.printed:
-        self.assertIn('in the middle of its work: the same command', text)
+        self.assertIn(
+          'in the middle of its work: the same command continues', text
+        )
     self.assertEmpty(os.listdir(pathlib.Path(self.dir) / 'checkpoints'))
 
   @parameterized.parameters((signal.SIGTERM, 1), (signal.SIGINT, 0))

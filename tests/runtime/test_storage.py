@@ -83,7 +83,7 @@ class LocalFolderTest(parameterized.TestCase):
     'ftp://a/b', 'gs://', 'gs://bucket', 'gs://b/../x', 'gs://b//x', 'x://'
   )
   def test_others_are_refused(self, address):
-    with self.assertRaisesRegex(errors.UserError, f'^{address}: '):
+    with self.assertRaisesRegex(errors.UserError, f'--workdir={address}: '):
       addresses.local_folder(address, pathlib.Path('/c'))
 
 
