@@ -176,8 +176,8 @@ class FaultsTest(outcome_case.OutcomeTest):
     for what, start in (('a run', None), ('one that goes on', self.stopped)):
       failed = self._run_with_faults(choose, start)
       print(f'{failed.total()} calls of {what} have failed: {dict(failed)}')
-      # a save has a thread of its own: the last number may not be reached
-      self.assertLessEqual(failed[None], 1)
+      # a save has a thread of its own: the last numbers may not be reached
+      self.assertLessEqual(failed[None], 0.05 * failed.total())
 
 
 if __name__ == '__main__':
