@@ -1,5 +1,6 @@
 """Tests of ldc_vae.runtime.durable: power cuts, and links."""
 
+from collections.abc import Iterable
 import errno
 import os
 import pathlib
@@ -238,6 +239,26 @@ class LinkTest(folder_case.FolderTestCase):
     self.assertTrue((other / '3.deleted').exists())
 
 
+def _whole_calls(lines: Iterable[str]) -> list[str]:
+  """Joins the calls that strace breaks in two where threads overlap.
+
+  Each call stands where it has ended. Its thread is the first word of a line.
+  """
+  begun: dict[str, str] = {}
+  whole = []
+  for line in lines:
+    thread = line.partition(' ')[0]
+    start, is_begun, _ = line.partition(' <unfinished ...>')
+    _, is_ended, end = line.partition(' resumed>')
+    if is_begun:
+      begun[thread] = start
+    elif is_ended:
+      whole.append(begun.pop(thread) + end)
+    else:
+      whole.append(line)
+  return whole
+
+
 class SystemCallsTest(absltest.TestCase):
   """The same by the system's own record, where it can be had."""
 
@@ -267,7 +288,7 @@ class SystemCallsTest(absltest.TestCase):
     if 'ptrace' in done.stderr:
       self.skipTest('processes cannot be traced')
     self.assertEqual(done.returncode, 0, done.stderr)
-    lines = log.read_text().splitlines()
+    lines = _whole_calls(log.read_text().splitlines())
     (deletion,) = (
       number
       for number, line in enumerate(lines)
