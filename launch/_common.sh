@@ -116,7 +116,8 @@ check_expanded() {
 
 # check_program PREFIX [MOUNT]: checks the arguments of ldc_vae.main, and sets
 # `workdir`. PREFIX leads to the run files: it is empty if the program runs in
-# the current folder. The workdir must be below MOUNT, if one is given.
+# the current folder. The workdir must be in a bucket, or below MOUNT, if one is
+# given.
 check_program() {
   local argument mode=train config='' file
   for argument in "${program[@]}"; do
@@ -153,8 +154,9 @@ check_workdir() {
       mistake '--workdir is missing; give the folder of the run, such as' \
         "--workdir=${1:-runs}/mnist" ;;
     *://*)
-      mistake "--workdir=$workdir is an address; give a folder of a mounted" \
-        'file system' ;;
+      check_pattern --workdir "$workdir" '(gs|s3)://[^/]+/.*[^/].*' \
+        'give a path, or a folder of a bucket, such as gs://BUCKET/mnist'
+      return ;;
   esac
   check_expanded --workdir "$workdir"
   if [[ -n $1 && ($workdir != "$1"/?* || $workdir/ == */../*) ]]; then
@@ -163,11 +165,16 @@ check_workdir() {
   fi
 }
 
+# True if the workdir is in a bucket.
+is_in_bucket() {
+  [[ $workdir == *://* ]]
+}
+
 # Prints a name for the run in `workdir`, the same each time: the last part of
 # the path and a checksum of the whole.
 run_name() {
   local path=${workdir%/} base sum
-  [[ $path == /* ]] || path=$PWD/$path
+  [[ $path == /* ]] || is_in_bucket || path=$PWD/$path
   base=${path##*/}
   sum=$(cksum <<< "$path")
   echo "ldc_vae-${base//[!A-Za-z0-9_.-]/_}-${sum%% *}"

@@ -62,7 +62,8 @@ train() {
   fi
   [[ -x $python ]] || fail "$host: there is no environment; set it up first"
   cd "$root"
-  mkdir -p "$workdir" || fail "$host: cannot make --workdir=$workdir"
+  is_in_bucket || mkdir -p "$workdir" ||
+    fail "$host: cannot make --workdir=$workdir"
   ((num_workers == 1)) || export LDC_VAE_DISTRIBUTED=1
   LDC_VAE_COMMIT=$(cat .commit 2> /dev/null) || true
   export LDC_VAE_COMMIT

@@ -51,7 +51,7 @@ build_image() {
 run_image() {
   local flags=(--rm --init "--user=$(id -u):$(id -g)" --stop-timeout=60)
   [[ $runs == /* ]] || runs=$PWD/$runs
-  workdir=$runs${workdir#/runs}
+  is_in_bucket || workdir=$runs${workdir#/runs}
   name=$(run_name)
   flags+=("--name=$name" "--label=managed-by=$label_value"
     "--volume=$runs:/runs" --security-opt=no-new-privileges)

@@ -15,6 +15,7 @@
 #   submit: --image=IMAGE   made by container.sh and pushed to a registry
 #           --claim=CLAIM   a persistent volume claim, mounted at /runs; for
 #                           several hosts one that all write to, as of Filestore
+#                           (not needed with --workdir=gs://BUCKET/RUN)
 #           --tpu=v4|v5e|v5p|v6e --topology=AxB[xC] [--chips-per-node=N]
 #           --gpu=TYPE --gpus-per-node=N [--nodes=N]  TYPE as GKE labels nodes
 #           [--spot] [--max-restarts=N]
@@ -52,8 +53,9 @@ check_submit() {
   check_program "$root/" /runs
   check_pattern --image "$image" '[a-z0-9][a-zA-Z0-9._/:@-]*' \
     'give one that the cluster can pull, such as registry.example/ldc_vae:tpu'
-  check_pattern --claim "$claim" '[a-z0-9]([-.a-z0-9]*[a-z0-9])?' \
-    'name a persistent volume claim for /runs'
+  [[ -z $claim ]] && is_in_bucket ||
+    check_pattern --claim "$claim" '[a-z0-9]([-.a-z0-9]*[a-z0-9])?' \
+      'name a persistent volume claim for /runs, or give a --workdir in a bucket'
   check_pattern --max-restarts "$max_restarts" '[0-9]{1,5}' \
     'give a whole number'
   [[ -z $tpu && -n $gpu || -n $tpu && -z $gpu ]] ||
@@ -130,7 +132,9 @@ yaml_words() {
 # Sets `manifest`, and `wanted` to its checksum.
 render() {
   local args env annotations security tolerations='' word
-  local capabilities='drop: [ALL]'
+  local capabilities='drop: [ALL]' volume='emptyDir: {}'
+  [[ -z $claim ]] ||
+    volume="persistentVolumeClaim: {claimName: \"$claim\"}"
   args=$(yaml_words "${program[@]}")
   [[ $args != *[[:cntrl:]]* ]] ||
     mistake "${args//[[:cntrl:]]/?} has a control character, shown as ?;" \
@@ -169,7 +173,7 @@ render() {
   manifest=$(< "$root/launch/jobset.yaml")
   # `args` comes last, because it may contain the other words.
   for word in name annotations max_restarts hosts selector tolerations \
-    security capabilities image env port limits claim args; do
+    security capabilities image env port limits volume args; do
     manifest=${manifest//"__${word}__"/"${!word}"}
   done
   wanted=$(cksum <<< "$manifest")

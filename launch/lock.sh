@@ -6,6 +6,7 @@
 #
 # requirements.txt and docs/requirements.txt decide the versions. Of what is in
 # neither, such as the CUDA libraries, a version that is locked already stays.
+# Those of accelerators have the packages of buckets, too.
 # It needs uv: https://docs.astral.sh/uv
 
 # shellcheck source=launch/_environment.sh
@@ -24,6 +25,10 @@ command -v uv > /dev/null ||
 cd "$root"
 lock cpu requirements.txt
 for accelerator in cuda12 cuda13 tpu; do
-  lock "$accelerator" requirements.txt - <<< "jax[$accelerator]"
+  lock "$accelerator" requirements.txt - << EOF
+jax[$accelerator]
+gcsfs
+s3fs
+EOF
 done
 lock docs docs/requirements.txt

@@ -17,7 +17,7 @@
 #   --dry-run                    prints the commands, runs nothing
 #
 # All nodes must see the project and its environment, and the first node
-# --workdir. If the nodes cannot reach the internet, make the environment first:
+# --workdir, which may be in a bucket: then the log is in this folder. If the nodes cannot reach the internet, make the environment first:
 #   LDC_VAE_ACCELERATOR=cuda bash launch/local.sh --help
 
 case $1 in
@@ -35,7 +35,7 @@ source "$common"
 
 submit() {
   local nodes=1 gpus_per_node=1 time='' partition='' account='' sbatch=''
-  local cpus_per_task='' name='' flags more
+  local cpus_per_task='' name='' flags logs more
   help_if_asked
   read_options nodes= gpus-per-node= time= partition= account= cpus-per-task= \
     sbatch= name=
@@ -58,8 +58,10 @@ submit() {
     say "$name is queued or running already, as job ${answer%%$'\n'*}"
     return
   fi
-  run mkdir -p "$workdir" || fail "cannot make --workdir=$workdir"
-  run sbatch "${flags[@]}" "--output=${workdir//%/%%}/slurm-%j.log" \
+  logs=$workdir
+  ! is_in_bucket || logs=$PWD
+  run mkdir -p "$logs" || fail "cannot make --workdir=$workdir"
+  run sbatch "${flags[@]}" "--output=${logs//%/%%}/slurm-%j.log" \
     "$root/launch/slurm.sh" job "$root" "$gpus_per_node" "${program[@]}" ||
     fail "sbatch refused $name; see the lines above"
 }
@@ -112,11 +114,14 @@ requeue() {
 }
 
 # Prints the step of the newest checkpoint in the --workdir of ARGS, or nothing.
+# This node has a copy of a workdir in a bucket.
 newest_checkpoint() {
   local argument folder=''
   for argument in "$@"; do
     [[ $argument != --workdir=* ]] || folder=${argument#*=}
   done
+  [[ $folder != *://* ]] ||
+    folder=${LDC_VAE_CACHE:-$HOME/.cache/ldc_vae}/buckets/${folder/:\/\///}
   printf '%s\n' "$folder"/checkpoints/* | awk -F / '
     $NF ~ /^[0-9]+$/ && $NF + 0 >= newest { newest = $NF }
     END { print newest }'

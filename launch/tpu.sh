@@ -23,7 +23,7 @@
 #                                  folder, by default runs/NAME
 #
 # A relative --workdir is in ~/ldc_vae on worker 0, and is lost with the VM. On
-# spot VMs, give a folder of a mounted file system.
+# spot VMs, give a folder of a bucket, as --workdir=gs://BUCKET/mnist.
 # Google serves TPU7x and later through GKE only: see gke.sh.
 
 # shellcheck source=launch/_tpu_machine.sh
@@ -58,6 +58,8 @@ main() {
 
 check_fetch() {
   check_workdir
+  ! is_in_bucket ||
+    mistake "--workdir=$workdir is in a bucket, not on $name; copy it from there"
   workdir=${workdir%/}
   [[ -n $workdir && /$workdir/ != */../* && $workdir != . ]] ||
     mistake "--workdir=$workdir does not name a folder; give that of train," \

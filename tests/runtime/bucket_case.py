@@ -41,6 +41,8 @@ def value(step):
 
 
 class BucketTestCase(parameterized.TestCase):
+  address = ADDRESS
+
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -68,7 +70,7 @@ class BucketTestCase(parameterized.TestCase):
     self.enter_context(patch)
 
   def mirrored(self, workdir=None):
-    return bucket.mirrored(ADDRESS, workdir or self.workdir)
+    return bucket.mirrored(self.address, workdir or self.workdir)
 
   def save(self, *steps):
     """Leaves what a run has at these steps; the latest two are kept."""

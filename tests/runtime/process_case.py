@@ -64,7 +64,9 @@ class Processes:
       NPROC='32',
       JAX_PLATFORMS='cpu',
       XLA_FLAGS=device_case.xla_flags(devices),
-      PYTHONPATH=str(_ROOT),
+      PYTHONPATH=os.pathsep.join(
+        filter(None, [str(_ROOT), os.environ.get('PYTHONPATH')])
+      ),
     )
     code = f'{before}\n{program}\nfrom ldc_vae import main\nmain.run()\n'
     self.printed = ['' for _ in range(count)]

@@ -1,22 +1,21 @@
 """Tests of whole runs in a bucket: several processes, and a real service."""
 
-import importlib.util
 import os
 import pathlib
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from unittest import mock
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import numpy as np
 import pytest
 
+from ldc_vae.runtime import storage
 from tests import main_case
 from tests.runtime import process_case
+from tests.runtime import service_case
 
 # Each process has a cache, and so a disk, of its own. The first one alone may
 # use the storage.
@@ -38,7 +37,7 @@ _ARGV = [
 ]
 
 
-class _RunsTest(absltest.TestCase):
+class _RunsTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -112,104 +111,64 @@ class ClusterTest(_RunsTest):
 
 
 class ServiceTest(_RunsTest):
-  """Runs against moto, which answers as S3 does, on this machine."""
+  """Runs against services that answer as Amazon's and Google's do."""
 
-  def setUp(self):
-    super().setUp()
-    for package in 'moto', 'flask', 's3fs':
-      if importlib.util.find_spec(package) is None:
-        self.skipTest(f"{package} is missing: pip install 'moto[server]' s3fs")
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      self.port = free.getsockname()[1]
-    self.enter_context(
-      mock.patch.dict(
-        os.environ,
-        AWS_ENDPOINT_URL=f'http://127.0.0.1:{self.port}',
-        AWS_ACCESS_KEY_ID='x',
-        AWS_SECRET_ACCESS_KEY='x',
-        AWS_DEFAULT_REGION='us-east-1',
-      )
-    )
-    self.serve()
-    self.system().mkdir('bucket')
-
-  def serve(self):
-    """Starts the service, and waits until it answers."""
-    code = 'from moto import server; server.main()'
-    self.server = subprocess.Popen(
-      [sys.executable, '-c', code, '-H', '127.0.0.1', '-p', str(self.port)],
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-    )
-    self.addCleanup(self.stop, self.server)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-      with socket.socket() as probe:
-        if probe.connect_ex(('127.0.0.1', self.port)) == 0:
-          return
-      time.sleep(0.1)
-    self.fail('the service does not start')
-
-  def stop(self, server):
-    server.kill()
-    server.wait()
-
-  def system(self):
-    import s3fs
-
-    return s3fs.S3FileSystem(skip_instance_cache=True)
-
-  def run_once(self, workdir='s3://bucket/runs/a', argv=_ARGV):
+  def run_once(self, workdir, argv=_ARGV):
     return process_case.Processes(1, workdir, argv=argv, config=argv is _ARGV)
 
+  @parameterized.parameters('s3', 'gs')
   @pytest.mark.slow
-  def test_a_killed_run_comes_back_on_another_machine(self):
-    name = 'bucket/runs/a/checkpoints/50/manifest/metadata'
-    with self.run_once() as run:
+  def test_a_killed_run_comes_back_on_another_machine(self, protocol):
+    workdir = service_case.start(self, protocol).address
+    bucket = storage.Bucket(workdir)
+    with self.run_once(workdir) as run:
       deadline = time.monotonic() + 200
-      while not self.system().exists(name):
+      while 'checkpoints/50/manifest/metadata' not in bucket.sizes():
         self.assertLess(time.monotonic(), deadline, run.printed)
         time.sleep(0.1)
       run.running[0].kill()
     shutil.rmtree(self.folder / 'cache' / 'buckets')
-    with self.run_once() as run:
+    with self.run_once(workdir) as run:
       self.assertEqual(run.wait(), [0], run.printed)
-      self.assertRegex(run.printed[0], r'restored step \d+ from s3://bucket')
-      self.assertIn('s3://bucket/runs/a has all files of', run.printed[0])
+      self.assertRegex(run.printed[0], rf'restored step \d+ from {workdir}')
+      self.assertIn(f'{workdir} has all files of', run.printed[0])
     with self.run_once(self.folder / 'whole') as run:
       self.assertEqual(run.wait(), [0], run.printed)
-    copy = self.folder / 'copy'
-    self.system().get('bucket/runs/a', str(copy), recursive=True)
+    copy = storage.fetch(workdir, self.folder / 'copy')
     self.assert_same(copy, self.folder / 'whole')
     shutil.rmtree(self.folder / 'cache' / 'buckets')
     argv = ['--mode=sample', '--num_samples=5']
-    with self.run_once(argv=argv) as run:
+    with self.run_once(workdir, argv) as run:
       self.assertEqual(run.wait(), [0], run.printed)
-    self.assertTrue(self.system().exists('bucket/runs/a/generated.npz'))
+    self.assertIn('generated.npz', bucket.sizes())
 
+  @parameterized.parameters('s3', 'gs')
   @pytest.mark.slow
-  def test_an_outage_in_the_middle_changes_nothing(self):
-    with self.run_once() as run:
+  def test_an_outage_in_the_middle_changes_nothing(self, protocol):
+    service = service_case.start(self, protocol)
+    workdir = service.address
+    with self.run_once(workdir) as run:
       run.await_line('is copied after each checkpoint')
-      self.stop(self.server)
-      run.await_line('s3://bucket/runs/a cannot be written .*the run goes on')
+      service.stop()
+      run.await_line(f'{workdir} cannot be written .*the run goes on')
       run.await_line('report:')  # trained and evaluated meanwhile
-      self.serve()
-      self.system().mkdir('bucket')  # it has forgotten everything
+      service.start()  # it has forgotten everything
       self.assertEqual(run.wait(), [0], run.printed)
-      self.assertIn('s3://bucket/runs/a has caught up', run.printed[0])
+      self.assertIn(f'{workdir} has caught up', run.printed[0])
     shutil.rmtree(self.folder / 'cache' / 'buckets')
-    with self.run_once() as run:
+    with self.run_once(workdir) as run:
       self.assertEqual(run.wait(), [0], run.printed)
       self.assertIn('already done', run.printed[0])
 
+  @parameterized.parameters('s3', 'gs')
   @pytest.mark.slow
-  def test_a_missing_bucket_is_told_before_the_run(self):
-    with self.run_once('s3://none/run') as run:
+  def test_a_missing_bucket_is_told_before_the_run(self, protocol):
+    service_case.start(self, protocol)
+    workdir = f'{protocol}://none/run'
+    with self.run_once(workdir) as run:
       self.assertEqual(run.wait(), [2], run.printed)
     self.assertRegex(
-      run.printed[0], 'error: --workdir=s3://none/run: it cannot be used'
+      run.printed[0], f'error: --workdir={workdir}: it cannot be used'
     )
 
 
