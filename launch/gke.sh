@@ -53,9 +53,10 @@ check_submit() {
   check_program "$root/" /runs
   check_pattern --image "$image" '[a-z0-9][a-zA-Z0-9._/:@-]*' \
     'give one that the cluster can pull, such as registry.example/ldc_vae:tpu'
-  [[ -z $claim ]] && is_in_bucket ||
+  if [[ -n $claim ]] || ! is_in_bucket; then
     check_pattern --claim "$claim" '[a-z0-9]([-.a-z0-9]*[a-z0-9])?' \
-      'name a persistent volume claim for /runs, or give a --workdir in a bucket'
+      'name a persistent volume claim for /runs, or give a bucket'
+  fi
   check_pattern --max-restarts "$max_restarts" '[0-9]{1,5}' \
     'give a whole number'
   [[ -z $tpu && -n $gpu || -n $tpu && -z $gpu ]] ||

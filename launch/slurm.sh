@@ -17,7 +17,8 @@
 #   --dry-run                    prints the commands, runs nothing
 #
 # All nodes must see the project and its environment, and the first node
-# --workdir, which may be in a bucket: then the log is in this folder. If the nodes cannot reach the internet, make the environment first:
+# --workdir, which may be in a bucket: then the log is in this folder. If the
+# nodes cannot reach the internet, make the environment first:
 #   LDC_VAE_ACCELERATOR=cuda bash launch/local.sh --help
 
 case $1 in

@@ -59,7 +59,7 @@ main() {
 check_fetch() {
   check_workdir
   ! is_in_bucket ||
-    mistake "--workdir=$workdir is in a bucket, not on $name; copy it from there"
+    mistake "--workdir=$workdir is in a bucket; copy it from there"
   workdir=${workdir%/}
   [[ -n $workdir && /$workdir/ != */../* && $workdir != . ]] ||
     mistake "--workdir=$workdir does not name a folder; give that of train," \

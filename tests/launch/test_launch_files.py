@@ -108,7 +108,7 @@ class JobSetTest(parameterized.TestCase):
     text = (_ROOT / 'launch/jobset.yaml').read_text()
     for word in ('__max_restarts__', '__hosts__', '__port__'):
       text = text.replace(word, '1')
-    for word in re.findall(r'(?<=[\[{])__[a-z_]+__(?=[\]}])', text):
+    for word in re.findall(r'(?<=[\[{ ])__[a-z_]+__(?=[\]}])', text):
       text = text.replace(word, '')
     self.manifest = yaml.safe_load(text)
 

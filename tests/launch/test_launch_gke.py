@@ -183,6 +183,15 @@ class ManifestTest(_GkeTestCase):
     )
     self.assertEqual(mounts['/dev/shm']['emptyDir'], {'medium': 'Memory'})
 
+  def test_a_run_in_a_bucket_needs_no_claim(self):
+    workdir = '--workdir=gs://bucket/mnist'
+    result = self.launch(*_SUBMIT[:3], *_TPU, *_RUN[:2], workdir)
+    self.assertEqual(result.returncode, 0, result.stderr)
+    manifest = self.read_manifest((self.fakes / 'manifest').read_text())
+    volume, _ = _pod(manifest)['volumes']
+    self.assertEqual(volume, {'name': 'runs', 'emptyDir': {}})
+    self.assertIn(workdir, _container(manifest)['args'])
+
 
 class DryRunTest(_GkeTestCase):
   def test_submit_prints_what_can_be_pasted(self):

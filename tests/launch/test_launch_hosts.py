@@ -1,6 +1,7 @@
 """Tests of gpu.sh and container.sh, which run on this machine."""
 
 import os
+import re
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -69,7 +70,9 @@ class GpuTest(launch_case.LaunchTestCase):
     (('--mode=evaluate',), '--workdir is missing'),
     ((_RUN[1],), '--workdir is missing', 'runs/mnist'),
     ((_RUN[1], '--workdir', 'r'), '--workdir has no value'),
-    ((_RUN[1], '--workdir=gs://bucket/mnist'), 'gs://bucket/', 'mounted'),
+    ((_RUN[1], '--workdir=gs://bucket'), '=gs://bucket is', 'gs://BUCKET/'),
+    ((_RUN[1], '--workdir=gs://bucket/'), '=gs://bucket/ is', 'gs://BUCKET/'),
+    ((_RUN[1], '--workdir=http://a/b'), '=http://a/b is', 'gs://BUCKET/'),
     ((_RUN[1], '--workdir=~/mnist'), '--workdir=~/mn', 'write the path'),
     (('--config=/no/such.py', '--workdir=r'), '--config=/no/such.py'),
     (('--config=no_name', '--workdir=r'), '--config=no_name'),
@@ -162,6 +165,16 @@ class ContainerTest(launch_case.LaunchTestCase):
     self.assertEqual(call[-3:], ('ldc_vae:cpu', *_RUN_INSIDE[1:]))
     self.assertTrue((self.root / 'runs').is_dir())
     self.assertNotIn('--gpus=all', call)
+
+  def test_a_bucket_is_as_good_as_a_folder(self):
+    run = (*_RUN_INSIDE[:2], '--workdir=gs://bucket/mnist')
+    names = set()
+    for runs in ('runs', 'other'):
+      line = self.dry_run('run', f'--runs={runs}', *run)[-1]
+      self.assertEndsWith(line, ' '.join(run[1:]))
+      names.add(re.search('--name=([^ ]+)', line)[1])
+    (name,) = names  # wherever it is started
+    self.assertStartsWith(name, 'ldc_vae-mnist-')
 
   def test_a_tpu_gets_no_new_rights_either(self):
     line = self.dry_run('run', '--accelerator=tpu', *_RUN_INSIDE)[-1]

@@ -80,6 +80,14 @@ class SubmitTest(_SlurmTestCase):
     # SLURM opens its log before it starts anything.
     self.assertTrue((self.root / 'runs/mnist').is_dir())
 
+  def test_the_log_of_a_run_in_a_bucket_is_in_this_folder(self):
+    workdir = '--workdir=s3://bucket/runs/mnist'
+    self.assert_done(self.submit(run=(*_RUN[:2], workdir)))
+    (call,) = self.calls('sbatch')
+    self.assertIn(f'--output={self.root}/slurm-%j.log', call)
+    self.assertIn(workdir, call)
+    self.assertFalse((self.root / 's3:').exists())
+
   def test_without_gpus_one_process_per_node(self):
     self.submit('--gpus-per-node=0', '--nodes=3')
     (call,) = self.calls('sbatch')
@@ -240,11 +248,10 @@ class JobTest(_SlurmTestCase):
     result = self.launch('task', str(self.root), '/nowhere/python')
     self.assert_failed(result, '/nowhere/python', 'storage that all nodes see')
 
-  def start_job(self):
+  def start_job(self, workdir=_RUN[-1]):
     """Starts a job whose program runs until it is told to end."""
-    process = self.start(
-      'job', self.root, '0', *_RUN[1:], FAKE_TENTHS='3000', SLURM_NTASKS='1'
-    )
+    args = (self.root, '0', *_RUN[1:-1], workdir)
+    process = self.start('job', *args, FAKE_TENTHS='3000', SLURM_NTASKS='1')
     self.wait_for((self.fakes / 'pid').exists)
     self.wait_for((self.fakes / 'pid').read_text)
     return process, int((self.fakes / 'pid').read_text())
@@ -258,17 +265,21 @@ class JobTest(_SlurmTestCase):
     self.assertEqual(process.returncode, 143)
     self.assertEqual(self.calls('requeue'), [('scontrol', 'requeue', '4711')])
 
-  @parameterized.parameters(
-    ('0:41', False, 0), ('0:41', True, 1), ('5:03:41', False, 1)
+  @parameterized.product(
+    case=[('0:41', False, 0), ('0:41', True, 1), ('5:03:41', False, 1)],
+    place=[
+      ('runs/mnist', 'runs/mnist'),
+      ('gs://bucket/mnist', 'cache/buckets/gs/bucket/mnist'),
+    ],
   )
-  def test_a_time_limit_before_anything_is_saved_ends_it(
-    self, left, saves, requeued
-  ):
-    workdir = self.root / 'runs/mnist'
+  def test_a_time_limit_before_anything_is_saved_ends_it(self, case, place):
+    (left, saves, requeued), (name, folder) = case, place
+    self.env['LDC_VAE_CACHE'] = f'{self.root}/cache'
+    workdir = self.root / folder
     (workdir / 'checkpoints/400').mkdir(parents=True)
     (workdir / 'checkpoints/500.corrupt').mkdir()
     self.answer('squeue*', out=f'RUNNING {left}\n')
-    process, pid = self.start_job()
+    process, pid = self.start_job(f'--workdir={name}')
     if saves:
       (workdir / 'checkpoints/1000').mkdir()
     os.kill(pid, signal.SIGTERM)

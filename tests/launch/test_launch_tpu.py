@@ -163,7 +163,7 @@ class MistakesTest(tpu_case.TpuTestCase):
     (('fetch', 'x', _ZONE), '--workdir is missing'),
     (('fetch', 'x', _ZONE, '--workdir=../other'), '--workdir=../other'),
     (('fetch', 'x', _ZONE, '--workdir=/'), '--workdir='),
-    (('fetch', 'x', _ZONE, '--workdir=gs://b'), 'gs://b'),
+    (('fetch', 'x', _ZONE, '--workdir=gs://b/r'), 'gs://b/r is in a bucket'),
     (('fetch', 'x', _ZONE, '--workdir=r', '--output=~/x'), '--output=~/x'),
   )
   def test_is_reported_in_a_sentence(self, args, *parts):

@@ -46,6 +46,13 @@ class WorkerTest(launch_case.LaunchTestCase):
   def status(self):
     return self.launch('status').stdout
 
+  def test_a_run_in_a_bucket_needs_no_folder(self):
+    args = (*_RUN[1:-1], '--workdir=gs://bucket/mnist')
+    self.assert_done(self.train(*args), 'started as process')
+    self.wait_for(lambda: self.calls('python'))
+    self.assertEqual(self.calls('python')[0][-1], args[-1])
+    self.assertFalse((self.root / 'gs:').exists())
+
   def test_starts_the_program_and_returns(self):
     self.assert_done(self.train(), 'started as process')
     self.wait_for(lambda: self.calls('python'))
