@@ -49,8 +49,9 @@ def check(workdir: str | os.PathLike[str], *, repair: bool = False) -> bool:
   """
   workdir = pathlib.Path(workdir)
   runs = [workdir, *sorted(workdir.glob('*/'))]
+  samplers = [run for run in runs if (run / outputs.SAMPLER).is_file()]
   runs = [run for run in runs if (run / 'checkpoints').is_dir()]
-  if not runs:
+  if not runs and not samplers:
     raise errors.UserError(
       f'--workdir={workdir}: it holds no checkpoint; train it first'
     )
@@ -61,6 +62,9 @@ def check(workdir: str | os.PathLike[str], *, repair: bool = False) -> bool:
       if not any(verdict.ok for verdict in verdicts):
         lost.append(run / 'checkpoints')
       whole &= _report(_parts_of_run(run, verdicts), repair)
+  for folder in samplers:
+    part = _results(folder, 'learn the latents again (--mode=train)')
+    whole &= _report(iter([part]), repair)
   whole &= _report(_parts_of_caches(), repair)
   if lost:
     raise errors.UserError(
@@ -157,7 +161,9 @@ def _write_config(path: pathlib.Path, stored: Mapping[str, Any]) -> str:
   return 'written again from the checkpoint'
 
 
-def _results(run: pathlib.Path) -> _Part:
+def _results(
+  run: pathlib.Path, again: str = 'evaluate again (--mode=evaluate)'
+) -> _Part:
   """Returns the part results.json, which stands for all files beside it."""
   path = run / outputs.RESULTS
   results = files.read_record(path)
@@ -169,7 +175,7 @@ def _results(run: pathlib.Path) -> _Part:
     damage = 'damaged'
   else:
     return _Part(path, state='not evaluated yet')
-  return _Part(path, damage, functools.partial(_set_aside_results, path))
+  return _Part(path, damage, functools.partial(_set_aside_results, path, again))
 
 
 def _parts_of_caches() -> Iterator[_Part]:
@@ -183,9 +189,9 @@ def _parts_of_caches() -> Iterator[_Part]:
       yield _Part(path, cache.damage(path), repair_fn)
 
 
-def _set_aside_results(path: pathlib.Path) -> str:
+def _set_aside_results(path: pathlib.Path, again: str) -> str:
   """Renames results.json, so that the next evaluation replaces all of it."""
-  return f'{_set_aside(path, "damaged")}; evaluate again (--mode=evaluate)'
+  return f'{_set_aside(path, "damaged")}; {again}'
 
 
 def _set_aside(path: pathlib.Path, suffix: str) -> str:

@@ -16,6 +16,7 @@ from ldc_vae import errors
 from ldc_vae import methods
 from ldc_vae import plans as plans_lib
 from ldc_vae import run_files
+from ldc_vae.data import request
 from ldc_vae.runtime import addresses
 
 MODES = ('train', 'evaluate', 'sample', 'compare', 'check', 'encode', 'export')
@@ -216,6 +217,12 @@ def resolve(values: flags.FlagValues, overrides: Sequence[str]):
     plans = plans_lib.load(
       values.config, [word.strip() for word in names.split(',')], overrides
     )
+    for plan in plans.values():
+      if plan.config.dataset.name == request.LATENTS:
+        raise errors.UserError(
+          f'--config={values.config}: --mode=compare trains on images; leave'
+          ' the mode out to learn latents'
+        )
     stem = pathlib.Path(run_files.split(values.config)[0]).stem
     workdir = values.workdir or os.path.join('runs', f'{stem}_compare')
     _check_workdir(workdir)
@@ -245,7 +252,8 @@ def resolve_trained(
   Raises:
     UserError: The workdir was not trained, or with another config.
   """
-  stored = _read_trained(workdir, config_lib.load_extensions_of(overrides))
+  extensions = config_lib.load_extensions_of(overrides)
+  stored = _read_trained(workdir, extensions, values.mode)
   if values.output is not None and values.mode != 'export':
     _check_output(values.output, stored, values)
   config = config or config_lib.override(stored, overrides)
@@ -342,8 +350,8 @@ def _is_same_file(path: str, other: str | None) -> bool:
   return os.path.realpath(path) == os.path.realpath(os.path.expanduser(other))
 
 
-def _read_trained(workdir: str, extensions: Sequence[str] | None):
-  """Returns the config of a workdir that holds a checkpoint."""
+def _read_trained(workdir: str, extensions: Sequence[str] | None, mode: str):
+  """Returns the config of a workdir that a mode can use."""
   path = pathlib.Path(workdir)
   with _reading(workdir):
     is_there = path.is_dir()
@@ -352,6 +360,13 @@ def _read_trained(workdir: str, extensions: Sequence[str] | None):
       f'--workdir={workdir}: no such folder; train it first'
     )
   config = config_lib.read(path, extensions)
+  if config.dataset.name == request.LATENTS:
+    if mode != 'sample':
+      raise errors.UserError(
+        f'--workdir={workdir}: it holds a sampler of latents, which has'
+        ' --mode=sample only'
+      )
+    return config
   checkpoints = path / 'checkpoints'
   with _reading(checkpoints):
     is_trained = checkpoints.is_dir() and any(checkpoints.iterdir())

@@ -209,8 +209,12 @@ def _stop(code: int, mode: str, workdir: str) -> int:
 def _train(config, workdir, values):
   """Trains, or continues, and evaluates."""
   del values
+  from ldc_vae import latents
   from ldc_vae import train
 
+  if latents.is_config(config):
+    latents.train(config, workdir)
+    return
   train.train_and_evaluate(config, workdir)
 
 
@@ -223,15 +227,18 @@ def _evaluate(config, workdir, values):
 
 
 def _sample(config, workdir, values):
-  """Draws images from a trained workdir."""
+  """Draws images or latents from a trained workdir."""
+  from ldc_vae import latents
   from ldc_vae import use
 
-  use.sample(
-    config,
-    workdir,
-    num_samples=values.num_samples or 64,
-    output=values.output or os.path.join(workdir, 'generated.npz'),
-  )
+  num_samples = values.num_samples or 64
+  output = values.output or os.path.join(workdir, 'generated.npz')
+  if latents.is_config(config):
+    latents.sample(
+      workdir, seed=config.seed, num_samples=num_samples, output=output
+    )
+    return
+  use.sample(config, workdir, num_samples=num_samples, output=output)
 
 
 def _encode(config, workdir, values):

@@ -27,7 +27,8 @@ _RUN_FILES = sorted(
 
 
 def _fields(name, arg):
-  overrides = {'dataset.path': 'images'} if name == 'images' else {}
+  has_path = name in ('images', 'latents')
+  overrides = {'dataset.path': name} if has_path else {}
   config = config_lib.load(f'configs/{name}.py:{arg}', overrides)
   return json.loads(json.dumps(config_lib.flatten(config)))
 

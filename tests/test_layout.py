@@ -49,6 +49,7 @@ _FLOORS = {
   'train': 13,
   'api': 14,
   'compare': 14,
+  'latents': 15,
   'use': 15,
   'main': 16,
 }

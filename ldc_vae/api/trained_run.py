@@ -34,6 +34,7 @@ from ldc_vae.api import export as export_lib
 from ldc_vae.api import functions as functions_lib
 from ldc_vae.data import datasets
 from ldc_vae.data import pixels
+from ldc_vae.data import request
 from ldc_vae.evaluation import likelihood
 from ldc_vae.evaluation import sources as sources_lib
 from ldc_vae.methods import base
@@ -329,7 +330,13 @@ def load(
     )
   if export_lib.is_export(path):
     return TrainedRun(export_lib.read(path, extensions), path)
-  return restore(config_lib.read(path, extensions), path, checkpoint)
+  config = config_lib.read(path, extensions)
+  if config.dataset.name == request.LATENTS:
+    raise errors.UserError(
+      f'{path}: it holds a sampler of latents; LatentSampler.load reads its'
+      ' sampler.npz'
+    )
+  return restore(config, path, checkpoint)
 
 
 def restore(

@@ -189,6 +189,14 @@ def load(name: str, **options) -> Dataset:
   return Dataset(name, *DATASETS[name](request))
 
 
+def _refuse_latents(request: request_lib.Request) -> Parts:
+  """Latents have a job of their own, `ldc_vae/latents.py`."""
+  raise errors.UserError(
+    f'config.dataset.name={request.name}: latents are no images;'
+    ' only --mode=train and --mode=sample take them'
+  )
+
+
 def _load_images(request: request_lib.Request) -> Parts:
   """Loads the user's own folder or array file."""
   from ldc_vae.data import own_images  # it imports Pillow, which few sets need
@@ -328,4 +336,5 @@ DATASETS: dict[str, Callable[[request_lib.Request], Parts]] = {
   'cifar10': _load_tfds,
   'celeba64': _load_tfds,
   'images': _load_images,
+  request_lib.LATENTS: _refuse_latents,
 }

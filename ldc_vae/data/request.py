@@ -6,6 +6,12 @@ from typing import ClassVar
 from ldc_vae import errors
 from ldc_vae import fields
 
+LATENTS = 'latents'  # a file of latents instead of images
+_WITH_PATH = {
+  'images': 'a folder, an .npz or an .npy file',
+  LATENTS: 'an .npy, an .npz or a .safetensors file of latents',
+}
+
 _LEVEL = fields.Range(
   lambda x: 0 <= x <= 255,
   '0 to 255',
@@ -38,7 +44,9 @@ class Source(fields.Options):
     '', 'folder of prepared TFDS data; empty: TFDS_DATA_DIR, or the cache'
   )
   path: str = fields.field(
-    '', 'images: a folder of image files, or an .npz or .npy file'
+    '',
+    'images: a folder of image files, or an .npz or .npy file; latents: an'
+    ' .npy, .npz or .safetensors file',
   )
   image_size: int = fields.at_least(
     0, default=0, help='images: side after resize and centre crop; 0: native'
@@ -57,12 +65,13 @@ class Source(fields.Options):
   )
 
   def check(self) -> None:
-    if self.name == 'images' and not self.path:
-      raise self.refuse('is empty: give a folder, an .npz or an .npy file')
-    if self.name != 'images' and self.path:
+    if self.name in _WITH_PATH and not self.path:
+      raise self.refuse(f'is empty: give {_WITH_PATH[self.name]}')
+    if self.name not in _WITH_PATH and self.path:
       raise self.conflict(
         ('name', 'path'),
-        'does not go together; only config.dataset.name=images has a path',
+        'does not go together; only config.dataset.name=images and latents'
+        ' have a path',
       )
     own = ('image_size', 'num_channels', 'background', 'num_test')
     for each in dataclasses.fields(self) if self.name != 'images' else ():

@@ -18,6 +18,7 @@ from ldc_vae.runtime import files
 RESULTS = 'results.json'
 SAMPLES = 'samples.npz'
 REPORT = 'report.html'
+SAMPLER = 'sampler.npz'  # of a file of latents
 FIGURES = 'figures'
 
 DIGESTS = 'digests'  # the field of results.json
