@@ -19,6 +19,7 @@ _WRITERS: Mapping[str, tuple[str, str | None]] = {
   'encoder_bound': ('encoder_bound_tables.to_markdown', None),
   'encoder_width': ('encoder_width.to_markdown', 'rows'),
   'few_particles': ('few_particles.to_markdown', 'rows'),
+  'foreign_latents': ('foreign_latents.to_markdown', 'rows'),
   'latent_bench': ('latent_bench.to_markdown', None),
   'scaling': ('scaling.to_markdown', None),
   'search': ('search.to_markdown', 'rows'),
