@@ -47,6 +47,7 @@ _HAS_EXITED = (
 _CONTINUES = {
   'train': ': the same command continues {} from its latest checkpoint',
   'compare': ': the same command continues the runs of {}',
+  'latents': ': the same command begins {} again',
 }
 
 # How XLA begins its errors, whatever their type.
@@ -148,14 +149,14 @@ def main(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
       code = getattr(stop, 'code', 128 + signal.SIGINT)
       if isinstance(code, int) and code > 128:  # of a signal
-        return _stop(code, values.mode, workdir)
+        return _stop(code, _job(config, values), workdir)
       code = _fail(errors.UserError(_HAS_EXITED))
       cluster.leave(code, f'has failed: {_HAS_EXITED}')
       return code
     except Exception as error:
       if isinstance(error, ImportError) and watch.exit_code:
         # an extension that was being loaded has made this of the signal
-        return _stop(watch.exit_code, values.mode, workdir)
+        return _stop(watch.exit_code, _job(config, values), workdir)
       if 'RESOURCE_EXHAUSTED' in str(error):  # jax has no type for it
         error = MemoryError(_OUT_OF_MEMORY)
       if _is_of_the_runtime(error):
@@ -190,6 +191,14 @@ def _share_config(values, overrides, config, workdir):
   if record is None:
     raise errors.UserError('process 0 found no trained workdir; see its error')
   return config if cluster.is_first() else config_lib.from_json(record)
+
+
+def _job(config, values) -> str:
+  """The mode, or 'latents' where these are learned instead of images."""
+  from ldc_vae import latents
+
+  is_of_latents = values.mode == 'train' and latents.is_config(config)
+  return 'latents' if is_of_latents else values.mode
 
 
 def _stop(code: int, mode: str, workdir: str) -> int:

@@ -195,6 +195,14 @@ class CommandTest(main_case.MainTestCase):
     self.assertEqual(err.count('\n'), 1)
     self.assertFalse(os.path.exists('runs'))
 
+  def test_an_interruption_says_that_it_begins_again(self):
+    with mock.patch.object(latents, 'train', side_effect=KeyboardInterrupt):
+      code, _, _, err = self.run_main(
+        '--config=latents', '--config.dataset.path=z.npy', '--workdir=new'
+      )
+    self.assertEqual(code, 130)
+    self.assertIn('interrupted: the same command begins new again', err)
+
   def test_another_method_is_refused(self):
     code, _, _, err = self.run_main(
       '--config=latents:vae', '--config.dataset.path=z.npy'
