@@ -101,7 +101,7 @@ def train(
     }
     with outputs.replaced(workdir) as folder:
       sampler.save(folder / outputs.SAMPLER)
-      _draw(sampler, latents, folder / outputs.FIGURES, config.seed)
+      _draw(sampler, latents, stds, folder / outputs.FIGURES, config.seed)
       files.write_json(folder / 'config.json', config_lib.to_json(config))
       results[outputs.DIGESTS] = outputs.seal(folder, results)
       files.write_json(folder / outputs.RESULTS, results)
@@ -174,17 +174,22 @@ def _named(sampler: latent_sampler.LatentSampler) -> dict[str, float | None]:
 def _draw(
   sampler: latent_sampler.LatentSampler,
   latents: np.ndarray,
+  stds: np.ndarray | None,
   folder: pathlib.Path,
   seed: int,
 ) -> None:
-  """Draws latents and draws of the net beside each other."""
+  """Draws latents, or draws of their posteriors, beside those of the net."""
   from ldc_vae.reporting import latent_map  # pictures take a second to import
 
   folder.mkdir()
-  chosen = np.random.default_rng(seed).permutation(len(latents))[:_SHOWN]
+  rng = np.random.default_rng(seed)
+  chosen = rng.permutation(len(latents))[:_SHOWN]
+  aggregate = np.asarray(latents[chosen], np.float64)
+  if stds is not None:
+    aggregate += stds[chosen] * rng.normal(size=aggregate.shape)
   latent_map.latent_map(
     {
-      'aggregate': latents[chosen],
+      'aggregate': aggregate,
       'generator': sampler.sample(len(chosen), seed=seed),
     },
     folder / 'latent_map.png',

@@ -137,6 +137,16 @@ class TrainTest(parameterized.TestCase):
         latents.train(_config(self.path), workdir)
     self.assertFalse(workdir.exists())
 
+  def test_the_picture_has_draws_of_posteriors(self):
+    config = _config(self.path, **{'evaluate.samplers': 'prior'})
+    with mock.patch('ldc_vae.reporting.latent_map.latent_map') as draw:
+      draw.side_effect = lambda points, path, **_: path.write_bytes(b'')
+      latents.train(config, self.workdir)
+    arrays, (points, _) = np.load(self.path), draw.call_args.args
+    total = arrays['means'].var() + np.mean(arrays['stds'] ** 2)
+    self.assertAlmostEqual(points['aggregate'].var(), total, delta=0.15 * total)
+    self.assertEqual(points['generator'].shape, (200, 3))
+
   def test_draws(self):
     output = self.workdir / 'generated.npz'
     latents.sample(self.workdir, seed=3, num_samples=7, output=output)
