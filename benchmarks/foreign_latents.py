@@ -100,7 +100,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
       ]
       for source in sources
     ]
-    head = f'{name}, {own[0]["size"]} dimensions'
+    head = f'{name}, {own[0]["size"]} dimensions, {len(own)} seeds'
     parts.append(
       tables.markdown_table(
         [head, 'sliced Wasserstein distance', 'missed share'], lines

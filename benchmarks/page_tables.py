@@ -309,6 +309,24 @@ def _penalties(read: Read) -> list[Row]:
 
 
 # (page, heading, number of the table under it) -> its rows
+def _cifar10(read: Read) -> list[Row]:
+  labels = {
+    'none: real images': 'real',
+    'reconstructions': 'reconstruction',
+    'posterior samples': 'aggregate',
+    'sampler net of `ldc`': 'generator',
+    'GMM-50': 'gmm_50',
+    'GMM-10': 'gmm_10',
+    'one Gaussian': 'gaussian',
+    'N(0, I)': 'prior',
+  }
+  (run,) = read('latents_cifar10_validation')['runs']
+  return [
+    (label, [run['results'][f'{_FIRST}/{source}']])
+    for label, source in labels.items()
+  ]
+
+
 TABLES: Mapping[tuple[str, str, int], Callable[[Read], list[Row]]] = {
   ('README.md', 'Results', 1): readme,
   (_RESULTS, 'Latent sources', 1): latent_sources,
@@ -329,6 +347,7 @@ TABLES: Mapping[tuple[str, str, int], Callable[[Read], list[Row]]] = {
   (_NOTES, 'Latent samplers on sets with known answers', 1): toys,
   (_NOTES, 'A larger inverse temperature', 1): _temperatures,
   (_NOTES, 'The penalty of the latent energy', 1): _penalties,
+  (_NOTES, 'CIFAR-10 in short form', 1): _cifar10,
   ('benchmarks/results/ais.md', '', 1): _annealing_page,
 }
 

@@ -80,7 +80,7 @@ class ForeignLatentsTest(parameterized.TestCase):
     rows = json.loads(output.read_text())['rows']
     self.assertEqual([row['seed'] for row in rows], [0, 2])
     page = output.with_suffix('.md').read_text()
-    self.assertIn('fashion_mnist_pca, 2 dimensions', page)
+    self.assertIn('fashion_mnist_pca, 2 dimensions, 2 seeds', page)
     self.assertIn('| sampler net | 1.10 ± 1.4 | 0 ± 0 |', page)
     self.assertIn('| gmm_50 | n/a | n/a |', page)
 
