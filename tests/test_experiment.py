@@ -23,7 +23,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _RUN_FILES = sorted(
   path.stem
   for path in (_ROOT / 'configs').glob('*.py')
-  if path.stem not in ('default', '__init__')
+  if path.stem not in ('default', '__init__', 'latents')  # that has no images
 )
 # What each data set's images are, where it has to be had from elsewhere.
 _SHAPES = {

@@ -194,6 +194,10 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
   def setUp(self):
     super().setUp()
     shutil.copytree(_ROOT / '.ci', self.root / '.ci')
+    python = self.root / '.venv/bin/python'  # it installs services of buckets
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nexit "${FAKE_SERVICES:-0}"\n')
+    python.chmod(0o755)
     (self.root / 'launch/test.sh').write_text(
       'echo "== 12 passed in 3s =="; echo closing; exit "${FAKE_TESTS:-0}"'
     )
@@ -267,9 +271,10 @@ class ContinuousIntegrationTest(launch_case.LaunchTestCase):
     self.assertEqual(self.check().returncode, 0)
     self.assertEqual((self.fakes / 'site').exists(), built)
 
-  def test_a_failing_site_fails_it(self):
+  @parameterized.parameters('SITE', 'SERVICES')
+  def test_a_failing_site_or_service_fails_it(self, what):
     self.program('python3')
-    self.assertEqual(self.check(FAKE_SITE='6').returncode, 6)
+    self.assertEqual(self.check(**{f'FAKE_{what}': '6'}).returncode, 6)
 
 
 class RequirementsTest(parameterized.TestCase):

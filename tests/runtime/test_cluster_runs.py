@@ -112,13 +112,14 @@ def _assert_close(actual, expected, method):
   worst = 0.0
   for name in compared:
     largest = np.abs(expected[name]).max()
-    # float32 sums of 32 images in another order, 1e-7, through 20 steps of
-    # Adam; found were 1e-6 in `ldc` and 3e-7 in `vae`
+    # float32 sums of 32 images in another order, 1e-7, through 20 steps; found
+    # were 1.4e-5 in `ldc`, whose Muon scales the smallest directions of an
+    # update to the size of the largest, and 3e-7 in `vae`
     np.testing.assert_allclose(
       actual[name],
       expected[name],
       rtol=0.0,
-      atol=1e-5 * largest,
+      atol=(1e-4 if method == 'ldc' else 1e-5) * largest,
       err_msg=f'{method} {name}',
     )
     difference = np.abs(actual[name] - expected[name]).max()

@@ -62,7 +62,7 @@ _CLUSTERS = {
   ),
   'flow': (
     dict(_WIDTH=32, _NUM_LAYERS=4, _NUM_BINS=6),
-    dict(num_steps=500, batch_size=200, learning_rate=5e-3),
+    dict(num_steps=1000, batch_size=256, learning_rate=3e-3),
     (0.03, 0.1, 0.15),
   ),
   'flow_matching': (
